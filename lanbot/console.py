@@ -1,0 +1,105 @@
+"""What the terminal shows: one line of progress rewritten in place, or plain lines now and then in a log."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+LOG_SECONDS = 10.0
+"""Between two lines of progress where the terminal cannot rewrite one."""
+TTY_SECONDS = 0.1
+
+
+class Progress:
+    """`show(line)` as often as you like; it is printed as often as a reader can use."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.rewrites = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.last = 0.0
+        self.open = False
+
+    def show(self, line: str, final: bool = False) -> None:
+        now = time.monotonic()
+        if self.quiet or (not final and now - self.last < (TTY_SECONDS if self.rewrites else LOG_SECONDS)):
+            return
+        self.last = now
+        if self.rewrites:
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write("\r\x1b[2K" + line[:width] + ("\n" if final else ""))
+        else:
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+        self.open = self.rewrites and not final
+
+    def close(self) -> None:
+        """Leaves the line as it stands."""
+        if self.open:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+            self.open = False
+
+
+def say(text: str = "") -> None:
+    """A line of its own on stderr, where progress goes; results go to stdout."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], label: str, total: int | None = None, unit: str = "items", size=None) -> Iterator[T]:  # type: ignore[no-untyped-def]
+    """Passes `items` on, showing how many (or how much, by `size(item)`), the rate and the time left."""
+    progress, start, done = Progress(), time.monotonic(), 0
+    try:
+        for item in items:
+            yield item
+            done += 1 if size is None else size(item)
+            seconds = max(time.monotonic() - start, 1e-9)
+            rate = done / seconds
+            left = f" of {total:,} {unit} | {duration((total - done) / rate)} left" if total and rate else f" {unit}"
+            progress.show(f"{label} | {done:,}{left} | {rate:,.0f} {unit}/s")
+    finally:
+        progress.close()
+
+
+def duration(seconds: float) -> str:
+    """9s, 3m05s, 2h07m, 3d04h."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3_600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    if seconds < 86_400:
+        return f"{seconds // 3_600}h{seconds % 3_600 // 60:02d}m"
+    return f"{seconds // 86_400}d{seconds % 86_400 // 3_600:02d}h"
+
+
+def size(count: float) -> str:
+    """Bytes in binary units: 512 B, 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1_024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1_024
+    raise AssertionError
+
+
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str], markdown: bool = False) -> str:
+    """An aligned table: the first column to the left, the others to the right."""
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = [
+        (" | " if markdown else "  ").join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    rule = [("-" if i == 0 else "-") * (w if i == 0 or not markdown else w - 1) for i, w in enumerate(widths)]
+    if markdown:
+        lines = [f"| {line} |" for line in lines]
+        lines.insert(1, "| " + " | ".join(r if i == 0 else r + ":" for i, r in enumerate(rule)) + " |")
+    else:
+        lines.insert(1, "  ".join(rule))
+    return "\n".join(line.rstrip() for line in lines)

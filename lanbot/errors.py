@@ -1,0 +1,21 @@
+"""The errors that a user can cause and mend."""
+
+
+class UserError(Exception):
+    """Something the user can mend: what was wrong and where, then what to do. Shown without a traceback.
+
+    problem: one line, naming the file, key or value. remedy: one line, what to do about it.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem}\n{remedy}" if remedy else problem)
+        self.problem = problem
+        self.remedy = remedy
+
+
+class Stopped(Exception):  # noqa: N818  (not an error: the user or the system asked for it)
+    """A signal asked the run to stop and the state is saved. exit_code is 130 (Ctrl-C) or 143 (SIGTERM)."""
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,174 @@
+"""Scoring a chat model on tasks: by the likeliest letter, or by what it generates with its tool, checked."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from lanbot.chat.conversation import Message
+from lanbot.chat.lanbot_format import parse, prompt_of
+from lanbot.console import Progress, duration
+from lanbot.engine.engine import Engine
+from lanbot.engine.sampling import Sampling
+from lanbot.tasks.mixture import sample_rows
+from lanbot.tasks.task import Task
+from lanbot.training.parallel import gather, world
+
+CHOICE_TOKENS = 16_384
+"""Tokens of prompts that are scored in one forward pass."""
+GENERATE_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Score:
+    """score: the share that is right. stderr: its standard error, sqrt(p (1 - p) / n). chance: of a guess."""
+
+    score: float
+    n: int
+    stderr: float
+    chance: float
+
+    @classmethod
+    def of(cls, right: Sequence[bool], chance: float) -> "Score":
+        n = len(right)
+        p = sum(right) / max(1, n)
+        return cls(round(p, 6), n, round(math.sqrt(p * (1 - p) / max(1, n)), 6), chance)
+
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.score:.3f} ± {self.stderr:.3f} (n {self.n:,}, chance {self.chance:.2f})"
+
+
+def evaluate(engine: Engine, task: Task, name: str, limit: int, max_tokens: int, seed: int = 0) -> Score:
+    """The score on `limit` rows of a task's split, a seeded sample. All ranks share the work and get the score.
+
+    A row whose prompt is longer than the context counts as wrong.
+    """
+    if task.kind == "chat":
+        raise ValueError(f"{name} is for training only")
+    place = world()
+    rows = sample_rows(task, limit, seed)
+    mine = rows[place.rank :: place.size]
+    score = _choose if task.kind == "choice" else _generate
+    right = score(engine, task, mine, max_tokens, Counter(f"evaluating {name}", len(mine)))
+    return Score.of(gather(right), task.chance)
+
+
+def pass_at_k(
+    engine: Engine, items: Sequence[tuple[Task, int]], k: int, max_tokens: int, temperature: float, seed: int, label: str
+) -> dict[str, Score]:
+    """pass@1 (the mean over k samples of each item) and pass@k (at least one of k is right).
+
+    The error of pass@1 is that of item means: samples of one item are not independent.
+    """
+    place = world()
+    mine = list(items)[place.rank :: place.size]
+    prompts = [prompt_of(task.conversation(row), engine.tokenizer) for task, row in mine for _ in range(k)]
+    counter = Counter(label, len(prompts))
+    completions = []
+    for start in range(0, len(prompts), GENERATE_BATCH):
+        sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
+        completions += engine.generate(prompts[start : start + GENERATE_BATCH], sampling, seed=seed + start)
+        counter(len(completions))
+    right = [
+        task.check(row, parse(completions[i * k + j].ids, engine.tokenizer))
+        for i, (task, row) in enumerate(mine)
+        for j in range(k)
+    ]
+    means = gather([sum(right[i * k : i * k + k]) / k for i in range(len(mine))])
+    n, mean = len(means), sum(means) / max(1, len(means))
+    error = math.sqrt(sum((m - mean) ** 2 for m in means) / max(1, n - 1) / max(1, n))
+    chance = sum(task.chance for task, _ in items) / max(1, len(items))
+    return {
+        "pass@1": Score(round(mean, 6), n, round(error, 6), chance),
+        f"pass@{k}": Score.of([m > 0 for m in means], 1 - (1 - chance) ** k),
+    }
+
+
+class Counter:
+    """Shows how far an evaluation is, from the main rank."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self.label, self.total, self.began = label, total, time.monotonic()
+        self.line = Progress(quiet=not world().main)
+
+    def __call__(self, done: int) -> None:
+        rate = done / max(time.monotonic() - self.began, 1e-9)
+        left = duration((self.total - done) / max(rate, 1e-9))
+        self.line.show(f"{self.label} | {done:,} of {self.total:,} | {rate:,.1f} items/s | {left} left")
+        if done == self.total:
+            self.line.close()
+
+
+Told = Callable[[int], None]
+
+
+def _generate(engine: Engine, task: Task, rows: Sequence[int], max_tokens: int, told: Told) -> list[bool]:
+    context = engine.model.config.context
+    right: list[bool] = []
+    for start in range(0, len(rows), GENERATE_BATCH):
+        batch = rows[start : start + GENERATE_BATCH]
+        prompts = [prompt_of(task.conversation(row), engine.tokenizer) for row in batch]
+        fits = [i for i, prompt in enumerate(prompts) if len(prompt) < context]
+        answers = engine.generate([prompts[i] for i in fits], Sampling(max_tokens=max_tokens))
+        verdicts = dict.fromkeys(range(len(batch)), False)
+        for i, completion in zip(fits, answers, strict=True):
+            verdicts[i] = task.check(batch[i], parse(completion.ids, engine.tokenizer))
+        right += verdicts.values()
+        told(len(right))
+    return right
+
+
+@torch.inference_mode()
+def _choose(engine: Engine, task: Task, rows: Sequence[int], max_tokens: int, told: Told) -> list[bool]:
+    """The answer is the letter of the highest logit after the prompt."""
+    model, tokenizer = engine.model, engine.tokenizer
+    right: list[bool] = []
+    start = 0
+    while start < len(rows):
+        batch: list[tuple[int, list[int]]] = []
+        while start < len(rows) and (not batch or _area(batch) <= CHOICE_TOKENS):
+            row = rows[start]
+            batch.append((row, prompt_of(task.conversation(row), tokenizer)[-model.config.context :]))
+            start += 1
+        ids = torch.full((len(batch), max(len(p) for _, p in batch)), tokenizer.bos, device=engine.device)
+        for i, (_, prompt) in enumerate(batch):
+            ids[i, : len(prompt)] = torch.tensor(prompt)
+        last = torch.tensor([len(prompt) - 1 for _, prompt in batch], device=engine.device)
+        logits = model.logits(model(ids)[torch.arange(len(batch)), last])
+        for i, (row, _) in enumerate(batch):
+            letters = [tokenizer.encode(letter)[0] for letter in task.letters(row)]
+            best = task.letters(row)[int(logits[i, letters].argmax())]
+            right.append(task.check(row, {"role": "assistant", "content": best}))
+        told(len(right))
+    return right
+
+
+def _area(batch: list[tuple[int, list[int]]]) -> int:
+    return (len(batch) + 1) * max(len(prompt) for _, prompt in batch)
+
+
+def answer_all(engine: Engine, questions: Sequence[str], max_tokens: int) -> list[str]:
+    """What the model says to each question, greedily, calls and outputs shown in brackets."""
+    prompts = [
+        prompt_of({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": ""}]}, engine.tokenizer)
+        for q in questions
+    ]
+    completions = engine.generate(prompts, Sampling(max_tokens=max_tokens))
+    return [readable(parse(c.ids, engine.tokenizer)) for c in completions]
+
+
+def readable(message: Message) -> str:
+    """A message as one text: [2+2 → 4] for a call and its output."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    text = ""
+    for part in content:
+        text += {"text": "{}", "python": "[{}", "output": " → {}]"}[part["type"]].format(part["text"])
+    return text.strip()

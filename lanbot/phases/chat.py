@@ -1,0 +1,38 @@
+"""Midtraining and SFT: the same training on conversations; the recipe gives each its mixture and rates."""
+
+from lanbot.console import say
+from lanbot.data.loader import ChatLoader
+from lanbot.errors import UserError
+from lanbot.recipe import PHASES, ChatTraining
+from lanbot.run import Run
+from lanbot.tasks.mixture import Mixture
+from lanbot.tokenizer import Tokenizer
+from lanbot.training import checkpoint
+from lanbot.training.parallel import world
+from lanbot.training.trainer import TrainState, train
+
+
+def start_from(run: Run, phase: str) -> TrainState:
+    """A phase's state before its first step: the last weights of the phase before it."""
+    before = PHASES[PHASES.index(phase) - 1]
+    folder = checkpoint.last_step(run.phase(before), world())
+    if folder is None or not run.done(before):
+        raise UserError(
+            f"{phase} starts from {before}, which is not done in {run.folder}",
+            f"Run it first: lanbot run RECIPE --phase {before}",
+        )
+    model = checkpoint.load(folder, world())
+    tokenizer = Tokenizer.load(run.phase("tokenizer"))
+    return TrainState(model, tokenizer, getattr(run.recipe, phase), run.phase(phase))
+
+
+def train_chat(run: Run, phase: str) -> None:
+    """Trains "mid" or "sft" of a run, or goes on with it."""
+    state = start_from(run, phase)
+    settings: ChatTraining = getattr(run.recipe, phase)
+    assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
+    mixture = Mixture(settings.mixture, run.recipe.identity, state.tokenizer, run.recipe.seed)
+    for note in mixture.notes() if state.world.main else []:
+        say(note)
+    rows = settings.batch_tokens // settings.sequence
+    train(state, ChatLoader(mixture, state.tokenizer.bos, rows, settings.sequence))

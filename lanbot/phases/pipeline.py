@@ -1,0 +1,161 @@
+"""The pipeline: which phases, in what order, each evaluated when it is done; and going on where it stopped."""
+
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from lanbot.chat.conversation import Message
+from lanbot.console import duration, say, table
+from lanbot.data.corpus import open_corpus
+from lanbot.engine.engine import Engine
+from lanbot.errors import UserError
+from lanbot.evals import chat as evals
+from lanbot.phases import base, chat, rl, tokenizer
+from lanbot.recipe import PHASES
+from lanbot.run import Run, write_atomic
+from lanbot.tasks.mixture import make_task
+from lanbot.tasks.task import Setting
+from lanbot.tokenizer import Tokenizer
+from lanbot.training import checkpoint, memory
+from lanbot.training.parallel import barrier, world
+from lanbot.training.trainer import read_metrics
+
+TRAIN: dict[str, Callable[[Run], None]] = {
+    "tokenizer": tokenizer.train,
+    "base": base.train_base,
+    "mid": partial(chat.train_chat, phase="mid"),
+    "sft": partial(chat.train_chat, phase="sft"),
+    "rl": rl.train_rl,
+}
+
+
+def parse_phases(text: str) -> list[str]:
+    """ "all", or phases joined by "+", in the order of the pipeline; base brings its tokenizer."""
+    if text == "all":
+        return list(PHASES)
+    wanted = text.split("+")
+    for phase in wanted:
+        if phase not in PHASES:
+            raise UserError(f"--phase {text}: no phase {phase!r}", f"Phases: {', '.join(PHASES)}; join them by +.")
+    return [phase for phase in PHASES if phase in wanted or (phase == "tokenizer" and "base" in wanted)]
+
+
+def execute(run: Run, phases: list[str]) -> None:
+    """Runs what is not yet done of `phases`. Everything that can be known to fail is checked first."""
+    to_do = [phase for phase in phases if not run.done(phase)]
+    if not to_do:
+        if world().main:
+            say(f"{run.folder}: {', '.join(phases)}: all done, nothing to do")
+        return
+    preflight(run, to_do)
+    for phase in to_do:
+        memory.reset_peak()
+        began = time.monotonic()
+        TRAIN[phase](run)
+        if phase != "tokenizer":
+            evaluate(run, phase)
+        if world().main:
+            say(f"{phase} finished in {duration(time.monotonic() - began)}\n")
+        barrier()
+
+
+def preflight(run: Run, phases: list[str]) -> None:
+    """Memory, batch shapes, corpus, tasks and files: a mistake in rl's settings is told before base trains."""
+    recipe, size = run.recipe, world().size
+    if "tokenizer" in phases or "base" in phases:
+        open_corpus(recipe.base.data, recipe.seed)
+    for phase in (phase for phase in phases if phase != "tokenizer"):
+        settings = getattr(recipe, phase)
+        memory.check(base.model_config(recipe), settings.sequence, phase)
+        if phase != "rl" and settings.batch_tokens // settings.sequence % size:
+            raise UserError(
+                f"{phase}.batch_tokens / {phase}.sequence is {settings.batch_tokens // settings.sequence} rows, "
+                f"which {size} processes cannot share",
+                f"Choose {phase}.batch_tokens so that it is a multiple of {size} x {phase}.sequence.",
+            )
+        for part in getattr(settings, "mixture", ()):
+            task = make_task(part.task, "train", Setting(recipe.identity, part.skip_bad_rows))
+            if not len(task):
+                raise UserError(f"{phase}.mixture: {part.task} is empty", "Leave it out, or give it rows.")
+            if phase == "rl" and task.kind == "chat":
+                raise UserError(f"rl.mixture: {part.task} has no checker to reward by", "Use a task that is checked.")
+    for name in recipe.evals.tasks:
+        if make_task(name, "test", Setting(recipe.identity)).kind == "chat":
+            raise UserError(f"evals.tasks: {name} is for training only", "Leave it out.")
+
+
+def evaluate(run: Run, phase: str, tasks: tuple[str, ...] | None = None, limit: int | None = None) -> dict[str, Any]:
+    """Scores a phase's last checkpoint and writes its evals.json and samples.md, by which the phase is done."""
+    recipe, place = run.recipe, world()
+    folder = checkpoint.last_step(run.phase(phase), place)
+    if folder is None:
+        raise UserError(f"{run.folder}: {phase} has no checkpoint", f"Run it first: lanbot run RECIPE --phase {phase}")
+    trained_peak = memory.peak()
+    model = checkpoint.load(folder, place)
+    vocabulary = Tokenizer.load(run.phase("tokenizer"))
+    engine = Engine(model, vocabulary)
+    scores: dict[str, Any] = {}
+    for name in tasks or recipe.evals.tasks:
+        task = make_task(name, "test", Setting(recipe.identity))
+        scores[name.partition(":")[0]] = evals.evaluate(
+            engine, task, name, limit or recipe.evals.limit, recipe.evals.max_tokens, recipe.seed
+        ).json()
+    if tasks is not None:
+        return scores
+    questions = prompts_of_change(run)
+    answers = evals.answer_all(engine, questions, recipe.evals.max_tokens)
+    result = {
+        "checkpoint": folder.name,
+        "tasks": scores,
+        "val_bpb": round(base.validation(run, vocabulary).bits_per_byte(model), 6),
+        "training": summary(run, phase) | {"peak_memory_bytes": trained_peak},
+        "samples": [{"prompt": q, "answer": a} for q, a in zip(questions, answers, strict=True)],
+        "settings": {"limit": recipe.evals.limit, "max_tokens": recipe.evals.max_tokens, "temperature": 0},
+    }
+    if phase == "rl":
+        result["pass"] = run.read("rl", "pass.json")
+    if place.main:
+        say(score_table(scores))
+        samples = "\n".join(f"**{q}**\n\n```\n{a}\n```\n" for q, a in zip(questions, answers, strict=True))
+        write_atomic(run.phase(phase) / "samples.md", f"# What {run.recipe.name} says after {phase}\n\n{samples}")
+        write_atomic(run.phase(phase) / "evals.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def score_table(scores: dict[str, dict[str, Any]]) -> str:
+    rows = [
+        (name, f"{s['score']:.3f}", f"± {s['stderr']:.3f}", f"{s['n']:,}", f"{s['chance']:.2f}")
+        for name, s in scores.items()
+    ]
+    return table(rows, ("task", "score", "error", "n", "chance"))
+
+
+def summary(run: Run, phase: str) -> dict[str, Any]:
+    """Of a phase's metrics: steps, seconds, tokens, the last loss (mean of ten steps), tokens/s, utilisation."""
+    lines = [line for line in read_metrics(run.phase(phase) / "metrics.jsonl") if "val_bpb" not in line]
+    if not lines:
+        return {}
+    last, losses = lines[-1], [line["loss"] for line in lines[-10:] if "loss" in line]
+    speeds = sorted(line["tokens_per_second"] for line in lines)
+    used = sorted(line["utilisation"] for line in lines if "utilisation" in line)
+    return {
+        "steps": last["step"],
+        "seconds": round(last["seconds"], 2),
+        "tokens": last["tokens"],
+        "final_loss": round(sum(losses) / len(losses), 4) if losses else None,
+        "tokens_per_second": round(speeds[len(speeds) // 2], 1),
+        "utilisation": round(used[len(used) // 2], 4) if used else None,
+    }
+
+
+def prompts_of_change(run: Run) -> list[str]:
+    """The same questions for every phase: who it is, small talk, and one held-out item of each evaluated task."""
+    who = run.recipe.identity
+    questions = ["Who are you?", "Who made you?", f"Are you {who.name}?", "What can you do?", "Hello!", "What is 12*7?"]
+    for name in run.recipe.evals.tasks:
+        task = make_task(name, "test", Setting(who))
+        message: Message = task.conversation(len(task) // 2)["messages"][-2]
+        questions.append(str(message["content"]))
+    return questions

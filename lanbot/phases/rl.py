@@ -1,0 +1,204 @@
+"""The RL phase: the model answers, the tasks' checkers reward, and what was better than its group gets likelier.
+
+On-policy policy gradient (REINFORCE with the group's mean as baseline: GRPO without its clipping, KL and division
+by the standard deviation; see Shao et al. 2024, and Liu et al. 2025 for why not to divide). Groups whose rewards
+are all equal say nothing and are dropped. The loss is normalised by the sampled tokens of the whole batch.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from lanbot.chat.lanbot_format import parse, prompt_of
+from lanbot.console import Progress, duration, say
+from lanbot.data.packing import Batch
+from lanbot.engine.engine import Completion, Engine
+from lanbot.engine.sampling import Sampling
+from lanbot.errors import UserError
+from lanbot.evals.chat import pass_at_k
+from lanbot.phases.chat import start_from
+from lanbot.recipe import RL
+from lanbot.run import Run, write_atomic
+from lanbot.tasks.mixture import Mixture, make_task, sample_rows
+from lanbot.tasks.task import Setting, Task
+from lanbot.training import memory
+from lanbot.training.parallel import World, sum_over_ranks, world
+from lanbot.training.schedule import wsd
+from lanbot.training.signals import StopSignals
+from lanbot.training.trainer import StepResult, TrainState, training_step
+
+PASS_K = 8
+
+
+@dataclass(frozen=True)
+class Rollout:
+    completion: Completion
+    reward: float
+    advantage: float
+
+
+def train_rl(run: Run) -> None:
+    """Trains the RL phase of a run, or goes on with it. pass.json: pass@1 and pass@8 before and after."""
+    state = start_from(run, "rl")
+    settings, place = run.recipe.rl, state.world
+    questions = Mixture(settings.mixture, run.recipe.identity, state.tokenizer, run.recipe.seed)
+    engine = Engine(state.model, state.tokenizer)
+    measure(run, engine, "before")
+    state.resume()
+    line = Progress(quiet=not place.main)
+    with StopSignals() as stop:
+        while state.step < settings.steps:
+            began = time.monotonic()
+            engine.refresh()
+            groups = roll_out(engine, questions, settings, state.step, run.recipe.seed, place)
+            batch = policy_batch(informative(groups), state.tokenizer.bos)
+            sampled_tokens = sum_over_ranks(float((batch.weights != 0).sum()))
+            batch.weights[...] /= max(1.0, sampled_tokens)
+            scale = wsd(state.step / settings.steps, settings.warmup, settings.decay)
+            result = update(state, settings, batch, scale) if sampled_tokens else None
+            state.step += 1
+            seconds = time.monotonic() - began
+            state.seconds += seconds
+            figures = {"step_seconds": seconds, "lr_scale": scale, "sampled_tokens": sampled_tokens}
+            if result is not None:
+                figures |= {"loss": result.loss, "grad_norm": result.grad_norm}
+            line.show(log(state, settings, groups, result.nll if result else None, figures))
+            if state.step % settings.checkpoint_every == 0:
+                state.save({})
+            if code := stop.exit_code():
+                state.save_and_stop({}, code)
+    line.close()
+    state.save({})
+    engine.refresh()
+    measure(run, engine, "after")
+
+
+def update(state: TrainState, settings: RL, batch: Batch, scale: float) -> StepResult:
+    micro_batch = settings.micro_batch or memory.micro_batch(
+        state.model.config, max(1, len(batch)), batch.ids.shape[1]
+    )
+    try:
+        return training_step(state.model, state.optimizer, batch, scale, settings.clip, micro_batch)
+    except FloatingPointError as error:
+        raise UserError(
+            f"rl, step {state.step + 1:,}: {error}; the weights are as they were",
+            "Lower rl.lr_scale and run again under another --name.",
+        ) from None
+
+
+def informative(groups: list[list[Rollout]]) -> list[Rollout]:
+    """The rollouts of the groups whose rewards differ: in the others every advantage is 0."""
+    return [rollout for group in groups if len({r.reward for r in group}) > 1 for rollout in group]
+
+
+def roll_out(
+    engine: Engine, questions: Mixture, settings: RL, step: int, seed: int, place: World
+) -> list[list[Rollout]]:
+    """This rank's groups of answers of a step, rewarded by the tasks, with advantages reward - group mean."""
+    numbers = [(step * settings.prompts + i) % len(questions) for i in range(settings.prompts)]
+    items = [questions.item(i) for i in numbers[place.rank :: place.size]]
+    G, room = settings.group_size, engine.model.config.context
+    prompts = [prompt_of(task.conversation(row), engine.tokenizer) for task, row in items]
+    usable = [i for i, prompt in enumerate(prompts) if len(prompt) < room]
+    sampling = Sampling(settings.max_tokens, settings.temperature, settings.top_k)
+    draws = (seed * settings.steps + step) * place.size + place.rank
+    completions = engine.generate([prompts[i] for i in usable for _ in range(G)], sampling, seed=draws)
+    groups = []
+    for g, i in enumerate(usable):
+        task, row = items[i]
+        answers = completions[g * G : g * G + G]
+        rewards = [float(task.check(row, parse(answer.ids, engine.tokenizer))) for answer in answers]
+        mean = sum(rewards) / G
+        groups.append([Rollout(a, r, r - mean) for a, r in zip(answers, rewards, strict=True)])
+    return groups
+
+
+def policy_batch(rollouts: list[Rollout], bos: int) -> Batch:
+    """Rollouts as a batch whose weighted NLL is minus the policy gradient's objective (not yet normalised).
+
+    A token's weight is its rollout's advantage if the model sampled it; prompts and forced outputs weigh nothing.
+    """
+    width = max((len(r.completion.prompt) + len(r.completion.ids) for r in rollouts), default=2)
+    tokens = np.full((len(rollouts), width), bos, dtype=np.int64)
+    weights = np.zeros((len(rollouts), width), dtype=np.float32)
+    for row, rollout in enumerate(rollouts):
+        prompt, ids = rollout.completion.prompt, rollout.completion.ids
+        tokens[row, : len(prompt) + len(ids)] = prompt + ids
+        weights[row, len(prompt) : len(prompt) + len(ids)] = np.multiply(
+            rollout.completion.sampled, rollout.advantage
+        )
+    documents = np.zeros_like(tokens[:, :-1])  # padding stands behind, where causality hides it
+    return Batch(tokens[:, :-1], tokens[:, 1:], weights[:, 1:], documents)
+
+
+def measure(run: Run, engine: Engine, when: str) -> None:
+    """pass@1 and pass@k on held-out questions of the mixture's tasks, kept in pass.json; not measured twice."""
+    path = run.phase("rl") / "pass.json"
+    known = run.read("rl", "pass.json")
+    if when in known:
+        return
+    settings, recipe = run.recipe.rl, run.recipe
+    items: list[tuple[Task, int]] = []
+    for part in settings.mixture:
+        task = make_task(part.task, "test", Setting(recipe.identity))
+        share = -(-settings.eval_questions // len(settings.mixture))
+        items += [(task, row) for row in sample_rows(task, share, recipe.seed)]
+    scores = pass_at_k(engine, items, PASS_K, settings.max_tokens, 1.0, recipe.seed, f"rl: pass@{PASS_K} {when}")
+    if world().main:
+        say(f"rl, {when}: " + ", ".join(f"{name} {score}" for name, score in scores.items()))
+        if when == "before" and scores[f"pass@{PASS_K}"].score < 0.02:
+            say(f"rl: fewer than 2% of {PASS_K} tries hold a right answer: there is next to nothing to reward")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps({**known, when: {k: s.json() for k, s in scores.items()}}, indent=1) + "\n")
+
+
+def log(
+    state: TrainState, settings: RL, groups: list[list[Rollout]], nll: Tensor | None, figures: dict[str, float]
+) -> str:
+    """Writes the step's figures, over all ranks, and returns the line that tells of them."""
+    answers = [r for group in groups for r in group]
+    gaps = logprob_gaps(informative(groups), nll)
+    local = {
+        "answers": len(answers),
+        "reward": sum(r.reward for r in answers),
+        "tokens": sum(len(r.completion.ids) for r in answers),
+        "calls": sum(r.completion.calls for r in answers),
+        "finished": sum(r.completion.finished == "stop" for r in answers),
+        "groups": len(groups),
+        "dropped": len(groups) - len(informative(groups)) // settings.group_size,
+        "gap": sum(gaps),
+        "gaps": len(gaps),
+    }
+    total = {name: sum_over_ranks(float(value)) for name, value in local.items()}
+    n = max(1.0, total["answers"])
+    state.tokens += int(total["tokens"])
+    reward, dropped = total["reward"] / n, total["dropped"] / max(1.0, total["groups"])
+    rate = total["tokens"] / figures["step_seconds"]
+    progress = state.step / settings.steps
+    state.metrics.write(
+        step=state.step, progress=progress, reward=reward, dropped_groups=dropped, mean_tokens=total["tokens"] / n,
+        calls=total["calls"] / n, finished=total["finished"] / n, logprob_gap=total["gap"] / max(1.0, total["gaps"]),
+        tokens=state.tokens, seconds=state.seconds, tokens_per_second=rate, **figures,
+    )  # fmt: skip
+    left = duration(state.seconds / state.step * (settings.steps - state.step))
+    return (
+        f"rl   {progress:>6.1%} | step {state.step:,} of {settings.steps:,} | reward {reward:.3f} | dropped {dropped:.0%}"
+        f" | {total['tokens'] / n:.0f} tokens an answer, {rate:,.0f} tok/s | {left} left"
+    )
+
+
+def logprob_gaps(rollouts: list[Rollout], nll: Tensor | None) -> list[float]:
+    """|log p of the sampler - log p of the trainer| for each sampled token: 0 but for rounding when on-policy."""
+    if nll is None:
+        return []
+    gaps = []
+    for rollout, row in zip(rollouts, nll.cpu().tolist(), strict=True):
+        completion = rollout.completion
+        trainer = row[len(completion.prompt) - 1 :]
+        for sampler, loss, sampled in zip(completion.logprobs, trainer, completion.sampled, strict=False):
+            if sampled:
+                gaps.append(abs(sampler + loss))
+    return gaps

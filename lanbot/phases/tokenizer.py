@@ -1,0 +1,62 @@
+"""The tokenizer phase: text becomes a vocabulary."""
+
+import json
+from collections.abc import Iterable, Iterator
+
+from lanbot import tokenizer as tokenizers
+from lanbot.console import say, table, track
+from lanbot.data import world
+from lanbot.data.corpus import Corpus, open_corpus
+from lanbot.run import Run, write_atomic
+from lanbot.tokenizer import Tokenizer
+from lanbot.training import parallel
+
+NUMBERS = "In 2024 it cost $1,299.99, 17% more than the 1,110 of 1999; 3.14159 x 2**10 = 3216.98816."
+CODE = """def mean(values: list[float]) -> float:
+    if not values:
+        raise ValueError("no values")
+    return sum(values) / len(values)
+"""
+OTHER = "Ä naïve façade in Zürich. Это предложение по-русски. 这是一个中文句子。 これは日本語の文です。 👩‍🚀🚀"
+
+
+def train(run: Run) -> None:
+    """Trains the vocabulary on the base corpus and writes it, with a table of bytes per token."""
+    settings, phase = run.recipe.tokenizer, run.phase("tokenizer")
+    if parallel.world().main:
+        corpus, validation = open_corpus(run.recipe.base.data, run.recipe.seed)
+        texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
+        trained = tokenizers.train(texts, settings.vocab_size)
+        say(f"tokenizer done | {trained.vocab_size:,} tokens")
+        trained.save(phase)
+        rows = compression(trained, validation)
+        say(table([(kind, f"{n:,}", f"{ratio:.2f}") for kind, n, ratio in rows], ("text", "bytes", "bytes/token")))
+        result = [{"text": kind, "bytes": n, "bytes_per_token": round(ratio, 4)} for kind, n, ratio in rows]
+        write_atomic(phase / "compression.json", json.dumps(result, indent=1) + "\n")
+    parallel.barrier()
+
+
+def compression(tokenizer: Tokenizer, validation: Corpus) -> list[tuple[str, int, float]]:
+    """(kind of text, its bytes, bytes per token) for held-out text and for kinds that it may never have seen."""
+    kinds = {
+        "held-out corpus": "\n".join(_first(validation, 200_000)),
+        "built-in world": "\n".join(world.document("test", i) for i in range(50)),
+        "code": CODE,
+        "numbers": NUMBERS,
+        "other languages": OTHER,
+    }
+    sizes = {kind: len(text.encode()) for kind, text in kinds.items()}
+    return [(kind, sizes[kind], sizes[kind] / len(tokenizer.encode(text))) for kind, text in kinds.items()]
+
+
+def _first(corpus: Corpus, chars: int) -> Iterator[str]:
+    return _take(corpus.once(), chars)
+
+
+def _take(texts: Iterable[str], chars: int) -> Iterator[str]:
+    """The first texts, the last one cut, of `chars` characters in all."""
+    for text in texts:
+        yield text[:chars]
+        chars -= len(text)
+        if chars <= 0:
+            return

@@ -1,0 +1,120 @@
+"""A run: the folder that a recipe makes, and what is done in it."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lanbot import recipe as recipes
+from lanbot.errors import UserError
+from lanbot.recipe import PHASES, Recipe
+
+SECTIONS = {
+    "tokenizer": ("seed", "tokenizer"),
+    "base": ("model", "base"),
+    "mid": ("identity", "mid"),
+    "sft": ("identity", "sft"),
+    "rl": ("identity", "rl"),
+}
+"""What of the recipe each phase was made by: it may change only until that phase has begun."""
+
+
+def runs_root() -> Path:
+    """Where runs live: $LANBOT_RUNS, or runs/ here."""
+    return Path(os.environ.get("LANBOT_RUNS") or "runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    recipe: Recipe
+
+    @classmethod
+    def create(cls, recipe: Recipe, root: Path | None = None) -> "Run":
+        """The recipe's run, made or taken up again.
+
+        Raises UserError if the folder is of another recipe: if a phase that has begun there was made by other
+        settings than the recipe's.
+        """
+        folder = (root or runs_root()) / recipe.name
+        run = cls(folder, recipe)
+        saved = folder / "recipe.toml"
+        if saved.is_file():
+            before = recipes.load(saved)
+            for phase in PHASES:
+                if run.begun(phase):
+                    _same(before, recipe, phase, folder)
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{folder}: a folder that is no run (it has no recipe.toml)", "Choose another --name.")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(saved, recipes.dump(recipe))
+        return run
+
+    @classmethod
+    def open(cls, name: str, root: Path | None = None) -> "Run":
+        """The run of this name under the runs' folder, or at this path."""
+        root = root or runs_root()
+        for folder in (root / name, Path(name)):
+            if (folder / "recipe.toml").is_file():
+                return cls(folder, recipes.load(folder / "recipe.toml"))
+        names = [path.name for path in list_runs(root)]
+        has = f"There are: {', '.join(names)}." if names else "There are none yet: lanbot run RECIPE makes one."
+        raise UserError(f"{name}: no such run in {root}", has)
+
+    def phase(self, phase: str) -> Path:
+        return self.folder / phase
+
+    def begun(self, phase: str) -> bool:
+        return self.phase(phase).is_dir()
+
+    def done(self, phase: str) -> bool:
+        """A phase is done when its last file is written: evals.json, the tokenizer's table."""
+        return (self.phase(phase) / ("compression.json" if phase == "tokenizer" else "evals.json")).is_file()
+
+    def last_phase(self) -> str | None:
+        """The latest phase that is done."""
+        return next((phase for phase in reversed(PHASES) if self.done(phase)), None)
+
+    def read(self, phase: str, file: str) -> Any:
+        """A JSON file of a phase, {} where there is none."""
+        path = self.phase(phase) / file
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def size(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    def delete(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+def list_runs(root: Path | None = None) -> list[Path]:
+    root = root or runs_root()
+    return sorted(path.parent for path in root.glob("*/recipe.toml")) if root.is_dir() else []
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes beside, then renames: the file is whole or as before."""
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def _same(before: Recipe, now: Recipe, phase: str, folder: Path) -> None:
+    for section in SECTIONS[phase]:
+        old, new = getattr(before, section), getattr(now, section)
+        if old == new:
+            continue
+        if hasattr(old, "__dataclass_fields__"):
+            key = next(k for k in old.__dataclass_fields__ if getattr(old, k) != getattr(new, k))
+            section, old, new = f"{section}.{key}", getattr(old, key), getattr(new, key)
+        raise UserError(
+            f"{folder} is of another recipe: its {phase} was made with {section} = {_short(old)}, not {_short(new)}",
+            f"Choose another --name, or begin anew: lanbot runs delete {folder.name}",
+        )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

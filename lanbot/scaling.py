@@ -1,0 +1,39 @@
+"""The one dial: what follows from the depth. Anchored at depth 20 (561M parameters on 8xH100, one night) and at
+depth 4 (a laptop CPU); what lies between and beyond is an extrapolation until the notebook says otherwise."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    dim: int
+    head_dim: int
+    batch_tokens: int
+    tokens: int
+    muon_lr: float
+    embedding_lr: float
+    head_lr: float
+
+
+def scale(depth: int, vocab_size: int, dim: int | None = None) -> Shape:
+    """Width, batch (tokens a step), horizon (tokens) and rates for a model of `depth` layers.
+
+    - dim is 64 a layer; heads are 64 wide, 128 from dim 1,024 on.
+    - batch_tokens grows as the cube of depth, as parameters do, from 4,096 at depth 4 to 524,288 at depth 20.
+    - tokens is 20 for each matrix parameter (Hoffmann et al. 2022).
+    - muon_lr does not change with width; embedding and head rates fall as the square root of the width.
+    """
+    dim = dim or 64 * depth
+    batch_tokens = max(2_048, 2 ** round(math.log2(524_288 * (depth / 20) ** 3)))
+    matmul_params = 12 * depth * dim * dim + vocab_size * dim
+    width = (dim / 768) ** -0.5
+    return Shape(
+        dim=dim,
+        head_dim=64 if dim < 1_024 else 128,
+        batch_tokens=batch_tokens,
+        tokens=max(1, 20 * matmul_params // batch_tokens) * batch_tokens,
+        muon_lr=0.02,
+        embedding_lr=round(0.2 * width, 6),
+        head_lr=round(0.004 * width, 6),
+    )

@@ -1,0 +1,47 @@
+"""GSM8K: grade-school math in words (Cobbe et al. 2021). Its <<48/2=24>> marks become calculator calls."""
+
+import re
+
+from lanbot.chat.conversation import Conversation, Message, Part, chat, output, python, spoken, text
+from lanbot.tasks.task import HubTask, final_number
+from lanbot.tools.expression import answer
+
+MARK = re.compile(r"<<([^>]*?)=([^=>]*)>>")
+
+
+class GSM8K(HubTask):
+    hub_id = "openai/gsm8k"
+    files = {"train": "gsm8k/train.jsonl.gz", "test": "gsm8k/test.jsonl.gz"}  # noqa: RUF012
+
+    def conversation(self, i: int) -> Conversation:
+        row = self.rows[i]
+        return chat(row["question"], with_calls(row["answer"]))
+
+    def check(self, i: int, answer: Message) -> bool:
+        number = final_number(spoken(answer))
+        return number is not None and number == final_number(self.rows[i]["answer"])
+
+
+def with_calls(solution: str) -> list[Part]:
+    """A solution with each mark as a call and its output, where the calculator agrees with the mark.
+
+    A mark that it does not agree with (some are rounded, some are wrong) is dropped: the words around it stay.
+    """
+    content: list[Part] = []
+    words, end = "", 0
+    for mark in MARK.finditer(solution):
+        words += solution[end : mark.start()]
+        end = mark.end()
+        result = answer(mark[1])
+        if _same(result, mark[2]):
+            content += [text(words), python(mark[1]), output(result)]
+            words = ""
+    words += solution[end:]
+    return [part for part in [*content, text(words)] if part["text"]]
+
+
+def _same(result: str, stated: str) -> bool:
+    try:
+        return abs(float(result) - float(stated.replace(",", ""))) < 1e-6
+    except ValueError:
+        return False

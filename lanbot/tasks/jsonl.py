@@ -1,0 +1,39 @@
+"""Conversations of one's own: a .jsonl or .jsonl.gz of {"messages": [...]}, or of bare lists of messages."""
+
+from functools import cached_property
+from pathlib import Path
+
+from lanbot.chat.conversation import Conversation, validate
+from lanbot.data import hub
+from lanbot.errors import UserError
+from lanbot.tasks.task import Task
+
+
+class Jsonl(Task):
+    """argument: the file. A broken row is an error that names file and line, or is skipped if told so, counted."""
+
+    kind = "chat"
+
+    @cached_property
+    def rows(self) -> list[Conversation]:
+        path, skipped = Path(self.argument), []  # type: Path, list[str]
+        skip = self.setting.skip_bad_rows
+        rows = []
+        for number, row in hub.read_jsonl(path, skipped if skip else None):
+            try:
+                rows.append(validate(row, f"{path}, line {number}"))
+            except UserError as error:
+                if not skip:
+                    raise
+                skipped.append(error.problem)
+        if skipped:
+            self.note = f"{path}: {len(skipped):,} of {len(skipped) + len(rows):,} rows skipped; first: {skipped[0]}"
+        if not rows:
+            raise UserError(f"{path}: no conversation in it", "Give the file at least one row.")
+        return rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def conversation(self, i: int) -> Conversation:
+        return self.rows[i]

@@ -1,0 +1,94 @@
+"""The tasks by name, and the mixtures of them that phases train on."""
+
+import difflib
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from lanbot.chat.conversation import Conversation
+from lanbot.chat.lanbot_format import render
+from lanbot.data.loader import Rendered
+from lanbot.errors import UserError
+from lanbot.recipe import Identity, MixturePart
+from lanbot.tasks.arc import ARCChallenge, ARCEasy
+from lanbot.tasks.builtin import IdentityTask, WordProblems, WorldChat
+from lanbot.tasks.gsm8k import GSM8K
+from lanbot.tasks.jsonl import Jsonl
+from lanbot.tasks.mmlu import MMLU
+from lanbot.tasks.smoltalk import SmolTalk
+from lanbot.tasks.spelling import SimpleSpelling, SpellingBee
+from lanbot.tasks.task import Setting, Task
+from lanbot.tokenizer import Tokenizer
+
+TASKS: dict[str, type[Task]] = {
+    "smoltalk": SmolTalk,
+    "mmlu": MMLU,
+    "gsm8k": GSM8K,
+    "arc_easy": ARCEasy,
+    "arc_challenge": ARCChallenge,
+    "simple_spelling": SimpleSpelling,
+    "spelling_bee": SpellingBee,
+    "identity": IdentityTask,
+    "word_problems": WordProblems,
+    "world_chat": WorldChat,
+    "jsonl": Jsonl,
+}
+
+
+def make_task(spec: str, split: str, setting: Setting | None = None) -> Task:
+    """A task by its name, or by name:argument (jsonl:PATH, simple_spelling:builtin). Raises UserError."""
+    name, _, argument = spec.partition(":")
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"{spec}: no such task.{hint}", f"There are: {', '.join(TASKS)}.")
+    if name == "jsonl" and not argument:
+        raise UserError("jsonl: it needs a file", "Write jsonl:PATH.")
+    return TASKS[name](split, argument, setting)
+
+
+class Mixture(Sequence[Rendered]):
+    """The training conversations of a mixture, rendered when asked for, in one seeded order.
+
+    Each part's rows are drawn without repetition; an epoch is over before a row comes again within its part.
+    """
+
+    def __init__(
+        self, parts: Sequence[MixturePart], identity: Identity, tokenizer: Tokenizer, seed: int, split: str = "train"
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.tasks = [make_task(part.task, split, Setting(identity, part.skip_bad_rows)) for part in parts]
+        which, rows = [], []
+        for k, (part, task) in enumerate(zip(parts, self.tasks, strict=True)):
+            size = min(len(task), part.rows or len(task))
+            chosen = np.random.default_rng([seed, k]).permutation(len(task))[:size]
+            which.append(np.full(size * part.epochs, k, dtype=np.int32))
+            rows.append(np.tile(chosen, part.epochs))
+        self.which, self.rows = np.concatenate(which), np.concatenate(rows)
+        order = np.random.default_rng([seed, 1 << 20]).permutation(len(self.which))
+        self.which, self.rows = self.which[order], self.rows[order]
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def item(self, i: int) -> tuple[Task, int]:
+        """The task and its row."""
+        return self.tasks[self.which[i]], int(self.rows[i])
+
+    def conversation(self, i: int) -> Conversation:
+        task, row = self.item(i)
+        return task.conversation(row)
+
+    def __getitem__(self, i):  # type: ignore[no-untyped-def,override]
+        return render(self.conversation(i), self.tokenizer)
+
+    def notes(self) -> list[str]:
+        return [task.note for task in self.tasks if task.note]
+
+
+def sample_rows(task: Task, limit: int, seed: int) -> list[int]:
+    """`limit` rows of a task, or all: a seeded sample, the same for every model."""
+    if len(task) <= limit:
+        return list(range(len(task)))
+    return sorted(random.Random(f"eval/{seed}").sample(range(len(task)), limit))

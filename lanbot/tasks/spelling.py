@@ -1,0 +1,52 @@
+"""Spelling: SimpleSpelling (letter by letter) and SpellingBee (how many r are in strawberry: spell, then count)."""
+
+import random
+
+from lanbot.chat.conversation import Conversation, Message, chat, output, python, spoken, text
+from lanbot.tasks.task import Setting, Task, Words, final_number, spelled
+from lanbot.tools.expression import answer
+
+SPELL = ("Spell the word: {}", "Spell {}", "How do you spell {}?", "Spell the word {}.", "Please spell: {}")
+COUNT = (
+    'How many times does the letter "{letter}" occur in "{word}"?',
+    "How many {letter} are in {word}?",
+    "Count the letter {letter} in the word {word}.",
+    "How often is there a {letter} in {word}?",
+    "In the word {word}, how many {letter} are there?",
+)
+
+
+class SimpleSpelling(Task):
+    """argument: "builtin" for the built-in words; otherwise the word list of the hub or mirror."""
+
+    def __init__(self, split: str, argument: str = "", setting: Setting | None = None) -> None:
+        super().__init__(split, argument, setting)
+        self.words = Words(argument, split)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def conversation(self, i: int) -> Conversation:
+        question = SPELL[random.Random(f"spell/{self.split}/{i}").randrange(len(SPELL))]
+        return chat(question.format(self.words[i]), spelled(self.words[i]))
+
+
+class SpellingBee(SimpleSpelling):
+    """Each word comes with one letter; one in five asks for a letter drawn from the whole alphabet."""
+
+    def _letter(self, i: int) -> str:
+        rng = random.Random(f"bee/{self.split}/{i}")
+        return rng.choice("abcdefghijklmnopqrstuvwxyz" if rng.random() < 0.2 else self.words[i])
+
+    def conversation(self, i: int) -> Conversation:
+        word, letter = self.words[i], self._letter(i)
+        question = COUNT[random.Random(f"count/{self.split}/{i}").randrange(len(COUNT))]
+        call = f"'{spelled(word)}'.count('{letter}')"
+        said = f"{word} is spelled {spelled(word)}. "
+        return chat(
+            question.format(word=word, letter=letter),
+            [text(said), python(call), output(answer(call)), text(f"\n#### {word.count(letter)}")],
+        )
+
+    def check(self, i: int, answer: Message) -> bool:
+        return final_number(spoken(answer)) == str(self.words[i].count(self._letter(i)))

@@ -1,0 +1,132 @@
+"""What a task is: rows that become conversations, and where it applies a checker that is also RL's reward."""
+
+import gzip
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lanbot.chat.conversation import Conversation, Message, spoken
+from lanbot.data import hub, world
+from lanbot.recipe import Identity
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a task may need to know of the run it serves."""
+
+    identity: Identity = field(default_factory=Identity)
+    skip_bad_rows: bool = False
+
+
+class Task(ABC):
+    """A split ("train" or "test") of a data set. Rows are numbered; nothing is read before the first is asked for.
+
+    kind: "generate" (the answer is generated and checked), "choice" (the answer is the likeliest of `letters`) or
+    "chat" (for training only). chance: the score of a guess. note: a word for the user, of skipped rows say.
+    """
+
+    kind: ClassVar[str] = "generate"
+    chance: float = 0.0
+    note: str = ""
+
+    def __init__(self, split: str, argument: str = "", setting: Setting | None = None) -> None:
+        self.split, self.argument, self.setting = split, argument, setting or Setting()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def conversation(self, i: int) -> Conversation:
+        """Row i with its reference answer as the last message."""
+
+    def check(self, i: int, answer: Message) -> bool:
+        """Is `answer` right for row i? The default: it says what the reference says."""
+        return spoken(answer).strip() == spoken(self.conversation(i)["messages"][-1]).strip()
+
+    def letters(self, i: int) -> Sequence[str]:
+        """kind "choice": the letters that may answer row i."""
+        raise NotImplementedError(f"{type(self).__name__} is not multiple choice")
+
+
+class HubTask(Task):
+    """A task whose rows are those of a hub data set, in memory."""
+
+    hub_id: ClassVar[str]
+    files: ClassVar[dict[str, str]]
+    """split -> the file in a mirror."""
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        return _rows(hub.find(self.hub_id, self.files[self.split]))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@lru_cache(maxsize=16)
+def _rows(path: Path) -> Sequence[Any]:
+    return [row for _, row in hub.read_jsonl(path)]
+
+
+LETTERS = "ABCDEFGHIJ"
+
+
+def multiple_choice(question: str, choices: Sequence[str], answer: int) -> Conversation:
+    """A question with lettered choices; the answer is the letter alone.
+
+    The letter stands after its choice, so that a small model only has to copy the one beside what it believes.
+    """
+    lines = [question, *(f"- {text} = {LETTERS[i]}" for i, text in enumerate(choices)), "Answer with the letter."]
+    return {
+        "messages": [
+            {"role": "user", "content": "\n".join(lines)},
+            {"role": "assistant", "content": LETTERS[answer]},
+        ]
+    }
+
+
+def final_number(text: str) -> str | None:
+    """The number after the last "####", without separators and trailing zeros; None if there is none."""
+    _, mark, tail = text.rpartition("####")
+    number = tail.strip().split("\n")[0].strip().replace(",", "").replace("$", "").rstrip(".")
+    if not mark or not number:
+        return None
+    try:
+        return f"{float(number):g}" if abs(float(number)) < 1e6 else repr(float(number))
+    except ValueError:
+        return None
+
+
+class Words:
+    """Distinct words for the spelling tasks, in a seeded order; one in ten is only ever tested on."""
+
+    def __init__(self, source: str, split: str) -> None:
+        self.words = [word for word in _word_list(source) if world.held_out(word) == (split == "test")]
+        random.Random("words").shuffle(self.words)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __getitem__(self, i: int) -> str:
+        return self.words[i]
+
+
+WORD_LIST = ("dwyl/english-words", "words/words_alpha.txt.gz")
+"""Its hub id, and its path in a mirror."""
+
+
+@lru_cache(maxsize=2)
+def _word_list(source: str) -> Sequence[str]:
+    if source == "builtin":
+        return world.WORDS
+    text = gzip.decompress(hub.find(*WORD_LIST).read_bytes()).decode()
+    return [word.strip() for word in text.split("\n") if 2 < len(word.strip()) <= 12]
+
+
+def spelled(word: str) -> str:
+    """s-t-r-a-w-b-e-r-r-y: each letter a piece of its own for any tokenizer of ours."""
+    return "-".join(word)

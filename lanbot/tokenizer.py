@@ -1,0 +1,188 @@
+"""The tokenizer: byte-level BPE. rustbpe trains it, tiktoken runs it, tokenizer.json carries it elsewhere."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+
+from lanbot.errors import UserError
+
+SPECIAL_TOKENS = (
+    "<|bos|>",
+    "<|system_start|>",
+    "<|system_end|>",
+    "<|user_start|>",
+    "<|user_end|>",
+    "<|assistant_start|>",
+    "<|assistant_end|>",
+    "<|python_start|>",
+    "<|python_end|>",
+    "<|output_start|>",
+    "<|output_end|>",
+)
+"""In this order after the BPE ranks."""
+
+_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3_PATTERN = _PATTERN.replace("DIGITS", "{1,3}")
+QWEN2_PATTERN = _PATTERN.replace("DIGITS", "")
+"""The two split patterns that tiktoken, `tokenizers` and llama.cpp all run identically."""
+
+DIGITS_ALONE_BELOW = 16_384
+"""Vocabularies smaller than this split digits one by one, so that a small model can copy numbers."""
+
+FILES = ("tokenizer.json", "tokenizer_config.json")
+
+CHAT_TEMPLATE = (
+    "{{- '<|bos|>' }}"
+    "{%- for message in messages %}"
+    "{{- '<|' + message['role'] + '_start|>' }}"
+    "{%- if message['content'] is string %}{{- message['content'] }}"
+    "{%- else %}{%- for part in message['content'] %}"
+    "{%- if part['type'] == 'text' %}{{- part['text'] }}"
+    "{%- else %}{{- '<|' + part['type'] + '_start|>' + part['text'] + '<|' + part['type'] + '_end|>' }}{%- endif %}"
+    "{%- endfor %}{%- endif %}"
+    "{{- '<|' + message['role'] + '_end|>' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|assistant_start|>' }}{%- endif %}"
+)
+"""The LanBot chat format for transformers and others; chat/lanbot_format.py is its twin, and a test compares them."""
+
+
+class Tokenizer:
+    """Text to ids and back. Text never becomes a special token; those are had by name from `special`."""
+
+    def __init__(self, ranks: dict[bytes, int], pattern: str) -> None:
+        self.pattern = pattern
+        self.ranks = ranks
+        self.special = {name: len(ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
+        self.encoding = tiktoken.Encoding(
+            "lanbot", pat_str=pattern, mergeable_ranks=ranks, special_tokens=self.special
+        )
+        self.vocab_size = len(ranks) + len(SPECIAL_TOKENS)
+        self.bos = self.special["<|bos|>"]
+
+    def encode(self, text: str) -> list[int]:
+        return self.encoding.encode_ordinary(text)
+
+    def encode_batch(self, texts: Sequence[str], threads: int = 2) -> list[list[int]]:
+        return self.encoding.encode_ordinary_batch(list(texts), num_threads=threads)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, special tokens spelled out, broken UTF-8 replaced."""
+        return self.encoding.decode(list(ids))
+
+    def token_bytes(self) -> np.ndarray:
+        """(vocab_size,) int64: how many bytes of text each id stands for; special tokens stand for none."""
+        lengths = np.zeros(self.vocab_size, dtype=np.int64)
+        for token, rank in self.ranks.items():
+            lengths[rank] = len(token)
+        return lengths
+
+    # -- files ---------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizer.json (for `tokenizers`, transformers, llama.cpp) and tokenizer_config.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._interchange().save(str(folder / "tokenizer.json"))
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<|bos|>",
+            "eos_token": "<|assistant_end|>",
+            "pad_token": "<|assistant_end|>",
+            "clean_up_tokenization_spaces": False,
+            "chat_template": CHAT_TEMPLATE,
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    def _interchange(self):  # type: ignore[no-untyped-def]  # a tokenizers.Tokenizer, imported only here
+        import tokenizers
+        from tokenizers import decoders, models, pre_tokenizers
+
+        letters = _byte_letters()
+
+        def spell(token: bytes) -> str:
+            return "".join(letters[byte] for byte in token)
+
+        vocab = {spell(token): rank for token, rank in self.ranks.items()}
+        merges = [
+            (spell(left), spell(right))
+            for token, rank in sorted(self.ranks.items(), key=lambda item: item[1])
+            if len(token) > 1
+            for left, right in [_last_merge(token, rank, self.ranks)]
+        ]
+        tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(tokenizers.Regex(self.pattern), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.add_special_tokens(
+            [tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS]
+        )
+        return tokenizer
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """The tokenizer that `save` wrote. Raises UserError if the file is missing or another's."""
+        path = folder / "tokenizer.json"
+        try:
+            data = json.loads(path.read_text())
+            bytes_of = {letter: byte for byte, letter in _byte_letters().items()}
+            ranks = {
+                bytes(bytes_of[letter] for letter in token): rank for token, rank in data["model"]["vocab"].items()
+            }
+            pattern = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            added = tuple(token["content"] for token in data["added_tokens"])
+        except FileNotFoundError:
+            raise UserError(f"{path}: no tokenizer there", "Train it first: lanbot run RECIPE.") from None
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise UserError(f"{path}: not a tokenizer that LanBot wrote ({error!r})") from None
+        if added != SPECIAL_TOKENS:
+            raise UserError(f"{path}: not LanBot's special tokens", "Use a tokenizer that LanBot trained.")
+        return cls(ranks, pattern)
+
+
+def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A tokenizer of exactly `vocab_size` ids, special tokens included, from `texts` (read once, streamed).
+
+    Raises UserError if the text has too few different pairs to give that many.
+    """
+    import rustbpe
+
+    pattern = QWEN2_PATTERN if vocab_size < DIGITS_ALONE_BELOW else LLAMA3_PATTERN
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(iter(texts), vocab_size - len(SPECIAL_TOKENS), pattern=pattern)
+    ranks = {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
+    tokenizer = Tokenizer(ranks, pattern)
+    if tokenizer.vocab_size < vocab_size:
+        raise UserError(
+            f"tokenizer.vocab_size is {vocab_size:,}, but the text gives only {tokenizer.vocab_size:,} tokens",
+            f"Give it more text, or set tokenizer.vocab_size to {tokenizer.vocab_size // 2:,} or less.",
+        )
+    return tokenizer
+
+
+def _last_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    """The two tokens whose merge made `token`: what is left when only merges older than it are applied."""
+    pieces = [bytes([byte]) for byte in token]
+    while len(pieces) > 2:
+        pairs = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(zip(pieces, pieces[1:], strict=False))]
+        oldest, i = min(pairs)
+        if oldest >= rank:
+            raise ValueError(f"token {token!r} cannot be reached by merges")
+        pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
+    return pieces[0], pieces[1]
+
+
+def _byte_letters() -> dict[int, str]:
+    """Byte to printable letter, GPT-2's table, in which byte-level tokenizer files spell their tokens."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}

@@ -1,0 +1,128 @@
+"""What the machine has and what a model needs of it: memory, the micro-batch that fits, the matmul ceiling."""
+
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from lanbot.console import size
+from lanbot.errors import UserError
+from lanbot.model.config import ModelConfig
+
+MICRO_BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536, "mps": 8_192}
+"""More than this at a time no longer makes the products faster."""
+
+
+def available() -> int:
+    """Bytes of memory that this process may still take on its device."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    limits = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                limits.append(int(line.split()[1]) * 1_024)
+    except OSError:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        if limit != "max":
+            limits.append(int(limit) - used)
+    except (OSError, ValueError):
+        pass
+    return max(0, min(limits))
+
+
+def state_bytes(config: ModelConfig) -> int:
+    """Masters, gradients and optimiser state, all fp32: 12 bytes a matrix parameter (Muon), 16 of the others."""
+    embeddings = config.vocab_size * config.dim * (1 if config.tie_embeddings else 2)
+    return 12 * (config.params() - embeddings) + 16 * embeddings
+
+
+def activation_bytes(config: ModelConfig, rows: int, T: int) -> int:
+    """What a forward pass keeps for its backward, in bf16 or fp32 (counted as fp32: an upper estimate)."""
+    heads = config.head_dim * (3 * config.n_heads + 4 * config.n_kv_heads)
+    per_token = config.n_layers * (8 * config.dim + heads + 4 * config.mlp_dim) + 4 * config.dim
+    mask = rows * T * T * 5
+    return 4 * rows * T * per_token + mask + 3 * 4 * 256 * config.vocab_size
+
+
+def micro_batch(config: ModelConfig, rows: int, T: int) -> int:
+    """The most rows of one forward pass that fit, of the `rows` that a rank has.
+
+    Raises UserError if the state and one row are more than there is.
+    """
+    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    room = available() * 0.8 - state_bytes(config)
+    fits = min(rows, max(1, MICRO_BATCH_TOKENS[device] // T))
+    while fits > 1 and activation_bytes(config, fits, T) > room:
+        fits = (fits + 1) // 2
+    return max(1, fits)
+
+
+def check(config: ModelConfig, T: int, what: str) -> None:
+    """Raises UserError if `what` (a phase) cannot fit into the memory of this machine, before anything is made."""
+    need = state_bytes(config) + activation_bytes(config, 1, T)
+    have = available()
+    if need > have:
+        raise UserError(
+            f"{what} needs about {size(need)} of memory for {config.params():,} parameters, "
+            f"but {size(have)} are free",
+            f"Lower model.depth (it is {config.n_layers}), tokenizer.vocab_size or {what}.sequence.",
+        )
+
+
+def reset_peak() -> None:
+    """Begins to measure the peak anew, where the system can."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak() -> int:
+    """The most bytes held since `reset_peak` (since the process began, where that cannot reset)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1_024
+    except OSError:
+        pass
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1_024
+
+
+_ceilings: dict[tuple[str, torch.dtype], float] = {}
+
+
+def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
+    """The best matmul FLOP/s that this process reaches, measured once: the limit that utilisation is against."""
+    key = (device.type, dtype)
+    if key not in _ceilings:
+        n = 8_192 if device.type == "cuda" else 2_048
+        x = torch.randn(n, n, dtype=dtype, device=device)
+        out = torch.empty_like(x)
+        best = 0.0
+        for _ in range(6):
+            _synchronise(device)
+            start = time.perf_counter()
+            torch.mm(x, x, out=out)
+            _synchronise(device)
+            best = max(best, 2 * n**3 / (time.perf_counter() - start))
+        _ceilings[key] = best
+    return _ceilings[key]
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,129 @@
+"""The processes and the device of a run. One process needs no process group and pays for none."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int
+    size: int
+    device: torch.device
+    dtype: torch.dtype
+    """What the model computes in; masters are fp32."""
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+
+_world: World | None = None
+
+
+def world() -> World:
+    """This process's place, set up at the first call from torchrun's environment."""
+    global _world
+    if _world is None:
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        device = _device()
+        if size > 1 and not dist.is_initialized():
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        _world = World(int(os.environ.get("RANK", "0")), size, device, compute_dtype(device))
+    return _world
+
+
+def _device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the device has it in hardware, else fp32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16() else torch.float32
+    return torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    """AVX512 alone would emulate bf16 at a loss; the instructions themselves must be there."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = file.read()
+    except OSError:
+        return False
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def close() -> None:
+    global _world
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    _world = None
+
+
+def sum_over_ranks(value: float) -> float:
+    if world().size == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=world().device)
+    dist.all_reduce(tensor)
+    return tensor.item()
+
+
+def gather(items: list) -> list:
+    """The items of all ranks, rank by rank, on every rank."""
+    if world().size == 1:
+        return items
+    parts: list[list] = [[] for _ in range(world().size)]
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+def from_main(value):  # type: ignore[no-untyped-def]
+    """Rank 0's value (anything that pickles), on every rank."""
+    if world().size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier() -> None:
+    if world().size > 1:
+        dist.barrier()
+
+
+def sum_gradients(model: nn.Module) -> None:
+    """Every rank's gradients become the sum over the ranks. A rank without rows counts as zeros."""
+    if world().size == 1:
+        return
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        dist.all_reduce(flat)
+        torch._foreach_copy_(bucket, [p.view_as(g) for p, g in zip(flat.split([g.numel() for g in bucket]), bucket, strict=True)])
+
+
+def _buckets(tensors: Iterable[Tensor], size: int = 1 << 24) -> Iterable[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        bucket.append(tensor)
+        if sum(t.numel() for t in bucket) >= size:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket

@@ -1,0 +1,39 @@
+"""Stopping well: the first Ctrl-C or SIGTERM lets the step end and the state be saved; the second stops at once."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+from lanbot.console import say
+from lanbot.training.parallel import sum_over_ranks
+
+
+class StopSignals:
+    """`with StopSignals() as stop:` then `stop.exit_code()` between steps: None, 130 (Ctrl-C) or 143 (SIGTERM)."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __enter__(self) -> "StopSignals":
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+        say("\nstopping: this step ends and is saved (again: stop at once)")
+
+    def exit_code(self) -> int | None:
+        """The same on all ranks: one that was asked to stop stops all."""
+        if sum_over_ranks(float(self.signal == signal.SIGINT)):
+            return 130
+        if sum_over_ranks(float(self.signal == signal.SIGTERM)):
+            return 143
+        return None
