@@ -85,21 +85,16 @@ def size(count: float) -> str:
     raise AssertionError
 
 
-def table(rows: Sequence[Sequence[Any]], header: Sequence[str], markdown: bool = False) -> str:
-    """An aligned table: the first column to the left, the others to the right."""
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str], markdown: bool = False, left: int = 1) -> str:
+    """An aligned table: the first `left` columns to the left, the others to the right."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = [
-        (" | " if markdown else "  ").join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+        [cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
         for row in cells
     ]
-    rule = [("-" if i == 0 else "-") * (w if i == 0 or not markdown else w - 1) for i, w in enumerate(widths)]
     if markdown:
-        lines = [f"| {line} |" for line in lines]
-        lines.insert(1, "| " + " | ".join(r if i == 0 else r + ":" for i, r in enumerate(rule)) + " |")
-    else:
-        lines.insert(1, "  ".join(rule))
-    return "\n".join(line.rstrip() for line in lines)
+        lines.insert(1, ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("  ".join(line).rstrip() for line in lines)

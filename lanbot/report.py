@@ -67,7 +67,7 @@ def markdown(report: dict[str, Any]) -> str:
         for entry in report["what_changed"]:
             answers = [(phase, _cell(answer)) for phase, answer in entry["answers"].items()]
             lines = "\n".join(f"> {line}" for line in entry["prompt"].split("\n"))
-            sections += [lines, table(answers, ("phase", "answer"), markdown=True)]
+            sections += [lines, table(answers, ("phase", "answer"), markdown=True, left=2)]
     return "\n\n".join(sections) + "\n"
 
 

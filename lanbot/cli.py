@@ -1,0 +1,420 @@
+"""The commands. Heavy libraries are imported inside them, so that help answers at once."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from lanbot import __version__
+from lanbot.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from lanbot.agent.loop import Agent
+    from lanbot.run import Run
+
+app = App(
+    name="lanbot",
+    version=__version__,
+    help="Train a chat model of your own, end to end, and put it to work.",
+    help_epilogue="Errors are two lines; --debug shows where they come from. Runs live in runs/ (LANBOT_RUNS).",
+)
+data = App(name="data", help="Look at the data of a task.")
+runs = App(name="runs", help="The runs here: list them, delete one.")
+app.command(data)
+app.command(runs)
+
+Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, help="Recipe keys: --base.tokens 1000000 --name x")]
+Mirror = Annotated[Path | None, Parameter(help="A folder that answers for the hub (or LANBOT_MIRROR).")]
+
+
+@app.command
+def init(path: Path = Path("lanbot.toml"), *, name: str = "", maker: str = "", personality: str = "") -> None:
+    """Ask who the bot is and write a recipe for it.
+
+    Parameters
+    ----------
+    path: The recipe to write.
+    name: The bot's name; asked for if left out.
+    maker: Who makes it; asked for if left out.
+    personality: Its manner, in a few words; asked for if left out.
+    """
+    from lanbot import recipe
+
+    if path.exists():
+        raise UserError(f"{path}: there already", "Name another file, or delete it.")
+    default = recipe.Identity()
+    name = name or _ask("Its name", default.name)
+    maker = maker or _ask("Who makes it (your name)", os.environ.get("USER", ""))
+    personality = personality or _ask("Its personality, in a few words", default.personality)
+    recipe.Identity(name, maker, personality)
+    folder = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-") or "bot"
+    text = (recipe.SHIPPED / "demo.toml").read_text()
+    head, _, tail = text.partition('name = "demo"')
+    identity = "".join(
+        f"{key} = {recipe.toml_value(value)}\n"
+        for key, value in {"name": name, "maker": maker, "personality": personality}.items()
+    )
+    before, _, rest = tail.partition("[identity]")
+    after = rest[rest.index("\n[") :]
+    path.write_text(f"# {name}'s recipe, after the demo's.\n" + f'name = "{folder}"' + before + "[identity]\n" + identity + after)
+    print(f"Wrote {path}. Next: lanbot run {path}")
+
+
+def _ask(question: str, default: str) -> str:
+    if not sys.stdin.isatty():
+        return default
+    try:
+        return input(f"{question} [{default}]: ").strip() or default
+    except EOFError:
+        return default
+
+
+@app.command
+def run(recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror = None) -> None:
+    """Run a recipe: all phases, or some; go on where it stopped.
+
+    Parameters
+    ----------
+    recipe: A recipe's file, or the name of a shipped one: smoke, demo, laptop.
+    phase: base, mid+sft, all: phases joined by +.
+    """
+    from lanbot import recipe as recipes
+
+    _mirror(mirror)
+    pairs = parse_overrides(overrides)
+    loaded = recipes.load(recipe, pairs)
+    from lanbot import report
+    from lanbot.console import say
+    from lanbot.phases import pipeline
+    from lanbot.run import Run
+    from lanbot.training import parallel
+
+    try:
+        made = Run.create(loaded) if parallel.world().main else None
+        parallel.barrier()
+        made = made or Run.open(loaded.name)
+        pipeline.execute(made, pipeline.parse_phases(phase))
+        if parallel.world().main and made.last_phase() not in (None, "tokenizer"):
+            report.write(made)
+            say(f"Report: {made.folder / 'report.md'}. Talk to it: lanbot chat {made.folder}")
+    finally:
+        parallel.close()
+
+
+def phase_door(phase: str) -> None:
+    """What scripts/*.py are: one phase of `lanbot run`, under python or torchrun."""
+    main(["run", *sys.argv[1:], "--phase", phase])
+
+
+def parse_overrides(tokens: tuple[str, ...]) -> dict[str, str]:
+    """--a.b c, --a.b=c -> {"a.b": "c"}."""
+    pairs: dict[str, str] = {}
+    rest = list(tokens)
+    while rest:
+        token = rest.pop(0)
+        key, equals, value = token.removeprefix("--").partition("=")
+        if not token.startswith("--") or not key:
+            raise UserError(f"{token}: not expected here", "Recipe keys are given as --section.key value.")
+        if not equals:
+            if not rest:
+                raise UserError(f"--{key}: no value", f"Write --{key} VALUE.")
+            value = rest.pop(0)
+        pairs[key.replace("-", "_")] = value
+    return pairs
+
+
+@app.command
+def chat(run: str, *, phase: str | None = None, temperature: float = 0.0, top_k: int | None = None, seed: int = 0) -> None:
+    """Talk to a run's model. It may use its calculator.
+
+    Parameters
+    ----------
+    run: A run's name or folder.
+    phase: mid, sft or rl; the latest if left out.
+    temperature: 0: always the likeliest token.
+    """
+    from lanbot.console import say
+
+    agent = _agent(run, phase, temperature, top_k, seed)
+    name = _open(run).recipe.identity.name
+    if sys.stdin.isatty():
+        say(f"You are talking to {name}. An empty line, Ctrl-D or Ctrl-C ends it.")
+    while True:
+        try:
+            request = input("\n> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            break
+        if not request:
+            break
+        try:
+            _turn(agent, request)
+        except UserError as error:
+            say(str(error))
+    if sys.stdin.isatty():
+        say()
+
+
+@app.command
+def agent(run: str, task: str, *, phase: str | None = None, temperature: float | None = None, seed: int = 0) -> None:
+    """Give a run's model a task; it uses its tools until it is done.
+
+    Parameters
+    ----------
+    run: A run's name or folder.
+    task: What to do.
+    phase: mid, sft or rl; the latest if left out.
+    """
+    settings = _open(run).recipe.agent
+    worker = _agent(run, phase, settings.temperature if temperature is None else temperature, None, seed)
+    _turn(worker, task)
+
+
+@app.command(name="eval")
+def evaluate(
+    run: str, *, phase: str | None = None, tasks: str = "", limit: int = 0, json: bool = False, mirror: Mirror = None
+) -> None:
+    """Score a run's model on tasks.
+
+    Parameters
+    ----------
+    run: A run's name or folder.
+    phase: base, mid, sft or rl; the latest if left out.
+    tasks: Names joined by commas; the recipe's if left out.
+    limit: Items of each task; the recipe's if left out.
+    json: Print one JSON object.
+    """
+    _mirror(mirror)
+    from lanbot.phases import pipeline
+
+    made = _open(run)
+    chosen = _phase(made, phase)
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip()) or made.recipe.evals.tasks
+    scores = pipeline.evaluate(made, chosen, names, limit or None)
+    print(_dumps({"run": str(made.folder), "phase": chosen, "tasks": scores}) if json else pipeline.score_table(scores))
+
+
+@app.command
+def report(run: str, *, json: bool = False) -> None:
+    """Write a run's report anew and show its tables.
+
+    Parameters
+    ----------
+    run: A run's name or folder.
+    json: Print report.json.
+    """
+    from lanbot import report as reports
+
+    made = _open(run)
+    written = reports.write(made)
+    if json:
+        print(_dumps(written))
+        return
+    if written["phases"]:
+        print(reports.evaluation_table(written), reports.training_table(written), sep="\n\n")
+    print(f"\n{made.folder / 'report.md'}")
+
+
+@runs.default
+def list_runs() -> None:
+    """List the runs: size, phases done."""
+    from lanbot.console import size, table
+    from lanbot.recipe import PHASES
+    from lanbot.run import Run, list_runs, runs_root
+
+    rows = []
+    for folder in list_runs():
+        made = Run.open(str(folder))
+        done = [phase for phase in PHASES if made.done(phase)]
+        begun = [f"({phase})" for phase in PHASES if made.begun(phase) and phase not in done]
+        rows.append((folder.name, " ".join(done + begun) or "nothing yet", size(made.size())))
+    print(table(rows, ("run", "done (begun)", "size")) if rows else f"No runs in {runs_root()}/ yet: lanbot run RECIPE")
+
+
+@runs.command
+def delete(run: str, *, yes: bool = False) -> None:
+    """Delete a run and all that is in it.
+
+    Parameters
+    ----------
+    yes: Do not ask.
+    """
+    from lanbot.console import size
+
+    made = _open(run)
+    what = f"{made.folder} ({size(made.size())})"
+    if not yes and not sys.stdin.isatty():
+        raise UserError(f"{what}: not deleted without being sure", "Add --yes.")
+    if yes or input(f"Delete {what}? [y/N] ").strip().lower() == "y":
+        made.delete()
+        print(f"Deleted {what}.")
+
+
+@data.command
+def show(task: str, *, index: int = 0, split: str = "train", tokenizer: str | None = None, mirror: Mirror = None) -> None:
+    """Show a row of a task as the model reads it; what the loss counts is green.
+
+    Parameters
+    ----------
+    task: A task's name, or jsonl:PATH.
+    index: Which row.
+    split: train or test.
+    tokenizer: A run whose tokenizer cuts it up; without one it is cut into bytes.
+    """
+    _mirror(mirror)
+    from lanbot import tokenizer as tokenizers
+    from lanbot.chat.lanbot_format import render
+    from lanbot.chat.show import coloured
+    from lanbot.tasks.mixture import make_task
+
+    rows = make_task(task, split)
+    if not 0 <= index < len(rows):
+        raise UserError(f"{task}: no row {index:,}", f"It has {len(rows):,}: 0 to {len(rows) - 1:,}.")
+    if tokenizer is None:
+        cut = tokenizers.Tokenizer({bytes([b]): b for b in range(256)}, tokenizers.QWEN2_PATTERN)
+    else:
+        cut = tokenizers.Tokenizer.load(_open(tokenizer).phase("tokenizer"))
+    print(coloured(*render(rows.conversation(index), cut), cut, f"{task} {split}, row {index:,} of {len(rows):,}"))
+
+
+@data.command(name="list")
+def list_tasks() -> None:
+    """List the tasks that a mixture may name."""
+    from lanbot.console import table
+    from lanbot.tasks.mixture import TASKS
+
+    rows = [(name, task.kind, (sys.modules[task.__module__].__doc__ or "").split("\n")[0]) for name, task in TASKS.items()]
+    print(table(rows, ("task", "kind", "what"), left=3))
+
+
+@app.command
+def doctor(*, mirror: Mirror = None) -> None:
+    """Say what this machine is and can do, and what is missing."""
+    _mirror(mirror)
+    import platform
+    import shutil
+
+    import torch
+
+    from lanbot.console import size, table
+    from lanbot.data import hub
+    from lanbot.run import runs_root
+    from lanbot.training import memory, parallel
+
+    place = parallel.world()
+    root = next(p for p in [runs_root().absolute(), *runs_root().absolute().parents] if p.exists())
+    device = torch.cuda.get_device_name() if place.device.type == "cuda" else place.device.type
+    mirror_folder = hub.mirror()
+    rows = [
+        ("lanbot", __version__),
+        ("python", platform.python_version()),
+        ("torch", torch.__version__),
+        ("device", f"{device}, {torch.get_num_threads()} threads"),
+        ("computes in", str(place.dtype).removeprefix("torch.")),
+        ("matmul", f"{memory.matmul_ceiling(place.device, place.dtype) / 1e9:,.0f} GFLOP/s"),
+        ("memory free", size(memory.available())),
+        ("disk free", f"{size(shutil.disk_usage(root).free)} at {runs_root()}/"),
+        ("mirror", "none (pass --mirror for real data)" if mirror_folder is None else str(mirror_folder)),
+    ]
+    print(table(rows, ("what", "is"), left=2))
+
+
+def _mirror(folder: Path | None) -> None:
+    if folder is not None:
+        if not folder.is_dir():
+            raise UserError(f"--mirror {folder}: no such folder", "Name the folder that holds the data.")
+        os.environ["LANBOT_MIRROR"] = str(folder)
+
+
+def _open(name: str) -> "Run":
+    from lanbot.run import Run
+
+    return Run.open(name)
+
+
+def _phase(made: "Run", phase: str | None) -> str:
+    chosen = phase or made.last_phase()
+    if chosen in (None, "tokenizer"):
+        raise UserError(f"{made.folder}: no model yet", "Run its recipe first: lanbot run RECIPE.")
+    if not made.done(str(chosen)):
+        raise UserError(f"{made.folder}: {chosen} is not done", "Name a phase that is, or run the recipe again.")
+    return str(chosen)
+
+
+def _agent(name: str, phase: str | None, temperature: float, top_k: int | None, seed: int) -> "Agent":
+    from lanbot.agent.loop import Agent
+    from lanbot.engine.engine import Engine
+    from lanbot.engine.sampling import Sampling
+    from lanbot.tokenizer import Tokenizer
+    from lanbot.training import checkpoint
+    from lanbot.training.parallel import world
+
+    made = _open(name)
+    folder = checkpoint.latest(made.phase(_phase(made, phase)))
+    if folder is None:
+        raise UserError(f"{made.folder}: its checkpoints are damaged", "Run the recipe again.")
+    engine = Engine(checkpoint.load(folder, world()), Tokenizer.load(folder))
+    settings = made.recipe.agent
+    return Agent(engine, settings.max_steps, Sampling(settings.max_tokens, temperature, top_k), seed=seed)
+
+
+def _turn(worker: "Agent", request: str) -> None:
+    """One turn, printed as it comes; calls and outputs in brackets."""
+    from lanbot.chat.show import Stream
+    from lanbot.console import say
+
+    forgotten = worker.forgotten
+    stream = Stream(worker.engine.tokenizer, sys.stdout)
+    worker.turn(request, stream)
+    stream.close()
+    if worker.forgotten > forgotten:
+        say("(The beginning of this conversation no longer fits into the context and was left out.)")
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Exit codes: 0 complete, 1 failed, 2 wrong usage, 130 after Ctrl-C, 143 after SIGTERM."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(arguments, exit_on_error=False)
+    except CycloptsError:
+        sys.exit(2)  # cyclopts has said what is wrong
+    except UserError as error:
+        _fail(error.problem, error.remedy)
+        if debug:
+            raise
+        sys.exit(1)
+    except Stopped as stopped:
+        _fail(str(stopped))
+        sys.exit(stopped.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped; what was saved is whole: run the same command again to go on")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(f"{type(error).__name__}: {error}", "This is LanBot's fault, not yours: run again with --debug to see where.")
+        sys.exit(1)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Stopped(143, "stopped; what was saved is whole: run the same command again to go on")
+
+
+def _fail(problem: str, remedy: str = "") -> None:
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
+        print(f"lanbot: {problem}" + (f"\n{remedy}" if remedy else ""), file=sys.stderr)

@@ -1,0 +1,6 @@
+"""Train the rl model: python scripts/chat_rl.py RECIPE [--section.key value]; or torchrun --nproc-per-node N scripts/chat_rl.py RECIPE."""
+
+from lanbot.cli import phase_door
+
+if __name__ == "__main__":
+    phase_door("rl")

@@ -1,0 +1,6 @@
+"""Train the sft model: python scripts/chat_sft.py RECIPE [--section.key value]; or torchrun --nproc-per-node N scripts/chat_sft.py RECIPE."""
+
+from lanbot.cli import phase_door
+
+if __name__ == "__main__":
+    phase_door("sft")

@@ -1,0 +1,6 @@
+"""Train the tokenizer: python scripts/tok_train.py RECIPE [--section.key value]; or torchrun --nproc-per-node N scripts/tok_train.py RECIPE."""
+
+from lanbot.cli import phase_door
+
+if __name__ == "__main__":
+    phase_door("tokenizer")
