@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from lanbot import __version__
-from lanbot.errors import Stopped, UserError
+from lanbot.errors import Stopped, UsageError, UserError
 
 if TYPE_CHECKING:
     from lanbot.agent.loop import Agent
@@ -47,21 +47,25 @@ def init(path: Path = Path("lanbot.toml"), *, name: str = "", maker: str = "", p
 
     if path.exists():
         raise UserError(f"{path}: there already", "Name another file, or delete it.")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: no such folder", "Make the folder first, or name another file.")
     default = recipe.Identity()
-    name = name or _ask("Its name", default.name)
+    name = name.strip() or _ask("Its name", default.name)
     maker = maker or _ask("Who makes it (your name)", os.environ.get("USER", ""))
     personality = personality or _ask("Its personality, in a few words", default.personality)
-    recipe.Identity(name, maker, personality)
     folder = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-") or "bot"
     text = (recipe.SHIPPED / "demo.toml").read_text()
-    head, _, tail = text.partition('name = "demo"')
+    _, _, tail = text.partition('name = "demo"')
     identity = "".join(
         f"{key} = {recipe.toml_value(value)}\n"
         for key, value in {"name": name, "maker": maker, "personality": personality}.items()
     )
     before, _, rest = tail.partition("[identity]")
     after = rest[rest.index("\n[") :]
-    path.write_text(f"# {name}'s recipe, after the demo's.\n" + f'name = "{folder}"' + before + "[identity]\n" + identity + after)
+    shown = name if name.isprintable() else folder  # a comment cannot hold a line break
+    path.write_text(
+        f"# {shown}'s recipe, after the demo's.\n" + f'name = "{folder}"' + before + "[identity]\n" + identity + after
+    )
     print(f"Wrote {path}. Next: lanbot run {path}")
 
 
@@ -91,14 +95,17 @@ def run(recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror =
     from lanbot import report
     from lanbot.console import say
     from lanbot.phases import pipeline
-    from lanbot.run import Run
+    from lanbot.run import Run, runs_root
     from lanbot.training import parallel
 
     try:
-        made = Run.create(loaded) if parallel.world().main else None
+        phases = pipeline.parse_phases(phase)
+        made = Run(runs_root() / loaded.name, loaded)
+        pipeline.preflight(made, phases)
+        if parallel.world().main:
+            Run.create(loaded)
         parallel.barrier()
-        made = made or Run.open(loaded.name)
-        pipeline.execute(made, pipeline.parse_phases(phase))
+        pipeline.execute(made, phases)
         if parallel.world().main and made.last_phase() not in (None, "tokenizer"):
             report.write(made)
             say(f"Report: {made.folder / 'report.md'}. Talk to it: lanbot chat {made.folder}")
@@ -119,44 +126,56 @@ def parse_overrides(tokens: tuple[str, ...]) -> dict[str, str]:
         token = rest.pop(0)
         key, equals, value = token.removeprefix("--").partition("=")
         if not token.startswith("--") or not key:
-            raise UserError(f"{token}: not expected here", "Recipe keys are given as --section.key value.")
+            raise UsageError(f"{token}: not expected here", "Recipe keys are given as --section.key value.")
         if not equals:
             if not rest:
-                raise UserError(f"--{key}: no value", f"Write --{key} VALUE.")
+                raise UsageError(f"--{key}: no value", f"Write --{key} VALUE.")
             value = rest.pop(0)
         pairs[key.replace("-", "_")] = value
     return pairs
 
 
 @app.command
-def chat(run: str, *, phase: str | None = None, temperature: float = 0.0, top_k: int | None = None, seed: int = 0) -> None:
+def chat(
+    run: str,
+    *,
+    ask: Annotated[list[str] | None, Parameter(negative="")] = None,
+    phase: str | None = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> None:
     """Talk to a run's model. It may use its calculator.
 
     Parameters
     ----------
     run: A run's name or folder.
+    ask: A question to begin with; may be given more than once.
     phase: mid, sft or rl; the latest if left out.
     temperature: 0: always the likeliest token.
     """
     from lanbot.console import say
 
-    agent = _agent(run, phase, temperature, top_k, seed)
-    name = _open(run).recipe.identity.name
-    if sys.stdin.isatty():
-        say(f"You are talking to {name}. An empty line, Ctrl-D or Ctrl-C ends it.")
+    partner = _agent(run, phase, temperature, top_k, seed)
+    for question in ask or []:
+        print(f"> {question}")
+        _turn(partner, question)
+    interactive = sys.stdin.isatty()
+    if ask and not interactive:
+        return
+    if interactive:
+        say(f"You are talking to {_open(run).recipe.identity.name}. An empty line, Ctrl-D or Ctrl-C ends it.")
     while True:
         try:
-            request = input("\n> " if sys.stdin.isatty() else "").strip()
+            request = input("\n> " if interactive else "").strip()
         except (EOFError, KeyboardInterrupt):
             break
         if not request:
             break
         try:
-            _turn(agent, request)
+            _turn(partner, request)
         except UserError as error:
             say(str(error))
-    if sys.stdin.isatty():
-        say()
 
 
 @app.command
@@ -255,7 +274,9 @@ def delete(run: str, *, yes: bool = False) -> None:
 
 
 @data.command
-def show(task: str, *, index: int = 0, split: str = "train", tokenizer: str | None = None, mirror: Mirror = None) -> None:
+def show(
+    task: str, *, index: int = 0, split: str = "train", tokenizer: str | None = None, mirror: Mirror = None
+) -> None:
     """Show a row of a task as the model reads it; what the loss counts is green.
 
     Parameters
@@ -287,7 +308,7 @@ def list_tasks() -> None:
     from lanbot.console import table
     from lanbot.tasks.mixture import TASKS
 
-    rows = [(name, task.kind, (sys.modules[task.__module__].__doc__ or "").split("\n")[0]) for name, task in TASKS.items()]
+    rows = [(name, task.kind, (task.__doc__ or "").split("\n")[0]) for name, task in TASKS.items()]
     print(table(rows, ("task", "kind", "what"), left=3))
 
 
@@ -393,7 +414,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(error.problem, error.remedy)
         if debug:
             raise
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except Stopped as stopped:
         _fail(str(stopped))
         sys.exit(stopped.exit_code)
@@ -406,7 +427,10 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        _fail(f"{type(error).__name__}: {error}", "This is LanBot's fault, not yours: run again with --debug to see where.")
+        _fail(
+            f"{type(error).__name__}: {error}",
+            "This is LanBot's fault, not yours: run again with --debug to see where.",
+        )
         sys.exit(1)
 
 

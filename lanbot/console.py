@@ -20,7 +20,7 @@ class Progress:
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self.rewrites = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self.last = 0.0
+        self.last = time.monotonic()  # a rate over the first moments is noise
         self.open = False
 
     def show(self, line: str, final: bool = False) -> None:
@@ -88,9 +88,12 @@ def size(count: float) -> str:
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str], markdown: bool = False, left: int = 1) -> str:
     """An aligned table: the first `left` columns to the left, the others to the right."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    widths = [max(2 * markdown, *(len(row[i]) for row in cells)) for i in range(len(header))]
     lines = [
-        [cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        [
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         for row in cells
     ]
     if markdown:

@@ -13,6 +13,10 @@ class UserError(Exception):
         self.remedy = remedy
 
 
+class UsageError(UserError):
+    """A command line that cannot be read (exit code 2)."""
+
+
 class Stopped(Exception):  # noqa: N818  (not an error: the user or the system asked for it)
     """A signal asked the run to stop and the state is saved. exit_code is 130 (Ctrl-C) or 143 (SIGTERM)."""
 

@@ -182,6 +182,7 @@ class RL(ChatTraining):
         for name in ("steps", "prompts", "max_tokens", "eval_questions"):
             _require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}; it must be 1 or more")
         _require(self.group_size >= 2, f"group_size = {self.group_size}; a group is 2 answers or more")
+        _require(self.top_k is None or self.top_k >= 1, f"top_k = {self.top_k}; it must be 1 or more")
         _require(self.temperature > 0, f"temperature = {self.temperature}; on-policy sampling needs one above 0")
 
 
@@ -247,21 +248,8 @@ class Recipe:
         _require((model.n_heads or 1) % (model.n_kv_heads or 1) == 0, "model.n_heads is no multiple of n_kv_heads")
         base = _fill(self.base, shape)
         base = replace(base, sequence=base.sequence or model.context)
-        phases = {}
-        for phase in ("mid", "sft", "rl"):
-            settings: ChatTraining = getattr(self, phase)
-            rates = {
-                name: base_rate * settings.lr_scale if getattr(settings, name) is None else getattr(settings, name)
-                for name in ("muon_lr", "embedding_lr", "head_lr")
-                if (base_rate := getattr(base, name)) is not None
-            }
-            phases[phase] = replace(
-                settings,
-                batch_tokens=settings.batch_tokens or base.batch_tokens,
-                sequence=settings.sequence or model.context,
-                **rates,
-            )
-        for phase, training in {"base": base, **phases}.items():
+        mid, sft, rl = (self._rates_of(base, settings) for settings in (self.mid, self.sft, self.rl))
+        for phase, training in {"base": base, "mid": mid, "sft": sft, "rl": rl}.items():
             _require(
                 training.sequence <= model.context,
                 f"{phase}.sequence = {training.sequence} is longer than model.context = {model.context}",
@@ -271,7 +259,21 @@ class Recipe:
                 f"{phase}.batch_tokens = {training.batch_tokens} is not a multiple of "
                 f"{phase}.sequence = {training.sequence}",
             )
-        return replace(self, model=model, base=base, **phases)
+        return replace(self, model=model, base=base, mid=mid, sft=sft, rl=rl)
+
+    def _rates_of(self, base: Base, settings: Any) -> Any:
+        """A chat phase's settings: what is left out is base's, the rates times lr_scale."""
+        rates = {
+            name: getattr(base, name) * settings.lr_scale
+            for name in ("muon_lr", "embedding_lr", "head_lr")
+            if getattr(settings, name) is None
+        }
+        return replace(
+            settings,
+            batch_tokens=settings.batch_tokens or base.batch_tokens,
+            sequence=settings.sequence or self.model.context,
+            **rates,
+        )
 
 
 def _fill(settings: Any, shape: Shape) -> Any:

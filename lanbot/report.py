@@ -32,7 +32,7 @@ def collect(run: Run) -> dict[str, Any]:
         "evals": evals,
         "pass": results.get("rl", {}).get("pass", {}),
         "what_changed": changed,
-        "settings": next(iter(results.values()), {}).get("settings", {}),
+        "settings": results[next(iter(results))]["settings"] if results else {},
     }
 
 
@@ -55,7 +55,9 @@ def markdown(report: dict[str, Any]) -> str:
             "fixed seed. Answers are greedy."
         )
     if report["pass"]:
-        rows = [(k, *(_score(report["pass"].get(when, {}).get(k)) for when in ("before", "after"))) for k in _ks(report)]
+        rows = [
+            (k, *(_score(report["pass"].get(when, {}).get(k)) for when in ("before", "after"))) for k in _ks(report)
+        ]
         sections += ["## RL", table(rows, ("metric", "before", "after"), markdown=True), "Sampled at temperature 1."]
     if phases:
         sections += ["## Training", training_table(report, md=True)]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,7 @@ class Tokenizer:
         self.pattern = pattern
         self.ranks = ranks
         self.special = {name: len(ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
-        self.encoding = tiktoken.Encoding(
-            "lanbot", pat_str=pattern, mergeable_ranks=ranks, special_tokens=self.special
-        )
+        self.encoding = tiktoken.Encoding("lanbot", pat_str=pattern, mergeable_ranks=ranks, special_tokens=self.special)
         self.vocab_size = len(ranks) + len(SPECIAL_TOKENS)
         self.bos = self.special["<|bos|>"]
 
@@ -164,7 +163,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     if tokenizer.vocab_size < vocab_size:
         raise UserError(
             f"tokenizer.vocab_size is {vocab_size:,}, but the text gives only {tokenizer.vocab_size:,} tokens",
-            f"Give it more text, or set tokenizer.vocab_size to {tokenizer.vocab_size // 2:,} or less.",
+            f"Give it more text, or set tokenizer.vocab_size to {tokenizer.vocab_size} or less.",
         )
     return tokenizer
 
@@ -173,7 +172,7 @@ def _last_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes
     """The two tokens whose merge made `token`: what is left when only merges older than it are applied."""
     pieces = [bytes([byte]) for byte in token]
     while len(pieces) > 2:
-        pairs = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(zip(pieces, pieces[1:], strict=False))]
+        pairs = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(pairwise(pieces))]
         oldest, i = min(pairs)
         if oldest >= rank:
             raise ValueError(f"token {token!r} cannot be reached by merges")

@@ -1,4 +1,8 @@
-"""Train the base model (and its tokenizer, if it has none): python scripts/base_train.py RECIPE [--section.key value]; or torchrun --nproc-per-node N scripts/base_train.py RECIPE."""
+"""Trains the base model, and its tokenizer if there is none.
+
+python scripts/base_train.py RECIPE [--section.key value]
+torchrun --nproc-per-node N scripts/base_train.py RECIPE [--section.key value]
+"""
 
 from lanbot.cli import phase_door
 

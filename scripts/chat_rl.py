@@ -1,4 +1,8 @@
-"""Train the rl model: python scripts/chat_rl.py RECIPE [--section.key value]; or torchrun --nproc-per-node N scripts/chat_rl.py RECIPE."""
+"""Trains the rl model.
+
+python scripts/chat_rl.py RECIPE [--section.key value]
+torchrun --nproc-per-node N scripts/chat_rl.py RECIPE [--section.key value]
+"""
 
 from lanbot.cli import phase_door
 

@@ -1,4 +1,8 @@
-"""Train the sft model: python scripts/chat_sft.py RECIPE [--section.key value]; or torchrun --nproc-per-node N scripts/chat_sft.py RECIPE."""
+"""Trains the sft model.
+
+python scripts/chat_sft.py RECIPE [--section.key value]
+torchrun --nproc-per-node N scripts/chat_sft.py RECIPE [--section.key value]
+"""
 
 from lanbot.cli import phase_door
 

@@ -1,4 +1,8 @@
-"""Train the mid model: python scripts/mid_train.py RECIPE [--section.key value]; or torchrun --nproc-per-node N scripts/mid_train.py RECIPE."""
+"""Trains the mid model.
+
+python scripts/mid_train.py RECIPE [--section.key value]
+torchrun --nproc-per-node N scripts/mid_train.py RECIPE [--section.key value]
+"""
 
 from lanbot.cli import phase_door
 

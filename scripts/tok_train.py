@@ -1,4 +1,8 @@
-"""Train the tokenizer: python scripts/tok_train.py RECIPE [--section.key value]; or torchrun --nproc-per-node N scripts/tok_train.py RECIPE."""
+"""Trains the tokenizer.
+
+python scripts/tok_train.py RECIPE [--section.key value]
+torchrun --nproc-per-node N scripts/tok_train.py RECIPE [--section.key value]
+"""
 
 from lanbot.cli import phase_door
 

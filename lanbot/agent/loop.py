@@ -53,19 +53,20 @@ class Agent:
         """The messages' ids; the oldest are left out (a system message stays) until there is room to answer."""
         context = self.engine.model.config.context
         room = max(context // 4, 1)
+        kept = list(self.messages)
         while True:
-            prompt = render_prompt(self.messages, self.engine.tokenizer)
-            if len(prompt) + room <= context:
+            prompt = render_prompt(kept, self.engine.tokenizer)
+            first = int(kept[0]["role"] == "system")
+            last = len(kept) - first <= 1
+            if len(prompt) + room <= context or (last and len(prompt) < context):
+                self.forgotten += len(self.messages) - len(kept)
+                self.messages[:] = kept
                 return prompt
-            first = int(self.messages[0]["role"] == "system")
-            if len(self.messages) - first <= 1:
-                if len(prompt) < context:
-                    return prompt
+            if last:
                 raise UserError(
                     f"this message is {len(prompt):,} tokens; the model's context is {context:,}", "Send a shorter one."
                 )
-            del self.messages[first : first + 2]  # a question goes with its answer
-            self.forgotten += 2
+            del kept[first : first + 2]  # a question goes with its answer
 
 
 def bounded(tool: Tool, max_steps: int) -> Tool:

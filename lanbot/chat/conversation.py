@@ -69,7 +69,7 @@ def validate(row: object, where: str) -> Conversation:
         if problem:
             raise UserError(f"{where}: message {i + 1} {problem}", remedy)
         previous = message["role"]
-    if previous == "user" and len(row["messages"]) == 1:
+    if all(message["role"] != "assistant" for message in row["messages"]):
         raise UserError(f"{where}: nobody answers the user", remedy)
     return row  # type: ignore[return-value]
 

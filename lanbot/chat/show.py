@@ -46,7 +46,7 @@ class Stream:
     def __init__(self, tokenizer: Tokenizer, out: TextIO) -> None:
         dim, reset = (DIM, RESET) if colours(out) else ("", "")
         special = tokenizer.special
-        self.tokenizer, self.out = tokenizer, out
+        self.tokenizer, self.out, self.reset = tokenizer, out, reset
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.marks = {
             special["<|python_start|>"]: f"{dim}[",
@@ -63,5 +63,5 @@ class Stream:
         self.out.flush()
 
     def close(self) -> None:
-        self.out.write(self.decoder.decode(b"", final=True) + "\n")
+        self.out.write(self.decoder.decode(b"", final=True) + self.reset + "\n")
         self.out.flush()

@@ -47,7 +47,7 @@ class Corpus:
         while True:
             order = list(range(len(self.files)))
             self._shuffle(order, f"{position.epoch}")
-            read = 0
+            whole, read = position == Position(position.epoch), 0
             while position.file < len(order):
                 name, chunks = self.files[order[position.file]]
                 for chunk in chunks(position.chunk):
@@ -58,7 +58,7 @@ class Corpus:
                         yield chunk[position.document - 1]
                     position.chunk, position.document = position.chunk + 1, 0
                 position.file, position.chunk, position.document = position.file + 1, 0, 0
-            if not read and order:
+            if whole and not read and order:
                 raise UserError(f"{self.files[0][0]}: no text in it", "Check base.data: every document is empty.")
             position.epoch, position.file = position.epoch + 1, 0
 
@@ -156,6 +156,8 @@ def _parquet_chunks(path: Path, start: int) -> Iterator[list[str]]:
                 raise UserError(f"{path}: no column 'text' (it has {', '.join(names)})", "Rename the text's column.")
             for group in range(start, file.num_row_groups):
                 texts = file.read_row_group(group, columns=["text"])["text"].to_pylist()
+                if not all(text is None or isinstance(text, str) for text in texts):
+                    raise UserError(f"{path}: its column 'text' holds no text", "Name a column of strings 'text'.")
                 yield [text for text in texts if text]
     except (ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot be read as parquet ({error})", "Fetch the file again.") from None

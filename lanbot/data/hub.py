@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def read_jsonl(path: Path, bad_rows: list[str] | None = None) -> Iterator[tuple[
                     continue
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     problem = f"{path}, line {number}: not JSON ({error})"
                     if bad_rows is None:
                         raise UserError(problem, "Mend the line, or set skip_bad_rows = true.") from None
@@ -53,5 +54,5 @@ def read_jsonl(path: Path, bad_rows: list[str] | None = None) -> Iterator[tuple[
                 yield number, row
     except FileNotFoundError:
         raise UserError(f"{path}: no such file", "Check the path.") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error})", "Check the file; a .gz may be cut short.") from None

@@ -29,6 +29,7 @@ def _rows(block: str) -> tuple[tuple[str, ...], ...]:
 
 # What there is in the world.
 
+
 def held_out(word: str) -> bool:
     """Is the word for spelling tests only? One in ten is, of any word list; no text here spells it."""
     return zlib.crc32(word.encode()) % 10 == 0

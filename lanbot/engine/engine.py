@@ -67,9 +67,16 @@ class Engine:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, seed: int = 0, on_token: OnToken | None = None
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        seed: int = 0,
+        on_token: OnToken | None = None,
+        keys: Sequence[str] | None = None,
     ) -> list[Completion]:
         """A completion for each prompt, in their order. on_token(index, id) is told each token as it comes.
+
+        keys: what a request's draws depend on beside the seed; its index if left out.
 
         Raises UserError if a prompt leaves no room in the context.
         """
@@ -81,7 +88,12 @@ class Engine:
                     "Shorten it, or train with a longer model.context.",
                 )
         requests = [
-            _Request(i, Completion(list(p)), random.Random(f"{seed}/{i}"), min(sampling.max_tokens, context - len(p)))
+            _Request(
+                i,
+                Completion(list(p)),
+                random.Random(f"{seed}/{keys[i] if keys else i}"),
+                min(sampling.max_tokens, context - len(p)),
+            )
             for i, p in enumerate(prompts)
         ]
         waiting = deque(requests)

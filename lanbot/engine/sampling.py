@@ -28,6 +28,7 @@ def sample(logits_BV: Tensor, sampling: Sampling, draws_B: Tensor) -> Tensor:
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
     cumulative = probabilities.cumsum(-1)
-    chosen = torch.searchsorted(cumulative, draws_B[:, None] * cumulative[:, -1:], right=True)
-    chosen = chosen.clamp(max=probabilities.shape[-1] - 1)  # rounding may step past the end
+    draws = draws_B.clamp(max=1 - 2**-23)  # nearer to 1, rounding may step onto a token of no probability
+    chosen = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
+    chosen = chosen.clamp(max=probabilities.shape[-1] - 1)
     return (chosen if ids is None else ids.gather(-1, chosen))[:, 0]

@@ -43,4 +43,3 @@ class Validation:
             _, nll = weighted_nll(model(ids, documents), model.lm_head.weight, targets, text.float())
             nats += nll[text].double().sum().item()
         return sum_over_ranks(nats) / math.log(2) / int(self.bytes_of[self.batch.targets].sum())
-

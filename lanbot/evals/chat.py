@@ -60,20 +60,28 @@ def evaluate(engine: Engine, task: Task, name: str, limit: int, max_tokens: int,
 
 
 def pass_at_k(
-    engine: Engine, items: Sequence[tuple[Task, int]], k: int, max_tokens: int, temperature: float, seed: int, label: str
+    engine: Engine,
+    items: Sequence[tuple[Task, int]],
+    k: int,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    label: str,
 ) -> dict[str, Score]:
     """pass@1 (the mean over k samples of each item) and pass@k (at least one of k is right).
 
     The error of pass@1 is that of item means: samples of one item are not independent.
     """
     place = world()
-    mine = list(items)[place.rank :: place.size]
+    numbers = range(len(items))[place.rank :: place.size]
+    mine = [items[i] for i in numbers]
+    keys = [f"pass/{i}/{j}" for i in numbers for j in range(k)]
     prompts = [prompt_of(task.conversation(row), engine.tokenizer) for task, row in mine for _ in range(k)]
     counter = Counter(label, len(prompts))
     completions = []
     for start in range(0, len(prompts), GENERATE_BATCH):
-        sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-        completions += engine.generate(prompts[start : start + GENERATE_BATCH], sampling, seed=seed + start)
+        batch = slice(start, start + GENERATE_BATCH)
+        completions += engine.generate(prompts[batch], Sampling(max_tokens, temperature), seed, keys=keys[batch])
         counter(len(completions))
     right = [
         task.check(row, parse(completions[i * k + j].ids, engine.tokenizer))
@@ -156,7 +164,9 @@ def _area(batch: list[tuple[int, list[int]]]) -> int:
 def answer_all(engine: Engine, questions: Sequence[str], max_tokens: int) -> list[str]:
     """What the model says to each question, greedily, calls and outputs shown in brackets."""
     prompts = [
-        prompt_of({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": ""}]}, engine.tokenizer)
+        prompt_of(
+            {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": ""}]}, engine.tokenizer
+        )
         for q in questions
     ]
     completions = engine.generate(prompts, Sampling(max_tokens=max_tokens))

@@ -78,12 +78,21 @@ class ModelConfig:
             raise UserError(f"{path}: not there", "Name a model folder in Hugging Face layout.") from None
         except ValueError as error:
             raise UserError(f"{path}: not JSON ({error})") from None
+        if not isinstance(hf, dict):
+            raise UserError(f"{path}: not a model's config")
         family = hf.get("model_type")
         if family not in FAMILIES:
             raise UserError(f"{path}: model_type {family!r} is not supported", f"Supported: {', '.join(FAMILIES)}.")
         rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
         if rope.get("rope_type", "default") != "default":
             raise UserError(f"{path}: rope type {rope['rope_type']!r} is not supported yet")
+        try:
+            return cls._from_keys(hf, family, rope)
+        except KeyError as error:
+            raise UserError(f"{path}: lacks {error}", "Use the config.json that belongs to the model.") from None
+
+    @classmethod
+    def _from_keys(cls, hf: dict[str, Any], family: str, rope: dict[str, Any]) -> "ModelConfig":
         heads = hf["num_attention_heads"]
         return cls(
             vocab_size=hf["vocab_size"],

@@ -39,6 +39,8 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Transf
     with torch.device("meta"):
         model = Transformer(config, dtype)
     model.to_empty(device=device)
+    if config.tie_embeddings:  # to_empty gave the two names a tensor each
+        model.lm_head.weight = model.embed_tokens.weight
     expected = to_hf_names(model)
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys() - {HEAD})
     if missing or unknown:

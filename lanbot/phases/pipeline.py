@@ -43,13 +43,12 @@ def parse_phases(text: str) -> list[str]:
 
 
 def execute(run: Run, phases: list[str]) -> None:
-    """Runs what is not yet done of `phases`. Everything that can be known to fail is checked first."""
+    """Runs what is not yet done of `phases`."""
     to_do = [phase for phase in phases if not run.done(phase)]
     if not to_do:
         if world().main:
             say(f"{run.folder}: {', '.join(phases)}: all done, nothing to do")
         return
-    preflight(run, to_do)
     for phase in to_do:
         memory.reset_peak()
         began = time.monotonic()
@@ -62,8 +61,10 @@ def execute(run: Run, phases: list[str]) -> None:
 
 
 def preflight(run: Run, phases: list[str]) -> None:
-    """Memory, batch shapes, corpus, tasks and files: a mistake in rl's settings is told before base trains."""
+    """Raises UserError for all that can be known to fail, before anything is made: a mistake in rl's settings is
+    told before base trains. Memory, batch shapes, corpus, tasks, files."""
     recipe, size = run.recipe, world().size
+    phases = [phase for phase in phases if not run.done(phase)]
     if "tokenizer" in phases or "base" in phases:
         open_corpus(recipe.base.data, recipe.seed)
     for phase in (phase for phase in phases if phase != "tokenizer"):
@@ -81,7 +82,7 @@ def preflight(run: Run, phases: list[str]) -> None:
                 raise UserError(f"{phase}.mixture: {part.task} is empty", "Leave it out, or give it rows.")
             if phase == "rl" and task.kind == "chat":
                 raise UserError(f"rl.mixture: {part.task} has no checker to reward by", "Use a task that is checked.")
-    for name in recipe.evals.tasks:
+    for name in recipe.evals.tasks if phases else ():
         if make_task(name, "test", Setting(recipe.identity)).kind == "chat":
             raise UserError(f"evals.tasks: {name} is for training only", "Leave it out.")
 

@@ -77,9 +77,7 @@ def train_rl(run: Run) -> None:
 
 
 def update(state: TrainState, settings: RL, batch: Batch, scale: float) -> StepResult:
-    micro_batch = settings.micro_batch or memory.micro_batch(
-        state.model.config, max(1, len(batch)), batch.ids.shape[1]
-    )
+    micro_batch = settings.micro_batch or memory.micro_batch(state.model.config, max(1, len(batch)), batch.ids.shape[1])
     try:
         return training_step(state.model, state.optimizer, batch, scale, settings.clip, micro_batch)
     except FloatingPointError as error:
@@ -98,14 +96,17 @@ def roll_out(
     engine: Engine, questions: Mixture, settings: RL, step: int, seed: int, place: World
 ) -> list[list[Rollout]]:
     """This rank's groups of answers of a step, rewarded by the tasks, with advantages reward - group mean."""
-    numbers = [(step * settings.prompts + i) % len(questions) for i in range(settings.prompts)]
-    items = [questions.item(i) for i in numbers[place.rank :: place.size]]
+    numbers = [step * settings.prompts + i for i in range(settings.prompts)][place.rank :: place.size]
+    items = [questions.item(number % len(questions)) for number in numbers]
     G, room = settings.group_size, engine.model.config.context
     prompts = [prompt_of(task.conversation(row), engine.tokenizer) for task, row in items]
     usable = [i for i, prompt in enumerate(prompts) if len(prompt) < room]
-    sampling = Sampling(settings.max_tokens, settings.temperature, settings.top_k)
-    draws = (seed * settings.steps + step) * place.size + place.rank
-    completions = engine.generate([prompts[i] for i in usable for _ in range(G)], sampling, seed=draws)
+    completions = engine.generate(
+        [prompts[i] for i in usable for _ in range(G)],
+        Sampling(settings.max_tokens, settings.temperature, settings.top_k),
+        seed=seed,
+        keys=[f"rl/{numbers[i]}/{g}" for i in usable for g in range(G)],
+    )
     groups = []
     for g, i in enumerate(usable):
         task, row = items[i]
@@ -127,9 +128,7 @@ def policy_batch(rollouts: list[Rollout], bos: int) -> Batch:
     for row, rollout in enumerate(rollouts):
         prompt, ids = rollout.completion.prompt, rollout.completion.ids
         tokens[row, : len(prompt) + len(ids)] = prompt + ids
-        weights[row, len(prompt) : len(prompt) + len(ids)] = np.multiply(
-            rollout.completion.sampled, rollout.advantage
-        )
+        weights[row, len(prompt) : len(prompt) + len(ids)] = np.multiply(rollout.completion.sampled, rollout.advantage)
     documents = np.zeros_like(tokens[:, :-1])  # padding stands behind, where causality hides it
     return Batch(tokens[:, :-1], tokens[:, 1:], weights[:, 1:], documents)
 

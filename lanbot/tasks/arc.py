@@ -7,6 +7,8 @@ from lanbot.tasks.task import LETTERS, HubTask, multiple_choice
 
 
 class ARCEasy(HubTask):
+    """Science questions with four choices or so."""
+
     kind = "choice"
     chance = 0.25
     hub_id = "allenai/ai2_arc"
@@ -22,4 +24,6 @@ class ARCEasy(HubTask):
 
 
 class ARCChallenge(ARCEasy):
+    """The harder ones of them."""
+
     files = {split: f"arc/ARC-Challenge/{split}.jsonl.gz" for split in ("train", "validation", "test")}  # noqa: RUF012

@@ -33,6 +33,8 @@ class WorldChat(WorldTask):
 
 
 class IdentityTask(WorldTask):
+    """Who the bot is and who made it, of the recipe's [identity]."""
+
     """Who the bot is, who made it, what it can do."""
 
     def conversation(self, i: int) -> Conversation:

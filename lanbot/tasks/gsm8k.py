@@ -10,6 +10,8 @@ MARK = re.compile(r"<<([^>]*?)=([^=>]*)>>")
 
 
 class GSM8K(HubTask):
+    """Grade-school math in words, solved with the calculator."""
+
     hub_id = "openai/gsm8k"
     files = {"train": "gsm8k/train.jsonl.gz", "test": "gsm8k/test.jsonl.gz"}  # noqa: RUF012
 

@@ -10,7 +10,10 @@ from lanbot.tasks.task import Task
 
 
 class Jsonl(Task):
-    """argument: the file. A broken row is an error that names file and line, or is skipped if told so, counted."""
+    """Conversations of one's own: jsonl:PATH.
+
+    A broken row is an error that names file and line, or is skipped if told so, with a count.
+    """
 
     kind = "chat"
 

@@ -65,9 +65,11 @@ class Mixture(Sequence[Rendered]):
             chosen = np.random.default_rng([seed, k]).permutation(len(task))[:size]
             which.append(np.full(size * part.epochs, k, dtype=np.int32))
             rows.append(np.tile(chosen, part.epochs))
-        self.which, self.rows = np.concatenate(which), np.concatenate(rows)
-        order = np.random.default_rng([seed, 1 << 20]).permutation(len(self.which))
-        self.which, self.rows = self.which[order], self.rows[order]
+        parts_in_a_row = np.concatenate(which)
+        self.which = parts_in_a_row[np.random.default_rng([seed, 1 << 20]).permutation(len(parts_in_a_row))]
+        self.rows = np.zeros(len(self.which), dtype=np.int64)
+        for k, of_part in enumerate(rows):
+            self.rows[self.which == k] = of_part
 
     def __len__(self) -> int:
         return len(self.which)
@@ -80,7 +82,7 @@ class Mixture(Sequence[Rendered]):
         task, row = self.item(i)
         return task.conversation(row)
 
-    def __getitem__(self, i):  # type: ignore[no-untyped-def,override]
+    def __getitem__(self, i):  # type: ignore[no-untyped-def]
         return render(self.conversation(i), self.tokenizer)
 
     def notes(self) -> list[str]:

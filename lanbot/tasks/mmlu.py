@@ -7,6 +7,8 @@ from lanbot.tasks.task import LETTERS, HubTask, multiple_choice
 
 
 class MMLU(HubTask):
+    """Exam questions of 57 subjects, four choices."""
+
     kind = "choice"
     chance = 0.25
     hub_id = "cais/mmlu"

@@ -5,6 +5,8 @@ from lanbot.tasks.task import HubTask
 
 
 class SmolTalk(HubTask):
+    """Chats about everything."""
+
     kind = "chat"
     hub_id = "HuggingFaceTB/smol-smoltalk"
     files = {  # noqa: RUF012

@@ -17,7 +17,7 @@ COUNT = (
 
 
 class SimpleSpelling(Task):
-    """argument: "builtin" for the built-in words; otherwise the word list of the hub or mirror."""
+    """Words letter by letter; simple_spelling:builtin takes the built-in words, not the hub's list."""
 
     def __init__(self, split: str, argument: str = "", setting: Setting | None = None) -> None:
         super().__init__(split, argument, setting)
@@ -32,7 +32,7 @@ class SimpleSpelling(Task):
 
 
 class SpellingBee(SimpleSpelling):
-    """Each word comes with one letter; one in five asks for a letter drawn from the whole alphabet."""
+    """How many of a letter are in a word: spelled, then counted by the tool. Letters: of the word, or any."""
 
     def _letter(self, i: int) -> str:
         rng = random.Random(f"bee/{self.split}/{i}")

@@ -96,9 +96,10 @@ def final_number(text: str) -> str | None:
     if not mark or not number:
         return None
     try:
-        return f"{float(number):g}" if abs(float(number)) < 1e6 else repr(float(number))
+        value = float(number)
     except ValueError:
         return None
+    return str(int(value)) if value.is_integer() else repr(value)
 
 
 class Words:
@@ -119,11 +120,13 @@ WORD_LIST = ("dwyl/english-words", "words/words_alpha.txt.gz")
 """Its hub id, and its path in a mirror."""
 
 
-@lru_cache(maxsize=2)
 def _word_list(source: str) -> Sequence[str]:
-    if source == "builtin":
-        return world.WORDS
-    text = gzip.decompress(hub.find(*WORD_LIST).read_bytes()).decode()
+    return world.WORDS if source == "builtin" else _hub_words(hub.find(*WORD_LIST))
+
+
+@lru_cache(maxsize=2)
+def _hub_words(path: Path) -> Sequence[str]:
+    text = gzip.decompress(path.read_bytes()).decode()
     return [word.strip() for word in text.split("\n") if 2 < len(word.strip()) <= 12]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from lanbot.console import say
 from lanbot.errors import UserError
@@ -65,9 +66,9 @@ def save(
             _sync(beside / "manifest.json")
             shutil.rmtree(folder, ignore_errors=True)
             beside.rename(folder)
-            for old in _steps(phase)[:-KEEP]:
+            for old in [s for s in _steps(phase) if step_of(s) <= step][:-KEEP]:  # later ones are damaged
                 shutil.rmtree(old)
-    except (OSError, RuntimeError) as error:
+    except (Exception, CheckpointException) as error:  # each library tells a full disk in its own way
         shutil.rmtree(beside, ignore_errors=True)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         if not full and not isinstance(error, OSError):
@@ -93,15 +94,16 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, by its manifest; None if it is whole."""
     try:
         files = json.loads((folder / "manifest.json").read_text())["files"]
+        expected = [(name, entry["bytes"], entry["sha256"]) for name, entry in files.items()]
     except (OSError, ValueError, KeyError):
-        return "it has no manifest"
-    for name, expected in files.items():
+        return "its manifest is missing or broken"
+    for name, count, sha256 in expected:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size:,} bytes instead of {expected['bytes']:,}"
-        if _sha256(path) != expected["sha256"]:
+        if path.stat().st_size != count:
+            return f"{name} has {path.stat().st_size:,} bytes instead of {count:,}"
+        if _sha256(path) != sha256:
             return f"{name} does not match its sha256"
     return None
 
@@ -143,9 +145,7 @@ def _digest(folder: Path) -> dict[str, dict[str, Any]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         _sync(path)
-    return {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
-    }
+    return {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
 
 
 def _sha256(path: Path) -> str:

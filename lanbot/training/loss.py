@@ -14,10 +14,11 @@ class _WeightedNLL(torch.autograd.Function):
     linear cross-entropy, Hsu et al. 2024), so memory is CHUNK x V, and logits are computed once."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, needed: bool
+    ) -> tuple[Tensor, Tensor]:
         matrix = head.to(hidden.dtype)
         nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        needed = hidden.requires_grad or head.requires_grad
         grad_hidden = torch.empty_like(hidden) if needed else None
         grad_head = torch.zeros_like(head) if needed else None
         for start in range(0, len(hidden), CHUNK):
@@ -39,9 +40,9 @@ class _WeightedNLL(torch.autograd.Function):
         return (nll * weights).sum(), nll
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_head = ctx.saved_tensors
-        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_head * grad_loss, None, None
+        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_head * grad_loss, None, None, None
 
 
 def weighted_nll(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,5 +52,6 @@ def weighted_nll(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor)
     With weights 1/N this is the mean cross-entropy of N tokens; with advantage/N it is the policy gradient.
     """
     flat = hidden.reshape(-1, hidden.shape[-1])
-    loss, nll = _WeightedNLL.apply(flat, head, targets.reshape(-1), weights.reshape(-1))  # type: ignore[no-untyped-call]
+    needed = torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad)
+    loss, nll = _WeightedNLL.apply(flat, head, targets.reshape(-1), weights.reshape(-1), needed)
     return loss, nll.view(targets.shape)

@@ -1,5 +1,6 @@
 """What the machine has and what a model needs of it: memory, the micro-batch that fits, the matmul ceiling."""
 
+import contextlib
 import os
 import resource
 import sys
@@ -70,8 +71,7 @@ def check(config: ModelConfig, T: int, what: str) -> None:
     have = available()
     if need > have:
         raise UserError(
-            f"{what} needs about {size(need)} of memory for {config.params():,} parameters, "
-            f"but {size(have)} are free",
+            f"{what} needs about {size(need)} of memory for {config.params():,} parameters, but {size(have)} are free",
             f"Lower model.depth (it is {config.n_layers}), tokenizer.vocab_size or {what}.sequence.",
         )
 
@@ -80,10 +80,8 @@ def reset_peak() -> None:
     """Begins to measure the peak anew, where the system can."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak() -> int:

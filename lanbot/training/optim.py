@@ -61,7 +61,7 @@ class MuonAdamW:
             parameter.grad = None
 
     def _muon(self, names: list[str], scale: float) -> None:
-        parameters = [self.parameters[name] for name in names]
+        parameters: list[Tensor] = [self.parameters[name] for name in names]
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         buffers = [self.state[name]["momentum"] for name in names]
         torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)

@@ -115,7 +115,9 @@ def sum_gradients(model: nn.Module) -> None:
     for bucket in _buckets(gradients):
         flat = torch.cat([gradient.flatten() for gradient in bucket])
         dist.all_reduce(flat)
-        torch._foreach_copy_(bucket, [p.view_as(g) for p, g in zip(flat.split([g.numel() for g in bucket]), bucket, strict=True)])
+        torch._foreach_copy_(
+            bucket, [p.view_as(g) for p, g in zip(flat.split([g.numel() for g in bucket]), bucket, strict=True)]
+        )
 
 
 def _buckets(tensors: Iterable[Tensor], size: int = 1 << 24) -> Iterable[list[Tensor]]:

@@ -50,9 +50,7 @@ def training_step(
         ids, targets = torch.from_numpy(rows.ids).to(device), torch.from_numpy(rows.targets).to(device)
         documents = torch.from_numpy(rows.documents).to(device)
         hidden = model(ids, documents)
-        part, rows_nll = weighted_nll(
-            hidden, model.lm_head.weight, targets, torch.from_numpy(rows.weights).to(device)
-        )
+        part, rows_nll = weighted_nll(hidden, model.lm_head.weight, targets, torch.from_numpy(rows.weights).to(device))
         part.backward()
         loss += part.detach()
         nll.append(rows_nll)
@@ -105,9 +103,7 @@ class TrainState:
         if self.saved_step == self.step:
             return
         progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "loader": loader_state}
-        checkpoint.save(
-            self.phase, self.step, self.model, self.tokenizer, self.optimizer, progress, self.world
-        )
+        checkpoint.save(self.phase, self.step, self.model, self.tokenizer, self.optimizer, progress, self.world)
         self.saved_step = self.step
 
     def save_and_stop(self, loader_state: dict[str, Any], exit_code: int) -> None:
@@ -157,7 +153,9 @@ def train(state: TrainState, loader: Loader, evaluate: Evaluate | None = None, e
     if loader_state is not None:
         loader.load_state(loader_state)
     micro_batch = settings.micro_batch or memory.micro_batch(
-        state.model.config, (settings.batch_tokens or 0) // (settings.sequence or 1) // place.size, settings.sequence or 1
+        state.model.config,
+        (settings.batch_tokens or 0) // (settings.sequence or 1) // place.size,
+        settings.sequence or 1,
     )
     meter = Meter(state, loader)
     with StopSignals() as stop:

@@ -1,0 +1,44 @@
+"""What most tests need: a small tokenizer, and tiny models whose every part has something to say."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from lanbot.data import world
+from lanbot.model.config import ModelConfig
+from lanbot.model.transformer import Transformer
+from lanbot.tokenizer import Tokenizer, train
+
+VOCAB = 448
+TINY = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "mlp_dim": 48, "context": 64}
+
+MakeModel = Callable[..., Transformer]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train((world.document("train", i) for i in range(300)), VOCAB)
+
+
+@pytest.fixture(scope="session")
+def make_model() -> MakeModel:
+    """make_model(seed, dtype, **fields of ModelConfig): the same seed and fields give the same weights."""
+    torch.set_num_threads(1)
+
+    def make(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: object) -> Transformer:
+        config = ModelConfig(**{"vocab_size": VOCAB, **TINY, **changes})  # type: ignore[arg-type]
+        model = Transformer(config, dtype)
+        generator = torch.Generator().manual_seed(seed)
+        model.init_weights(generator)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "norm" in name:
+                    parameter.uniform_(0.5, 1.5, generator=generator)
+                elif name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight", "bias")) or (
+                    config.tie_embeddings and "embed" in name
+                ):
+                    parameter.normal_(0.0, 0.2, generator=generator)
+        return model
+
+    return make

@@ -1,0 +1,263 @@
+import itertools
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lanbot.chat.conversation import chat, output, python, text
+from lanbot.chat.lanbot_format import prompt_of, render
+from lanbot.engine.engine import Completion
+from lanbot.evals.chat import Score, answer_all, evaluate, pass_at_k, readable
+from lanbot.tasks.mixture import make_task, sample_rows
+from lanbot.tasks.task import LETTERS, Task, multiple_choice
+from lanbot.tokenizer import QWEN2_PATTERN, Tokenizer
+
+BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
+
+
+class Sums(Task):
+    """How much is i + 1?"""
+
+    size = 40
+
+    def __len__(self) -> int:
+        return self.size
+
+    def conversation(self, i: int):
+        return chat(f"{i}+1?", str(i + 1))
+
+
+class Quiz(Task):
+    """Made-up questions of three or four choices."""
+
+    kind = "choice"
+    chance = 0.25
+
+    def __init__(self, size: int, choices: int = 4) -> None:
+        super().__init__("test")
+        self.size, self.choices = size, choices
+
+    def __len__(self) -> int:
+        return self.size
+
+    def conversation(self, i: int):
+        right = random.Random(i).randrange(self.choices)
+        return multiple_choice(f"Question {i}?", [f"choice {k}" for k in range(self.choices)], right)
+
+    def letters(self, i: int):
+        return LETTERS[: self.choices]
+
+
+class ScriptedEngine:
+    """answers(prompt, key) -> what it says; logits(prompt) -> the letters' logits."""
+
+    def __init__(self, answers=None, letters=None, context: int = 2_000) -> None:
+        self.answers, self.letters = answers, letters
+        self.tokenizer, self.device = BYTES, torch.device("cpu")
+        self.model = self
+        self.config = SimpleNamespace(context=context)
+        self.forward = 0
+
+    def generate(self, prompts, sampling, seed=0, on_token=None, keys=None):
+        assert all(len(prompt) < self.config.context for prompt in prompts)
+        end = BYTES.special["<|assistant_end|>"]
+        return [Completion(p, [*BYTES.encode(self.answers(BYTES.decode(p))), end]) for p in prompts]
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """As hidden states the ids up to each place, so that `logits` knows what was read."""
+        self.forward += 1
+        rows, length = ids.shape
+        return ids[:, None].expand(rows, length, length).tril()
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        table = torch.full((len(hidden), BYTES.vocab_size), -9.0)
+        table[:, ord("z")] = 99.0  # likelier than any letter, but no letter
+        for i, row in enumerate(hidden.tolist()):
+            length = len(row) - next(j for j, x in enumerate(reversed(row)) if x)
+            for letter, value in self.letters(BYTES.decode(row[:length])).items():
+                table[i, ord(letter)] = value
+        return table
+
+
+def references(task: Task) -> dict[str, str]:
+    """prompt -> the right answer."""
+    rows = [task.conversation(i) for i in range(len(task))]
+    return {BYTES.decode(prompt_of(row, BYTES)): row["messages"][-1]["content"] for row in rows}
+
+
+def test_score_of() -> None:
+    assert Score.of([True, False, False, False], 0.25) == Score(0.25, 4, 0.216506, 0.25)
+    assert Score.of([True] * 9, 0.5) == Score(1.0, 9, 0.0, 0.5)
+    assert Score.of([], 0.0) == Score(0.0, 0, 0.0, 0.0)
+    assert Score.of([True, False] * 50, 0).stderr == pytest.approx(math.sqrt(0.25 / 100))
+    assert Score.of([True, False], 0.25).json() == {"score": 0.5, "n": 2, "stderr": 0.353553, "chance": 0.25}
+
+
+def test_an_oracle_scores_one_where_answers_are_generated() -> None:
+    right = references(Sums("test"))
+    assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 100, 8) == Score(1.0, 40, 0.0, 0.0)
+
+
+def test_a_model_that_knows_some_answers_scores_their_share() -> None:
+    right = references(Sums("test"))
+    known = set(list(right)[:10])
+    engine = ScriptedEngine(lambda prompt: right[prompt] if prompt in known else "no idea")
+    assert evaluate(engine, Sums("test"), "sums", 100, 8).score == 0.25
+
+
+def test_verdicts_are_given_to_their_own_rows_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lanbot.evals.chat.GENERATE_BATCH", 7)
+    right = references(Sums("test"))
+    assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 100, 8).score == 1.0
+    shifted = dict(zip(right, [*list(right.values())[1:], "0"], strict=True))
+    assert evaluate(ScriptedEngine(shifted.get), Sums("test"), "sums", 100, 8).score == 0.0
+
+
+def test_a_prompt_longer_than_the_context_counts_as_wrong() -> None:
+    right = references(Sums("test"))
+    shortest = min(len(BYTES.encode(prompt.split("<|user_start|>")[1].split("<|user_end|>")[0])) for prompt in right)
+    engine = ScriptedEngine(right.get, context=shortest + 5)  # bos, the user's two, the assistant's start, one to say
+    assert evaluate(engine, Sums("test"), "sums", 100, 8) == Score.of([True] * 10 + [False] * 30, 0.0)
+
+
+def test_a_limit_takes_a_sample() -> None:
+    right = references(Sums("test"))
+    assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 15, 8).n == 15
+
+
+@pytest.mark.parametrize("choices", [3, 4])
+def test_an_oracle_scores_one_in_multiple_choice(choices: int) -> None:
+    quiz = Quiz(300, choices)
+    right = references(quiz)
+    engine = ScriptedEngine(letters=lambda prompt: {right[prompt]: 1.0})
+    assert evaluate(engine, quiz, "quiz", 1_000, 8) == Score(1.0, 300, 0.0, 0.25)
+
+
+def test_only_the_rows_own_letters_may_answer() -> None:
+    quiz = Quiz(100, 3)
+    right = references(quiz)
+    engine = ScriptedEngine(letters=lambda prompt: {"D": 5.0, right[prompt]: 1.0})
+    assert evaluate(engine, quiz, "quiz", 1_000, 8).score == 1.0
+
+
+def test_a_random_letter_lands_at_chance() -> None:
+    quiz, rng = Quiz(1_500), random.Random(0)
+    engine = ScriptedEngine(letters=lambda prompt: {letter: rng.random() for letter in "ABCD"})
+    score = evaluate(engine, quiz, "quiz", 10_000, 8)
+    assert score.n == 1_500
+    assert abs(score.score - 0.25) < 3 * math.sqrt(0.25 * 0.75 / 1_500)
+    assert score.stderr == pytest.approx(math.sqrt(0.25 * 0.75 / 1_500), rel=0.1)
+
+
+def test_rows_of_different_lengths_are_scored_alike_in_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiz = Quiz(120)
+    right = references(quiz)
+    scores, forwards = [], []
+    for tokens in (1, 500, 100_000):
+        monkeypatch.setattr("lanbot.evals.chat.CHOICE_TOKENS", tokens)
+        engine = ScriptedEngine(letters=lambda prompt: {right[prompt]: 1.0})
+        scores.append(evaluate(engine, quiz, "quiz", 1_000, 8).score)
+        forwards.append(engine.forward)
+    assert scores == [1.0] * 3
+    assert forwards[0] > forwards[1] > forwards[2] == 1
+
+
+def test_a_task_for_training_only_is_not_scored() -> None:
+    with pytest.raises(ValueError, match="training only"):
+        evaluate(ScriptedEngine(), make_task("world_chat", "test"), "world_chat", 1, 1)
+
+
+# -- pass@k ------------------------------------------------------------------------------------------------
+
+
+def passes(right: list[list[bool]], chance: float = 0.0) -> dict[str, Score]:
+    """pass_at_k of items whose samples are right as `right` says."""
+    task = Sums("test")
+    task.chance = chance
+    k = len(right[0])
+    scripts = {
+        BYTES.decode(prompt_of(task.conversation(i), BYTES)): iter([str(i + 1) if one else "no" for one in samples])
+        for i, samples in enumerate(right)
+    }
+    engine = ScriptedEngine(lambda prompt: next(scripts[prompt]))
+    scores = pass_at_k(engine, [(task, i) for i in range(len(right))], k, 8, 1.0, 0, "pass")
+    assert all(next(script, None) is None for script in scripts.values()), "an item was sampled too seldom"
+    return scores
+
+
+def test_pass_at_k_of_scripted_answers() -> None:
+    Y, N = True, False
+    scores = passes([[Y, Y, Y, Y], [N, N, N, N], [Y, N, N, N], [N, N, Y, Y]])
+    assert list(scores) == ["pass@1", "pass@4"]
+    means = [1.0, 0.0, 0.25, 0.5]
+    mean = sum(means) / 4
+    error = math.sqrt(sum((m - mean) ** 2 for m in means) / 3 / 4)
+    assert scores["pass@1"] == Score(mean, 4, round(error, 6), 0.0)
+    assert scores["pass@4"] == Score.of([True, False, True, True], 0.0)
+
+
+def test_pass_at_k_at_its_ends() -> None:
+    assert passes([[False] * 8] * 5)["pass@8"].score == 0.0
+    all_right = passes([[True] * 8] * 5)
+    assert (all_right["pass@1"].score, all_right["pass@8"].score, all_right["pass@1"].stderr) == (
+        1.0,
+        1.0,
+        0.0,
+    )
+
+
+def test_one_right_answer_of_k_counts_wherever_it_stands() -> None:
+    for place in range(4):
+        scores = passes([[i == place for i in range(4)]] * 3)
+        assert (scores["pass@1"].score, scores["pass@4"].score) == (0.25, 1.0)
+
+
+def test_the_chance_of_pass_at_k_is_that_of_k_tries() -> None:
+    scores = passes([[True, False]] * 2, chance=0.5)
+    assert (scores["pass@1"].chance, scores["pass@2"].chance) == (0.5, 0.75)
+
+
+def test_pass_at_k_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = [[bool(random.Random(f"{i}/{j}").randrange(2)) for j in range(4)] for i in range(10)]
+    whole = passes(right)
+    monkeypatch.setattr("lanbot.evals.chat.GENERATE_BATCH", 3)
+    assert passes(right) == whole
+    assert whole["pass@1"].score == sum(map(sum, right)) / 40
+
+
+# -- the rest ----------------------------------------------------------------------------------------------
+
+
+def test_sampled_rows_are_seeded_distinct_and_stable() -> None:
+    task = make_task("word_problems", "test")
+    rows = sample_rows(task, 50, 0)
+    assert rows == sample_rows(task, 50, 0) == sorted(set(rows)) and len(rows) == 50
+    assert all(0 <= row < len(task) for row in rows)
+    assert rows != sample_rows(task, 50, 1)
+    assert rows[:5] == [8, 31, 118, 124, 157], "other rows than before: scores are no longer comparable"
+
+
+def test_all_rows_are_taken_where_there_are_no_more() -> None:
+    assert sample_rows(Sums("test"), 40, 7) == sample_rows(Sums("test"), 100, 8) == list(range(40))
+
+
+def test_answers_are_readable_with_their_calls() -> None:
+    message = {"role": "assistant", "content": [text("So "), python("2+2"), output("4"), text("4.\n")]}
+    assert readable(message) == "So [2+2 → 4]4."
+    assert readable({"role": "assistant", "content": "plain"}) == "plain"
+    assert readable({"role": "assistant", "content": [text("{}"), python("{0}"), output("{x}")]}) == "{}[{0} → {x}]"
+
+
+def test_answer_all_asks_each_question_alone() -> None:
+    prompts: list[str] = []
+    counter = itertools.count()
+
+    def say(prompt: str) -> str:
+        prompts.append(prompt)
+        return f"answer {next(counter)}"
+
+    assert answer_all(ScriptedEngine(say), ["a?", "b?"], 8) == ["answer 0", "answer 1"]
+    expected = [BYTES.decode(render(chat(q, ""), BYTES)[0]).removesuffix("<|assistant_end|>") for q in ("a?", "b?")]
+    assert prompts == expected

@@ -1,0 +1,164 @@
+"""The smoke recipe from end to end, as a user runs it; stopped in every phase it ends in the same weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LANBOT = [sys.executable, "-c", "from lanbot.cli import main; main()"]
+TIMES = {"seconds", "tokens_per_second", "utilisation", "step_seconds"}
+
+
+def lanbot(root: Path, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LANBOT_RUNS": str(root)}
+    return subprocess.run(
+        [*LANBOT, *arguments], env=environment, input=stdin, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def files(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+
+def metrics(run: Path, phase: str) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / phase / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    result = lanbot(root, "run", "smoke")
+    assert result.returncode == 0, result.stderr
+    return root / "smoke"
+
+
+def test_every_phase_leaves_a_checkpoint_metrics_evaluations_and_samples(smoke: Path) -> None:
+    for phase in ("base", "mid", "sft", "rl"):
+        evals = json.loads((smoke / phase / "evals.json").read_text())
+        checkpoint = smoke / phase / evals["checkpoint"]
+        assert {path.name for path in checkpoint.iterdir()} == {
+            "config.json", "manifest.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "trainer",
+        }  # fmt: skip
+        assert set(evals["tasks"]) == {"identity", "word_problems", "simple_spelling", "spelling_bee"}
+        assert (smoke / phase / "samples.md").read_text().count("**") == 2 * len(evals["samples"]) > 0
+        steps = [line["step"] for line in metrics(smoke, phase) if "val_bpb" not in line]
+        assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 6
+        assert evals["training"]["steps"] == len(steps)
+
+
+def test_base_learns(smoke: Path) -> None:
+    measured = [line["val_bpb"] for line in metrics(smoke, "base") if "val_bpb" in line]
+    assert measured[-1] < 0.6 * measured[0]
+
+
+def test_sft_knows_its_name(smoke: Path) -> None:
+    assert json.loads((smoke / "sft" / "evals.json").read_text())["tasks"]["identity"]["score"] >= 0.5
+
+
+def test_rl_sees_rewards_and_samples_on_policy(smoke: Path) -> None:
+    lines = metrics(smoke, "rl")
+    assert all(0 <= line["reward"] <= 1 and 0 <= line["dropped_groups"] <= 1 for line in lines)
+    assert any(line["sampled_tokens"] > 0 for line in lines)
+    assert max(line["logprob_gap"] for line in lines) < 0.1
+    passes = json.loads((smoke / "rl" / "pass.json").read_text())
+    for when in ("before", "after"):
+        assert passes[when]["pass@1"]["score"] <= passes[when]["pass@8"]["score"]
+
+
+def test_run_again_does_nothing_and_says_so(smoke: Path) -> None:
+    before = files(smoke)
+    result = lanbot(smoke.parent, "run", "smoke")
+    assert result.returncode == 0
+    assert "all done, nothing to do" in result.stderr
+    after = files(smoke)
+    assert {name for name in before if before[name] != after.get(name)} == set()
+
+
+def test_the_report_compares_phases(smoke: Path) -> None:
+    result = lanbot(smoke.parent, "report", "smoke", "--json")
+    report = json.loads(result.stdout)
+    assert set(report["evals"]["identity"]) == {"base", "mid", "sft", "rl"}
+    assert set(report["evals"]["identity"]["sft"]) == {"score", "n", "stderr", "chance"}
+    assert all(set(entry["answers"]) == {"base", "mid", "sft", "rl"} for entry in report["what_changed"])
+    for phase in ("base", "mid", "sft", "rl"):
+        assert {"seconds", "tokens", "final_loss", "val_bpb", "peak_memory_bytes"} <= set(report["phases"][phase])
+    text = (smoke / "report.md").read_text()
+    assert "± " in text and "What changed" in text
+
+
+def test_chat_agent_and_eval_answer(smoke: Path) -> None:
+    said = lanbot(smoke.parent, "chat", "smoke", stdin="Who are you?\nWho made you?\n")
+    assert said.returncode == 0 and len(said.stdout.strip().splitlines()) >= 2, said
+    done = lanbot(smoke.parent, "agent", "smoke", "What is 12*7?")
+    assert done.returncode == 0 and done.stdout.strip()
+    scored = lanbot(smoke.parent, "eval", "smoke", "--phase", "base", "--tasks", "identity", "--limit", "4", "--json")
+    assert json.loads(scored.stdout)["tasks"]["identity"]["n"] == 4
+
+
+def test_a_changed_recipe_is_refused(smoke: Path) -> None:
+    result = lanbot(smoke.parent, "run", "smoke", "--base.muon_lr", "0.01")
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 2
+    assert "base.muon_lr" in result.stderr and "0.02" in result.stderr
+
+
+def test_a_flipped_byte_is_found_and_the_checkpoint_before_taken(smoke: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "smoke"
+    subprocess.run(["cp", "-r", str(smoke), str(copy)], check=True)
+    last = copy / "rl" / json.loads((copy / "rl" / "evals.json").read_text())["checkpoint"] / "model.safetensors"
+    good = last.read_bytes()
+    last.write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
+    (copy / "rl" / "evals.json").unlink()
+    result = lanbot(tmp_path, "run", "smoke")
+    assert result.returncode == 0
+    assert "model.safetensors does not match its sha256" in result.stderr
+    assert last.read_bytes() == good
+
+
+def interrupt(root: Path, phase: str, steps: int, number: signal.Signals) -> int:
+    """Starts the run and sends it a signal once `phase` has done `steps` more steps; returns its exit code."""
+    path = root / "smoke" / ("recipe.toml" if phase == "tokenizer" else f"{phase}/metrics.jsonl")
+    before = path.read_bytes().count(b"\n") if path.exists() else 0
+    environment = {**os.environ, "LANBOT_RUNS": str(root)}
+    process = subprocess.Popen([*LANBOT, "run", "smoke"], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= before + steps:
+            break
+        time.sleep(0.002)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert not (root / "smoke" / phase / "evals.json").exists(), f"{phase} was over before it could be stopped"
+    return process.returncode
+
+
+def test_stopped_in_every_phase_it_ends_in_the_same_weights(smoke: Path, tmp_path: Path) -> None:
+    assert interrupt(tmp_path, "tokenizer", 1, signal.SIGKILL) == -signal.SIGKILL
+    assert interrupt(tmp_path, "base", 15, signal.SIGKILL) == -signal.SIGKILL
+    assert interrupt(tmp_path, "base", 23, signal.SIGINT) == 130
+    assert interrupt(tmp_path, "mid", 8, signal.SIGKILL) == -signal.SIGKILL
+    assert interrupt(tmp_path, "mid", 7, signal.SIGTERM) == 143
+    assert interrupt(tmp_path, "sft", 7, signal.SIGKILL) == -signal.SIGKILL
+    assert interrupt(tmp_path, "rl", 3, signal.SIGKILL) == -signal.SIGKILL
+    assert interrupt(tmp_path, "rl", 1, signal.SIGINT) == 130
+    result = lanbot(tmp_path, "run", "smoke")
+    assert result.returncode == 0, result.stderr
+    resumed = tmp_path / "smoke"
+    for phase in ("base", "mid", "sft", "rl"):
+        assert metrics(resumed, phase) == metrics(smoke, phase), phase
+        evals = [json.loads((run / phase / "evals.json").read_text()) for run in (smoke, resumed)]
+        last = evals[0]["checkpoint"]
+        assert (resumed / phase / last / "model.safetensors").read_bytes() == (
+            smoke / phase / last / "model.safetensors"
+        ).read_bytes(), phase
+        assert evals[0]["tasks"] == evals[1]["tasks"]
+        assert evals[0]["samples"] == evals[1]["samples"]
+    assert (resumed / "tokenizer" / "tokenizer.json").read_bytes() == (
+        smoke / "tokenizer" / "tokenizer.json"
+    ).read_bytes()

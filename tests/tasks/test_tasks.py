@@ -1,0 +1,533 @@
+import gzip
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lanbot.chat.conversation import chat, output, parts, python, spoken, text, validate
+from lanbot.chat.lanbot_format import render
+from lanbot.data.corpus import open_corpus
+from lanbot.errors import UserError
+from lanbot.recipe import Identity, MixturePart
+from lanbot.tasks.gsm8k import MARK, with_calls
+from lanbot.tasks.mixture import TASKS, Mixture, make_task
+from lanbot.tasks.task import Setting, final_number, multiple_choice
+from lanbot.tokenizer import QWEN2_PATTERN, Tokenizer
+from lanbot.tools.expression import answer
+
+BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
+
+
+def write_rows(path: Path, rows: list) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    return path
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A mirror of a few made-up rows, in the layout of the real one."""
+    monkeypatch.setenv("LANBOT_MIRROR", str(tmp_path))
+    gsm8k = [
+        {
+            "question": "Half of 48?",
+            "answer": "It is 48/2 = <<48/2=24>>24. And 1 more <<24+1=25>>25.\n#### 25",
+        },
+        {"question": "A third?", "answer": "Rounded <<1/3=0.33>>0.33, wrong <<2+2=5>>5.\n#### 1,205"},
+    ]
+    for split in ("train", "test"):
+        write_rows(tmp_path / f"gsm8k/{split}.jsonl.gz", gsm8k)
+    four = {"text": ["ice", "fire", "sand", "fog"], "label": ["A", "B", "C", "D"]}
+    three = {"text": ["ice", "fire", "sand"], "label": ["1", "2", "3"]}
+    arc = [
+        {"id": "a", "question": "What is hot?", "choices": four, "answerKey": "B"},
+        {"id": "b", "question": "What is cold?", "choices": three, "answerKey": "3"},
+    ]
+    for name in ("ARC-Easy", "ARC-Challenge"):
+        write_rows(tmp_path / f"arc/{name}/test.jsonl.gz", arc)
+    mmlu = [{"question": "2+2?", "subject": "algebra", "choices": ["3", "4", "5", "6"], "answer": 1}]
+    write_rows(tmp_path / "mmlu/test.jsonl.gz", mmlu)
+    write_rows(tmp_path / "mmlu/auxiliary_train_partial.jsonl.gz", mmlu * 3)
+    write_rows(tmp_path / "smoltalk_like/train.jsonl.gz", [{**chat("hi", "ho"), "source": "x", "license": "MIT"}])
+    words = "a\r\nstrawberry\r\nbanana\r\nunbelievablyextralong\r\n" + "".join(
+        f"w{chr(97 + i)}d\r\n" for i in range(26)
+    )
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words/words_alpha.txt.gz").write_bytes(gzip.compress(words.encode()))
+    return tmp_path
+
+
+def said(words: str) -> dict:
+    return {"role": "assistant", "content": words}
+
+
+# -- gsm8k -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("mirror")
+def test_gsm8k_marks_become_calls_with_their_outputs() -> None:
+    task = make_task("gsm8k", "train")
+    assert len(task) == 2
+    question, solution = task.conversation(0)["messages"]
+    assert question == {"role": "user", "content": "Half of 48?"}
+    assert solution["content"] == [
+        text("It is 48/2 = "),
+        python("48/2"),
+        output("24"),
+        text("24. And 1 more "),
+        python("24+1"),
+        output("25"),
+        text("25.\n#### 25"),
+    ]
+
+
+@pytest.mark.usefixtures("mirror")
+def test_a_rounded_or_wrong_mark_stays_words() -> None:
+    solution = make_task("gsm8k", "train").conversation(1)["messages"][-1]
+    assert solution["content"] == [text("Rounded 0.33, wrong 5.\n#### 1,205")]
+
+
+@pytest.mark.parametrize(
+    ("solution", "content"),
+    [
+        ("no mark", [text("no mark")]),
+        ("<<2*3=6>>6", [python("2*3"), output("6"), text("6")]),
+        ("<<2*3=6>><<6+1=7>>", [python("2*3"), output("6"), python("6+1"), output("7")]),
+        ("<<500*4=2,000>>", [python("500*4"), output("2000")]),
+        ("<<7/2=3.50>>", [python("7/2"), output("3.5")]),
+        ("a <<five*2=10>>10", [text("a 10")]),
+        ("a <<2+=4>>4", [text("a 4")]),
+        ("a <<2+2=four>>4", [text("a 4")]),
+    ],
+)
+def test_marks_of_every_kind(solution: str, content: list) -> None:
+    assert with_calls(solution) == content
+
+
+@pytest.mark.usefixtures("mirror")
+def test_gsm8k_accepts_the_right_answer_and_no_other() -> None:
+    task = make_task("gsm8k", "test")
+    right = [
+        "#### 25",
+        "so\n#### 25",
+        "#### 25.",
+        "#### $25",
+        "#### 25.0",
+        "#### 25\nmore",
+        "#### 3\n#### 25",
+    ]
+    wrong = ["", "25", "#### 24", "#### 25\n#### 24", "####", "#### 250", "#### -25", "#### twenty-five"]
+    assert [task.check(0, said(words)) for words in right] == [True] * len(right)
+    assert [task.check(0, said(words)) for words in wrong] == [False] * len(wrong)
+    assert task.check(1, said("#### 1205")) and not task.check(1, said("#### 1,2"))
+    assert all(task.check(i, task.conversation(i)["messages"][-1]) for i in range(2))
+
+
+@pytest.mark.usefixtures("mirror")
+def test_a_number_in_a_calls_output_is_not_the_answer() -> None:
+    assert not make_task("gsm8k", "test").check(0, {"role": "assistant", "content": [output("#### 25")]})
+
+
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        ("#### 72", "72"),
+        ("#### 72\n", "72"),
+        ("####72", "72"),
+        ("#### 1,200", "1200"),
+        ("#### $5.", "5"),
+        ("#### -3.50", "-3.5"),
+        ("#### 1,000,000", "1000000"),
+        ("#### 12345.67", "12345.67"),
+        ("#### 1234567.5", "1234567.5"),
+        ("#### 1\n#### 2", "2"),
+        ("72", None),
+        ("", None),
+        ("####", None),
+        ("#### \n", None),
+        ("#### soon", None),
+        ("#### 5 apples", None),
+    ],
+)
+def test_final_number(words: str, number: str | None) -> None:
+    assert final_number(words) == number
+
+
+# -- multiple choice ---------------------------------------------------------------------------------------
+
+
+def test_multiple_choice_names_each_choice_and_answers_with_a_letter_alone() -> None:
+    question, letter = multiple_choice("What is hot?", ["ice", "fire"], 1)["messages"]
+    assert question["content"] == "What is hot?\n- ice = A\n- fire = B\nAnswer with the letter."
+    assert letter == {"role": "assistant", "content": "B"}
+
+
+@pytest.mark.usefixtures("mirror")
+@pytest.mark.parametrize("name", ["arc_easy", "arc_challenge"])
+def test_arc(name: str) -> None:
+    task = make_task(name, "test")
+    assert [task.conversation(i)["messages"][-1]["content"] for i in range(2)] == ["B", "C"]
+    assert [list(task.letters(i)) for i in range(2)] == [["A", "B", "C", "D"], ["A", "B", "C"]]
+    assert "- sand = C" in task.conversation(1)["messages"][0]["content"]
+    assert task.check(0, said("B")) and not task.check(0, said("A")) and not task.check(1, said("3"))
+
+
+@pytest.mark.usefixtures("mirror")
+def test_mmlu_trains_on_its_auxiliary_set() -> None:
+    test, train = make_task("mmlu", "test"), make_task("mmlu", "train")
+    assert (len(test), len(train)) == (1, 3)
+    assert test.conversation(0)["messages"][-1]["content"] == "B"
+    assert list(test.letters(0)) == ["A", "B", "C", "D"]
+    assert test.check(0, said("B")) and not test.check(0, said("D"))
+
+
+def test_a_task_that_is_not_multiple_choice_has_no_letters() -> None:
+    with pytest.raises(NotImplementedError):
+        make_task("identity", "test").letters(0)
+
+
+# -- spelling ----------------------------------------------------------------------------------------------
+
+
+def words_of(task) -> list[str]:
+    return [task.words[i] for i in range(len(task))]
+
+
+@pytest.mark.parametrize("name", ["simple_spelling:builtin", "spelling_bee:builtin"])
+def test_words_for_tests_are_never_trained_on(name: str) -> None:
+    train, test = words_of(make_task(name, "train")), words_of(make_task(name, "test"))
+    assert len(train) > 5 * len(test) > 0
+    assert not set(train) & set(test)
+    assert len(set(train)) == len(train)
+
+
+def test_both_spelling_tasks_hold_the_same_words_out() -> None:
+    assert set(words_of(make_task("simple_spelling:builtin", "train"))).isdisjoint(
+        words_of(make_task("spelling_bee:builtin", "test"))
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_simple_spelling_spells_the_word_it_asks_for(split: str) -> None:
+    task = make_task("simple_spelling:builtin", split)
+    for i in range(len(task)):
+        question, spelling = task.conversation(i)["messages"]
+        assert task.words[i] in question["content"]
+        assert spelling["content"].replace("-", "") == task.words[i]
+        assert spelling["content"].count("-") == len(task.words[i]) - 1
+        assert task.check(i, spelling)
+        assert not task.check(i, said(task.words[i])) and not task.check(i, said(spelling["content"][:-1]))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_spelling_bees_call_gives_the_count(split: str) -> None:
+    task = make_task("spelling_bee:builtin", split)
+    counts = []
+    for i in range(min(300, len(task))):
+        question, solution = task.conversation(i)["messages"]
+        call = next(part["text"] for part in parts(solution) if part["type"] == "python")
+        result = next(part["text"] for part in parts(solution) if part["type"] == "output")
+        letter = call[-3]
+        assert task.words[i] in question["content"] and letter in question["content"]
+        assert answer(call) == result == str(task.words[i].count(letter)) == final_number(spoken(solution))
+        assert task.check(i, solution)
+        assert not task.check(i, said(f"#### {int(result) + 1}"))
+        counts.append(int(result))
+    assert 0 in counts and max(counts) >= 2
+
+
+@pytest.mark.usefixtures("mirror")
+def test_the_word_list_of_a_mirror_is_cleaned_of_line_ends_and_of_very_short_and_long_words() -> None:
+    words = words_of(make_task("simple_spelling", "train")) + words_of(make_task("simple_spelling", "test"))
+    assert sorted(words) == sorted(["strawberry", "banana", *(f"w{chr(97 + i)}d" for i in range(26))])
+
+
+# -- the built-in tasks ------------------------------------------------------------------------------------
+
+
+def test_identity_asks_for_the_name_and_for_the_maker_where_the_reference_says_it() -> None:
+    task = make_task("identity", "test", Setting(Identity("Robi", "Ada Smith", "cheerful")))
+    references = [task.conversation(i)["messages"][-1] for i in range(200)]
+    assert all(task.check(i, reference) for i, reference in enumerate(references))
+    makers = [i for i, reference in enumerate(references) if "Ada Smith" in spoken(reference)]
+    others = [i for i in range(200) if i not in makers]
+    assert makers and others
+    assert not any(task.check(i, said("I am Robi.")) for i in makers)
+    assert all(task.check(i, said("I am Robi.")) for i in others)
+    assert all(task.check(i, said("Robi, made by Ada Smith")) for i in range(200))
+    assert not any(task.check(i, said("I am ChatGPT, made by Ada Smith.")) for i in range(200))
+
+
+def test_word_problems_accept_their_own_answers_only() -> None:
+    task = make_task("word_problems", "test")
+    for i in range(50):
+        solution = task.conversation(i)["messages"][-1]
+        assert task.check(i, solution)
+        number = int(final_number(spoken(solution)) or 0)
+        assert task.check(i, said(f"#### {number:,}")) and not task.check(i, said(f"#### {number + 1}"))
+        assert not task.check(i, said(str(number)))
+
+
+@pytest.mark.parametrize("name", ["identity", "word_problems", "world_chat"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_rows_of_the_built_in_tasks_are_conversations(name: str, split: str) -> None:
+    task = make_task(name, split)
+    for i in [0, 1, len(task) - 1]:
+        validate(task.conversation(i), f"{name} {i}")
+
+
+# -- by name -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("gsm8", "gsm8k"), ("arc_eazy", "arc_easy"), ("identiti:x", "identity")])
+def test_an_unknown_task_suggests_the_nearest(wrong: str, right: str) -> None:
+    with pytest.raises(UserError, match=f"Did you mean {right}") as caught:
+        make_task(wrong, "train")
+    assert wrong in caught.value.problem and all(name in caught.value.remedy for name in TASKS)
+
+
+def test_jsonl_without_a_file_says_how() -> None:
+    with pytest.raises(UserError, match="jsonl:PATH"):
+        make_task("jsonl", "train")
+
+
+def test_a_hub_task_without_a_mirror_or_with_an_incomplete_one_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LANBOT_MIRROR", raising=False)
+    with pytest.raises(UserError, match="--mirror"):
+        len(make_task("gsm8k", "train"))
+    monkeypatch.setenv("LANBOT_MIRROR", str(tmp_path))
+    with pytest.raises(UserError, match=r"openai/gsm8k.*gsm8k/train\.jsonl\.gz"):
+        len(make_task("gsm8k", "train"))
+
+
+# -- jsonl of one's own ------------------------------------------------------------------------------------
+
+GOOD = json.dumps(chat("hi", "ho"))
+BARE = json.dumps(chat("hi", "ho")["messages"])
+
+
+def own(path: Path, *lines: str, skip: bool = False):
+    path.write_text("\n".join(lines) + "\n")
+    return make_task(f"jsonl:{path}", "train", Setting(skip_bad_rows=skip))
+
+
+def test_rows_of_ones_own_may_be_objects_or_bare_lists(tmp_path: Path) -> None:
+    task = own(tmp_path / "c.jsonl", GOOD, "", BARE)
+    assert len(task) == 2 and task.note == ""
+    assert task.conversation(0) == task.conversation(1) == chat("hi", "ho")
+
+
+def test_a_gzipped_file_and_parts(tmp_path: Path) -> None:
+    rows = [chat("2+2?", [python("2+2"), output("4"), text("4")]), chat("hi", "ho")]
+    task = make_task(f"jsonl:{write_rows(tmp_path / 'c.jsonl.gz', rows)}", "train")
+    assert [task.conversation(i) for i in range(len(task))] == rows
+
+
+def test_a_line_separator_inside_a_row_does_not_end_it(tmp_path: Path) -> None:
+    row = chat("a\u2028b\u0085c", "d\x0be\x1cf")
+    task = own(tmp_path / "c.jsonl", json.dumps(row, ensure_ascii=False), GOOD)
+    assert len(task) == 2 and task.conversation(0) == row
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "not JSON"),
+        ("hello", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"text": "hello"}', "no list of messages"),
+        ('{"messages": [{"role": "user", "content": "hi"}]}', "nobody answers"),
+        ('[{"role": "bot", "content": "hi"}]', "message 1 has the role 'bot'"),
+    ],
+)
+def test_a_broken_row_is_named_by_file_and_line_or_skipped_if_told_so(line: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    with pytest.raises(UserError) as caught:
+        len(own(path, GOOD, "", line, GOOD))
+    assert caught.value.problem.startswith(f"{path}, line 3: ") and problem in caught.value.problem
+    assert str(caught.value).count("\n") == 1
+    task = own(path, GOOD, "", line, GOOD, skip=True)
+    assert len(task) == 2
+    assert "1 of 3 rows skipped" in task.note and f"{path}, line 3" in task.note
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_file_without_conversations_is_an_error(skip: bool, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"c\.jsonl.*no conversation"):
+        len(own(tmp_path / "c.jsonl", "", skip=skip))
+
+
+def test_only_broken_rows_are_an_error_even_when_skipped(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"c\.jsonl.*no conversation"):
+        len(own(tmp_path / "c.jsonl", "{", "{", skip=True))
+
+
+def test_a_file_that_is_missing_a_folder_torn_or_damaged_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.jsonl: no such file"):
+        len(make_task(f"jsonl:{tmp_path}/none.jsonl", "train"))
+    with pytest.raises(UserError, match="cannot be read"):
+        len(make_task(f"jsonl:{tmp_path}", "train"))
+    whole = write_rows(tmp_path / "c.jsonl.gz", [chat(str(i), str(i * i)) for i in range(500)]).read_bytes()
+    (tmp_path / "torn.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"torn\.jsonl\.gz: cannot be read"):
+        len(make_task(f"jsonl:{tmp_path}/torn.jsonl.gz", "train", Setting(skip_bad_rows=True)))
+    for place in range(20, len(whole), len(whole) // 20):
+        flipped = bytearray(whole)
+        flipped[place] ^= 0xFF
+        (tmp_path / "flipped.jsonl.gz").write_bytes(flipped)
+        with pytest.raises(UserError, match=r"flipped\.jsonl\.gz"):
+            len(make_task(f"jsonl:{tmp_path}/flipped.jsonl.gz", "train"))
+
+
+# -- mixtures ----------------------------------------------------------------------------------------------
+
+PARTS = (
+    MixturePart("identity", rows=30, epochs=3),
+    MixturePart("simple_spelling:builtin", rows=20),
+    MixturePart("word_problems", rows=10, epochs=2),
+)
+
+
+def mixture(seed: int = 0, mixed: tuple[MixturePart, ...] = PARTS) -> Mixture:
+    return Mixture(mixed, Identity("Robi"), BYTES, seed)
+
+
+def items(mixed: Mixture) -> list[tuple[int, int]]:
+    """(part, row) in order."""
+    return [(mixed.tasks.index(task), row) for task, row in map(mixed.item, range(len(mixed)))]
+
+
+def test_a_mixture_has_the_rows_and_epochs_asked_for() -> None:
+    mixed = mixture()
+    assert len(mixed) == 90 + 20 + 20
+    seen = Counter(items(mixed))
+    for k, part in enumerate(PARTS):
+        of_part = {row: n for (part_k, row), n in seen.items() if part_k == k}
+        assert len(of_part) == part.rows and set(of_part.values()) == {part.epochs}
+
+
+def test_all_rows_are_taken_where_no_number_or_too_many_are_asked_for() -> None:
+    name = "simple_spelling:builtin"
+    size = len(make_task(name, "train"))
+    for rows in (None, size + 1_000):
+        assert {row for _, row in items(mixture(0, (MixturePart(name, rows),)))} == set(range(size))
+
+
+def test_no_row_comes_again_before_its_epoch_is_over() -> None:
+    order = items(mixture())
+    for k, part in enumerate(PARTS):
+        rows = [row for part_k, row in order if part_k == k]
+        epochs = [rows[i : i + part.rows] for i in range(0, len(rows), part.rows)]
+        assert len(epochs) == part.epochs
+        assert all(set(epoch) == set(rows) and len(set(epoch)) == part.rows for epoch in epochs)
+
+
+def test_a_mixture_is_mixed() -> None:
+    order = [k for k, _ in items(mixture())]
+    assert all(set(order[i : i + 65]) == {0, 1, 2} for i in (0, 65))
+
+
+def test_the_order_follows_from_the_seed() -> None:
+    assert items(mixture(1)) == items(mixture(1))
+    assert items(mixture(1)) != items(mixture(2))
+    assert [k for k, _ in items(mixture(1))] != [k for k, _ in items(mixture(2))]
+
+
+def test_a_mixtures_rows_are_rendered_conversations_of_this_identity() -> None:
+    mixed = mixture()
+    for i in range(len(mixed)):
+        assert mixed[i] == render(mixed.conversation(i), BYTES)
+    assert any("Robi" in BYTES.decode(mixed[i][0]) for i in range(len(mixed)))
+
+
+def test_a_mixture_passes_on_what_was_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    own(path, GOOD, "{", GOOD)
+    mixed = mixture(0, (MixturePart(f"jsonl:{path}", skip_bad_rows=True),))
+    assert len(mixed) == 2
+    assert mixed.notes() and "1 of 3 rows skipped" in mixed.notes()[0]
+    with pytest.raises(UserError, match="line 2"):
+        mixture(0, (MixturePart(f"jsonl:{path}"),))
+
+
+# -- the real mirror ---------------------------------------------------------------------------------------
+
+REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
+needs_mirror = pytest.mark.skipif(not (REAL / "gsm8k").is_dir(), reason=f"no mirror of real data at {REAL}")
+ROWS = {  # as data/MANIFEST.md counts them
+    ("gsm8k", "train"): 7_473,
+    ("gsm8k", "test"): 1_319,
+    ("arc_easy", "train"): 2_251,
+    ("arc_easy", "validation"): 570,
+    ("arc_easy", "test"): 2_376,
+    ("arc_challenge", "train"): 1_119,
+    ("arc_challenge", "validation"): 299,
+    ("arc_challenge", "test"): 1_172,
+    ("mmlu", "train"): 12_126,
+    ("mmlu", "validation"): 1_531,
+    ("mmlu", "test"): 14_042,
+    ("smoltalk", "train"): 24_498,
+    ("smoltalk", "test"): 1_278,
+}
+
+
+@needs_mirror
+@pytest.mark.parametrize(("name", "split"), ROWS)
+def test_every_real_row_is_a_conversation_that_renders(name: str, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    task = make_task(name, split)
+    assert len(task) == ROWS[name, split]
+    for i in range(len(task)):
+        conversation = validate(task.conversation(i), f"{name} {split} {i}")
+        ids, mask = render(conversation, BYTES)
+        assert len(ids) == len(mask) and 0 < sum(mask) < len(mask)
+        last = conversation["messages"][-1]
+        if task.kind == "choice":
+            assert last["content"] in task.letters(i)
+        if task.kind != "chat":
+            assert task.check(i, last)
+
+
+@needs_mirror
+def test_nearly_all_real_gsm8k_marks_become_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    for split in ("train", "test"):
+        task = make_task("gsm8k", split)
+        marks = sum(len(MARK.findall(row["answer"])) for row in task.rows)
+        opened = sum(row["answer"].count("<<") for row in task.rows)
+        solutions = [task.conversation(i)["messages"][-1] for i in range(len(task))]
+        calls = sum(part["type"] == "python" for solution in solutions for part in parts(solution))
+        assert marks >= 0.99 * opened
+        assert 0.95 * opened <= calls <= opened
+
+
+@needs_mirror
+def test_every_real_word_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    words = {split: words_of(make_task("simple_spelling", split)) for split in ("train", "test")}
+    assert set(words["train"]).isdisjoint(words["test"])
+    assert len(words["train"]) + len(words["test"]) > 250_000
+    assert all(word.isalpha() and word.islower() and 3 <= len(word) <= 12 for word in words["train"] + words["test"])
+    for split in words:
+        task = make_task("simple_spelling", split)
+        for i in range(len(task)):
+            _, mask = render(task.conversation(i), BYTES)
+            assert sum(mask) == 2 * len(task.words[i])  # letters, dashes between them, the end of the turn
+    bee = make_task("spelling_bee", "test")
+    assert all(bee.check(i, bee.conversation(i)["messages"][-1]) for i in range(0, len(bee), 10))
+
+
+@needs_mirror
+def test_every_real_document_is_in_the_corpus_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    train, validation = open_corpus("hf:HuggingFaceFW/fineweb-edu", 0)
+    counts = []
+    for corpus in (train, validation):
+        documents = list(corpus.once())
+        assert all(documents)
+        counts.append(len(documents))
+    assert counts == [18_496, 530]

@@ -1,0 +1,335 @@
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lanbot.cli import main, parse_overrides
+from lanbot.errors import UserError
+from lanbot.phases import pipeline
+from lanbot.recipe import load
+from lanbot.run import Run
+
+COMMANDS = ("init", "run", "chat", "agent", "eval", "report", "runs", "data", "doctor")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder with no runs and no mirror; signals as they were, afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LANBOT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("LANBOT_MIRROR", "")  # so that what --mirror sets is undone
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, before)
+
+
+def exit_code(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    return stopped.value.code
+
+
+def succeed(*arguments: str) -> None:
+    assert exit_code(*arguments) == 0
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    """The two lines of a command that fails with exit code 1."""
+    assert exit_code(*arguments) == 1
+    captured = capsys.readouterr()
+    lines = captured.err.rstrip("\n").split("\n")
+    assert len(lines) == 2 and lines[0].startswith("lanbot: ") and captured.out == "", captured
+    return lines
+
+
+def lanbot(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from lanbot.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+
+
+def made(name: str = "smoke") -> Run:
+    return Run.create(load("smoke", {"name": name}))
+
+
+# -- usage -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nope"],
+        ["--nope"],
+        ["run"],
+        ["runs", "--nope"],
+        ["data", "nope"],
+        ["chat"],
+        ["agent", "smoke"],
+        ["eval", "smoke", "--nope", "3"],
+        ["eval", "smoke", "--limit", "many"],
+        ["report", "smoke", "too", "many"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2_and_says_why(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(*arguments) == 2
+    captured = capsys.readouterr()
+    assert "Error" in captured.out + captured.err
+    assert "Traceback" not in captured.out + captured.err
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom lanbot.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print('HEAVY', sorted({'torch', 'numpy', 'pyarrow', 'tiktoken', 'tokenizers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("HEAVY []")
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+def test_overrides_are_told_apart_from_their_values() -> None:
+    assert parse_overrides(("--base.tokens", "3", "--name=x=y", "--seed", "-1")) == {
+        "base.tokens": "3",
+        "name": "x=y",
+        "seed": "-1",
+    }
+    assert parse_overrides(("--base.batch-tokens", "3")) == {"base.batch_tokens": "3"}
+    for wrong in (("base.tokens", "3"), ("--",), ("--base.tokens",)):
+        with pytest.raises(UserError):
+            parse_overrides(wrong)
+
+
+# -- run ---------------------------------------------------------------------------------------------------
+
+
+def test_run_of_an_unknown_recipe(capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    lines = error_of(capsys, "run", "nope")
+    assert "nope: no such recipe" in lines[0] and "smoke" in lines[1]
+    assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--base.tokns 3", "Did you mean tokens?"),
+        ("--base.tokens many", "--base.tokens must be a whole number"),
+        ("--base.tokens", "--base.tokens: no value"),
+        ("--base.tokens 0", "base.tokens = 0"),
+        ("stray", "stray: not expected here"),
+        ("--mirror nowhere", "nowhere: no such folder"),
+    ],
+)
+def test_run_with_what_a_recipe_cannot_take(
+    arguments: str, said: str, capsys: pytest.CaptureFixture[str], place: Path
+) -> None:
+    assert said in error_of(capsys, "run", "smoke", *shlex.split(arguments))[0]
+    assert not (place / "runs").exists()
+
+
+def test_run_of_an_unknown_phase(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = error_of(capsys, "run", "smoke", "--phase", "middle")
+    assert "'middle'" in lines[0] and "mid" in lines[1]
+
+
+def test_run_gives_the_pipeline_its_recipe_and_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(pipeline, "execute", lambda run, phases: calls.append((run, phases)))
+    succeed("run", "smoke", "--phase", "mid+sft", "--base.depth", "3", "--name", "mine", "--rl.clip=2")
+    succeed("run", "smoke", "--phase", "base")
+    succeed("run", "smoke")
+    (run, phases), *others = calls
+    assert phases == ["mid", "sft"]
+    assert run.recipe == load("smoke", {"model.depth": "3", "name": "mine", "rl.clip": "2"})
+    assert Run.open("mine") == run
+    assert [phases for _, phases in others] == [
+        ["tokenizer", "base"],
+        ["tokenizer", "base", "mid", "sft", "rl"],
+    ]
+
+
+def test_a_run_of_another_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    made().phase("base").mkdir()
+    assert "base.clip" in error_of(capsys, "run", "smoke", "--base.clip", "9")[0]
+
+
+def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(pipeline, "execute", lambda run, phases: os.kill(os.getpid(), signal.SIGINT))
+    assert exit_code("run", "smoke") == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_sigterm_exits_143(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(pipeline, "execute", lambda run, phases: os.kill(os.getpid(), signal.SIGTERM))
+    assert exit_code("run", "smoke") == 143
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_error_of_lanbots_own_is_two_lines_and_with_debug_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(run: Run, phases: list[str]) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(pipeline, "execute", broken)
+    lines = error_of(capsys, "run", "smoke")
+    assert "ZeroDivisionError: by zero" in lines[0] and "--debug" in lines[1]
+    with pytest.raises(ZeroDivisionError):
+        main(["run", "smoke", "--debug"])
+
+
+def test_an_error_of_the_users_shows_a_traceback_with_debug_only() -> None:
+    plain, debug = lanbot("run", "nope"), lanbot("run", "nope", "--debug")
+    assert (plain.returncode, debug.returncode) == (1, 1)
+    assert "Traceback" not in plain.stderr and plain.stderr.count("\n") == 2
+    assert "Traceback" in debug.stderr and "no such recipe" in debug.stderr
+
+
+# -- data --------------------------------------------------------------------------------------------------
+
+
+def test_data_show_in_a_pipe_marks_what_the_loss_counts_without_colours() -> None:
+    shown = lanbot("data", "show", "word_problems", "--index", "2")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith("word_problems train, row 2 of 100,000 | ")
+    assert "<|assistant_start|>«" in shown.stdout and "<|assistant_end|>»" in shown.stdout
+    assert "\x1b" not in shown.stdout
+
+
+def test_data_show_in_a_pipe_that_closes_early_ends_quietly() -> None:
+    command = f'{shlex.quote(sys.executable)} -c "from lanbot.cli import main; main()" data show word_problems'
+    done = subprocess.run(f"{command} | true", shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_data_show_of_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Did you mean gsm8k?" in error_of(capsys, "data", "show", "gsm8")[0]
+    assert "no row 2,000" in error_of(capsys, "data", "show", "identity", "--split", "test", "--index", "2000")[0]
+    assert "--mirror" in error_of(capsys, "data", "show", "gsm8k")[1]
+
+
+def test_data_show_of_a_file_of_ones_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "c.jsonl").write_text('[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]\n{\n')
+    assert "c.jsonl, line 2" in error_of(capsys, "data", "show", "jsonl:c.jsonl")[0]
+
+
+def test_data_list_names_the_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    succeed("data", "list")
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("gsm8k", "smoltalk", "jsonl", "identity"))
+
+
+# -- runs --------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_an_empty_folder(capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    succeed("runs")
+    assert capsys.readouterr().out == f"No runs in {place / 'runs'}/ yet: lanbot run RECIPE\n"
+
+
+def test_runs_lists_what_is_done_and_begun(capsys: pytest.CaptureFixture[str]) -> None:
+    made("new")
+    run = made("old")
+    run.phase("tokenizer").mkdir()
+    (run.phase("tokenizer") / "compression.json").write_text("[]")
+    run.phase("base").mkdir()
+    succeed("runs")
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[2].split()[:3] == ["new", "nothing", "yet"]
+    assert lines[3].split()[:3] == ["old", "tokenizer", "(base)"]
+
+
+def test_delete_asks_for_yes_when_nobody_can_be_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    run = made()
+    assert "--yes" in error_of(capsys, "runs", "delete", "smoke")[1]
+    assert run.folder.exists()
+    succeed("runs", "delete", "smoke", "--yes")
+    assert not run.folder.exists()
+    assert capsys.readouterr().out.startswith(f"Deleted {run.folder}")
+    assert "no such run" in error_of(capsys, "runs", "delete", "smoke", "--yes")[0]
+
+
+@pytest.mark.parametrize(("reply", "kept"), [("n", True), ("", True), ("y", False)])
+def test_delete_does_as_the_reply_says(reply: str, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = made()
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda prompt: reply)
+    succeed("runs", "delete", "smoke")
+    assert run.folder.exists() == kept
+
+
+@pytest.mark.parametrize("arguments", [["chat", "smoke"], ["agent", "smoke", "2+2"], ["eval", "smoke"]], ids=" ".join)
+def test_a_run_without_a_model_says_what_to_do(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    made()
+    lines = error_of(capsys, *arguments)
+    assert "no model yet" in lines[0] and "lanbot run" in lines[1]
+
+
+def test_report_of_a_run_that_has_nothing_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    run = made()
+    succeed("report", "smoke")
+    assert str(run.folder / "report.md") in capsys.readouterr().out
+    assert (run.folder / "report.md").is_file()
+
+
+# -- init and doctor ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ('Ro"bi', "ro-bi"),
+        ("O'Brien", "o-brien"),
+        ("Zoë 🤖", "zoë"),
+        ("two\nlines", "two-lines"),
+        ("[identity]", "identity"),
+        ("🤖", "bot"),
+        (' name = "demo" ', "name----demo"),
+    ],
+)
+def test_init_writes_a_recipe_that_carries_who_the_bot_is(name: str, folder: str, place: Path) -> None:
+    maker, personality = 'Ada "the first" O\'Neil\\', "says: 'hm', \"ha\"\nand [more]"
+    succeed("init", "mine.toml", "--name", name, "--maker", maker, "--personality", personality)
+    recipe = load(place / "mine.toml")
+    who = recipe.identity
+    assert (who.name, who.maker, who.personality) == (name.strip(), maker, personality)
+    assert recipe.name == folder
+    demo = load("demo")
+    assert (recipe.base, recipe.mid, recipe.sft, recipe.rl) == (demo.base, demo.mid, demo.sft, demo.rl)
+
+
+def test_init_without_a_terminal_takes_the_defaults(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "ada")
+    succeed("init", "--name", " ")
+    recipe = load(place / "lanbot.toml")
+    assert (recipe.identity.name, recipe.identity.maker) == ("LanBot", "ada")
+    assert recipe.identity.personality
+
+
+def test_init_asks_on_a_terminal(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replies = {"Its name": "Robi", "Who makes it": "Ada", "personality": "cheerful"}
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(v for k, v in replies.items() if k in prompt))
+    succeed("init")
+    who = load(place / "lanbot.toml").identity
+    assert (who.name, who.maker, who.personality) == ("Robi", "Ada", "cheerful")
+
+
+def test_init_overwrites_nothing_and_makes_no_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "mine.toml").write_text("mine")
+    assert "mine.toml: there already" in error_of(capsys, "init", "mine.toml")[0]
+    assert (place / "mine.toml").read_text() == "mine"
+    assert "no such folder" in error_of(capsys, "init", "none/mine.toml")[0]
+
+
+def test_doctor_prints_its_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    succeed("doctor", "--mirror", str(place))
+    shown = dict(line.split("  ", 1) for line in capsys.readouterr().out.rstrip().split("\n"))
+    assert {"lanbot", "python", "torch", "device", "matmul", "memory free", "disk free", "mirror"} <= set(shown)
+    assert shown["mirror"].strip() == str(place)
+    assert all(value.strip() for value in shown.values())

@@ -1,0 +1,310 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lanbot.errors import UserError
+from lanbot.recipe import SHIPPED, Identity, MixturePart, Recipe, dump, load
+from lanbot.scaling import scale
+
+SHIPPED_NAMES = sorted(path.stem for path in SHIPPED.glob("*.toml"))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "r.toml"
+    path.write_text(text)
+    return path
+
+
+def refused(source: object, *names: str, overrides: dict[str, str] | None = None) -> UserError:
+    """The UserError that loading raises: two lines, the first of which holds `names`."""
+    with pytest.raises(UserError) as caught:
+        load(str(source), overrides)
+    lines = str(caught.value).split("\n")
+    assert len(lines) == 2 and all(line.strip() for line in lines), lines
+    assert all(name in lines[0] for name in names), (names, lines[0])
+    return caught.value
+
+
+@pytest.mark.parametrize("name", SHIPPED_NAMES)
+def test_a_shipped_recipe_loads_resolved_and_survives_being_written(name: str, tmp_path: Path) -> None:
+    recipe = load(name)
+    for section in ("dim", "head_dim", "n_heads", "n_kv_heads", "mlp_dim"):
+        assert getattr(recipe.model, section) is not None
+    for phase in ("base", "mid", "sft", "rl"):
+        settings = getattr(recipe, phase)
+        for key in ("batch_tokens", "sequence", "muon_lr", "embedding_lr", "head_lr"):
+            assert getattr(settings, key) is not None, (phase, key)
+    assert recipe.resolve() == recipe
+    assert load(write(tmp_path, dump(recipe))) == recipe
+
+
+def test_shipped_recipes_are_named_after_their_files() -> None:
+    assert {"smoke", "demo", "laptop"} <= set(SHIPPED_NAMES)
+    assert [load(name).name for name in SHIPPED_NAMES] == SHIPPED_NAMES
+
+
+def test_an_empty_file_is_the_default_recipe(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "")) == Recipe().resolve()
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "nearest"),
+    [
+        ("[base]\ntokns = 3", "base.tokns", "tokens"),
+        ("[modle]\ndepth = 3", "modle", "model"),
+        ("nmae = 'x'", "nmae", "name"),
+        ("[mid]\nmixture = [{ task = 'identity', row = 3 }]", "mid.mixture[0].row", "rows"),
+        ("[identity]\nmakr = 'x'", "identity.makr", "maker"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_right_one(text: str, key: str, nearest: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    refused(path, str(path), key, f"Did you mean {nearest}?")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "wanted"),
+    [
+        ("[base]\ntokens = '3'", "base.tokens", "a whole number"),
+        ("[base]\ntokens = 3.5", "base.tokens", "a whole number"),
+        ("[base]\ntokens = true", "base.tokens", "a whole number"),
+        ("[base]\nclip = 'tight'", "base.clip", "a number"),
+        ("[base]\nclip = false", "base.clip", "a number"),
+        ("[identity]\nname = 3", "identity.name", "text"),
+        ("[model]\ntie_embeddings = 1", "model.tie_embeddings", "true or false"),
+        ("[evals]\ntasks = 'gsm8k'", "evals.tasks", "a list"),
+        ("[evals]\ntasks = ['gsm8k', 3]", "evals.tasks[1]", "text"),
+        ("[mid]\nmixture = [{ task = 3 }]", "mid.mixture[0].task", "text"),
+        ("[mid]\nmixture = ['identity']", "mid.mixture[0]", "a section"),
+        ("base = 3", "base", "a section"),
+    ],
+)
+def test_a_wrong_type_is_named(text: str, key: str, wanted: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    refused(path, str(path), key, wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[model]\ndepth = 0", "model.depth"),
+        ("[model]\nhead_dim = 33", "model.head_dim"),
+        ("[model]\ncontext = 8", "model.context"),
+        ("[model]\nn_heads = 3\nn_kv_heads = 2", "model.n_heads"),
+        ("[tokenizer]\nvocab_size = 100", "tokenizer.vocab_size"),
+        ("[base]\ntokens = 0", "base.tokens"),
+        ("[base]\nmuon_lr = -1.0", "base.muon_lr"),
+        ("[base]\nembedding_lr = nan", "base.embedding_lr"),
+        ("[base]\nhead_lr = inf", "base.head_lr"),
+        ("[base]\nwarmup = 1.5", "base.warmup"),
+        ("[base]\ndata = ''", "base.data"),
+        ("[base]\nclip = 0.0", "base.clip"),
+        ("[mid]\nmixture = []", "mid.mixture"),
+        ("[mid]\nmixture = [{ rows = 3 }]", "mid.mixture[0].task"),
+        (
+            "[sft]\nmixture = [{ task = 'identity' }, { task = 'identity', epochs = 0 }]",
+            "sft.mixture[1].epochs",
+        ),
+        ("[sft]\nlr_scale = 0", "sft.lr_scale"),
+        ("[rl]\ngroup_size = 1", "rl.group_size"),
+        ("[rl]\ntemperature = 0", "rl.temperature"),
+        ("[rl]\ntop_k = 0", "rl.top_k"),
+        ("[evals]\nlimit = 0", "evals.limit"),
+        ("[agent]\nmax_steps = 0", "agent.max_steps"),
+        ("[identity]\nname = ' '", "identity.name"),
+        ("name = '../elsewhere'", "name"),
+        ("name = '.hidden'", "name"),
+        ("name = ''", "name"),
+        ("seed = -1", "seed"),
+        ("[base]\nsequence = 1024", "base.sequence"),
+        ("[rl]\nbatch_tokens = 1000", "rl.batch_tokens"),
+    ],
+)
+def test_a_bad_value_is_named(text: str, key: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    refused(path, str(path), key)
+
+
+def test_a_file_that_is_no_toml_is_named_with_the_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "name = 'x'\n[base\n")
+    refused(path, str(path), "line 2")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    refused(path, str(path))
+
+
+def test_a_missing_file_and_an_unknown_shipped_name_are_named(tmp_path: Path) -> None:
+    refused(tmp_path / "none.toml", str(tmp_path / "none.toml"))
+    error = refused("smok", "smok")
+    assert "Did you mean smoke?" in error.remedy
+    assert all(name in error.remedy for name in SHIPPED_NAMES)
+
+
+def test_a_shipped_name_cannot_leave_its_folder() -> None:
+    refused("../recipes/smoke", "../recipes/smoke")
+
+
+# -- overrides ---------------------------------------------------------------------------------------------
+
+
+def test_overrides_are_read_by_the_type_of_their_key() -> None:
+    recipe = load(
+        "smoke",
+        {
+            "name": "other",
+            "seed": "7",
+            "base.tokens": "2_048",
+            "base.clip": "2",
+            "base.norm_lr": "1e-3",
+            "model.tie_embeddings": "true",
+            "evals.tasks": "identity, word_problems",
+            "identity.personality": "quotes \" and 'commas', too",
+            "rl.top_k": "5",
+        },
+    )
+    assert (recipe.name, recipe.seed, recipe.base.tokens, recipe.rl.top_k) == ("other", 7, 2048, 5)
+    assert (recipe.base.clip, recipe.base.norm_lr) == (2.0, 0.001)
+    assert recipe.model.tie_embeddings is True
+    assert recipe.evals.tasks == ("identity", "word_problems")
+    assert recipe.identity.personality == "quotes \" and 'commas', too"
+    assert recipe.base.batch_tokens == load("smoke").base.batch_tokens
+
+
+def test_a_bool_can_be_taken_back_on_the_command_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "[model]\ntie_embeddings = true")
+    assert load(path).model.tie_embeddings is True
+    assert load(path, {"model.tie_embeddings": "false"}).model.tie_embeddings is False
+
+
+def test_depth_may_be_given_as_bases() -> None:
+    assert load("smoke", {"base.depth": "3"}) == load("smoke", {"model.depth": "3"})
+    assert load("smoke", {"base.depth": "3"}).model.depth == 3
+
+
+def test_an_override_in_a_section_that_the_file_has_not(tmp_path: Path) -> None:
+    assert load(write(tmp_path, ""), {"agent.max_steps": "2"}).agent.max_steps == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("base.tokns", "3", "Did you mean tokens?"),
+        ("bas.tokens", "3", "Did you mean base?"),
+        ("base.tokens.more", "3", "base.tokens.more"),
+        ("base.tokens", "many", "a whole number, not 'many'"),
+        ("base.tokens", "1.5", "a whole number, not '1.5'"),
+        ("base.clip", "tight", "a number, not 'tight'"),
+        ("model.tie_embeddings", "maybe", "'maybe'"),
+        ("mid.mixture", "identity", "--mid.mixture"),
+        ("base", "3", "--base"),
+    ],
+)
+def test_a_wrong_override_is_named(key: str, value: str, said: str) -> None:
+    refused("smoke", f"--{key}", said, overrides={key: value})
+
+
+def test_an_override_with_a_bad_value_is_named() -> None:
+    refused("smoke", "base.tokens = 0", overrides={"base.tokens": "0"})
+
+
+def test_an_override_below_what_is_no_section_is_named(tmp_path: Path) -> None:
+    refused(write(tmp_path, "base = 3"), "base", overrides={"base.tokens": "3"})
+
+
+# -- scaling -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [1, 4, 12, 20])
+def test_scaling_fills_what_is_left_out(depth: int, tmp_path: Path) -> None:
+    recipe = load(write(tmp_path, f"[model]\ndepth = {depth}"))
+    shape = scale(depth, recipe.tokenizer.vocab_size)
+    assert (recipe.model.dim, recipe.model.head_dim) == (shape.dim, shape.head_dim)
+    assert recipe.model.n_heads * recipe.model.head_dim == shape.dim
+    assert recipe.model.n_kv_heads == recipe.model.n_heads
+    assert (recipe.base.batch_tokens, recipe.base.tokens) == (shape.batch_tokens, shape.tokens)
+    assert recipe.base.sequence == recipe.mid.sequence == recipe.model.context
+    assert recipe.base.muon_lr == shape.muon_lr
+    assert recipe.rl.muon_lr == pytest.approx(shape.muon_lr * recipe.rl.lr_scale)
+
+
+def test_scaling_meets_its_anchors() -> None:
+    assert (scale(4, 8_192).dim, scale(4, 8_192).batch_tokens) == (256, 4_096)
+    assert (scale(20, 65_536).dim, scale(20, 65_536).batch_tokens) == (1_280, 524_288)
+    assert (scale(20, 65_536).head_dim, scale(4, 8_192).head_dim) == (128, 64)
+    assert scale(4, 8_192).tokens % scale(4, 8_192).batch_tokens == 0
+
+
+def test_what_is_written_wins_over_scaling(tmp_path: Path) -> None:
+    text = """
+        [model]
+        depth = 4
+        dim = 128
+        n_kv_heads = 1
+        mlp_dim = 100
+        [base]
+        tokens = 999
+        batch_tokens = 1024
+        muon_lr = 0.5
+        [mid]
+        lr_scale = 0.1
+        muon_lr = 0.25
+        batch_tokens = 2048
+    """
+    recipe = load(write(tmp_path, text))
+    model = recipe.model
+    assert (model.dim, model.n_heads, model.n_kv_heads, model.mlp_dim) == (128, 2, 1, 100)
+    assert (recipe.base.tokens, recipe.base.batch_tokens, recipe.base.muon_lr) == (999, 1024, 0.5)
+    assert recipe.base.embedding_lr == scale(4, recipe.tokenizer.vocab_size, 128).embedding_lr
+    assert (recipe.mid.batch_tokens, recipe.mid.muon_lr) == (2048, 0.25)
+    assert recipe.mid.head_lr == pytest.approx(recipe.base.head_lr * 0.1)
+    assert (recipe.sft.batch_tokens, recipe.sft.muon_lr) == (1024, 0.5)
+
+
+def test_a_rate_of_zero_is_no_rate_left_out(tmp_path: Path) -> None:
+    recipe = load(write(tmp_path, "[base]\nmuon_lr = 0\n[mid]\nhead_lr = 0.0"))
+    assert (recipe.base.muon_lr, recipe.mid.muon_lr, recipe.mid.head_lr) == (0.0, 0.0, 0.0)
+    assert recipe.base.head_lr > 0
+
+
+# -- writing -----------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(maker=TEXTS, personality=TEXTS, task=TEXTS.filter(bool))
+def test_any_text_survives_being_written_and_read(
+    maker: str, personality: str, task: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    recipe = Recipe(identity=Identity("Zoë 🤖", maker, personality))
+    recipe = replace(recipe, sft=replace(recipe.sft, mixture=(MixturePart(task, 3), MixturePart(task, None, 2, True))))
+    recipe = replace(recipe, evals=replace(recipe.evals, tasks=(task, maker))).resolve()
+    assert load(write(tmp_path_factory.mktemp("recipe"), dump(recipe))) == recipe
+
+
+@pytest.mark.parametrize("text", ['"', "'", '"""', "\\", "\n", "\r\n", "\t", "\0", "\x7f", "😀👩‍👩‍👧", "\u2028", "#"])
+def test_hostile_text_survives_being_written_and_read(text: str, tmp_path: Path) -> None:
+    recipe = Recipe(identity=Identity(name=f"a{text}b", maker=text)).resolve()
+    assert load(write(tmp_path, dump(recipe))) == recipe
+
+
+@settings(deadline=None)
+@given(
+    rate=st.floats(min_value=0, allow_nan=False, allow_infinity=False),
+    clip=st.floats(min_value=0, exclude_min=True, allow_nan=False),
+)
+def test_any_number_survives_being_written_and_read(
+    rate: float, clip: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    recipe = replace(Recipe(), base=replace(Recipe().base, muon_lr=rate, clip=clip)).resolve()
+    assert load(write(tmp_path_factory.mktemp("recipe"), dump(recipe))) == recipe
+
+
+def test_an_empty_list_survives_being_written(tmp_path: Path) -> None:
+    recipe = replace(Recipe(), evals=replace(Recipe().evals, tasks=())).resolve()
+    assert load(write(tmp_path, dump(recipe))) == recipe

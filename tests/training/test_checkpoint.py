@@ -1,0 +1,266 @@
+"""Checkpoints: whole or told, never half, and exactly what was."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from torch.testing import assert_close
+
+from lanbot.errors import UserError
+from lanbot.model.transformer import Transformer
+from lanbot.tokenizer import Tokenizer
+from lanbot.training import checkpoint
+from lanbot.training.optim import MuonAdamW, Rates
+from lanbot.training.parallel import world
+
+MakeModel = Callable[..., Transformer]
+Save = Callable[..., Path]
+
+
+def train_a_little(model: Transformer, optimizer: MuonAdamW, seeds: range) -> None:
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step(1.0)
+        optimizer.zero_grad()
+
+
+def fresh(make_model: MakeModel, seed: int = 0, **changes: object) -> tuple[Transformer, MuonAdamW]:
+    model = make_model(seed=seed, **changes)
+    return model, MuonAdamW(model, Rates(0.02, 0.1, 0.01, 0.005), torch.float32)
+
+
+@pytest.fixture
+def phase(tmp_path: Path) -> Path:
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def save(make_model: MakeModel, tokenizer: Tokenizer, phase: Path) -> Save:
+    """save(step): a checkpoint after as many steps of training."""
+    model, optimizer = fresh(make_model, dim=16, n_layers=1, mlp_dim=16)
+    done = [0]
+
+    def save(step: int) -> Path:
+        train_a_little(model, optimizer, range(done[0], step))
+        done[0] = max(step, done[0])
+        return checkpoint.save(phase, step, model, tokenizer, optimizer, {"step": step}, world())
+
+    return save
+
+
+def flip(path: Path, position: int, bits: int = 1) -> Iterator[None]:
+    content = bytearray(path.read_bytes())
+    content[position] ^= bits
+    path.write_bytes(bytes(content))
+    content[position] ^= bits
+    yield
+    path.write_bytes(bytes(content))
+
+
+# -- whole ---------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_checkpoint_is_whole_and_the_last(save: Save, phase: Path) -> None:
+    folder = save(7)
+    assert folder == phase / "step_000007"
+    assert checkpoint.damage(folder) is None
+    assert checkpoint.latest(phase) == folder
+    assert checkpoint.step_of(folder) == 7
+    assert sorted(path.name for path in phase.iterdir()) == ["step_000007"]
+    assert {"model.safetensors", "config.json", "tokenizer.json", "trainer"} <= {p.name for p in folder.iterdir()}
+
+
+def test_there_is_none_where_nothing_was_saved(phase: Path) -> None:
+    assert checkpoint.latest(phase) is None
+    assert checkpoint.last_step(phase, world()) is None
+
+
+def test_the_last_two_are_kept(save: Save, phase: Path) -> None:
+    for step in (2, 4, 6, 8):
+        save(step)
+    assert sorted(path.name for path in phase.iterdir()) == ["step_000006", "step_000008"]
+
+
+def test_steps_are_ordered_as_numbers(save: Save, phase: Path) -> None:
+    save(999_999)
+    assert checkpoint.latest(phase) == phase / "step_999999"
+    save(1_000_000)
+    assert checkpoint.latest(phase) == phase / "step_1000000"
+
+
+def test_a_checkpoint_may_be_saved_again(save: Save, phase: Path) -> None:
+    save(3)
+    assert checkpoint.damage(save(3)) is None
+    assert len(list(phase.iterdir())) == 1
+
+
+def test_a_checkpoint_opens_in_transformers(make_model: MakeModel, tokenizer: Tokenizer, phase: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, optimizer = fresh(make_model)
+    train_a_little(model, optimizer, range(2))
+    folder = checkpoint.save(phase, 2, model, tokenizer, optimizer, {}, world())
+    theirs = AutoModelForCausalLM.from_pretrained(folder)
+    ids = AutoTokenizer.from_pretrained(folder)("Once upon a time", return_tensors="pt").input_ids
+    assert ids[0].tolist() == tokenizer.encode("Once upon a time")
+    assert theirs.config.bos_token_id == tokenizer.bos
+    assert theirs.config.eos_token_id == tokenizer.special["<|assistant_end|>"]
+    with torch.no_grad():
+        assert_close(theirs(ids).logits, model.logits(model(ids)), atol=1e-4, rtol=1e-4)
+
+
+# -- damaged -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "trainer/.metadata",
+        "trainer/__0_0.distcp",
+    ],
+)
+def test_a_flipped_byte_is_found_and_the_checkpoint_before_is_taken(
+    save: Save, phase: Path, file: str, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, last = save(2), save(4)
+    size = (last / file).stat().st_size
+    next(flip(last / file, {"first": 0, "middle": size // 2, "last": size - 1}[place]))
+    assert file in (checkpoint.damage(last) or "")
+    assert checkpoint.latest(phase) == before
+    told = capsys.readouterr().err
+    assert str(last) in told and file in told
+    with pytest.raises(UserError, match=f"step_000004 is damaged: {file}"):
+        checkpoint.load(last, world())
+    checkpoint.load(before, world())
+
+
+@pytest.mark.parametrize("bits", [0x01, 0x80])
+def test_a_flipped_byte_anywhere_in_the_manifest_is_found(save: Save, bits: int) -> None:
+    folder = save(4)
+    content = (folder / "manifest.json").read_bytes()
+    for position in range(content.index(b'"files"'), len(content.rstrip())):
+        for _ in flip(folder / "manifest.json", position, bits):
+            assert checkpoint.damage(folder), content[max(0, position - 20) : position + 5]
+    assert checkpoint.damage(folder) is None
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "trainer/.metadata", "manifest.json"])
+@pytest.mark.parametrize("how", ["missing", "empty", "longer"])
+def test_a_missing_cut_or_longer_file_is_found(save: Save, phase: Path, file: str, how: str) -> None:
+    before, last = save(2), save(4)
+    path = last / file
+    content = path.read_bytes()
+    path.unlink()
+    if how != "missing":
+        path.write_bytes(b"" if how == "empty" else content + b"x")
+    assert checkpoint.damage(last)
+    assert checkpoint.latest(phase) == before
+
+
+def test_a_half_written_folder_is_no_checkpoint(save: Save, phase: Path) -> None:
+    folder = save(2)
+    save(4).rename(phase / ".step_000004.tmp")
+    assert checkpoint.latest(phase) == folder
+    again = save(4)
+    assert checkpoint.latest(phase) == again
+    assert not (phase / ".step_000004.tmp").exists()
+
+
+def test_a_checkpoint_is_kept_though_damaged_ones_are_later(save: Save, phase: Path) -> None:
+    for step in (4, 6):
+        (save(step) / "model.safetensors").unlink()
+    assert checkpoint.latest(phase) is None
+    new = save(1)
+    assert checkpoint.latest(phase) == new
+
+
+# -- a full disk ---------------------------------------------------------------------------------------------
+
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+FULL = {  # where it shows, and how each library tells it
+    "weights": ("save_model", SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")),
+    "tokenizer": ("Tokenizer.save", Exception("No space left on device (os error 28)")),
+    "trainer": ("os.fsync", NO_SPACE),
+    "manifest": ("_digest", NO_SPACE),
+}
+
+
+@pytest.mark.parametrize("where", FULL)
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(
+    save: Save, phase: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = save(2)
+    name, error = FULL[where]
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"lanbot.training.checkpoint.{name}", fail)
+        with pytest.raises(UserError, match=r"step_000004: cannot be saved, the disk is full\n.*free some space"):
+            save(4)
+    assert [path.name for path in phase.iterdir()] == ["step_000002"]
+    assert checkpoint.latest(phase) == before
+    assert checkpoint.latest(phase.parent / "base") == before
+    assert checkpoint.damage(save(4)) is None
+
+
+def test_another_error_of_the_system_is_told_as_it_is(
+    save: Save, phase: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "model.safetensors")
+
+    monkeypatch.setattr(checkpoint, "save_model", fail)
+    with pytest.raises(UserError, match="cannot be saved, .*Permission denied"):
+        save(2)
+    assert not list(phase.iterdir())
+
+
+def test_a_bug_is_not_taken_for_a_full_disk(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(checkpoint, "save_model", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        save(2)
+
+
+# -- resumed -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"family": "qwen2"}], ids=str)
+def test_a_resumed_optimiser_goes_on_exactly(
+    make_model: MakeModel, tokenizer: Tokenizer, phase: Path, changes: dict[str, object]
+) -> None:
+    model, optimizer = fresh(make_model, **changes)
+    train_a_little(model, optimizer, range(3))
+    torch.manual_seed(11)
+    torch.rand(5)
+    progress = {"step": 3, "loader": {"left_over": [1, 2], "name": "é"}, "seconds": 0.1}
+    folder = checkpoint.save(phase, 3, model, tokenizer, optimizer, progress, world())
+    drawn = torch.rand(5)
+    train_a_little(model, optimizer, range(3, 6))
+
+    again, new_optimizer = fresh(make_model, seed=99, **changes)
+    again.load_state_dict(checkpoint.load(folder, world()).state_dict())
+    torch.manual_seed(12)
+    assert checkpoint.resume(folder, new_optimizer, world()) == progress
+    assert torch.equal(torch.rand(5), drawn)
+    assert new_optimizer.steps == 3
+    train_a_little(again, new_optimizer, range(3, 6))
+    for (name, ours), expected in zip(again.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, expected), name
+    for name, state in optimizer.state.items():
+        assert all(torch.equal(new_optimizer.state[name][key], value) for key, value in state.items()), name

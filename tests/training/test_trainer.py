@@ -1,0 +1,310 @@
+"""The trainer: the same weights however the work is cut, and however often it is stopped."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lanbot.chat.lanbot_format import render
+from lanbot.data import world as built_in
+from lanbot.data.corpus import open_corpus
+from lanbot.data.loader import ChatLoader, Loader, TextLoader
+from lanbot.data.packing import Batch
+from lanbot.errors import Stopped, UserError
+from lanbot.model.transformer import Transformer
+from lanbot.recipe import Training
+from lanbot.tokenizer import Tokenizer
+from lanbot.training import checkpoint, memory
+from lanbot.training.optim import MuonAdamW, Rates
+from lanbot.training.parallel import world
+from lanbot.training.trainer import Metrics, TrainState, read_metrics, train, training_step
+
+MakeModel = Callable[..., Transformer]
+ROWS, T = 4, 24
+
+
+def some_batch(rows: int = ROWS, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, 448, (rows, T + 1))
+    weights = rng.random((rows, T)).astype(np.float32) / (rows * T)
+    documents = (rng.random((rows, T)) < 0.2).cumsum(axis=1)
+    return Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), weights, documents)
+
+
+def one_step(make_model: MakeModel, batch: Batch, micro_batch: int, clip: float = 1.0):  # type: ignore[no-untyped-def]
+    model = make_model()
+    optimizer = MuonAdamW(model, Rates(0.02, 0.05, 0.01, 0.005), torch.float32)
+    return model, training_step(model, optimizer, batch, 1.0, clip, micro_batch)
+
+
+# -- one step ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3])
+def test_the_micro_batch_does_not_matter(make_model: MakeModel, micro_batch: int) -> None:
+    whole, expected = one_step(make_model, some_batch(), ROWS)
+    parts, result = one_step(make_model, some_batch(), micro_batch)
+    assert result.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert result.grad_norm == pytest.approx(expected.grad_norm, rel=1e-4)
+    assert result.nll.shape == (ROWS, T)
+    assert_close(result.nll, expected.nll)
+    for (name, ours), theirs in zip(parts.named_parameters(), whole.parameters(), strict=True):
+        assert_close(ours, theirs, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_loss_is_the_weighted_sum(make_model: MakeModel) -> None:
+    batch, model = some_batch(), make_model()
+    with torch.no_grad():
+        logits = model.logits(model(torch.from_numpy(batch.ids), torch.from_numpy(batch.documents)))
+    nll = -logits.log_softmax(-1).gather(-1, torch.from_numpy(batch.targets)[..., None])[..., 0]
+    _, result = one_step(make_model, batch, 2)
+    assert result.loss == pytest.approx((nll * torch.from_numpy(batch.weights)).sum().item(), rel=1e-4)
+    assert_close(result.nll, nll, atol=1e-4, rtol=1e-4)
+
+
+def test_a_weight_of_zero_contributes_nothing(make_model: MakeModel) -> None:
+    batch, other = some_batch(), some_batch()
+    for each in (batch, other):
+        each.weights[:, 5:15] = 0
+    other.targets[:, 5:15] = 7
+    model, result = one_step(make_model, batch, 2)
+    same, same_result = one_step(make_model, other, 2)
+    assert result.loss == same_result.loss
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), same.parameters(), strict=True))
+
+
+def test_the_norm_told_is_the_one_before_clipping(make_model: MakeModel) -> None:
+    _, loose = one_step(make_model, some_batch(), ROWS, clip=1e9)
+    _, tight = one_step(make_model, some_batch(), ROWS, clip=1e-4)
+    assert loose.grad_norm == tight.grad_norm > 1e-3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["loss", "gradient of one weight"])
+def test_what_is_not_finite_leaves_the_weights_untouched(make_model: MakeModel, value: float, where: str) -> None:
+    model, before, batch = make_model(), make_model(), some_batch()
+    optimizer = MuonAdamW(model, Rates(0.02, 0.05, 0.01, 0.005), torch.float32)
+    if where == "loss":
+        batch.weights[1, 3] = value
+    else:
+        model.norm.weight.register_hook(lambda gradient: gradient * value)
+    with pytest.raises(FloatingPointError):
+        training_step(model, optimizer, batch, 1.0, 1.0, 2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(not tensor.any() for state in optimizer.state.values() for tensor in state.values())
+
+
+# -- metrics -------------------------------------------------------------------------------------------------
+
+
+def test_metrics_beyond_the_step_and_torn_lines_are_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "base" / "metrics.jsonl"
+    first = Metrics(path, 0, main=True)
+    for step in range(5):
+        first.write(step=step, loss=1 / 3)
+        if step % 2 == 0:
+            first.write(step=step, val_bpb=2.0)
+    with path.open("a") as file:
+        file.write('{"step": 5, "lo')
+    assert [line["step"] for line in read_metrics(path)] == [0, 0, 1, 2, 2, 3, 4, 4]
+
+    again = Metrics(path, 3, main=True)
+    assert again.evaluated == {0, 2}
+    again.write(step=4, loss=0.5)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 0, 1, 2, 2, 3, 4]
+    assert read_metrics(path)[-1] == {"step": 4, "loss": 0.5}
+    assert [p.name for p in path.parent.iterdir()] == ["metrics.jsonl"]
+
+
+def test_metrics_that_are_not_there_are_empty(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_another_rank_writes_no_metrics(tmp_path: Path) -> None:
+    Metrics(tmp_path / "metrics.jsonl", 0, main=False).write(step=1)
+    assert not list(tmp_path.iterdir())
+
+
+# -- a whole phase, stopped and taken up again ---------------------------------------------------------------
+
+STEPS = 7
+SETTINGS: dict[str, Any] = {
+    "batch_tokens": ROWS * T,
+    "sequence": T,
+    "micro_batch": 2,
+    "muon_lr": 0.02,
+    "embedding_lr": 0.05,
+    "head_lr": 0.01,
+    "warmup": 0.2,
+    "checkpoint_every": 3,
+}
+TIMES = ("seconds", "tokens_per_second", "utilisation")
+
+
+class Interrupted:
+    """A loader that has something happen while it fetches its n-th batch."""
+
+    def __init__(self, loader: Loader, n: int, what: Callable[[], None]) -> None:
+        self.loader, self.n, self.what = loader, n, what
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def next_batch(self) -> Batch | None:
+        self.n -= 1
+        if self.n == 0:
+            self.what()
+        return self.loader.next_batch()
+
+
+def killed() -> None:
+    raise MemoryError("killed")
+
+
+def send(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.fixture(autouse=True)
+def _a_known_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "matmul_ceiling", lambda device, dtype: 1e12)
+
+
+@pytest.fixture(params=["text", "chat"])
+def make_loader(request: pytest.FixtureRequest, tokenizer: Tokenizer, tmp_path: Path) -> Callable[[], Loader]:
+    if request.param == "chat":
+        chats = [render(built_in.chat_about_world("train", i), tokenizer) for i in range(24)]
+        return lambda: ChatLoader(chats, tokenizer.bos, ROWS, T)
+    texts = [built_in.document("train", i)[:60] for i in range(12)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    corpus, _ = open_corpus(str(tmp_path / "texts.jsonl"), seed=3)
+    return lambda: TextLoader(corpus, tokenizer, ROWS, T, STEPS)
+
+
+@pytest.fixture
+def run(make_model: MakeModel, tokenizer: Tokenizer, make_loader: Callable[[], Loader], tmp_path: Path):  # type: ignore[no-untyped-def]
+    """run(name, n, what): trains the phase of that name from where it is, and something happens at batch n."""
+
+    def run(name: str, n: int = 0, what: Callable[[], None] = killed, evaluate: Any = None) -> TrainState:
+        state = TrainState(make_model(dtype=world().dtype), tokenizer, Training(**SETTINGS), tmp_path / name)
+        evaluate = evaluate or (lambda model: model.lm_head.weight.square().mean().item())
+        train(state, Interrupted(make_loader(), n, what), evaluate, eval_every=2)
+        return state
+
+    return run
+
+
+def weights(phase: Path) -> bytes:
+    folder = checkpoint.latest(phase)
+    assert folder is not None
+    return (folder / "model.safetensors").read_bytes()
+
+
+def metrics(phase: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(phase / "metrics.jsonl")]
+
+
+def test_a_phase_trains_to_its_end_and_then_does_nothing(run, tmp_path: Path, make_model: MakeModel) -> None:  # type: ignore[no-untyped-def]
+    state = run("base")
+    assert state.step >= 5
+    assert checkpoint.latest(tmp_path / "base") == tmp_path / "base" / f"step_{state.step:06d}"
+    lines = metrics(tmp_path / "base")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, state.step + 1))
+    evaluated = [line["step"] for line in lines if "val_bpb" in line]
+    assert evaluated == sorted({*range(0, state.step, 2), state.step})
+    assert lines[-1]["tokens"] == state.step * ROWS * T
+    assert [line["progress"] for line in lines if "loss" in line][-1] == 1.0
+    assert any(not torch.equal(a, b) for a, b in zip(state.model.parameters(), make_model().parameters(), strict=True))
+
+    before = weights(tmp_path / "base")
+    again = run("base", 1, lambda: None)
+    assert (again.step, weights(tmp_path / "base"), metrics(tmp_path / "base")) == (state.step, before, lines)
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_after_every_step_it_ends_the_same(run, tmp_path: Path, number: int, exit_code: int) -> None:  # type: ignore[no-untyped-def]
+    whole = run("whole")
+    steps = 0
+    while True:
+        try:
+            run("stopped", 1, send(number))
+            break
+        except Stopped as stopped:
+            assert stopped.exit_code == exit_code
+            steps += 1
+            folder = checkpoint.latest(tmp_path / "stopped")
+            assert folder is not None and checkpoint.step_of(folder) == steps
+    assert steps == whole.step
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_killed_between_checkpoints_it_ends_the_same(run, tmp_path: Path, n: int) -> None:  # type: ignore[no-untyped-def]
+    run("whole")
+    with pytest.raises(MemoryError):
+        run("killed", n)
+    run("killed")
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+
+
+def test_stopped_in_an_evaluation_it_ends_the_same(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    def evaluate(model: Transformer) -> float:
+        if len(read_metrics(tmp_path / "stopped" / "metrics.jsonl")) == 3:  # of step 2
+            os.kill(os.getpid(), signal.SIGTERM)
+        return model.lm_head.weight.square().mean().item()
+
+    run("whole")
+    with pytest.raises(Stopped):
+        run("stopped", evaluate=evaluate)
+    run("stopped")
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+def test_a_damaged_last_checkpoint_is_made_again(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    run("whole")
+    run("again")
+    folder = checkpoint.latest(tmp_path / "again")
+    assert folder is not None
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1])
+    run("again")
+    assert weights(tmp_path / "again") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "again") == metrics(tmp_path / "whole")
+
+
+def test_handlers_of_signals_are_given_back(run) -> None:  # type: ignore[no-untyped-def]
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        run("stopped", 2, send(signal.SIGTERM))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_second_signal_stops_at_once(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", 2, twice)
+    assert checkpoint.latest(tmp_path / "stopped") is None
+
+
+def test_a_loss_that_is_no_number_names_phase_and_step(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    def evaluate(model: Transformer) -> float:
+        if len(read_metrics(tmp_path / "mid" / "metrics.jsonl")) == 3:  # of step 2
+            with torch.no_grad():
+                model.norm.weight[0] = float("nan")
+        return 1.0
+
+    with pytest.raises(UserError, match=r"mid, step 3: .*nan"):
+        run("mid", evaluate=evaluate)
