@@ -22,6 +22,7 @@ app = App(
     version=__version__,
     help="Train a chat model of your own, end to end, and put it to work.",
     help_epilogue="Errors are two lines; --debug shows where they come from. Runs live in runs/ (LANBOT_RUNS).",
+    suppress_keyboard_interrupt=False,  # main says what became of the run
 )
 data = App(name="data", help="Look at the data of a task.")
 runs = App(name="runs", help="The runs here: list them, delete one.")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lanbot.cli import main, parse_overrides
-from lanbot.errors import UserError
+from lanbot.errors import UsageError
 from lanbot.phases import pipeline
 from lanbot.recipe import load
 from lanbot.run import Run
@@ -66,6 +66,8 @@ def made(name: str = "smoke") -> Run:
         ["nope"],
         ["--nope"],
         ["run"],
+        ["run", "smoke", "stray"],
+        ["run", "smoke", "--base.tokens"],
         ["runs", "--nope"],
         ["data", "nope"],
         ["chat"],
@@ -79,8 +81,9 @@ def made(name: str = "smoke") -> Run:
 def test_wrong_usage_exits_2_and_says_why(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(*arguments) == 2
     captured = capsys.readouterr()
-    assert "Error" in captured.out + captured.err
-    assert "Traceback" not in captured.out + captured.err
+    said = captured.out + captured.err
+    assert "Error" in said or said.startswith("lanbot: ")
+    assert "Traceback" not in said
 
 
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:
@@ -101,7 +104,7 @@ def test_overrides_are_told_apart_from_their_values() -> None:
     }
     assert parse_overrides(("--base.batch-tokens", "3")) == {"base.batch_tokens": "3"}
     for wrong in (("base.tokens", "3"), ("--",), ("--base.tokens",)):
-        with pytest.raises(UserError):
+        with pytest.raises(UsageError):
             parse_overrides(wrong)
 
 
@@ -119,9 +122,7 @@ def test_run_of_an_unknown_recipe(capsys: pytest.CaptureFixture[str], place: Pat
     [
         ("--base.tokns 3", "Did you mean tokens?"),
         ("--base.tokens many", "--base.tokens must be a whole number"),
-        ("--base.tokens", "--base.tokens: no value"),
         ("--base.tokens 0", "base.tokens = 0"),
-        ("stray", "stray: not expected here"),
         ("--mirror nowhere", "nowhere: no such folder"),
     ],
 )
@@ -161,13 +162,13 @@ def test_a_run_of_another_recipe_is_refused(capsys: pytest.CaptureFixture[str]) 
 def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(pipeline, "execute", lambda run, phases: os.kill(os.getpid(), signal.SIGINT))
     assert exit_code("run", "smoke") == 130
-    assert "Traceback" not in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("lanbot: stopped; what was saved is whole")
 
 
 def test_sigterm_exits_143(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(pipeline, "execute", lambda run, phases: os.kill(os.getpid(), signal.SIGTERM))
     assert exit_code("run", "smoke") == 143
-    assert "Traceback" not in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("lanbot: stopped; what was saved is whole")
 
 
 def test_an_error_of_lanbots_own_is_two_lines_and_with_debug_a_traceback(

@@ -71,7 +71,9 @@ def test_hostile_text_comes_back_and_stays_text(both: Both, name: str) -> None:
 @given(
     st.one_of(
         st.text(),
-        st.lists(st.sampled_from([*SPECIAL_TOKENS, " ", "\r\n", "'LL", "12345", "e", "\u0301", "the", "."])).map("".join),
+        st.lists(st.sampled_from([*SPECIAL_TOKENS, " ", "\r\n", "'LL", "12345", "e", "\u0301", "the", "."])).map(
+            "".join
+        ),
     )
 )
 @settings(max_examples=150, deadline=None)
@@ -202,11 +204,11 @@ def test_transformers_renders_a_chat_to_the_same_ids(tokenizer: Tokenizer, auto_
 
 
 @pytest.mark.parametrize("chat", CHATS, ids=["strings", "parts"])
-def test_transformers_renders_a_prompt_to_the_same_ids(tokenizer: Tokenizer, auto_tokenizer, chat: Conversation) -> None:  # type: ignore[no-untyped-def]
+def test_transformers_renders_a_prompt_to_the_same_ids(
+    tokenizer: Tokenizer, auto_tokenizer, chat: Conversation
+) -> None:  # type: ignore[no-untyped-def]
     prompt = chat["messages"][:-1]
-    theirs = auto_tokenizer.apply_chat_template(
-        prompt, tokenize=True, add_generation_prompt=True, return_dict=False
-    )
+    theirs = auto_tokenizer.apply_chat_template(prompt, tokenize=True, add_generation_prompt=True, return_dict=False)
     assert theirs == render_prompt(prompt, tokenizer)
 
 

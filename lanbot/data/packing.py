@@ -22,6 +22,10 @@ class Batch:
     def rows(self, index: slice) -> "Batch":
         return Batch(self.ids[index], self.targets[index], self.weights[index], self.documents[index])
 
+    def scaled(self, factor: float) -> "Batch":
+        """The same batch with its weights multiplied."""
+        return Batch(self.ids, self.targets, self.weights * np.float32(factor), self.documents)
+
     def __len__(self) -> int:
         return len(self.ids)
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lanbot.errors import UserError
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -14,6 +16,12 @@ class Sampling:
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.temperature < 0 or (self.top_k is not None and self.top_k < 1):
+            raise UserError(f"{self}: out of range", "max_tokens and top_k are 1 or more, temperature 0 or more.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top_p = {self.top_p}: out of range", "It is above 0 and at most 1.")
 
 
 def sample(logits_BV: Tensor, sampling: Sampling, draws_B: Tensor) -> Tensor:

@@ -17,18 +17,16 @@ from lanbot.console import Progress, duration, say
 from lanbot.data.packing import Batch
 from lanbot.engine.engine import Completion, Engine
 from lanbot.engine.sampling import Sampling
-from lanbot.errors import UserError
 from lanbot.evals.chat import pass_at_k
 from lanbot.phases.chat import start_from
 from lanbot.recipe import RL
 from lanbot.run import Run, write_atomic
 from lanbot.tasks.mixture import Mixture, make_task, sample_rows
 from lanbot.tasks.task import Setting, Task
-from lanbot.training import memory
 from lanbot.training.parallel import World, sum_over_ranks, world
 from lanbot.training.schedule import wsd
 from lanbot.training.signals import StopSignals
-from lanbot.training.trainer import StepResult, TrainState, training_step
+from lanbot.training.trainer import TrainState
 
 PASS_K = 8
 
@@ -54,12 +52,15 @@ def train_rl(run: Run) -> None:
             began = time.monotonic()
             engine.refresh()
             groups = roll_out(engine, questions, settings, state.step, run.recipe.seed, place)
-            batch = policy_batch(informative(groups), state.tokenizer.bos)
-            sampled_tokens = sum_over_ranks(float((batch.weights != 0).sum()))
-            batch.weights[...] /= max(1.0, sampled_tokens)
+            kept = informative(groups)
+            batch = policy_batch(kept, state.tokenizer.bos)
+            sampled_tokens = int(sum_over_ranks(sum(sum(r.completion.sampled) for r in kept)))
             scale = wsd(state.step / settings.steps, settings.warmup, settings.decay)
-            result = update(state, settings, batch, scale) if sampled_tokens else None
-            state.step += 1
+            result = None
+            if sampled_tokens:
+                result = state.update(batch.scaled(1 / sampled_tokens), scale)
+            else:  # every group's rewards are equal: there is nothing to learn from this step
+                state.step += 1
             seconds = time.monotonic() - began
             state.seconds += seconds
             figures = {"step_seconds": seconds, "lr_scale": scale, "sampled_tokens": sampled_tokens}
@@ -74,17 +75,6 @@ def train_rl(run: Run) -> None:
     state.save({})
     engine.refresh()
     measure(run, engine, "after")
-
-
-def update(state: TrainState, settings: RL, batch: Batch, scale: float) -> StepResult:
-    micro_batch = settings.micro_batch or memory.micro_batch(state.model.config, max(1, len(batch)), batch.ids.shape[1])
-    try:
-        return training_step(state.model, state.optimizer, batch, scale, settings.clip, micro_batch)
-    except FloatingPointError as error:
-        raise UserError(
-            f"rl, step {state.step + 1:,}: {error}; the weights are as they were",
-            "Lower rl.lr_scale and run again under another --name.",
-        ) from None
 
 
 def informative(groups: list[list[Rollout]]) -> list[Rollout]:
@@ -184,8 +174,8 @@ def log(
     )  # fmt: skip
     left = duration(state.seconds / state.step * (settings.steps - state.step))
     return (
-        f"rl   {progress:>6.1%} | step {state.step:,} of {settings.steps:,} | reward {reward:.3f} | dropped {dropped:.0%}"
-        f" | {total['tokens'] / n:.0f} tokens an answer, {rate:,.0f} tok/s | {left} left"
+        f"rl   {progress:>6.1%} | step {state.step:,} of {settings.steps:,} | reward {reward:.3f}"
+        f" | dropped {dropped:.0%} | {total['tokens'] / n:.0f} tokens an answer, {rate:,.0f} tok/s | {left} left"
     )
 
 

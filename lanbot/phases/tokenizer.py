@@ -26,7 +26,7 @@ def train(run: Run) -> None:
     if parallel.world().main:
         corpus, validation = open_corpus(run.recipe.base.data, run.recipe.seed)
         texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
-        trained = tokenizers.train(texts, settings.vocab_size)
+        trained = tokenizers.train(_then_say(texts, "tokenizer: all read, merging"), settings.vocab_size)
         say(f"tokenizer done | {trained.vocab_size:,} tokens")
         trained.save(phase)
         rows = compression(trained, validation)
@@ -50,13 +50,14 @@ def compression(tokenizer: Tokenizer, validation: Corpus) -> list[tuple[str, int
 
 
 def _first(corpus: Corpus, chars: int) -> Iterator[str]:
-    return _take(corpus.once(), chars)
-
-
-def _take(texts: Iterable[str], chars: int) -> Iterator[str]:
-    """The first texts, the last one cut, of `chars` characters in all."""
-    for text in texts:
+    """The first texts of a corpus, the last one cut, of `chars` characters in all."""
+    for text in corpus.once():
         yield text[:chars]
         chars -= len(text)
         if chars <= 0:
             return
+
+
+def _then_say(texts: Iterable[str], line: str) -> Iterator[str]:
+    yield from texts
+    say(line)

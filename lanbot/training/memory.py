@@ -52,17 +52,14 @@ def activation_bytes(config: ModelConfig, rows: int, T: int) -> int:
     return 4 * rows * T * per_token + mask + 3 * 4 * 256 * config.vocab_size
 
 
-def micro_batch(config: ModelConfig, rows: int, T: int) -> int:
-    """The most rows of one forward pass that fit, of the `rows` that a rank has.
-
-    Raises UserError if the state and one row are more than there is.
-    """
+def micro_batch(config: ModelConfig, T: int) -> int:
+    """How many rows of T tokens one forward pass may have: as many as are of use, and fit; at least one."""
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     room = available() * 0.8 - state_bytes(config)
-    fits = min(rows, max(1, MICRO_BATCH_TOKENS[device] // T))
-    while fits > 1 and activation_bytes(config, fits, T) > room:
-        fits = (fits + 1) // 2
-    return max(1, fits)
+    rows = max(1, MICRO_BATCH_TOKENS[device] // T)
+    while rows > 1 and activation_bytes(config, rows, T) > room:
+        rows = (rows + 1) // 2
+    return rows
 
 
 def check(config: ModelConfig, T: int, what: str) -> None:

@@ -81,6 +81,10 @@ class TrainState:
         self.optimizer = MuonAdamW(model, rates, self.world.dtype)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.saved_step = -1
+        sequence = settings.sequence or model.config.context
+        rows = settings.micro_batch or memory.micro_batch(model.config, sequence)
+        self.micro_tokens = rows * sequence
+        """Tokens of one forward pass. Kept with the checkpoint: it decides in what order gradients are added up."""
 
     def resume(self) -> dict[str, Any] | None:
         """Takes up the phase's last whole checkpoint; returns its loader's state, None where there is none."""
@@ -91,6 +95,7 @@ class TrainState:
             self.model.load_state_dict(weights)
             progress = checkpoint.resume(folder, self.optimizer, self.world)
             self.step, self.tokens, self.seconds = progress["step"], progress["tokens"], progress["seconds"]
+            self.micro_tokens = progress["micro_tokens"]
             self.saved_step = self.step
             self.loader_state = progress["loader"]
             if self.world.main:
@@ -98,11 +103,30 @@ class TrainState:
         self.metrics = Metrics(self.phase / "metrics.jsonl", self.step, self.world.main)
         return self.loader_state
 
+    def update(self, batch: Batch, scale: float) -> StepResult:
+        """One training step on this rank's rows. Raises UserError if the loss is no number."""
+        micro_batch = max(1, self.micro_tokens // batch.ids.shape[1])
+        try:
+            result = training_step(self.model, self.optimizer, batch, scale, self.settings.clip, micro_batch)
+        except FloatingPointError as error:
+            raise UserError(
+                f"{self.phase.name}, step {self.step + 1:,}: {error}; the weights are as they were",
+                f"Lower {self.phase.name}.muon_lr and run again under another --name.",
+            ) from None
+        self.step += 1
+        return result
+
     def save(self, loader_state: dict[str, Any]) -> None:
         """A checkpoint of this step, unless it has one."""
         if self.saved_step == self.step:
             return
-        progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "loader": loader_state}
+        progress = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "micro_tokens": self.micro_tokens,
+            "loader": loader_state,
+        }
         checkpoint.save(self.phase, self.step, self.model, self.tokenizer, self.optimizer, progress, self.world)
         self.saved_step = self.step
 
@@ -152,11 +176,6 @@ def train(state: TrainState, loader: Loader, evaluate: Evaluate | None = None, e
     loader_state = state.resume()
     if loader_state is not None:
         loader.load_state(loader_state)
-    micro_batch = settings.micro_batch or memory.micro_batch(
-        state.model.config,
-        (settings.batch_tokens or 0) // (settings.sequence or 1) // place.size,
-        settings.sequence or 1,
-    )
     meter = Meter(state, loader)
     with StopSignals() as stop:
         while True:
@@ -166,17 +185,9 @@ def train(state: TrainState, loader: Loader, evaluate: Evaluate | None = None, e
             batch = loader.next_batch()
             if batch is None:
                 break
-            under_loss = max(1.0, float((batch.weights != 0).sum()))
+            tokens_under_loss = max(1, int((batch.weights != 0).sum()))
             mine = batch.rows(slice(place.rank, None, place.size))
-            mine.weights[...] /= under_loss
-            try:
-                result = training_step(state.model, state.optimizer, mine, scale, settings.clip, micro_batch)
-            except FloatingPointError as error:
-                raise UserError(
-                    f"{state.phase.name}, step {state.step + 1:,}: {error}; the weights are as they were",
-                    f"Lower {state.phase.name}.muon_lr and run again under another --name.",
-                ) from None
-            state.step += 1
+            result = state.update(mine.scaled(1 / tokens_under_loss), scale)
             meter.log(batch, result, scale)
             if state.step % settings.checkpoint_every == 0:
                 state.save(loader.state())

@@ -87,6 +87,14 @@ def test_the_seed_decides_the_samples(engine: Engine, prompts) -> None:  # type:
     assert all(a != b for a, b in zip(one, other, strict=True))
 
 
+def test_a_key_gives_a_prompt_its_draws_wherever_it_stands(engine: Engine, prompts) -> None:  # type: ignore[no-untyped-def]
+    keys = [f"row {i}" for i in range(len(prompts))]
+    forwards = ids_of(engine.generate(prompts, WARM, seed=1, keys=keys))
+    backwards = ids_of(engine.generate(prompts[::-1], WARM, seed=1, keys=keys[::-1]))
+    assert forwards == backwards[::-1]
+    assert forwards != ids_of(engine.generate(prompts, WARM, seed=1, keys=keys[::-1]))
+
+
 def test_the_same_prompt_twice_is_sampled_apart(engine: Engine, prompts) -> None:  # type: ignore[no-untyped-def]
     first, second = ids_of(engine.generate([prompts[0]] * 2, WARM))
     assert first != second
@@ -320,9 +328,7 @@ def test_top_k_keeps_the_k_likeliest_in_proportion() -> None:
     expected[[1, 4, 5, 0]] = 0
     got = frequencies(LOGITS, Sampling(temperature=1.0, top_k=4))
     assert torch.allclose(got, expected / expected.sum(), atol=2e-4)
-    assert torch.allclose(
-        frequencies(LOGITS, Sampling(temperature=1.0, top_k=99)), LOGITS.softmax(0), atol=2e-4
-    )
+    assert torch.allclose(frequencies(LOGITS, Sampling(temperature=1.0, top_k=99)), LOGITS.softmax(0), atol=2e-4)
 
 
 def test_top_p_keeps_the_fewest_that_hold_it_in_proportion() -> None:

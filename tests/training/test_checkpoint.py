@@ -42,23 +42,22 @@ def phase(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def save(make_model: MakeModel, tokenizer: Tokenizer, phase: Path) -> Save:
-    """save(step): a checkpoint after as many steps of training."""
+    """save(step): a checkpoint of that name; the model is trained on between them."""
     model, optimizer = fresh(make_model, dim=16, n_layers=1, mlp_dim=16)
-    done = [0]
 
     def save(step: int) -> Path:
-        train_a_little(model, optimizer, range(done[0], step))
-        done[0] = max(step, done[0])
+        train_a_little(model, optimizer, range(step, step + 1))
         return checkpoint.save(phase, step, model, tokenizer, optimizer, {"step": step}, world())
 
     return save
 
 
-def flip(path: Path, position: int, bits: int = 1) -> Iterator[None]:
+def flip(path: Path, position: int) -> Iterator[None]:
+    """The first step flips a bit of the file, the next flips it back."""
     content = bytearray(path.read_bytes())
-    content[position] ^= bits
+    content[position] ^= 1
     path.write_bytes(bytes(content))
-    content[position] ^= bits
+    content[position] ^= 1
     yield
     path.write_bytes(bytes(content))
 
@@ -145,12 +144,11 @@ def test_a_flipped_byte_is_found_and_the_checkpoint_before_is_taken(
     checkpoint.load(before, world())
 
 
-@pytest.mark.parametrize("bits", [0x01, 0x80])
-def test_a_flipped_byte_anywhere_in_the_manifest_is_found(save: Save, bits: int) -> None:
+def test_a_flipped_byte_anywhere_in_the_manifest_is_found(save: Save) -> None:
     folder = save(4)
     content = (folder / "manifest.json").read_bytes()
     for position in range(content.index(b'"files"'), len(content.rstrip())):
-        for _ in flip(folder / "manifest.json", position, bits):
+        for _ in flip(folder / "manifest.json", position):
             assert checkpoint.damage(folder), content[max(0, position - 20) : position + 5]
     assert checkpoint.damage(folder) is None
 
@@ -189,7 +187,10 @@ def test_a_checkpoint_is_kept_though_damaged_ones_are_later(save: Save, phase: P
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 FULL = {  # where it shows, and how each library tells it
-    "weights": ("save_model", SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")),
+    "weights": (
+        "save_model",
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ),
     "tokenizer": ("Tokenizer.save", Exception("No space left on device (os error 28)")),
     "trainer": ("os.fsync", NO_SPACE),
     "manifest": ("_digest", NO_SPACE),
@@ -216,14 +217,12 @@ def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(
     assert checkpoint.damage(save(4)) is None
 
 
-def test_another_error_of_the_system_is_told_as_it_is(
-    save: Save, phase: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_error_of_the_system_is_told_as_it_is(save: Save, phase: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "model.safetensors")
 
     monkeypatch.setattr(checkpoint, "save_model", fail)
-    with pytest.raises(UserError, match="cannot be saved, .*Permission denied"):
+    with pytest.raises(UserError, match=r"cannot be saved, .*Permission denied"):
         save(2)
     assert not list(phase.iterdir())
 

@@ -232,17 +232,12 @@ def test_a_phase_trains_to_its_end_and_then_does_nothing(run, tmp_path: Path, ma
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopped_after_every_step_it_ends_the_same(run, tmp_path: Path, number: int, exit_code: int) -> None:  # type: ignore[no-untyped-def]
     whole = run("whole")
-    steps = 0
-    while True:
-        try:
+    for step in range(1, whole.step + 1):
+        with pytest.raises(Stopped) as stopped:
             run("stopped", 1, send(number))
-            break
-        except Stopped as stopped:
-            assert stopped.exit_code == exit_code
-            steps += 1
-            folder = checkpoint.latest(tmp_path / "stopped")
-            assert folder is not None and checkpoint.step_of(folder) == steps
-    assert steps == whole.step
+        assert stopped.value.exit_code == exit_code
+        assert checkpoint.latest(tmp_path / "stopped") == tmp_path / "stopped" / f"step_{step:06d}"
+    run("stopped", 1, lambda: None)
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
 
