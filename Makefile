@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv, on a machine that has Python 3.11 or newer and make.
-# A smaller PyTorch without CUDA: make demo TORCH_INDEX=<the CPU index of PyTorch's install page>
+# A smaller PyTorch without CUDA: make demo TORCH_INDEX=<the CPU index of PyTorch's installation page>
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,13 +14,13 @@ demo: $(VENV)/.installed
 	$(BIN)/lanbot chat demo --ask "Who are you?" --ask "How many e are in cheese?" \
 		--ask "Nora has 14 apples. Ben gives her 27 more. How many apples does Nora have now?"
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(VENV)/.installed
+test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -29,6 +29,10 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'LanBot needs Python 3.11 or newer: make PYTHON=python3.12 ...')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.11,<2.14"
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 

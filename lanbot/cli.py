@@ -29,13 +29,15 @@ runs = App(name="runs", help="The runs here: list them, delete one.")
 app.command(data)
 app.command(runs)
 
+STOPPED = "stopped; what was saved is whole: run the same command again to go on"
+
 Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, help="Recipe keys: --base.tokens 1000000 --name x")]
 Mirror = Annotated[Path | None, Parameter(help="A folder that answers for the hub (or LANBOT_MIRROR).")]
 
 
 @app.command
 def init(path: Path = Path("lanbot.toml"), *, name: str = "", maker: str = "", personality: str = "") -> None:
-    """Ask who the bot is and write a recipe for it.
+    """Ask who the bot is and write a recipe for it; its run is named after the file.
 
     Parameters
     ----------
@@ -54,7 +56,7 @@ def init(path: Path = Path("lanbot.toml"), *, name: str = "", maker: str = "", p
     name = name.strip() or _ask("Its name", default.name)
     maker = maker or _ask("Who makes it (your name)", os.environ.get("USER", ""))
     personality = personality or _ask("Its personality, in a few words", default.personality)
-    folder = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-") or "bot"
+    folder = "".join(c if c.isalnum() or c in "-_" else "-" for c in path.stem.lower()).strip("-") or "bot"
     text = (recipe.SHIPPED / "demo.toml").read_text()
     _, _, tail = text.partition('name = "demo"')
     identity = "".join(
@@ -67,7 +69,7 @@ def init(path: Path = Path("lanbot.toml"), *, name: str = "", maker: str = "", p
     path.write_text(
         f"# {shown}'s recipe, after the demo's.\n" + f'name = "{folder}"' + before + "[identity]\n" + identity + after
     )
-    print(f"Wrote {path}. Next: lanbot run {path}")
+    print(f"Wrote {path}. Next: lanbot run {path}, then lanbot chat {folder}")
 
 
 def _ask(question: str, default: str) -> str:
@@ -106,8 +108,9 @@ def run(recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror =
         if parallel.world().main:
             Run.create(loaded)
         parallel.barrier()
-        pipeline.execute(made, phases)
-        if parallel.world().main and made.last_phase() not in (None, "tokenizer"):
+        did = pipeline.execute(made, phases)
+        reported = not did and (made.folder / "report.json").is_file()
+        if parallel.world().main and made.last_phase() not in (None, "tokenizer") and not reported:
             report.write(made)
             say(f"Report: {made.folder / 'report.md'}. Talk to it: lanbot chat {made.folder}")
     finally:
@@ -177,6 +180,9 @@ def chat(
             _turn(partner, request)
         except UserError as error:
             say(str(error))
+        except KeyboardInterrupt:
+            if not interactive:
+                raise
 
 
 @app.command
@@ -211,6 +217,8 @@ def evaluate(
     _mirror(mirror)
     from lanbot.phases import pipeline
 
+    if limit < 0:
+        raise UsageError(f"--limit {limit}: out of range", "It is 1 or more; left out, it is the recipe's.")
     made = _open(run)
     chosen = _phase(made, phase)
     names = tuple(name.strip() for name in tasks.split(",") if name.strip()) or made.recipe.evals.tasks
@@ -248,7 +256,11 @@ def list_runs() -> None:
 
     rows = []
     for folder in list_runs():
-        made = Run.open(str(folder))
+        try:
+            made = Run.open(str(folder))
+        except UserError as error:
+            rows.append((folder.name, error.problem, ""))
+            continue
         done = [phase for phase in PHASES if made.done(phase)]
         begun = [f"({phase})" for phase in PHASES if made.begun(phase) and phase not in done]
         rows.append((folder.name, " ".join(done + begun) or "nothing yet", size(made.size())))
@@ -359,6 +371,10 @@ def _open(name: str) -> "Run":
 
 
 def _phase(made: "Run", phase: str | None) -> str:
+    from lanbot.recipe import PHASES
+
+    if phase is not None and phase not in PHASES:
+        raise UsageError(f"--phase {phase}: no such phase", f"Phases: {', '.join(PHASES)}.")
     chosen = phase or made.last_phase()
     if chosen in (None, "tokenizer"):
         raise UserError(f"{made.folder}: no model yet", "Run its recipe first: lanbot run RECIPE.")
@@ -391,8 +407,10 @@ def _turn(worker: "Agent", request: str) -> None:
 
     forgotten = worker.forgotten
     stream = Stream(worker.engine.tokenizer, sys.stdout)
-    worker.turn(request, stream)
-    stream.close()
+    try:
+        worker.turn(request, stream)
+    finally:
+        stream.close()
     if worker.forgotten > forgotten:
         say("(The beginning of this conversation no longer fits into the context and was left out.)")
 
@@ -420,7 +438,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(stopped))
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
-        _fail("stopped; what was saved is whole: run the same command again to go on")
+        _fail(STOPPED if arguments[:1] == ["run"] else "stopped")
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -436,10 +454,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Stopped(143, "stopped; what was saved is whole: run the same command again to go on")
+    raise Stopped(143, STOPPED)
 
 
 def _fail(problem: str, remedy: str = "") -> None:
-    rank = os.environ.get("RANK", "0")
-    if rank == "0":
-        print(f"lanbot: {problem}" + (f"\n{remedy}" if remedy else ""), file=sys.stderr)
+    """Two lines on stderr. What one rank of several has to say is said with its number."""
+    rank = int(os.environ.get("RANK", "0"))
+    who = f"lanbot (rank {rank})" if rank else "lanbot"
+    print(f"{who}: {problem}" + (f"\n{remedy}" if remedy else ""), file=sys.stderr)

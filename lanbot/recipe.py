@@ -11,13 +11,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lanbot.errors import UserError
+from lanbot.errors import UsageError, UserError
 from lanbot.scaling import Shape, scale
 
 SHIPPED = Path(__file__).parent / "recipes"
 PHASES = ("tokenizer", "base", "mid", "sft", "rl")
 ALIASES = {"base.depth": "model.depth"}
 """Depth is the model's, but it is chosen where base training is: both spellings work on the command line."""
+
+
+RATES = ("muon_lr", "embedding_lr", "head_lr", "norm_lr")
+
+
+def _at_least_one(settings: Any, name: str) -> None:
+    value = getattr(settings, name)
+    _require(value is None or value >= 1, f"{name} = {value}; it must be 1 or more")
 
 
 def _require(good: bool, problem: str) -> None:
@@ -84,16 +92,12 @@ class ModelSettings:
 class Training:
     """What every phase that trains has. Rates are per step; fractions are of the phase."""
 
-    batch_tokens: int | None = None
-    """Tokens a step."""
-    sequence: int | None = None
-    """Tokens a row; the model's context if left out."""
     micro_batch: int | None = None
-    """Rows of one forward pass; chosen by the device if left out."""
+    """Rows of one forward pass; chosen by the machine's memory if left out."""
     muon_lr: float | None = None
     embedding_lr: float | None = None
     head_lr: float | None = None
-    norm_lr: float = 0.005
+    norm_lr: float | None = None
     weight_decay: float = 0.0
     warmup: float = 0.02
     decay: float = 0.5
@@ -103,10 +107,9 @@ class Training:
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("batch_tokens", "sequence", "micro_batch", "checkpoint_every"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"{name} = {value}; it must be 1 or more")
-        for name in ("muon_lr", "embedding_lr", "head_lr", "norm_lr", "weight_decay"):
+        for name in ("micro_batch", "checkpoint_every"):
+            _at_least_one(self, name)
+        for name in (*RATES, "weight_decay"):
             value = getattr(self, name)
             _require(value is None or 0 <= value < math.inf, f"{name} = {value}; it must be 0 or more")
         for name in ("warmup", "decay"):
@@ -119,17 +122,22 @@ class Training:
 class Base(Training):
     data: str = "builtin:world"
     """The corpus: hf:OWNER/NAME, a file, folder or glob (parquet, jsonl, jsonl.gz, txt), or builtin:world."""
+    skip_bad_rows: bool = False
+    """Leave broken rows of a jsonl corpus out, with a count, where otherwise the first one is an error."""
     tokens: int | None = None
     """How many tokens to train on; 20 for each matrix parameter if left out."""
+    batch_tokens: int | None = None
+    """Tokens a step."""
+    sequence: int | None = None
+    """Tokens a row; the model's context if left out."""
     eval_every: int = 100
     eval_tokens: int = 131_072
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(bool(self.data), "data is empty; name a corpus")
-        for name in ("tokens", "eval_every", "eval_tokens"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"{name} = {value}; it must be 1 or more")
+        for name in ("tokens", "batch_tokens", "sequence", "eval_every", "eval_tokens"):
+            _at_least_one(self, name)
 
 
 @dataclass(frozen=True)
@@ -151,49 +159,62 @@ class MixturePart:
 
 @dataclass(frozen=True)
 class ChatTraining(Training):
+    """Mid and SFT."""
+
     mixture: tuple[MixturePart, ...] = (MixturePart("identity", 1_000),)
     lr_scale: float = 1.0
     """The rates, as a fraction of base's."""
+    batch_tokens: int | None = None
+    """Tokens a step; base's if left out."""
+    sequence: int | None = None
+    """Tokens a row; the model's context if left out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(bool(self.mixture), "mixture is empty; give it at least one task")
         _require(self.lr_scale > 0, f"lr_scale = {self.lr_scale}; it must be positive")
+        for name in ("batch_tokens", "sequence"):
+            _at_least_one(self, name)
 
 
 @dataclass(frozen=True)
-class RL(ChatTraining):
+class RL(Training):
+    """Sampling is at temperature 1 from the whole vocabulary: anything else would not be on-policy."""
+
     mixture: tuple[MixturePart, ...] = (MixturePart("word_problems"),)
     lr_scale: float = 0.05
+    """The rates, as a fraction of base's."""
     steps: int = 50
     prompts: int = 16
     """Questions a step."""
     group_size: int = 8
     """Answers sampled for each question."""
     max_tokens: int = 128
-    temperature: float = 1.0
-    top_k: int | None = None
     eval_questions: int = 100
     """Questions asked for pass@1 and pass@8, before and after."""
     checkpoint_every: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(bool(self.mixture), "mixture is empty; give it at least one task")
+        _require(self.lr_scale > 0, f"lr_scale = {self.lr_scale}; it must be positive")
         for name in ("steps", "prompts", "max_tokens", "eval_questions"):
-            _require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}; it must be 1 or more")
+            _at_least_one(self, name)
         _require(self.group_size >= 2, f"group_size = {self.group_size}; a group is 2 answers or more")
-        _require(self.top_k is None or self.top_k >= 1, f"top_k = {self.top_k}; it must be 1 or more")
-        _require(self.temperature > 0, f"temperature = {self.temperature}; on-policy sampling needs one above 0")
 
 
 @dataclass(frozen=True)
 class Evals:
+    """What is measured after every phase, on held-out items."""
+
     tasks: tuple[str, ...] = ("identity", "word_problems", "simple_spelling:builtin", "spelling_bee:builtin")
     limit: int = 200
     """Items of each task."""
     max_tokens: int = 128
 
     def __post_init__(self) -> None:
+        names = [task.partition(":")[0] for task in self.tasks]
+        _require(len(set(names)) == len(names), f"tasks = {list(self.tasks)}; one of them is there twice")
         for name in ("limit", "max_tokens"):
             _require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}; it must be 1 or more")
 
@@ -248,8 +269,16 @@ class Recipe:
         _require((model.n_heads or 1) % (model.n_kv_heads or 1) == 0, "model.n_heads is no multiple of n_kv_heads")
         base = _fill(self.base, shape)
         base = replace(base, sequence=base.sequence or model.context)
-        mid, sft, rl = (self._rates_of(base, settings) for settings in (self.mid, self.sft, self.rl))
-        for phase, training in {"base": base, "mid": mid, "sft": sft, "rl": rl}.items():
+        mid, sft, rl = (_rates(base, settings) for settings in (self.mid, self.sft, self.rl))
+        mid, sft = (
+            replace(
+                settings,
+                batch_tokens=settings.batch_tokens or base.batch_tokens,
+                sequence=settings.sequence or model.context,
+            )
+            for settings in (mid, sft)
+        )
+        for phase, training in {"base": base, "mid": mid, "sft": sft}.items():
             _require(
                 training.sequence <= model.context,
                 f"{phase}.sequence = {training.sequence} is longer than model.context = {model.context}",
@@ -261,19 +290,11 @@ class Recipe:
             )
         return replace(self, model=model, base=base, mid=mid, sft=sft, rl=rl)
 
-    def _rates_of(self, base: Base, settings: Any) -> Any:
-        """A chat phase's settings: what is left out is base's, the rates times lr_scale."""
-        rates = {
-            name: getattr(base, name) * settings.lr_scale
-            for name in ("muon_lr", "embedding_lr", "head_lr")
-            if getattr(settings, name) is None
-        }
-        return replace(
-            settings,
-            batch_tokens=settings.batch_tokens or base.batch_tokens,
-            sequence=settings.sequence or self.model.context,
-            **rates,
-        )
+
+def _rates(base: Base, settings: Any) -> Any:
+    """A later phase's settings: a rate that is left out is base's times lr_scale."""
+    missing = {name: getattr(base, name) * settings.lr_scale for name in RATES if getattr(settings, name) is None}
+    return replace(settings, **missing)
 
 
 def _fill(settings: Any, shape: Shape) -> Any:
@@ -380,7 +401,7 @@ def _parse_override(cls: Any, key: str, text: str) -> Any:
         if name not in hints:
             prefix = ".".join(path[:i]) + ("." if i else "")
             near = _did_you_mean(name, list(hints))
-            raise UserError(f"--{key}: unknown key {prefix}{name}.{near}", f"Keys here: {', '.join(hints)}.")
+            raise UsageError(f"--{key}: unknown key {prefix}{name}.{near}", f"Keys here: {', '.join(hints)}.")
         kind = hints[name]
     if isinstance(kind, types.UnionType):
         kind = typing.get_args(kind)[0]
@@ -392,8 +413,8 @@ def _parse_override(cls: Any, key: str, text: str) -> Any:
         if kind in (int, float, str):
             return kind(text)
     except ValueError:
-        raise UserError(f"--{key} must be {_a(kind)}, not {text!r}", "Mend the value.") from None
-    raise UserError(f"--{key} cannot be set to {text!r} on the command line", "Write it in the recipe's file.")
+        raise UsageError(f"--{key} must be {_a(kind)}, not {text!r}", "Mend the value.") from None
+    raise UsageError(f"--{key} cannot be set to {text!r} on the command line", "Write it in the recipe's file.")
 
 
 # -- writing -----------------------------------------------------------------------------------------------

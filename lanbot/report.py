@@ -19,11 +19,11 @@ def collect(run: Run) -> dict[str, Any]:
         phase: {**result["training"], "val_bpb": result["val_bpb"], "checkpoint": result["checkpoint"]}
         for phase, result in results.items()
     }
-    prompts = [sample["prompt"] for sample in next(iter(results.values()), {"samples": []})["samples"]]
-    changed = [
-        {"prompt": prompt, "answers": {phase: result["samples"][i]["answer"] for phase, result in results.items()}}
-        for i, prompt in enumerate(prompts)
-    ]
+    answers: dict[str, dict[str, str]] = {}
+    for phase, result in results.items():
+        for sample in result["samples"]:
+            answers.setdefault(sample["prompt"], {})[phase] = sample["answer"]
+    changed = [{"prompt": prompt, "answers": by_phase} for prompt, by_phase in answers.items()]
     return {
         "name": run.recipe.name,
         "identity": run.recipe.identity.name,

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,17 @@ from lanbot import recipe as recipes
 from lanbot.errors import UserError
 from lanbot.recipe import PHASES, Recipe
 
-SECTIONS = {
-    "tokenizer": ("seed", "tokenizer"),
+MADE_BY = {
+    "tokenizer": ("seed", "tokenizer", "base.data"),
     "base": ("model", "base"),
     "mid": ("identity", "mid"),
     "sft": ("identity", "sft"),
     "rl": ("identity", "rl"),
 }
 """What of the recipe each phase was made by: it may change only until that phase has begun."""
+
+OPERATIONAL = ("checkpoint_every", "eval_every", "micro_batch")
+"""These may change at any time: they do not say what is trained."""
 
 
 def runs_root() -> Path:
@@ -102,17 +105,25 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def _same(before: Recipe, now: Recipe, phase: str, folder: Path) -> None:
-    for section in SECTIONS[phase]:
-        old, new = getattr(before, section), getattr(now, section)
-        if old == new:
-            continue
-        if hasattr(old, "__dataclass_fields__"):
-            key = next(k for k in old.__dataclass_fields__ if getattr(old, k) != getattr(new, k))
-            section, old, new = f"{section}.{key}", getattr(old, key), getattr(new, key)
-        raise UserError(
-            f"{folder} is of another recipe: its {phase} was made with {section} = {_short(old)}, not {_short(new)}",
-            f"Choose another --name, or begin anew: lanbot runs delete {folder.name}",
-        )
+    for key in MADE_BY[phase]:
+        old, new = _settings(before, key), _settings(now, key)
+        for name in old:
+            if old[name] != new[name] and name.rpartition(".")[2] not in OPERATIONAL:
+                raise UserError(
+                    f"{folder} is of another recipe: its {phase} was made with {name} = {_short(old[name])}, "
+                    f"not {_short(new[name])}",
+                    f"Choose another --name, or begin anew: lanbot runs delete {folder.name}",
+                )
+
+
+def _settings(recipe: Recipe, path: str) -> dict[str, object]:
+    """A section's values by their full keys, or the one value of a key."""
+    value: Any = recipe
+    for name in path.split("."):
+        value = getattr(value, name)
+    if is_dataclass(value):
+        return {f"{path}.{field.name}": getattr(value, field.name) for field in fields(value)}
+    return {path: value}
 
 
 def _short(value: object) -> str:

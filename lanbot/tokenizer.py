@@ -1,7 +1,7 @@
 """The tokenizer: byte-level BPE. rustbpe trains it, tiktoken runs it, tokenizer.json carries it elsewhere."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -67,9 +67,6 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         return self.encoding.encode_ordinary(text)
-
-    def encode_batch(self, texts: Sequence[str], threads: int = 2) -> list[list[int]]:
-        return self.encoding.encode_ordinary_batch(list(texts), num_threads=threads)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens spelled out, broken UTF-8 replaced."""

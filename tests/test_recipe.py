@@ -111,8 +111,9 @@ def test_a_wrong_type_is_named(text: str, key: str, wanted: str, tmp_path: Path)
         ),
         ("[sft]\nlr_scale = 0", "sft.lr_scale"),
         ("[rl]\ngroup_size = 1", "rl.group_size"),
-        ("[rl]\ntemperature = 0", "rl.temperature"),
-        ("[rl]\ntop_k = 0", "rl.top_k"),
+        ("[rl]\nsteps = 0", "rl.steps"),
+        ("[base]\nsequence = 0", "base.sequence"),
+        ("[evals]\ntasks = ['identity', 'identity']", "evals.tasks"),
         ("[evals]\nlimit = 0", "evals.limit"),
         ("[agent]\nmax_steps = 0", "agent.max_steps"),
         ("[identity]\nname = ' '", "identity.name"),
@@ -166,10 +167,10 @@ def test_overrides_are_read_by_the_type_of_their_key() -> None:
             "model.tie_embeddings": "true",
             "evals.tasks": "identity, word_problems",
             "identity.personality": "quotes \" and 'commas', too",
-            "rl.top_k": "5",
+            "rl.steps": "5",
         },
     )
-    assert (recipe.name, recipe.seed, recipe.base.tokens, recipe.rl.top_k) == ("other", 7, 2048, 5)
+    assert (recipe.name, recipe.seed, recipe.base.tokens, recipe.rl.steps) == ("other", 7, 2048, 5)
     assert (recipe.base.clip, recipe.base.norm_lr) == (2.0, 0.001)
     assert recipe.model.tie_embeddings is True
     assert recipe.evals.tasks == ("identity", "word_problems")

@@ -86,11 +86,6 @@ def test_any_text_has_the_same_ids_and_comes_back(both: Both, any_text: str) -> 
     assert ours.token_bytes()[ids].sum() == len(any_text.encode())
 
 
-def test_a_batch_is_encoded_as_its_texts(both: Both) -> None:
-    ours, _ = both
-    assert ours.encode_batch(list(HOSTILE.values())) == [ours.encode(text) for text in HOSTILE.values()]
-
-
 def test_merges_are_used(tokenizer: Tokenizer) -> None:
     text = world.document("test", 3)
     assert len(tokenizer.encode(text)) < 0.7 * len(text.encode())

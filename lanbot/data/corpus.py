@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lanbot.console import say
 from lanbot.data import hub, world
 from lanbot.errors import UserError
 
@@ -75,7 +76,7 @@ class Corpus:
             yield document
 
 
-def open_corpus(source: str, seed: int) -> tuple[Corpus, Corpus]:
+def open_corpus(source: str, seed: int, skip_bad_rows: bool = False) -> tuple[Corpus, Corpus]:
     """(train, validation) of a source. Validation is the last file, or of a single file its last chunk.
 
     source: hf:OWNER/NAME, a path (file, folder or glob), or builtin:world.
@@ -89,7 +90,7 @@ def open_corpus(source: str, seed: int) -> tuple[Corpus, Corpus]:
             Corpus([("test", _world_chunks("test"))], None),
         )
     paths = _paths(source)
-    files: list[tuple[str, Chunks]] = [(path.name, _reader(path)) for path in paths]
+    files: list[tuple[str, Chunks]] = [(path.name, _reader(path, skip_bad_rows)) for path in paths]
     if len(files) > 1:
         return Corpus(files[:-1], seed), Corpus(files[-1:], None)
     return _split(paths[0], files[0], seed)
@@ -135,11 +136,11 @@ def _paths(source: str) -> list[Path]:
 # -- readers -----------------------------------------------------------------------------------------------
 
 
-def _reader(path: Path) -> Chunks:
+def _reader(path: Path, skip_bad_rows: bool) -> Chunks:
     if path.suffix == ".parquet":
         return lambda start: _parquet_chunks(path, start)
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return lambda start: _skip(_grouped(_jsonl_texts(path)), start)
+        return lambda start: _skip(_grouped(_jsonl_texts(path, skip_bad_rows)), start)
     if path.suffix == ".txt":
         return lambda start: _skip(_grouped(_txt_pieces(path)), start)
     raise UserError(f"{path}: not a kind of file that LanBot reads", f"It reads {', '.join(EXTENSIONS)}.")
@@ -163,13 +164,19 @@ def _parquet_chunks(path: Path, start: int) -> Iterator[list[str]]:
         raise UserError(f"{path}: cannot be read as parquet ({error})", "Fetch the file again.") from None
 
 
-def _jsonl_texts(path: Path) -> Iterator[str]:
-    for number, row in hub.read_jsonl(path):
+def _jsonl_texts(path: Path, skip_bad_rows: bool) -> Iterator[str]:
+    broken: list[str] = []
+    for number, row in hub.read_jsonl(path, broken if skip_bad_rows else None):
         text = row.get("text") if isinstance(row, dict) else None
         if not isinstance(text, str):
-            raise UserError(f"{path}, line {number}: no 'text' in the row", 'A row is {"text": "..."}.')
-        if text:
+            problem = f"{path}, line {number}: no 'text' in the row"
+            if not skip_bad_rows:
+                raise UserError(problem, 'A row is {"text": "..."}. ' + hub.SKIP)
+            broken.append(problem)
+        elif text:
             yield text
+    if broken:
+        say(f"{path}: {len(broken):,} broken rows skipped; first: {broken[0]}")
 
 
 def _txt_pieces(path: Path) -> Iterator[str]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from lanbot.errors import UserError
 
+SKIP = "Mend the line; in a mixture's part or in [base], skip_bad_rows = true leaves broken rows out."
+
 
 def mirror() -> Path | None:
     """The folder that answers for the hub: $LANBOT_MIRROR, which --mirror sets."""
@@ -48,7 +50,7 @@ def read_jsonl(path: Path, bad_rows: list[str] | None = None) -> Iterator[tuple[
                 except (ValueError, RecursionError) as error:
                     problem = f"{path}, line {number}: not JSON ({error})"
                     if bad_rows is None:
-                        raise UserError(problem, "Mend the line, or set skip_bad_rows = true.") from None
+                        raise UserError(problem, SKIP) from None
                     bad_rows.append(problem)
                     continue
                 yield number, row

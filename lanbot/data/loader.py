@@ -85,7 +85,7 @@ class ChatLoader:
         self.next: int = state["next"]
         self.truncated: int = state["truncated"]
         self.dropped: int = state["dropped"]
-        self.buffer: list[tuple[int, Rendered]] = [(i, self._fitted(i)) for i in state["buffer"]]
+        self.buffer: list[tuple[int, Rendered]] = [(i, self._cut(*self.conversations[i])) for i in state["buffer"]]
 
     def state(self) -> dict[str, Any]:
         buffer = [i for i, _ in self.buffer]
@@ -116,13 +116,12 @@ class ChatLoader:
     def _refill(self) -> None:
         while len(self.buffer) < BUFFER and self.next < len(self.conversations):
             i, self.next = self.next, self.next + 1
-            ids, mask = self._fitted(i)
-            self.truncated += len(self.conversations[i][0]) > self.T + 1
-            if any(mask):
-                self.buffer.append((i, (ids, mask)))
+            ids, mask = self.conversations[i]
+            self.truncated += len(ids) > self.T + 1
+            if any(mask[: self.T + 1]):
+                self.buffer.append((i, self._cut(ids, mask)))
             else:
                 self.dropped += 1
 
-    def _fitted(self, i: int) -> Rendered:
-        ids, mask = self.conversations[i]
+    def _cut(self, ids: list[int], mask: list[int]) -> Rendered:
         return ids[: self.T + 1], mask[: self.T + 1]

@@ -19,6 +19,7 @@ from lanbot.model.kv_cache import KVCache
 from lanbot.model.transformer import Transformer
 from lanbot.tokenizer import Tokenizer
 from lanbot.tools.expression import answer
+from lanbot.training import memory
 
 Tool = Callable[[str], str]
 OnToken = Callable[[int, int], None]
@@ -97,8 +98,8 @@ class Engine:
             for i, p in enumerate(prompts)
         ]
         waiting = deque(requests)
-        slots: list[_Request | None] = [None] * min(SLOTS[self.device.type], len(requests))
         longest = max((len(r.completion.prompt) + r.limit for r in requests), default=0)
+        slots: list[_Request | None] = [None] * min(self._slots(longest), len(requests))
         cache = KVCache(self.model.config, len(slots), longest, self.model.dtype, self.device)
         logits = torch.zeros(len(slots), self.model.config.vocab_size, device=self.device)
         while True:
@@ -118,6 +119,12 @@ class Engine:
             tokens = self._choose(slots, logits, sampling, on_token)
             if any(slots):
                 logits = self._decode(cache, slots, tokens)
+
+    def _slots(self, longest: int) -> int:
+        """How many conversations of `longest` tokens to hold at the same time: a quarter of the memory at most."""
+        config = self.model.config
+        held = 2 * config.n_layers * config.n_kv_heads * config.head_dim * longest * self.model.dtype.itemsize
+        return max(1, min(SLOTS[self.device.type], memory.total() // 4 // max(1, held)))
 
     def _prefill(self, cache: KVCache, requests: list[_Request], slots: list[int]) -> torch.Tensor:
         """The logits (rows, V) after each prompt, whose keys and values now are in its slot."""

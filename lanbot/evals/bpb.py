@@ -41,5 +41,5 @@ class Validation:
             targets = torch.from_numpy(rows.targets).to(place.device)
             text = torch.from_numpy(self.bytes_of[rows.targets] > 0).to(place.device)
             _, nll = weighted_nll(model(ids, documents), model.lm_head.weight, targets, text.float())
-            nats += nll[text].double().sum().item()
+            nats += nll[text].cpu().double().sum().item()
         return sum_over_ranks(nats) / math.log(2) / int(self.bytes_of[self.batch.targets].sum())

@@ -47,7 +47,8 @@ class Score:
 def evaluate(engine: Engine, task: Task, name: str, limit: int, max_tokens: int, seed: int = 0) -> Score:
     """The score on `limit` rows of a task's split, a seeded sample. All ranks share the work and get the score.
 
-    A row whose prompt is longer than the context counts as wrong.
+    A prompt longer than the context is cut on the left where a letter is chosen; where an answer is generated
+    there is no room for one, and the row counts as wrong.
     """
     if task.kind == "chat":
         raise ValueError(f"{name} is for training only")
@@ -76,18 +77,15 @@ def pass_at_k(
     numbers = range(len(items))[place.rank :: place.size]
     mine = [items[i] for i in numbers]
     keys = [f"pass/{i}/{j}" for i in numbers for j in range(k)]
-    prompts = [prompt_of(task.conversation(row), engine.tokenizer) for task, row in mine for _ in range(k)]
-    counter = Counter(label, len(prompts))
-    completions = []
-    for start in range(0, len(prompts), GENERATE_BATCH):
-        batch = slice(start, start + GENERATE_BATCH)
-        completions += engine.generate(prompts[batch], Sampling(max_tokens, temperature), seed, keys=keys[batch])
-        counter(len(completions))
-    right = [
-        task.check(row, parse(completions[i * k + j].ids, engine.tokenizer))
-        for i, (task, row) in enumerate(mine)
-        for j in range(k)
-    ]
+    answers = _answers(
+        engine,
+        [item for item in mine for _ in range(k)],
+        Sampling(max_tokens, temperature),
+        Counter(label, len(mine) * k),
+        seed,
+        keys,
+    )
+    right = [answer is not None and mine[i // k][0].check(mine[i // k][1], answer) for i, answer in enumerate(answers)]
     means = gather([sum(right[i * k : i * k + k]) / k for i in range(len(mine))])
     n, mean = len(means), sum(means) / max(1, len(means))
     error = math.sqrt(sum((m - mean) ** 2 for m in means) / max(1, n - 1) / max(1, n))
@@ -117,19 +115,31 @@ Told = Callable[[int], None]
 
 
 def _generate(engine: Engine, task: Task, rows: Sequence[int], max_tokens: int, told: Told) -> list[bool]:
-    context = engine.model.config.context
-    right: list[bool] = []
-    for start in range(0, len(rows), GENERATE_BATCH):
-        batch = rows[start : start + GENERATE_BATCH]
-        prompts = [prompt_of(task.conversation(row), engine.tokenizer) for row in batch]
-        fits = [i for i, prompt in enumerate(prompts) if len(prompt) < context]
-        answers = engine.generate([prompts[i] for i in fits], Sampling(max_tokens=max_tokens))
-        verdicts = dict.fromkeys(range(len(batch)), False)
-        for i, completion in zip(fits, answers, strict=True):
-            verdicts[i] = task.check(batch[i], parse(completion.ids, engine.tokenizer))
-        right += verdicts.values()
-        told(len(right))
-    return right
+    answers = _answers(engine, [(task, row) for row in rows], Sampling(max_tokens), told)
+    return [answer is not None and task.check(row, answer) for row, answer in zip(rows, answers, strict=True)]
+
+
+def _answers(
+    engine: Engine,
+    items: Sequence[tuple[Task, int]],
+    sampling: Sampling,
+    told: Told,
+    seed: int = 0,
+    keys: Sequence[str] | None = None,
+) -> list[Message | None]:
+    """The model's answer to each item; None where the prompt leaves no room in the context for one."""
+    answers: list[Message | None] = []
+    for start in range(0, len(items), GENERATE_BATCH):
+        batch = items[start : start + GENERATE_BATCH]
+        prompts = [prompt_of(task.conversation(row), engine.tokenizer) for task, row in batch]
+        fits = [i for i, prompt in enumerate(prompts) if len(prompt) < engine.model.config.context]
+        completions = engine.generate(
+            [prompts[i] for i in fits], sampling, seed, keys=[keys[start + i] for i in fits] if keys else None
+        )
+        said = dict(zip(fits, completions, strict=True))
+        answers += [parse(said[i].ids, engine.tokenizer) if i in said else None for i in range(len(batch))]
+        told(len(answers))
+    return answers
 
 
 @torch.inference_mode()

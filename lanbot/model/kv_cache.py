@@ -30,13 +30,6 @@ class KVCache:
         self.keys, self.values = self.keys[:, slots], self.values[:, slots]
         self.lengths = self.lengths[slots]
 
-    def widen(self, capacity: int) -> None:
-        """Makes room for `capacity` tokens a slot."""
-        if capacity > self.capacity:
-            grow = (0, 0, 0, capacity - self.capacity)
-            self.keys = torch.nn.functional.pad(self.keys, grow)
-            self.values = torch.nn.functional.pad(self.values, grow)
-
 
 class CacheView:
     """One forward pass over some slots. Row b's T tokens stand at lengths[b] .. lengths[b] + T - 1.

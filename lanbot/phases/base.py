@@ -2,11 +2,11 @@
 
 import torch
 
-from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import TextLoader
 from lanbot.evals.bpb import Validation
 from lanbot.model.config import ModelConfig
 from lanbot.model.transformer import Transformer
+from lanbot.phases.tokenizer import corpora
 from lanbot.recipe import Recipe
 from lanbot.run import Run
 from lanbot.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
 def validation(run: Run, tokenizer: Tokenizer) -> Validation:
     """The held-out text of a run, on which bits per byte are measured after every phase."""
     base = run.recipe.base
-    _, held_out = open_corpus(base.data, run.recipe.seed)
+    _, held_out = corpora(run.recipe)
     return Validation(held_out, tokenizer, base.eval_tokens, base.sequence or run.recipe.model.context)
 
 
@@ -47,8 +47,8 @@ def train_base(run: Run) -> None:
     model = Transformer(model_config(recipe), place.dtype)
     model.init_weights(torch.Generator().manual_seed(recipe.seed))
     model.to(place.device)
-    corpus, _ = open_corpus(settings.data, recipe.seed)
+    corpus, _ = corpora(recipe)
     rows, steps = settings.batch_tokens // settings.sequence, max(1, settings.tokens // settings.batch_tokens)
     loader = TextLoader(corpus, tokenizer, rows, settings.sequence, steps)
-    state = TrainState(model, tokenizer, settings, run.phase("base"))
+    state = TrainState(model, tokenizer, settings, run.phase("base"), settings.sequence)
     train(state, loader, validation(run, tokenizer).bits_per_byte, settings.eval_every)

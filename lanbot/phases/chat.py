@@ -12,25 +12,36 @@ from lanbot.training.parallel import world
 from lanbot.training.trainer import TrainState, train
 
 
-def start_from(run: Run, phase: str) -> TrainState:
-    """A phase's state before its first step: the last weights of the phase before it."""
+def start_from(run: Run, phase: str, sequence: int | None = None) -> TrainState:
+    """A phase's state before its first step: the last weights of the phase before it.
+
+    Raises UserError if that phase is not done, or its last checkpoint is damaged: then it is opened again.
+    """
     before = PHASES[PHASES.index(phase) - 1]
-    folder = checkpoint.last_step(run.phase(before), world())
-    if folder is None or not run.done(before):
+    if not run.done(before):
         raise UserError(
             f"{phase} starts from {before}, which is not done in {run.folder}",
             f"Run it first: lanbot run RECIPE --phase {before}",
         )
+    folder = checkpoint.last_step(run.phase(before), world())
+    last = run.read(before, "evals.json")["checkpoint"]
+    if folder is None or folder.name != last:
+        if world().main:
+            (run.phase(before) / "evals.json").unlink()
+        raise UserError(
+            f"{run.phase(before) / last} is damaged, and {phase} starts from it",
+            f"Run the same command again: {before} goes on from the checkpoint before.",
+        )
     model = checkpoint.load(folder, world())
     tokenizer = Tokenizer.load(run.phase("tokenizer"))
-    return TrainState(model, tokenizer, getattr(run.recipe, phase), run.phase(phase))
+    return TrainState(model, tokenizer, getattr(run.recipe, phase), run.phase(phase), sequence)
 
 
 def train_chat(run: Run, phase: str) -> None:
     """Trains "mid" or "sft" of a run, or goes on with it."""
-    state = start_from(run, phase)
     settings: ChatTraining = getattr(run.recipe, phase)
     assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
+    state = start_from(run, phase, settings.sequence)
     mixture = Mixture(settings.mixture, run.recipe.identity, state.tokenizer, run.recipe.seed)
     for note in mixture.notes() if state.world.main else []:
         say(note)

@@ -8,15 +8,14 @@ from typing import Any
 
 from lanbot.chat.conversation import Message
 from lanbot.console import duration, say, table
-from lanbot.data.corpus import open_corpus
 from lanbot.engine.engine import Engine
-from lanbot.errors import UserError
+from lanbot.errors import UsageError, UserError
 from lanbot.evals import chat as evals
 from lanbot.phases import base, chat, rl, tokenizer
-from lanbot.recipe import PHASES
+from lanbot.recipe import PHASES, Recipe
 from lanbot.run import Run, write_atomic
 from lanbot.tasks.mixture import make_task
-from lanbot.tasks.task import Setting
+from lanbot.tasks.task import Setting, Task
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import checkpoint, memory
 from lanbot.training.parallel import barrier, world
@@ -38,17 +37,17 @@ def parse_phases(text: str) -> list[str]:
     wanted = text.split("+")
     for phase in wanted:
         if phase not in PHASES:
-            raise UserError(f"--phase {text}: no phase {phase!r}", f"Phases: {', '.join(PHASES)}; join them by +.")
+            raise UsageError(f"--phase {text}: no phase {phase!r}", f"Phases: {', '.join(PHASES)}; join them by +.")
     return [phase for phase in PHASES if phase in wanted or (phase == "tokenizer" and "base" in wanted)]
 
 
-def execute(run: Run, phases: list[str]) -> None:
-    """Runs what is not yet done of `phases`."""
+def execute(run: Run, phases: list[str]) -> bool:
+    """Runs what is not yet done of `phases`; False if there was nothing to do."""
     to_do = [phase for phase in phases if not run.done(phase)]
     if not to_do:
         if world().main:
             say(f"{run.folder}: {', '.join(phases)}: all done, nothing to do")
-        return
+        return False
     for phase in to_do:
         memory.reset_peak()
         began = time.monotonic()
@@ -58,6 +57,7 @@ def execute(run: Run, phases: list[str]) -> None:
         if world().main:
             say(f"{phase} finished in {duration(time.monotonic() - began)}\n")
         barrier()
+    return True
 
 
 def preflight(run: Run, phases: list[str]) -> None:
@@ -66,10 +66,10 @@ def preflight(run: Run, phases: list[str]) -> None:
     recipe, size = run.recipe, world().size
     phases = [phase for phase in phases if not run.done(phase)]
     if "tokenizer" in phases or "base" in phases:
-        open_corpus(recipe.base.data, recipe.seed)
+        tokenizer.corpora(recipe)
     for phase in (phase for phase in phases if phase != "tokenizer"):
         settings = getattr(recipe, phase)
-        memory.check(base.model_config(recipe), settings.sequence, phase)
+        memory.check(base.model_config(recipe), getattr(settings, "sequence", recipe.model.context), phase)
         if phase != "rl" and settings.batch_tokens // settings.sequence % size:
             raise UserError(
                 f"{phase}.batch_tokens / {phase}.sequence is {settings.batch_tokens // settings.sequence} rows, "
@@ -83,8 +83,7 @@ def preflight(run: Run, phases: list[str]) -> None:
             if phase == "rl" and task.kind == "chat":
                 raise UserError(f"rl.mixture: {part.task} has no checker to reward by", "Use a task that is checked.")
     for name in recipe.evals.tasks if phases else ():
-        if make_task(name, "test", Setting(recipe.identity)).kind == "chat":
-            raise UserError(f"evals.tasks: {name} is for training only", "Leave it out.")
+        _checked(name, recipe)
 
 
 def evaluate(run: Run, phase: str, tasks: tuple[str, ...] | None = None, limit: int | None = None) -> dict[str, Any]:
@@ -99,7 +98,7 @@ def evaluate(run: Run, phase: str, tasks: tuple[str, ...] | None = None, limit: 
     engine = Engine(model, vocabulary)
     scores: dict[str, Any] = {}
     for name in tasks or recipe.evals.tasks:
-        task = make_task(name, "test", Setting(recipe.identity))
+        task = _checked(name, recipe)
         scores[name.partition(":")[0]] = evals.evaluate(
             engine, task, name, limit or recipe.evals.limit, recipe.evals.max_tokens, recipe.seed
         ).json()
@@ -123,6 +122,14 @@ def evaluate(run: Run, phase: str, tasks: tuple[str, ...] | None = None, limit: 
         write_atomic(run.phase(phase) / "samples.md", f"# What {run.recipe.name} says after {phase}\n\n{samples}")
         write_atomic(run.phase(phase) / "evals.json", json.dumps(result, indent=1) + "\n")
     return result
+
+
+def _checked(name: str, recipe: Recipe) -> Task:
+    """A task to evaluate on. Raises UserError if it has no checker."""
+    task = make_task(name, "test", Setting(recipe.identity))
+    if task.kind == "chat":
+        raise UserError(f"{name}: this task is for training only", "Leave it out of what is evaluated.")
+    return task
 
 
 def score_table(scores: dict[str, dict[str, Any]]) -> str:

@@ -48,31 +48,33 @@ def train_rl(run: Run) -> None:
     state.resume()
     line = Progress(quiet=not place.main)
     with StopSignals() as stop:
-        while state.step < settings.steps:
-            began = time.monotonic()
-            engine.refresh()
-            groups = roll_out(engine, questions, settings, state.step, run.recipe.seed, place)
-            kept = informative(groups)
-            batch = policy_batch(kept, state.tokenizer.bos)
-            sampled_tokens = int(sum_over_ranks(sum(sum(r.completion.sampled) for r in kept)))
-            scale = wsd(state.step / settings.steps, settings.warmup, settings.decay)
-            result = None
-            if sampled_tokens:
-                result = state.update(batch.scaled(1 / sampled_tokens), scale)
-            else:  # every group's rewards are equal: there is nothing to learn from this step
-                state.step += 1
-            seconds = time.monotonic() - began
-            state.seconds += seconds
-            figures = {"step_seconds": seconds, "lr_scale": scale, "sampled_tokens": sampled_tokens}
-            if result is not None:
-                figures |= {"loss": result.loss, "grad_norm": result.grad_norm}
-            line.show(log(state, settings, groups, result.nll if result else None, figures))
-            if state.step % settings.checkpoint_every == 0:
-                state.save({})
-            if code := stop.exit_code():
-                state.save_and_stop({}, code)
-    line.close()
-    state.save({})
+        try:
+            while state.step < settings.steps:
+                began = time.monotonic()
+                engine.refresh()
+                groups = roll_out(engine, questions, settings, state.step, run.recipe.seed, place)
+                kept = informative(groups)
+                batch = policy_batch(kept, state.tokenizer.bos)
+                sampled_tokens = int(sum_over_ranks(sum(sum(r.completion.sampled) for r in kept)))
+                scale = wsd(state.step / settings.steps, settings.warmup, settings.decay)
+                result = None
+                if sampled_tokens:
+                    result = state.update(batch.scaled(1 / sampled_tokens), scale)
+                else:  # every group's rewards are equal: there is nothing to learn from this step
+                    state.step += 1
+                seconds = time.monotonic() - began
+                state.seconds += seconds
+                figures = {"step_seconds": seconds, "lr_scale": scale, "sampled_tokens": sampled_tokens}
+                if result is not None:
+                    figures |= {"loss": result.loss, "grad_norm": result.grad_norm}
+                line.show(log(state, settings, groups, result.nll if result else None, figures))
+                if state.step % settings.checkpoint_every == 0:
+                    state.save({})
+                if code := stop.exit_code():
+                    state.save_and_stop({}, code)
+            state.save({})
+        finally:
+            line.close()
     engine.refresh()
     measure(run, engine, "after")
 
@@ -93,7 +95,7 @@ def roll_out(
     usable = [i for i, prompt in enumerate(prompts) if len(prompt) < room]
     completions = engine.generate(
         [prompts[i] for i in usable for _ in range(G)],
-        Sampling(settings.max_tokens, settings.temperature, settings.top_k),
+        Sampling(settings.max_tokens, temperature=1.0),
         seed=seed,
         keys=[f"rl/{numbers[i]}/{g}" for i in usable for g in range(G)],
     )
@@ -157,6 +159,7 @@ def log(
         "calls": sum(r.completion.calls for r in answers),
         "finished": sum(r.completion.finished == "stop" for r in answers),
         "groups": len(groups),
+        "too_long": settings.prompts / state.world.size - len(groups),
         "dropped": len(groups) - len(informative(groups)) // settings.group_size,
         "gap": sum(gaps),
         "gaps": len(gaps),
@@ -168,7 +171,8 @@ def log(
     rate = total["tokens"] / figures["step_seconds"]
     progress = state.step / settings.steps
     state.metrics.write(
-        step=state.step, progress=progress, reward=reward, dropped_groups=dropped, mean_tokens=total["tokens"] / n,
+        step=state.step, progress=progress, reward=reward, dropped_groups=dropped,
+        too_long=round(total["too_long"]), mean_tokens=total["tokens"] / n,
         calls=total["calls"] / n, finished=total["finished"] / n, logprob_gap=total["gap"] / max(1.0, total["gaps"]),
         tokens=state.tokens, seconds=state.seconds, tokens_per_second=rate, **figures,
     )  # fmt: skip

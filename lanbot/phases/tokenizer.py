@@ -7,6 +7,7 @@ from lanbot import tokenizer as tokenizers
 from lanbot.console import say, table, track
 from lanbot.data import world
 from lanbot.data.corpus import Corpus, open_corpus
+from lanbot.recipe import Recipe
 from lanbot.run import Run, write_atomic
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import parallel
@@ -24,7 +25,7 @@ def train(run: Run) -> None:
     """Trains the vocabulary on the base corpus and writes it, with a table of bytes per token."""
     settings, phase = run.recipe.tokenizer, run.phase("tokenizer")
     if parallel.world().main:
-        corpus, validation = open_corpus(run.recipe.base.data, run.recipe.seed)
+        corpus, validation = corpora(run.recipe)
         texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
         trained = tokenizers.train(_then_say(texts, "tokenizer: all read, merging"), settings.vocab_size)
         say(f"tokenizer done | {trained.vocab_size:,} tokens")
@@ -34,6 +35,11 @@ def train(run: Run) -> None:
         result = [{"text": kind, "bytes": n, "bytes_per_token": round(ratio, 4)} for kind, n, ratio in rows]
         write_atomic(phase / "compression.json", json.dumps(result, indent=1) + "\n")
     parallel.barrier()
+
+
+def corpora(recipe: Recipe) -> tuple[Corpus, Corpus]:
+    """(train, validation) text of a recipe."""
+    return open_corpus(recipe.base.data, recipe.seed, recipe.base.skip_bad_rows)
 
 
 def compression(tokenizer: Tokenizer, validation: Corpus) -> list[tuple[str, int, float]]:

@@ -11,6 +11,7 @@ class ARCEasy(HubTask):
 
     kind = "choice"
     chance = 0.25
+    splits = ("train", "validation", "test")
     hub_id = "allenai/ai2_arc"
     files = {split: f"arc/ARC-Easy/{split}.jsonl.gz" for split in ("train", "validation", "test")}  # noqa: RUF012
 

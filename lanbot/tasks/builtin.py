@@ -33,9 +33,7 @@ class WorldChat(WorldTask):
 
 
 class IdentityTask(WorldTask):
-    """Who the bot is and who made it, of the recipe's [identity]."""
-
-    """Who the bot is, who made it, what it can do."""
+    """Who the bot is, who made it, what it can do: the recipe's [identity]."""
 
     def conversation(self, i: int) -> Conversation:
         who = self.setting.identity

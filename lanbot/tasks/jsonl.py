@@ -16,6 +16,7 @@ class Jsonl(Task):
     """
 
     kind = "chat"
+    arguments = None
 
     @cached_property
     def rows(self) -> list[Conversation]:
@@ -24,7 +25,7 @@ class Jsonl(Task):
         rows = []
         for number, row in hub.read_jsonl(path, skipped if skip else None):
             try:
-                rows.append(validate(row, f"{path}, line {number}"))
+                rows.append(accepted(validate(row, f"{path}, line {number}"), f"{path}, line {number}"))
             except UserError as error:
                 if not skip:
                     raise
@@ -40,3 +41,11 @@ class Jsonl(Task):
 
     def conversation(self, i: int) -> Conversation:
         return self.rows[i]
+
+
+def accepted(conversation: Conversation, where: str) -> Conversation:
+    """The conversation, if LanBot's format has a place for all of it; UserError if not."""
+    if any(message["role"] == "tool" for message in conversation["messages"]):
+        remedy = "Write a tool's result as an output part of the assistant's message."
+        raise UserError(f"{where}: a tool message, which LanBot's format has no place for", remedy)
+    return conversation

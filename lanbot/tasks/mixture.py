@@ -43,8 +43,14 @@ def make_task(spec: str, split: str, setting: Setting | None = None) -> Task:
         near = difflib.get_close_matches(name, TASKS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"{spec}: no such task.{hint}", f"There are: {', '.join(TASKS)}.")
-    if name == "jsonl" and not argument:
-        raise UserError("jsonl: it needs a file", "Write jsonl:PATH.")
+    allowed = TASKS[name].arguments
+    if allowed is None and not argument:
+        raise UserError(f"{name}: it needs a file", f"Write {name}:PATH.")
+    if allowed is not None and argument not in ("", *allowed):
+        may = f"Write {name} or {name}:{allowed[0]}." if allowed else f"Write {name}."
+        raise UserError(f"{spec}: {name} takes no {argument!r}", may)
+    if split not in TASKS[name].splits:
+        raise UserError(f"{spec}: no split {split!r}", f"There are {', '.join(TASKS[name].splits)}.")
     return TASKS[name](split, argument, setting)
 
 

@@ -11,6 +11,7 @@ class MMLU(HubTask):
 
     kind = "choice"
     chance = 0.25
+    splits = ("train", "validation", "test")
     hub_id = "cais/mmlu"
     files = {  # noqa: RUF012
         "train": "mmlu/auxiliary_train_partial.jsonl.gz",

@@ -3,7 +3,7 @@
 import random
 
 from lanbot.chat.conversation import Conversation, Message, chat, output, python, spoken, text
-from lanbot.tasks.task import Setting, Task, Words, final_number, spelled
+from lanbot.tasks.task import Setting, Task, final_number, spelled, words
 from lanbot.tools.expression import answer
 
 SPELL = ("Spell the word: {}", "Spell {}", "How do you spell {}?", "Spell the word {}.", "Please spell: {}")
@@ -19,9 +19,11 @@ COUNT = (
 class SimpleSpelling(Task):
     """Words letter by letter; simple_spelling:builtin takes the built-in words, not the hub's list."""
 
+    arguments = ("builtin",)
+
     def __init__(self, split: str, argument: str = "", setting: Setting | None = None) -> None:
         super().__init__(split, argument, setting)
-        self.words = Words(argument, split)
+        self.words = words(argument, split)
 
     def __len__(self) -> int:
         return len(self.words)

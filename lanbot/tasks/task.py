@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 
 from lanbot.chat.conversation import Conversation, Message, spoken
 from lanbot.data import hub, world
+from lanbot.errors import UserError
 from lanbot.recipe import Identity
 
 
@@ -30,6 +32,9 @@ class Task(ABC):
     """
 
     kind: ClassVar[str] = "generate"
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    arguments: ClassVar[tuple[str, ...] | None] = ()
+    """What may follow the name and a colon; None: anything, and something must."""
     chance: float = 0.0
     note: str = ""
 
@@ -102,31 +107,33 @@ def final_number(text: str) -> str | None:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-class Words:
-    """Distinct words for the spelling tasks, in a seeded order; one in ten is only ever tested on."""
+def words(source: str, split: str) -> Sequence[str]:
+    """Distinct words for the spelling tasks, in a seeded order; one in ten is only ever tested on.
 
-    def __init__(self, source: str, split: str) -> None:
-        self.words = [word for word in _word_list(source) if world.held_out(word) == (split == "test")]
-        random.Random("words").shuffle(self.words)
-
-    def __len__(self) -> int:
-        return len(self.words)
-
-    def __getitem__(self, i: int) -> str:
-        return self.words[i]
+    source: "builtin", or "" for the hub's word list.
+    """
+    return _split_words(None if source == "builtin" else hub.find(*WORD_LIST), split)
 
 
 WORD_LIST = ("dwyl/english-words", "words/words_alpha.txt.gz")
 """Its hub id, and its path in a mirror."""
 
 
-def _word_list(source: str) -> Sequence[str]:
-    return world.WORDS if source == "builtin" else _hub_words(hub.find(*WORD_LIST))
+@lru_cache(maxsize=8)
+def _split_words(path: Path | None, split: str) -> Sequence[str]:
+    chosen = [word for word in _words(path) if world.held_out(word) == (split == "test")]
+    random.Random("words").shuffle(chosen)
+    return chosen
 
 
 @lru_cache(maxsize=2)
-def _hub_words(path: Path) -> Sequence[str]:
-    text = gzip.decompress(path.read_bytes()).decode()
+def _words(path: Path | None) -> Sequence[str]:
+    if path is None:
+        return world.WORDS
+    try:
+        text = gzip.decompress(path.read_bytes()).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})", "Fetch the file again.") from None
     return [word.strip() for word in text.split("\n") if 2 < len(word.strip()) <= 12]
 
 

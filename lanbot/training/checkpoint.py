@@ -68,11 +68,12 @@ def save(
             beside.rename(folder)
             for old in [s for s in _steps(phase) if step_of(s) <= step][:-KEEP]:  # later ones are damaged
                 shutil.rmtree(old)
-    except (Exception, CheckpointException) as error:  # each library tells a full disk in its own way
+    except (Exception, CheckpointException) as caught:  # each library tells a full disk in its own way
+        error = _cause(caught)
         shutil.rmtree(beside, ignore_errors=True)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         if not full and not isinstance(error, OSError):
-            raise
+            raise error from None
         cause = "the disk is full" if full else str(error)
         remedy = "Earlier checkpoints are whole: free some space (lanbot runs) and run the same command again."
         raise UserError(f"{folder}: cannot be saved, {cause}", remedy) from None
@@ -113,11 +114,7 @@ def step_of(folder: Path) -> int:
 
 
 def load(folder: Path, world: World) -> Transformer:
-    """The model of a whole checkpoint. Raises UserError that names what is wrong with a damaged one."""
-    problem = damage(folder)
-    if problem:
-        remedy = "Delete that folder and run the recipe again: it goes on from the checkpoint before."
-        raise UserError(f"{folder} is damaged: {problem}", remedy)
+    """The model of a checkpoint that `latest` found whole."""
     return load_model(folder, world.dtype, world.device)
 
 
@@ -126,15 +123,29 @@ def resume(folder: Path, optimizer: MuonAdamW, world: World) -> dict[str, Any]:
     state: dict[str, Any] = {**optimizer.state_dict(), "rng": torch.get_rng_state(), "progress": ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.load(state, checkpoint_id=folder / "trainer", no_dist=world.size == 1)
+        try:
+            dcp.load(state, checkpoint_id=folder / "trainer", no_dist=world.size == 1)
+        except CheckpointException as caught:
+            raise _cause(caught) from None
     rng: Tensor = state["rng"]
     torch.set_rng_state(rng)
     return json.loads(state["progress"])
 
 
 def last_step(phase: Path, world: World) -> Path | None:
-    """`latest`, looked up once for all ranks."""
+    """`latest`, looked up once for all ranks; what an interrupted save left behind is removed."""
+    if world.main:
+        for beside in phase.glob(".step_*.tmp"):
+            shutil.rmtree(beside, ignore_errors=True)
     return from_main(latest(phase) if world.main else None)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What was raised inside torch.distributed.checkpoint, which wraps everything, Ctrl-C too."""
+    if isinstance(error, CheckpointException):
+        causes = [failure[0] for failure in error.failures.values()]
+        return next((cause for cause in causes if not isinstance(cause, Exception)), causes[0])
+    return error
 
 
 def _steps(phase: Path) -> list[Path]:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 CHUNK = 256
-"""Tokens whose logits are in memory at one time."""
+"""Tokens whose logits are in memory at one time: on a CPU they should stay in its cache."""
+GPU_CHUNK = 4_096
 
 
 class _WeightedNLL(torch.autograd.Function):
@@ -21,8 +22,9 @@ class _WeightedNLL(torch.autograd.Function):
         nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if needed else None
         grad_head = torch.zeros_like(head) if needed else None
-        for start in range(0, len(hidden), CHUNK):
-            part = slice(start, start + CHUNK)
+        chunk = CHUNK if hidden.device.type == "cpu" else GPU_CHUNK
+        for start in range(0, len(hidden), chunk):
+            part = slice(start, start + chunk)
             logits = (hidden[part] @ matrix.T).float()
             logits.sub_(logits.amax(-1, keepdim=True))
             picked = logits.gather(-1, targets[part, None])

@@ -17,25 +17,38 @@ MICRO_BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536, "mps": 8_192}
 """More than this at a time no longer makes the products faster."""
 
 
+def total() -> int:
+    """Bytes of memory of this process's device: what decides the micro-batch, since it is the same tomorrow."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(physical, _cgroup("memory.max") or physical)
+
+
 def available() -> int:
     """Bytes of memory that this process may still take on its device."""
     if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
-    limits = []
-    try:
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + cached
+    free = total()
+    with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                limits.append(int(line.split()[1]) * 1_024)
-    except OSError:
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+                free = int(line.split()[1]) * 1_024
+    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
+    if limit and used:  # the page cache counts as used there, but gives way
+        free = min(free, limit - used + (_cgroup("memory.stat", "inactive_file") or 0))
+    return max(0, free)
+
+
+def _cgroup(file: str, field: str = "") -> int | None:
+    """A number of this process's control group, None where there is none or no limit."""
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        if limit != "max":
-            limits.append(int(limit) - used)
-    except (OSError, ValueError):
-        pass
-    return max(0, min(limits))
+        text = (Path("/sys/fs/cgroup") / file).read_text()
+        values = dict(line.split() for line in text.splitlines()) if field else {"": text.strip()}
+        return int(values[field])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def state_bytes(config: ModelConfig) -> int:
@@ -55,7 +68,7 @@ def activation_bytes(config: ModelConfig, rows: int, T: int) -> int:
 def micro_batch(config: ModelConfig, T: int) -> int:
     """How many rows of T tokens one forward pass may have: as many as are of use, and fit; at least one."""
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    room = available() * 0.8 - state_bytes(config)
+    room = total() * 0.5 - state_bytes(config)
     rows = max(1, MICRO_BATCH_TOKENS[device] // T)
     while rows > 1 and activation_bytes(config, rows, T) > room:
         rows = (rows + 1) // 2

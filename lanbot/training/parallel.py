@@ -3,10 +3,14 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+PATIENCE = timedelta(hours=3)
+"""How long ranks wait for one that works alone: rank 0 trains the tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ def world() -> World:
         if size > 1 and not dist.is_initialized():
             if device.type == "cuda":
                 torch.cuda.set_device(device)
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=PATIENCE)
         _world = World(int(os.environ.get("RANK", "0")), size, device, compute_dtype(device))
     return _world
 
@@ -63,7 +68,7 @@ def _cpu_has_bf16() -> bool:
             flags = file.read()
     except OSError:
         return False
-    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+    return "bf16" in flags  # avx512_bf16, amx_bf16, or ARM's own
 
 
 def close() -> None:

@@ -1,10 +1,10 @@
 """Stopping well: the first Ctrl-C or SIGTERM lets the step end and the state be saved; the second stops at once."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 
-from lanbot.console import say
 from lanbot.training.parallel import sum_over_ranks
 
 
@@ -28,7 +28,9 @@ class StopSignals:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        say("\nstopping: this step ends and is saved (again: stop at once)")
+        os.write(
+            2, b"\nstopping: this step ends and is saved (again: stop at once)\n"
+        )  # print may be in the middle of one
 
     def exit_code(self) -> int | None:
         """The same on all ranks: one that was asked to stop stops all."""

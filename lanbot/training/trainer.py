@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lanbot.console import Progress, duration, say
@@ -68,22 +69,25 @@ def training_step(
 class TrainState:
     """What a phase in training is: weights, optimiser, counters and metrics, on disk and back."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, settings: Training, phase: Path) -> None:
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer, settings: Training, phase: Path, sequence: int | None = None
+    ) -> None:
+        """sequence: tokens of a row; the model's context if left out."""
         self.model, self.tokenizer, self.settings, self.phase = model, tokenizer, settings, phase
+        self.sequence = sequence or model.config.context
         self.world: World = world()
         rates = Rates(
             muon=settings.muon_lr or 0.0,
             embedding=settings.embedding_lr or 0.0,
             head=settings.head_lr or 0.0,
-            norm=settings.norm_lr,
+            norm=settings.norm_lr or 0.0,
             weight_decay=settings.weight_decay,
         )
         self.optimizer = MuonAdamW(model, rates, self.world.dtype)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.saved_step = -1
-        sequence = settings.sequence or model.config.context
-        rows = settings.micro_batch or memory.micro_batch(model.config, sequence)
-        self.micro_tokens = rows * sequence
+        rows = settings.micro_batch or memory.micro_batch(model.config, self.sequence)
+        self.micro_tokens = rows * self.sequence
         """Tokens of one forward pass. Kept with the checkpoint: it decides in what order gradients are added up."""
 
     def resume(self) -> dict[str, Any] | None:
@@ -95,7 +99,8 @@ class TrainState:
             self.model.load_state_dict(weights)
             progress = checkpoint.resume(folder, self.optimizer, self.world)
             self.step, self.tokens, self.seconds = progress["step"], progress["tokens"], progress["seconds"]
-            self.micro_tokens = progress["micro_tokens"]
+            if self.settings.micro_batch is None:
+                self.micro_tokens = progress["micro_tokens"]
             self.saved_step = self.step
             self.loader_state = progress["loader"]
             if self.world.main:
@@ -178,25 +183,35 @@ def train(state: TrainState, loader: Loader, evaluate: Evaluate | None = None, e
         loader.load_state(loader_state)
     meter = Meter(state, loader)
     with StopSignals() as stop:
-        while True:
-            if evaluate and state.step % eval_every == 0:
+        try:
+            while True:
+                if evaluate and state.step % eval_every == 0:
+                    meter.validate(evaluate)
+                scale = wsd(loader.progress(), settings.warmup, settings.decay)
+                batch = loader.next_batch()
+                if batch is None:
+                    break
+                tokens_under_loss = max(1, int((batch.weights != 0).sum()))
+                mine = batch.rows(slice(place.rank, None, place.size))
+                result = state.update(mine.scaled(1 / tokens_under_loss), scale)
+                meter.log(batch, mine, result, scale)
+                if state.step % settings.checkpoint_every == 0:
+                    state.save(loader.state())
+                if code := stop.exit_code():
+                    state.save_and_stop(loader.state(), code)
+            if not state.step:
+                raise UserError(
+                    f"{state.phase.name}: nothing to train on ({_notes(loader)})",
+                    f"Give it shorter conversations, or a longer {state.phase.name}.sequence.",
+                )
+            state.save(loader.state())
+            if evaluate:
                 meter.validate(evaluate)
-            scale = wsd(loader.progress(), settings.warmup, settings.decay)
-            batch = loader.next_batch()
-            if batch is None:
-                break
-            tokens_under_loss = max(1, int((batch.weights != 0).sum()))
-            mine = batch.rows(slice(place.rank, None, place.size))
-            result = state.update(mine.scaled(1 / tokens_under_loss), scale)
-            meter.log(batch, result, scale)
-            if state.step % settings.checkpoint_every == 0:
-                state.save(loader.state())
             if code := stop.exit_code():
                 state.save_and_stop(loader.state(), code)
-    state.save(loader.state())
-    if evaluate:
-        meter.validate(evaluate)
-    meter.close()
+            meter.close()
+        finally:
+            meter.line.close()
 
 
 class Meter:
@@ -206,21 +221,23 @@ class Meter:
         self.state, self.loader = state, loader
         self.bytes_of = state.tokenizer.token_bytes()
         self.ceiling = memory.matmul_ceiling(state.world.device, state.world.dtype) * state.world.size
-        self.flops = state.model.config.flops_per_token(state.settings.sequence or 1)
+        self.flops = state.model.config.flops_per_token(state.sequence)
         self.line = Progress(quiet=not state.world.main)
         self.began = self.last = time.monotonic()
         self.start_progress = loader.progress()
         self.val_bpb: float | None = None
 
-    def log(self, batch: Batch, result: StepResult, scale: float) -> None:
+    def log(self, batch: Batch, mine: Batch, result: StepResult, scale: float) -> None:
+        """batch: of all ranks. mine: this rank's rows of it, whose losses are in `result`."""
         now = time.monotonic()
         seconds, self.last = now - self.last, now
         state, tokens = self.state, batch.ids.size
         state.tokens += tokens
         state.seconds += seconds
-        counted = batch.weights != 0
-        text_bytes = max(1, int(self.bytes_of[batch.targets[counted]].sum()))
-        bpb = result.loss * int(counted.sum()) / math.log(2) / text_bytes
+        text = (mine.weights != 0) & (self.bytes_of[mine.targets] > 0)  # special tokens stand for no bytes
+        nats = sum_over_ranks(float(result.nll.cpu().numpy()[text].sum(dtype=np.float64)))
+        text_bytes = sum_over_ranks(float(self.bytes_of[mine.targets[text]].sum()))
+        bpb = nats / math.log(2) / max(1.0, text_bytes)
         rate = tokens / seconds
         utilisation = rate * self.flops / self.ceiling
         progress = self.loader.progress()
@@ -250,13 +267,17 @@ class Meter:
     def close(self) -> None:
         state = self.state
         if state.world.main:
-            notes = ", ".join(f"{count:,} {name}" for name, count in self.loader.notes().items() if count)
+            notes = _notes(self.loader)
             rate = state.tokens / max(state.seconds, 1e-9)
             self.line.show(
                 f"{state.phase.name} done | {state.step:,} steps | {state.tokens:,} tokens | "
                 f"{duration(state.seconds)} | {rate:,.0f} tok/s" + (f" | {notes}" if notes else ""),
                 final=True,
             )
+
+
+def _notes(loader: Loader) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in loader.notes().items() if count)
 
 
 def _round(value: Any) -> Any:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -121,27 +123,42 @@ def test_a_flipped_byte_is_found_and_the_checkpoint_before_taken(smoke: Path, tm
     assert last.read_bytes() == good
 
 
-def interrupt(root: Path, phase: str, steps: int, number: signal.Signals) -> int:
-    """Starts the run and sends it a signal once `phase` has done `steps` more steps; returns its exit code."""
-    path = root / "smoke" / ("recipe.toml" if phase == "tokenizer" else f"{phase}/metrics.jsonl")
-    before = path.read_bytes().count(b"\n") if path.exists() else 0
+def started(root: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "LANBOT_RUNS": str(root)}
-    process = subprocess.Popen([*LANBOT, "run", "smoke"], env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([*LANBOT, "run", "smoke"], env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def stop_when(process: subprocess.Popen[str], reached: Callable[[], bool], number: signal.Signals) -> int:
+    """Sends a signal as soon as `reached()`; the exit code."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if path.exists() and path.read_bytes().count(b"\n") >= before + steps:
-            break
+    while time.monotonic() < deadline and process.poll() is None and not reached():
         time.sleep(0.002)
     process.send_signal(number)
-    process.communicate(timeout=60)
-    assert not (root / "smoke" / phase / "evals.json").exists(), f"{phase} was over before it could be stopped"
+    _, told = process.communicate(timeout=60)
+    assert "Traceback" not in told, told
     return process.returncode
 
 
+def interrupt(root: Path, phase: str, steps: int, number: signal.Signals) -> int:
+    """Starts the run and sends it a signal once `phase` has done `steps` more steps; returns its exit code."""
+    path = root / "smoke" / f"{phase}/metrics.jsonl"
+    before = path.read_bytes().count(b"\n") if path.exists() else 0
+    exit_code = stop_when(
+        started(root), lambda: path.exists() and path.read_bytes().count(b"\n") >= before + steps, number
+    )
+    assert not (root / "smoke" / phase / "evals.json").exists(), f"{phase} was over before it could be stopped"
+    return exit_code
+
+
 def test_stopped_in_every_phase_it_ends_in_the_same_weights(smoke: Path, tmp_path: Path) -> None:
-    assert interrupt(tmp_path, "tokenizer", 1, signal.SIGKILL) == -signal.SIGKILL
+    recipe = tmp_path / "smoke" / "recipe.toml"
+    assert stop_when(started(tmp_path), recipe.exists, signal.SIGKILL) == -signal.SIGKILL
+    assert stop_when(started(tmp_path), lambda: True, signal.SIGTERM) in (143, -signal.SIGTERM)
     assert interrupt(tmp_path, "base", 15, signal.SIGKILL) == -signal.SIGKILL
     assert interrupt(tmp_path, "base", 23, signal.SIGINT) == 130
+    last = tmp_path / "smoke" / "base" / "step_000200"
+    assert stop_when(started(tmp_path), last.exists, signal.SIGINT) == 130, "base is trained and being evaluated"
+    assert not (tmp_path / "smoke" / "mid" / "metrics.jsonl").exists()
     assert interrupt(tmp_path, "mid", 8, signal.SIGKILL) == -signal.SIGKILL
     assert interrupt(tmp_path, "mid", 7, signal.SIGTERM) == 143
     assert interrupt(tmp_path, "sft", 7, signal.SIGKILL) == -signal.SIGKILL
@@ -162,3 +179,19 @@ def test_stopped_in_every_phase_it_ends_in_the_same_weights(smoke: Path, tmp_pat
     assert (resumed / "tokenizer" / "tokenizer.json").read_bytes() == (
         smoke / "tokenizer" / "tokenizer.json"
     ).read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_in_the_same_weights(smoke: Path, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    numbers = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+    for _ in range(20):
+        process = started(tmp_path)
+        at = time.monotonic() + draw.uniform(0.5, 6.0)
+        stop_when(process, lambda at=at: time.monotonic() > at, draw.choice(numbers))  # type: ignore[misc]
+    assert lanbot(tmp_path, "run", "smoke").returncode == 0
+    for phase in ("base", "mid", "sft", "rl"):
+        assert metrics(tmp_path / "smoke", phase) == metrics(smoke, phase), phase
+        last = max(path.name for path in (smoke / phase).glob("step_*"))
+        weights = [run / phase / last / "model.safetensors" for run in (smoke, tmp_path / "smoke")]
+        assert weights[0].read_bytes() == weights[1].read_bytes(), phase
