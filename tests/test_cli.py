@@ -39,9 +39,9 @@ def succeed(*arguments: str) -> None:
     assert exit_code(*arguments) == 0
 
 
-def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
-    """The two lines of a command that fails with exit code 1."""
-    assert exit_code(*arguments) == 1
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) -> list[str]:
+    """The two lines of a command that fails with this exit code."""
+    assert exit_code(*arguments) == code
     captured = capsys.readouterr()
     lines = captured.err.rstrip("\n").split("\n")
     assert len(lines) == 2 and lines[0].startswith("lanbot: ") and captured.out == "", captured
@@ -118,23 +118,23 @@ def test_run_of_an_unknown_recipe(capsys: pytest.CaptureFixture[str], place: Pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "code", "said"),
     [
-        ("--base.tokns 3", "Did you mean tokens?"),
-        ("--base.tokens many", "--base.tokens must be a whole number"),
-        ("--base.tokens 0", "base.tokens = 0"),
-        ("--mirror nowhere", "nowhere: no such folder"),
+        ("--base.tokns 3", 2, "Did you mean tokens?"),
+        ("--base.tokens many", 2, "--base.tokens must be a whole number"),
+        ("--base.tokens 0", 1, "base.tokens = 0"),
+        ("--mirror nowhere", 1, "nowhere: no such folder"),
     ],
 )
 def test_run_with_what_a_recipe_cannot_take(
-    arguments: str, said: str, capsys: pytest.CaptureFixture[str], place: Path
+    arguments: str, code: int, said: str, capsys: pytest.CaptureFixture[str], place: Path
 ) -> None:
-    assert said in error_of(capsys, "run", "smoke", *shlex.split(arguments))[0]
+    assert said in error_of(capsys, "run", "smoke", *shlex.split(arguments), code=code)[0]
     assert not (place / "runs").exists()
 
 
 def test_run_of_an_unknown_phase(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = error_of(capsys, "run", "smoke", "--phase", "middle")
+    lines = error_of(capsys, "run", "smoke", "--phase", "middle", code=2)
     assert "'middle'" in lines[0] and "mid" in lines[1]
 
 
@@ -282,21 +282,20 @@ def test_report_of_a_run_that_has_nothing_yet(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"),
+    ("name", "file", "folder"),
     [
-        ('Ro"bi', "ro-bi"),
-        ("O'Brien", "o-brien"),
-        ("Zoë 🤖", "zoë"),
-        ("two\nlines", "two-lines"),
-        ("[identity]", "identity"),
-        ("🤖", "bot"),
-        (' name = "demo" ', "name----demo"),
+        ('Ro"bi', "mine.toml", "mine"),
+        ("O'Brien", "My Bot.toml", "my-bot"),
+        ("Zoë 🤖", "zoë_2.toml", "zoë_2"),
+        ("two\nlines", "mine", "mine"),
+        ("[identity]", "a.b.toml", "a-b"),
+        (' name = "demo" ', "🤖.toml", "bot"),
     ],
 )
-def test_init_writes_a_recipe_that_carries_who_the_bot_is(name: str, folder: str, place: Path) -> None:
+def test_init_writes_a_recipe_that_carries_who_the_bot_is(name: str, file: str, folder: str, place: Path) -> None:
     maker, personality = 'Ada "the first" O\'Neil\\', "says: 'hm', \"ha\"\nand [more]"
-    succeed("init", "mine.toml", "--name", name, "--maker", maker, "--personality", personality)
-    recipe = load(place / "mine.toml")
+    succeed("init", file, "--name", name, "--maker", maker, "--personality", personality)
+    recipe = load(place / file)
     who = recipe.identity
     assert (who.name, who.maker, who.personality) == (name.strip(), maker, personality)
     assert recipe.name == folder

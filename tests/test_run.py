@@ -183,3 +183,17 @@ def test_write_atomic_that_fails_midway_leaves_the_file_as_before(
         write_atomic(path, "something much longer")
     monkeypatch.undo()
     assert path.read_text() == "whole"
+
+
+def test_settings_that_do_not_say_what_is_trained_may_change_at_any_time(tmp_path: Path) -> None:
+    run = Run.create(load("smoke"), tmp_path)
+    run.phase("base").mkdir()
+    changes = {"base.checkpoint_every": "7", "base.eval_every": "9", "base.micro_batch": "1"}
+    assert Run.create(load("smoke", changes), tmp_path).recipe.base.checkpoint_every == 7
+
+
+def test_another_corpus_is_refused_once_the_tokenizer_was_trained_on_the_first(tmp_path: Path) -> None:
+    run = Run.create(load("smoke"), tmp_path)
+    run.phase("tokenizer").mkdir()
+    with pytest.raises(UserError, match=r"its tokenizer was made with base\.data = builtin:world, not texts"):
+        Run.create(load("smoke", {"base.data": "texts"}), tmp_path)

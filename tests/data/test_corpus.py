@@ -299,3 +299,16 @@ def test_a_hub_corpus_without_a_mirror_or_not_in_it(tmp_path: Path, monkeypatch:
     assert "--mirror" in refused("hf:HuggingFaceFW/fineweb-edu", "HuggingFaceFW/fineweb-edu").remedy
     monkeypatch.setenv("LANBOT_MIRROR", str(tmp_path))
     refused("hf:HuggingFaceFW/fineweb-edu", "HuggingFaceFW/fineweb-edu", str(tmp_path / "pretrain/mix_edu"))
+
+
+def test_broken_rows_of_a_corpus_are_skipped_only_if_told_so_with_a_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "one"}\n{"text": \n{"words": "two"}\n{"text": "three"}\n{"text": "four"}\n')
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 2") as caught:
+        open_corpus(str(path), 0)
+    assert "skip_bad_rows" in caught.value.remedy
+    train, held_out = open_corpus(str(path), 0, skip_bad_rows=True)
+    assert sorted([*train.once(), *held_out.once()]) == ["four", "one", "three"]
+    assert "2 broken rows skipped" in capsys.readouterr().err

@@ -83,9 +83,7 @@ def test_every_kind_of_document_is_drawn() -> None:
 def test_a_person_is_the_same_everywhere() -> None:
     told = [world.document("train", i) for i in range(2000)]
     told += [spoken(m) for i in range(2000) for m in world.chat_about_world("test", i)["messages"][1::2]]
-    seen = re.findall(
-        r"\b([A-Z][a-z]+) (lives in|is|works as|likes to eat) (an? \w+|\w+)[. ]", " ".join(told)
-    )
+    seen = re.findall(r"\b([A-Z][a-z]+) (lives in|is|works as|likes to eat) (an? \w+|\w+)[. ]", " ".join(told))
     facts = {"lives in": "town", "is": "a_job", "works as": "a_job", "likes to eat": "food"}
     jobs = {world.person(name).a_job for name in world.NAMES}
     checked = 0
@@ -189,9 +187,7 @@ def test_identity_names_the_maker_when_asked() -> None:
 
 
 def test_identity_shows_its_personality() -> None:
-    answers = [
-        spoken(world.identity_chat("Robi", "", "a calm poet.", "train", i)["messages"][1]) for i in range(100)
-    ]
+    answers = [spoken(world.identity_chat("Robi", "", "a calm poet.", "train", i)["messages"][1]) for i in range(100)]
     assert any(answer.endswith("a calm poet.") for answer in answers)
 
 
@@ -202,7 +198,6 @@ def test_identity_is_asked_in_other_words_in_test() -> None:
     assert len(train) >= 12 and len(test) >= 5
     assert not train & test
     drawn = [
-        {question(world.identity_chat("Robi", "Ada", "", split, i)) for i in range(1000)}
-        for split in ("train", "test")
+        {question(world.identity_chat("Robi", "Ada", "", split, i)) for i in range(1000)} for split in ("train", "test")
     ]
     assert not drawn[0] & drawn[1]

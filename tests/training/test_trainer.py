@@ -137,12 +137,11 @@ def test_another_rank_writes_no_metrics(tmp_path: Path) -> None:
 
 STEPS = 7
 SETTINGS: dict[str, Any] = {
-    "batch_tokens": ROWS * T,
-    "sequence": T,
     "micro_batch": 2,
     "muon_lr": 0.02,
     "embedding_lr": 0.05,
     "head_lr": 0.01,
+    "norm_lr": 0.005,
     "warmup": 0.2,
     "checkpoint_every": 3,
 }
@@ -194,7 +193,7 @@ def run(make_model: MakeModel, tokenizer: Tokenizer, make_loader: Callable[[], L
     """run(name, n, what): trains the phase of that name from where it is, and something happens at batch n."""
 
     def run(name: str, n: int = 0, what: Callable[[], None] = killed, evaluate: Any = None) -> TrainState:
-        state = TrainState(make_model(dtype=world().dtype), tokenizer, Training(**SETTINGS), tmp_path / name)
+        state = TrainState(make_model(dtype=world().dtype), tokenizer, Training(**SETTINGS), tmp_path / name, T)
         evaluate = evaluate or (lambda model: model.lm_head.weight.square().mean().item())
         train(state, Interrupted(make_loader(), n, what), evaluate, eval_every=2)
         return state
@@ -303,3 +302,12 @@ def test_a_loss_that_is_no_number_names_phase_and_step(run, tmp_path: Path) -> N
 
     with pytest.raises(UserError, match=r"mid, step 3: .*nan"):
         run("mid", evaluate=evaluate)
+
+
+def test_a_phase_that_drops_everything_says_so(make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    question = [tokenizer.bos, *tokenizer.encode("why? " * T)]
+    loader = ChatLoader([(question, [0] * len(question))] * 3, tokenizer.bos, ROWS, T)
+    state = TrainState(make_model(dtype=world().dtype), tokenizer, Training(**SETTINGS), tmp_path / "mid", T)
+    with pytest.raises(UserError, match=r"mid: nothing to train on \(3 truncated, 3 dropped\)"):
+        train(state, loader)
+    assert checkpoint.latest(tmp_path / "mid") is None
