@@ -21,6 +21,7 @@ app = App(
     name="lanbot",
     version=__version__,
     help="Train a chat model of your own, end to end, and put it to work.",
+    help_format="plaintext",  # markdown would take a tenth of the time that help may take
     help_epilogue="Errors are two lines; --debug shows where they come from. Runs live in runs/ (LANBOT_RUNS).",
     suppress_keyboard_interrupt=False,  # main says what became of the run
 )
@@ -31,7 +32,7 @@ app.command(runs)
 
 STOPPED = "stopped; what was saved is whole: run the same command again to go on"
 
-Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, help="Recipe keys: --base.tokens 1000000 --name x")]
+Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, help="Recipe keys: --base.tokens 1_000_000 --name x")]
 Mirror = Annotated[Path | None, Parameter(help="A folder that answers for the hub (or LANBOT_MIRROR).")]
 
 
@@ -39,12 +40,11 @@ Mirror = Annotated[Path | None, Parameter(help="A folder that answers for the hu
 def init(path: Path = Path("lanbot.toml"), *, name: str = "", maker: str = "", personality: str = "") -> None:
     """Ask who the bot is and write a recipe for it; its run is named after the file.
 
-    Parameters
-    ----------
-    path: The recipe to write.
-    name: The bot's name; asked for if left out.
-    maker: Who makes it; asked for if left out.
-    personality: Its manner, in a few words; asked for if left out.
+    Args:
+        path: The recipe to write.
+        name: The bot's name; asked for if left out.
+        maker: Who makes it; asked for if left out.
+        personality: Its manner, in a few words; asked for if left out.
     """
     from lanbot import recipe
 
@@ -85,10 +85,9 @@ def _ask(question: str, default: str) -> str:
 def run(recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror = None) -> None:
     """Run a recipe: all phases, or some; go on where it stopped.
 
-    Parameters
-    ----------
-    recipe: A recipe's file, or the name of a shipped one: smoke, demo, laptop.
-    phase: base, mid+sft, all: phases joined by +.
+    Args:
+        recipe: A recipe's file, or the name of a shipped one: smoke, demo, laptop.
+        phase: base, mid+sft, all: phases joined by +.
     """
     from lanbot import recipe as recipes
 
@@ -151,12 +150,11 @@ def chat(
 ) -> None:
     """Talk to a run's model. It may use its calculator.
 
-    Parameters
-    ----------
-    run: A run's name or folder.
-    ask: A question to begin with; may be given more than once.
-    phase: mid, sft or rl; the latest if left out.
-    temperature: 0: always the likeliest token.
+    Args:
+        run: A run's name or folder.
+        ask: A question to begin with, in a conversation of its own; may be given more than once.
+        phase: mid, sft or rl; the latest if left out.
+        temperature: 0: always the likeliest token.
     """
     from lanbot.console import say
 
@@ -164,6 +162,7 @@ def chat(
     for question in ask or []:
         print(f"> {question}")
         _turn(partner, question)
+        partner.messages.clear()
     interactive = sys.stdin.isatty()
     if ask and not interactive:
         return
@@ -189,11 +188,10 @@ def chat(
 def agent(run: str, task: str, *, phase: str | None = None, temperature: float | None = None, seed: int = 0) -> None:
     """Give a run's model a task; it uses its tools until it is done.
 
-    Parameters
-    ----------
-    run: A run's name or folder.
-    task: What to do.
-    phase: mid, sft or rl; the latest if left out.
+    Args:
+        run: A run's name or folder.
+        task: What to do.
+        phase: mid, sft or rl; the latest if left out.
     """
     settings = _open(run).recipe.agent
     worker = _agent(run, phase, settings.temperature if temperature is None else temperature, None, seed)
@@ -206,13 +204,12 @@ def evaluate(
 ) -> None:
     """Score a run's model on tasks.
 
-    Parameters
-    ----------
-    run: A run's name or folder.
-    phase: base, mid, sft or rl; the latest if left out.
-    tasks: Names joined by commas; the recipe's if left out.
-    limit: Items of each task; the recipe's if left out.
-    json: Print one JSON object.
+    Args:
+        run: A run's name or folder.
+        phase: base, mid, sft or rl; the latest if left out.
+        tasks: Names joined by commas; the recipe's if left out.
+        limit: Items of each task; the recipe's if left out.
+        json: Print one JSON object.
     """
     _mirror(mirror)
     from lanbot.phases import pipeline
@@ -230,10 +227,9 @@ def evaluate(
 def report(run: str, *, json: bool = False) -> None:
     """Write a run's report anew and show its tables.
 
-    Parameters
-    ----------
-    run: A run's name or folder.
-    json: Print report.json.
+    Args:
+        run: A run's name or folder.
+        json: Print report.json.
     """
     from lanbot import report as reports
 
@@ -271,9 +267,8 @@ def list_runs() -> None:
 def delete(run: str, *, yes: bool = False) -> None:
     """Delete a run and all that is in it.
 
-    Parameters
-    ----------
-    yes: Do not ask.
+    Args:
+        yes: Do not ask.
     """
     from lanbot.console import size
 
@@ -292,12 +287,11 @@ def show(
 ) -> None:
     """Show a row of a task as the model reads it; what the loss counts is green.
 
-    Parameters
-    ----------
-    task: A task's name, or jsonl:PATH.
-    index: Which row.
-    split: train or test.
-    tokenizer: A run whose tokenizer cuts it up; without one it is cut into bytes.
+    Args:
+        task: A task's name, or jsonl:PATH.
+        index: Which row.
+        split: train or test.
+        tokenizer: A run whose tokenizer cuts it up; without one it is cut into bytes.
     """
     _mirror(mirror)
     from lanbot import tokenizer as tokenizers

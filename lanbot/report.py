@@ -113,5 +113,5 @@ def _score(score: dict[str, Any] | None) -> str:
 
 def _cell(text: str) -> str:
     """A text in one cell of a markdown table."""
-    short = text if len(text) <= 400 else text[:400] + " ..."
+    short = text if len(text) <= 200 else text[:200] + " ..."
     return "`" + short.replace("`", "'").replace("|", "\\|").replace("\n", " ⏎ ") + "`" if short else "(nothing)"

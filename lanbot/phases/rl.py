@@ -170,10 +170,12 @@ def log(
     reward, dropped = total["reward"] / n, total["dropped"] / max(1.0, total["groups"])
     rate = total["tokens"] / figures["step_seconds"]
     progress = state.step / settings.steps
+    if total["gaps"]:
+        figures = {**figures, "logprob_gap": total["gap"] / total["gaps"]}
     state.metrics.write(
         step=state.step, progress=progress, reward=reward, dropped_groups=dropped,
         too_long=round(total["too_long"]), mean_tokens=total["tokens"] / n,
-        calls=total["calls"] / n, finished=total["finished"] / n, logprob_gap=total["gap"] / max(1.0, total["gaps"]),
+        calls=total["calls"] / n, finished=total["finished"] / n,
         tokens=state.tokens, seconds=state.seconds, tokens_per_second=rate, **figures,
     )  # fmt: skip
     left = duration(state.seconds / state.step * (settings.steps - state.step))
