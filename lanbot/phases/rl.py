@@ -73,6 +73,8 @@ def train_rl(run: Run) -> None:
                 if code := stop.exit_code():
                     state.save_and_stop({}, code)
             state.save({})
+            if code := stop.exit_code():  # it came after the last step
+                state.save_and_stop({}, code)
         finally:
             line.close()
     engine.refresh()

@@ -93,7 +93,7 @@ class TrainState:
     def resume(self) -> dict[str, Any] | None:
         """Takes up the phase's last whole checkpoint; returns its loader's state, None where there is none."""
         folder = checkpoint.last_step(self.phase, self.world)
-        self.loader_state: dict[str, Any] | None = None
+        loader_state: dict[str, Any] | None = None
         if folder is not None:
             weights = checkpoint.load(folder, self.world).state_dict()
             self.model.load_state_dict(weights)
@@ -102,11 +102,11 @@ class TrainState:
             if self.settings.micro_batch is None:
                 self.micro_tokens = progress["micro_tokens"]
             self.saved_step = self.step
-            self.loader_state = progress["loader"]
+            loader_state = progress["loader"]
             if self.world.main:
                 say(f"{self.phase.name}: going on from step {self.step:,}")
         self.metrics = Metrics(self.phase / "metrics.jsonl", self.step, self.world.main)
-        return self.loader_state
+        return loader_state
 
     def update(self, batch: Batch, scale: float) -> StepResult:
         """One training step on this rank's rows. Raises UserError if the loss is no number."""
