@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lanbot.chat.conversation import Message
-from lanbot.chat.lanbot_format import parse, prompt_of
+from lanbot.chat.lanbot_format import parse, prompt_of, render_prompt
 from lanbot.console import Progress, duration
 from lanbot.engine.engine import Engine
 from lanbot.engine.sampling import Sampling
@@ -55,8 +55,11 @@ def evaluate(engine: Engine, task: Task, name: str, limit: int, max_tokens: int,
     place = world()
     rows = sample_rows(task, limit, seed)
     mine = rows[place.rank :: place.size]
-    score = _choose if task.kind == "choice" else _generate
-    right = score(engine, task, mine, max_tokens, Counter(f"evaluating {name}", len(mine)))
+    told = Counter(f"evaluating {name}", len(mine))
+    if task.kind == "choice":
+        right = _choose(engine, task, mine, told)
+    else:
+        right = _generate(engine, task, mine, max_tokens, told)
     return Score.of(gather(right), task.chance)
 
 
@@ -79,7 +82,7 @@ def pass_at_k(
     keys = [f"pass/{i}/{j}" for i in numbers for j in range(k)]
     answers = _answers(
         engine,
-        [item for item in mine for _ in range(k)],
+        [prompt_of(task.conversation(row), engine.tokenizer) for task, row in mine for _ in range(k)],
         Sampling(max_tokens, temperature),
         Counter(label, len(mine) * k),
         seed,
@@ -115,26 +118,26 @@ Told = Callable[[int], None]
 
 
 def _generate(engine: Engine, task: Task, rows: Sequence[int], max_tokens: int, told: Told) -> list[bool]:
-    answers = _answers(engine, [(task, row) for row in rows], Sampling(max_tokens), told)
+    prompts = [prompt_of(task.conversation(row), engine.tokenizer) for row in rows]
+    answers = _answers(engine, prompts, Sampling(max_tokens), told)
     return [answer is not None and task.check(row, answer) for row, answer in zip(rows, answers, strict=True)]
 
 
 def _answers(
     engine: Engine,
-    items: Sequence[tuple[Task, int]],
+    prompts: Sequence[list[int]],
     sampling: Sampling,
     told: Told,
     seed: int = 0,
     keys: Sequence[str] | None = None,
 ) -> list[Message | None]:
-    """The model's answer to each item; None where the prompt leaves no room in the context for one."""
+    """The model's answer to each prompt; None where it leaves no room in the context for one."""
     answers: list[Message | None] = []
-    for start in range(0, len(items), GENERATE_BATCH):
-        batch = items[start : start + GENERATE_BATCH]
-        prompts = [prompt_of(task.conversation(row), engine.tokenizer) for task, row in batch]
-        fits = [i for i, prompt in enumerate(prompts) if len(prompt) < engine.model.config.context]
+    for start in range(0, len(prompts), GENERATE_BATCH):
+        batch = prompts[start : start + GENERATE_BATCH]
+        fits = [i for i, prompt in enumerate(batch) if len(prompt) < engine.model.config.context]
         completions = engine.generate(
-            [prompts[i] for i in fits], sampling, seed, keys=[keys[start + i] for i in fits] if keys else None
+            [batch[i] for i in fits], sampling, seed, keys=[keys[start + i] for i in fits] if keys else None
         )
         said = dict(zip(fits, completions, strict=True))
         answers += [parse(said[i].ids, engine.tokenizer) if i in said else None for i in range(len(batch))]
@@ -143,7 +146,7 @@ def _answers(
 
 
 @torch.inference_mode()
-def _choose(engine: Engine, task: Task, rows: Sequence[int], max_tokens: int, told: Told) -> list[bool]:
+def _choose(engine: Engine, task: Task, rows: Sequence[int], told: Told) -> list[bool]:
     """The answer is the letter of the highest logit after the prompt."""
     model, tokenizer = engine.model, engine.tokenizer
     right: list[bool] = []
@@ -173,14 +176,9 @@ def _area(batch: list[tuple[int, list[int]]]) -> int:
 
 def answer_all(engine: Engine, questions: Sequence[str], max_tokens: int) -> list[str]:
     """What the model says to each question, greedily, calls and outputs shown in brackets."""
-    prompts = [
-        prompt_of(
-            {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": ""}]}, engine.tokenizer
-        )
-        for q in questions
-    ]
-    completions = engine.generate(prompts, Sampling(max_tokens=max_tokens))
-    return [readable(parse(c.ids, engine.tokenizer)) for c in completions]
+    prompts = [render_prompt([{"role": "user", "content": question}], engine.tokenizer) for question in questions]
+    answers = _answers(engine, prompts, Sampling(max_tokens), Counter("answering", len(prompts)))
+    return ["(longer than the context)" if answer is None else readable(answer) for answer in answers]
 
 
 def readable(message: Message) -> str:

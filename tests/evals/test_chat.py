@@ -8,7 +8,7 @@ import torch
 
 from lanbot.chat.conversation import chat, output, python, text
 from lanbot.chat.lanbot_format import prompt_of, render
-from lanbot.engine.engine import Completion
+from lanbot.engine.engine import Completion, Engine
 from lanbot.evals.chat import Score, answer_all, evaluate, pass_at_k, readable
 from lanbot.tasks.mixture import make_task, sample_rows
 from lanbot.tasks.task import LETTERS, Task, multiple_choice
@@ -261,3 +261,9 @@ def test_answer_all_asks_each_question_alone() -> None:
     assert answer_all(ScriptedEngine(say), ["a?", "b?"], 8) == ["answer 0", "answer 1"]
     expected = [BYTES.decode(render(chat(q, ""), BYTES)[0]).removesuffix("<|assistant_end|>") for q in ("a?", "b?")]
     assert prompts == expected
+
+
+def test_a_question_longer_than_the_context_is_told_and_the_others_are_answered(make_model, tokenizer) -> None:  # type: ignore[no-untyped-def]
+    engine = Engine(make_model(context=32), tokenizer)
+    short, long = answer_all(engine, ["hi", "why? " * 100], 4)
+    assert long == "(longer than the context)" != short
