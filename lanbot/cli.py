@@ -16,6 +16,7 @@ from lanbot.errors import Stopped, UsageError, UserError
 if TYPE_CHECKING:
     from lanbot.agent.loop import Agent
     from lanbot.run import Run
+    from lanbot.tools.toolbox import Toolbox
 
 app = App(
     name="lanbot",
@@ -33,6 +34,7 @@ app.command(runs)
 STOPPED = "stopped; what was saved is whole: run the same command again to go on"
 
 Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, help="Recipe keys: --base.tokens 1_000_000 --name x")]
+Workspace = Annotated[Path | None, Parameter(help="The folder of its files; one in the run if left out.")]
 Mirror = Annotated[Path | None, Parameter(help="A folder that answers for the hub (or LANBOT_MIRROR).")]
 
 
@@ -95,7 +97,6 @@ def run(recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror =
     pairs = parse_overrides(overrides)
     loaded = recipes.load(recipe, pairs)
     from lanbot import report
-    from lanbot.console import say
     from lanbot.phases import pipeline
     from lanbot.run import Run, runs_root
     from lanbot.training import parallel
@@ -109,9 +110,8 @@ def run(recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror =
         parallel.barrier()
         did = pipeline.execute(made, phases)
         reported = not did and (made.folder / "report.json").is_file()
-        if parallel.world().main and made.last_phase() not in (None, "tokenizer") and not reported:
-            report.write(made)
-            say(f"Report: {made.folder / 'report.md'}. Talk to it: lanbot chat {made.folder}")
+        if parallel.world().main and made.last_phase() not in (None, "tokenizer"):
+            print(report.closing(made, report.collect(made) if reported else report.write(made)))
     finally:
         parallel.close()
 
@@ -144,11 +144,12 @@ def chat(
     *,
     ask: Annotated[list[str] | None, Parameter(negative="")] = None,
     phase: str | None = None,
+    workspace: Workspace = None,
     temperature: float = 0.0,
     top_k: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Talk to a run's model. It may use its calculator.
+    """Talk to a run's model. It may use its tools: a calculator, files, a memory.
 
     Args:
         run: A run's name or folder.
@@ -156,46 +157,54 @@ def chat(
         phase: mid, sft or rl; the latest if left out.
         temperature: 0: always the likeliest token.
     """
-    from lanbot.console import say
+    from lanbot.agent import talk
 
-    partner = _agent(run, phase, temperature, top_k, seed)
+    made = _open(run)
+    partner, tools = _agent(made, phase, workspace, temperature, top_k, seed)
     for question in ask or []:
         print(f"> {question}")
-        _turn(partner, question)
-        partner.messages.clear()
-    interactive = sys.stdin.isatty()
-    if ask and not interactive:
-        return
-    if interactive:
-        say(f"You are talking to {_open(run).recipe.identity.name}. An empty line, Ctrl-D or Ctrl-C ends it.")
-    while True:
-        try:
-            request = input("\n> " if interactive else "").strip()
-        except (EOFError, KeyboardInterrupt):
-            break
-        if not request:
-            break
-        try:
-            _turn(partner, request)
-        except UserError as error:
-            say(str(error))
-        except KeyboardInterrupt:
-            if not interactive:
-                raise
+        talk.reply(partner, question)
+        partner.new()
+    if not ask or sys.stdin.isatty():
+        talk.converse(partner, tools, made.recipe.identity.name)
 
 
 @app.command
-def agent(run: str, task: str, *, phase: str | None = None, temperature: float | None = None, seed: int = 0) -> None:
-    """Give a run's model a task; it uses its tools until it is done.
+def agent(
+    run: str,
+    task: str,
+    *,
+    phase: str | None = None,
+    workspace: Workspace = None,
+    transcript: Path | None = None,
+    temperature: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Give a run's model a task; it uses its tools until it is done. Exit code 1 if a limit stopped it.
+
+    Each task is a conversation of its own; the files and the memory stay.
 
     Args:
         run: A run's name or folder.
         task: What to do.
         phase: mid, sft or rl; the latest if left out.
+        transcript: A file to write the whole conversation to.
+        temperature: The recipe's if left out.
     """
-    settings = _open(run).recipe.agent
-    worker = _agent(run, phase, settings.temperature if temperature is None else temperature, None, seed)
-    _turn(worker, task)
+    from lanbot.agent import talk
+    from lanbot.run import write_atomic
+
+    made = _open(run)
+    if transcript is not None and (transcript.is_dir() or not transcript.parent.is_dir()):
+        raise UserError(f"--transcript {transcript}: cannot be written", "Name a file in a folder that is there.")
+    temperature = made.recipe.agent.temperature if temperature is None else temperature
+    worker, _ = _agent(made, phase, workspace, temperature, None, seed)
+    turn = talk.show_turn(worker, task, talk.Lines)
+    if transcript is not None:
+        write_atomic(transcript, worker.transcript())
+    stopped = talk.limit_reached(worker, turn)
+    if stopped is not None:
+        raise stopped
 
 
 @app.command(name="eval")
@@ -225,7 +234,7 @@ def evaluate(
 
 @app.command
 def report(run: str, *, json: bool = False) -> None:
-    """Write a run's report anew and show its tables.
+    """Write a run's report anew (a page, a text, JSON) and show its tables.
 
     Args:
         run: A run's name or folder.
@@ -238,9 +247,9 @@ def report(run: str, *, json: bool = False) -> None:
     if json:
         print(_dumps(written))
         return
-    if written["phases"]:
-        print(reports.evaluation_table(written), reports.training_table(written), sep="\n\n")
-    print(f"\n{made.folder / 'report.md'}")
+    if reports.trained(written):
+        print(reports.evaluation_table(written), reports.training_table(written), sep="\n\n", end="\n\n")
+    print(reports.closing(made, written))
 
 
 @runs.default
@@ -377,36 +386,14 @@ def _phase(made: "Run", phase: str | None) -> str:
     return str(chosen)
 
 
-def _agent(name: str, phase: str | None, temperature: float, top_k: int | None, seed: int) -> "Agent":
-    from lanbot.agent.loop import Agent
-    from lanbot.engine.engine import Engine
-    from lanbot.engine.sampling import Sampling
-    from lanbot.tokenizer import Tokenizer
-    from lanbot.training import checkpoint
-    from lanbot.training.parallel import world
+def _agent(
+    made: "Run", phase: str | None, workspace: Path | None, temperature: float, top_k: int | None, seed: int
+) -> "tuple[Agent, Toolbox]":
+    chosen = _phase(made, phase)
+    from lanbot.agent.session import open_agent, open_toolbox
 
-    made = _open(name)
-    folder = checkpoint.latest(made.phase(_phase(made, phase)))
-    if folder is None:
-        raise UserError(f"{made.folder}: its checkpoints are damaged", "Run the recipe again.")
-    engine = Engine(checkpoint.load(folder, world()), Tokenizer.load(folder))
-    settings = made.recipe.agent
-    return Agent(engine, settings.max_steps, Sampling(settings.max_tokens, temperature, top_k), seed=seed)
-
-
-def _turn(worker: "Agent", request: str) -> None:
-    """One turn, printed as it comes; calls and outputs in brackets."""
-    from lanbot.chat.show import Stream
-    from lanbot.console import say
-
-    forgotten = worker.forgotten
-    stream = Stream(worker.engine.tokenizer, sys.stdout)
-    try:
-        worker.turn(request, stream)
-    finally:
-        stream.close()
-    if worker.forgotten > forgotten:
-        say("(The beginning of this conversation no longer fits into the context and was left out.)")
+    tools = open_toolbox(made, workspace)
+    return open_agent(made, chosen, tools, temperature, top_k, seed), tools
 
 
 def _dumps(value: Any) -> str:

@@ -53,6 +53,8 @@ class TokenizerSettings:
     """Ids, the 11 special tokens included."""
     max_chars: int = 100_000_000
     """How much of the base corpus trains it, in characters."""
+    bare_words: bool = False
+    """Cut a word alike with and without a space before it: longer texts, but a tiny model can copy names."""
 
     def __post_init__(self) -> None:
         _require(self.vocab_size >= 300, f"vocab_size = {self.vocab_size}; it must be 300 or more (256 are bytes)")

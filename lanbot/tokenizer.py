@@ -1,6 +1,8 @@
 """The tokenizer: byte-level BPE. rustbpe trains it, tiktoken runs it, tokenizer.json carries it elsewhere."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -145,17 +147,30 @@ class Tokenizer:
         return cls(ranks, pattern)
 
 
-def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train(texts: Iterable[str], vocab_size: int, bare_words: bool = False) -> Tokenizer:
     """A tokenizer of exactly `vocab_size` ids, special tokens included, from `texts` (read once, streamed).
+
+    bare_words: merges are learnt from words without the space (or quote) before them, so that a word has the same
+    pieces wherever it stands, and copying a name out of a sentence into a call is copying ids. A sixth of the
+    vocabulary is then spent on the most frequent words with their space, which are the last merges.
 
     Raises UserError if the text has too few different pairs to give that many.
     """
     import rustbpe
 
     pattern = QWEN2_PATTERN if vocab_size < DIGITS_ALONE_BELOW else LLAMA3_PATTERN
+    spaced = vocab_size // 6 if bare_words else 0
+    counts: Counter[str] = Counter()
     trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(iter(texts), vocab_size - len(SPECIAL_TOKENS), pattern=pattern)
+    trainer.train_from_iterator(
+        (_bared(text, counts) for text in texts) if bare_words else iter(texts),
+        vocab_size - len(SPECIAL_TOKENS) - spaced,
+        pattern=pattern,
+    )
     ranks = {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
+    words = [b" " + word.encode() for word, _ in counts.most_common() if word.encode() in ranks]
+    for word in words[:spaced]:
+        ranks[word] = len(ranks)
     tokenizer = Tokenizer(ranks, pattern)
     if tokenizer.vocab_size < vocab_size:
         raise UserError(
@@ -163,6 +178,17 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             f"Give it more text, or set tokenizer.vocab_size to {tokenizer.vocab_size} or less.",
         )
     return tokenizer
+
+
+_BEFORE_WORD = re.compile(r"[^\w\n](?=[^\W\d_])")
+_SPACED_WORD = re.compile(r"(?<= )[a-z]+(?!\w)")
+"""Names begin with a capital: they are copied, and stay bare."""
+
+
+def _bared(text: str, counts: "Counter[str]") -> str:
+    """The text with each word alone, for the split pattern; words that stood after a space are counted."""
+    counts.update(_SPACED_WORD.findall(text))
+    return _BEFORE_WORD.sub("\n", text)
 
 
 def _last_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:

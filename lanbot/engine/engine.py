@@ -19,9 +19,9 @@ from lanbot.model.kv_cache import KVCache
 from lanbot.model.transformer import Transformer
 from lanbot.tokenizer import Tokenizer
 from lanbot.tools.expression import answer
+from lanbot.tools.tool import Tool
 from lanbot.training import memory
 
-Tool = Callable[[str], str]
 OnToken = Callable[[int, int], None]
 SLOTS = {"cpu": 64, "cuda": 512, "mps": 64}
 """Conversations generated at the same time."""
@@ -38,7 +38,7 @@ class Completion:
     logprobs: list[float] = field(default_factory=list)
     calls: int = 0
     finished: str = ""
-    """"stop" (the turn ended) or "length" (the limit came first)."""
+    """"stop" (the turn ended), "length" (the limit came first) or "tool" (the tool ended it: it returned None)."""
 
 
 @dataclass
@@ -47,6 +47,7 @@ class _Request:
     completion: Completion
     draws: random.Random
     limit: int
+    tool: Tool
     forced: deque[int] = field(default_factory=deque)
     call: list[int] | None = None
     """The ids of a python call that is open."""
@@ -74,10 +75,12 @@ class Engine:
         seed: int = 0,
         on_token: OnToken | None = None,
         keys: Sequence[str] | None = None,
+        tools: Sequence[Tool] | None = None,
     ) -> list[Completion]:
         """A completion for each prompt, in their order. on_token(index, id) is told each token as it comes.
 
         keys: what a request's draws depend on beside the seed; its index if left out.
+        tools: what answers each request's calls; the engine's own tool if left out.
 
         Raises UserError if a prompt leaves no room in the context.
         """
@@ -94,6 +97,7 @@ class Engine:
                 Completion(list(p)),
                 random.Random(f"{seed}/{keys[i] if keys else i}"),
                 min(sampling.max_tokens, context - len(p)),
+                tools[i] if tools else self.tool,
             )
             for i, p in enumerate(prompts)
         ]
@@ -167,7 +171,7 @@ class Engine:
                 self._follow_call(request, tokens[i])
             if tokens[i] in self.stops:
                 completion.finished = "stop"
-            elif len(completion.ids) >= request.limit:
+            elif len(completion.ids) >= request.limit and not completion.finished:
                 completion.finished = "length"
             if completion.finished:
                 slots[i] = None
@@ -179,10 +183,14 @@ class Engine:
         if token == special["<|python_start|>"]:
             request.call = []
         elif token == special["<|python_end|>"] and request.call is not None:
-            result = self.tokenizer.encode(self.tool(self.tokenizer.decode(request.call)))
-            room = max(0, request.limit - len(request.completion.ids) - 2)
-            request.forced.extend([special["<|output_start|>"], *result[:room], special["<|output_end|>"]])
+            result = request.tool(self.tokenizer.decode(request.call))
             request.completion.calls += 1
             request.call = None
+            if result is None:
+                request.completion.finished = "tool"
+                return
+            ids = self.tokenizer.encode(result)
+            room = max(0, request.limit - len(request.completion.ids) - 2)
+            request.forced.extend([special["<|output_start|>"], *ids[:room], special["<|output_end|>"]])
         elif request.call is not None:
             request.call.append(token)

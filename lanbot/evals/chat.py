@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ import torch
 from lanbot.chat.conversation import Message
 from lanbot.chat.lanbot_format import parse, prompt_of, render_prompt
 from lanbot.console import Progress, duration
-from lanbot.engine.engine import Engine
+from lanbot.engine.engine import Engine, Tool
 from lanbot.engine.sampling import Sampling
+from lanbot.tasks.agent_tasks import AgentTasks, Desk
 from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.task import Task
 from lanbot.training.parallel import gather, world
@@ -24,21 +25,37 @@ GENERATE_BATCH = 256
 
 @dataclass(frozen=True)
 class Score:
-    """score: the share that is right. stderr: its standard error, sqrt(p (1 - p) / n). chance: of a guess."""
+    """score: the share that is right. stderr: its standard error, sqrt(p (1 - p) / n). chance: of a guess.
+
+    parts: the same for the parts of a task that has some.
+    """
 
     score: float
     n: int
     stderr: float
     chance: float
+    parts: dict[str, "Score"] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, right: Sequence[bool], chance: float) -> "Score":
+    def of(cls, right: Sequence[bool], chance: float, parts: Sequence[str] = ()) -> "Score":
+        """parts: for each item the name of its part; "": it has none."""
         n = len(right)
         p = sum(right) / max(1, n)
-        return cls(round(p, 6), n, round(math.sqrt(p * (1 - p) / max(1, n)), 6), chance)
+        of_part: dict[str, list[bool]] = {}
+        for name, one in sorted(zip(parts, right, strict=False)):
+            if name:
+                of_part.setdefault(name, []).append(one)
+        return cls(
+            round(p, 6),
+            n,
+            round(math.sqrt(p * (1 - p) / max(1, n)), 6),
+            chance,
+            {name: cls.of(rights, chance) for name, rights in of_part.items()},
+        )
 
     def json(self) -> dict[str, Any]:
-        return asdict(self)
+        values: dict[str, Any] = {"score": self.score, "n": self.n, "stderr": self.stderr, "chance": self.chance}
+        return values | ({"parts": {name: part.json() for name, part in self.parts.items()}} if self.parts else {})
 
     def __str__(self) -> str:
         return f"{self.score:.3f} ± {self.stderr:.3f} (n {self.n:,}, chance {self.chance:.2f})"
@@ -58,9 +75,11 @@ def evaluate(engine: Engine, task: Task, name: str, limit: int, max_tokens: int,
     told = Counter(f"evaluating {name}", len(mine))
     if task.kind == "choice":
         right = _choose(engine, task, mine, told)
+    elif isinstance(task, AgentTasks):
+        right = [desk.right() for desk in do_errands(engine, task, mine, max_tokens, told)]
     else:
         right = _generate(engine, task, mine, max_tokens, told)
-    return Score.of(gather(right), task.chance)
+    return Score.of(gather(right), task.chance, gather([task.part(row) for row in mine]))
 
 
 def pass_at_k(
@@ -130,6 +149,7 @@ def _answers(
     told: Told,
     seed: int = 0,
     keys: Sequence[str] | None = None,
+    tools: Sequence[Tool] | None = None,
 ) -> list[Message | None]:
     """The model's answer to each prompt; None where it leaves no room in the context for one."""
     answers: list[Message | None] = []
@@ -137,12 +157,32 @@ def _answers(
         batch = prompts[start : start + GENERATE_BATCH]
         fits = [i for i, prompt in enumerate(batch) if len(prompt) < engine.model.config.context]
         completions = engine.generate(
-            [batch[i] for i in fits], sampling, seed, keys=[keys[start + i] for i in fits] if keys else None
+            [batch[i] for i in fits],
+            sampling,
+            seed,
+            keys=[keys[start + i] for i in fits] if keys else None,
+            tools=[tools[start + i] for i in fits] if tools else None,
         )
         said = dict(zip(fits, completions, strict=True))
         answers += [parse(said[i].ids, engine.tokenizer) if i in said else None for i in range(len(batch))]
         told(len(answers))
     return answers
+
+
+def do_errands(engine: Engine, task: AgentTasks, rows: Sequence[int], max_tokens: int, told: Told) -> list[Desk]:
+    """The errands done, all of them side by side: first everyone's first conversation, then the second."""
+    desks = [task.desk(row) for row in rows]
+    waiting = desks
+    while waiting := [desk for desk in waiting if desk.request()]:
+        requests = [request for desk in waiting if (request := desk.request())]
+        prompts = [render_prompt([request], engine.tokenizer) for request in requests]
+        done = len(desks) - len(waiting)
+        answers = _answers(
+            engine, prompts, Sampling(max_tokens), lambda n, done=done: told(done + n), tools=[d.tools for d in waiting]
+        )
+        for desk, request, answer in zip(waiting, requests, answers, strict=True):
+            desk.answered(request, answer or {"role": "assistant", "content": ""})
+    return desks
 
 
 @torch.inference_mode()

@@ -1,10 +1,10 @@
 """The tasks of the built-in world: no network, no files. And who the bot is."""
 
-from lanbot.chat.conversation import Conversation, Message, spoken
+from lanbot.chat.conversation import Conversation, Message, chat, spoken
 from lanbot.data import world
 from lanbot.tasks.task import Task, final_number
 
-ROWS = {"train": 100_000, "test": 2_000}
+ROWS = {"train": 1_000_000, "test": 2_000}
 """The world makes as many as are asked for; this is where a split ends."""
 
 
@@ -14,33 +14,61 @@ class WorldTask(Task):
 
 
 class WordProblems(WorldTask):
-    """Math word problems, solved with the calculator."""
+    """Math word problems, solved with the calculator; word_problems:practice has answers only, no solutions."""
+
+    arguments = ("practice",)
+
+    def problem(self, i: int) -> world.Problem:
+        return world.word_problem(self.split, i, practice=bool(self.argument) and self.split == "train")
 
     def conversation(self, i: int) -> Conversation:
-        return world.word_problem(self.split, i)[0]
+        problem = self.problem(i)
+        return chat(problem.question, f"#### {problem.answer}" if self.argument else problem.solution)
 
     def check(self, i: int, answer: Message) -> bool:
-        return final_number(spoken(answer)) == world.word_problem(self.split, i)[1]
+        return final_number(spoken(answer)) == self.problem(i).answer
+
+    def part(self, i: int) -> str:
+        return f"templates {self.problem(i).seen}"
 
 
 class WorldChat(WorldTask):
-    """Small talk and questions about the built-in world."""
+    """Small talk, things to know, sums, and questions about what was just said."""
 
     kind = "chat"
 
     def conversation(self, i: int) -> Conversation:
-        return world.chat_about_world(self.split, i)
+        return world.talk(self.split, i)
+
+
+class LongChat(WorldTask):
+    """Chats of two or three turns about different things, who the bot is among them."""
+
+    kind = "chat"
+
+    def conversation(self, i: int) -> Conversation:
+        who = self.setting.identity
+        return world.long_chat(who.name, who.maker, who.personality, self.split, i)
 
 
 class IdentityTask(WorldTask):
     """Who the bot is, who made it, what it can do: the recipe's [identity]."""
 
-    def conversation(self, i: int) -> Conversation:
+    def _asked(self, i: int) -> tuple[Conversation, str]:
         who = self.setting.identity
         return world.identity_chat(who.name, who.maker, who.personality, self.split, i)
 
+    def conversation(self, i: int) -> Conversation:
+        return self._asked(i)[0]
+
     def check(self, i: int, answer: Message) -> bool:
-        """Right if it says the bot's name, and the maker's where the reference does."""
+        """Right if it says the bot's name and its maker's, and yes or no where the reference does."""
         reference, said = spoken(self.conversation(i)["messages"][-1]), spoken(answer)
         who = self.setting.identity
-        return who.name in said and (not who.maker or who.maker not in reference or who.maker in said)
+        names = [who.name, who.maker or "the person who runs me"]
+        yes_or_no = reference.partition(",")[0]
+        agrees = yes_or_no not in ("Yes", "No") or said.startswith(yes_or_no)
+        return agrees and all(name in said for name in names if name in reference)
+
+    def part(self, i: int) -> str:
+        return self._asked(i)[1]

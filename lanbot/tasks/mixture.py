@@ -11,9 +11,11 @@ from lanbot.chat.lanbot_format import render
 from lanbot.data.loader import Rendered
 from lanbot.errors import UserError
 from lanbot.recipe import Identity, MixturePart
+from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.arc import ARCChallenge, ARCEasy
-from lanbot.tasks.builtin import IdentityTask, WordProblems, WorldChat
+from lanbot.tasks.builtin import IdentityTask, LongChat, WordProblems, WorldChat
 from lanbot.tasks.gsm8k import GSM8K
+from lanbot.tasks.handwritten import Handwritten
 from lanbot.tasks.jsonl import Jsonl
 from lanbot.tasks.mmlu import MMLU
 from lanbot.tasks.smoltalk import SmolTalk
@@ -32,6 +34,9 @@ TASKS: dict[str, type[Task]] = {
     "identity": IdentityTask,
     "word_problems": WordProblems,
     "world_chat": WorldChat,
+    "long_chat": LongChat,
+    "agent_tasks": AgentTasks,
+    "handwritten": Handwritten,
     "jsonl": Jsonl,
 }
 

@@ -27,8 +27,8 @@ class Setting:
 class Task(ABC):
     """A split ("train" or "test") of a data set. Rows are numbered; nothing is read before the first is asked for.
 
-    kind: "generate" (the answer is generated and checked), "choice" (the answer is the likeliest of `letters`) or
-    "chat" (for training only). chance: the score of a guess. note: a word for the user, of skipped rows say.
+    kind: "generate" (the answer is generated and checked), "choice" (the answer is the likeliest of `letters`),
+    "agent" (an errand is done with tools; see agent_tasks.py) or "chat" (for training only). chance: the score of a guess. note: a word for the user, of skipped rows say.
     """
 
     kind: ClassVar[str] = "generate"
@@ -51,6 +51,10 @@ class Task(ABC):
     def check(self, i: int, answer: Message) -> bool:
         """Is `answer` right for row i? The default: it says what the reference says."""
         return spoken(answer).strip() == spoken(self.conversation(i)["messages"][-1]).strip()
+
+    def part(self, i: int) -> str:
+        """The part of the task that row i belongs to, scored apart too; "": the task has no parts."""
+        return ""
 
     def letters(self, i: int) -> Sequence[str]:
         """kind "choice": the letters that may answer row i."""
@@ -108,13 +112,15 @@ def final_number(text: str) -> str | None:
 
 
 def words(source: str, split: str) -> Sequence[str]:
-    """Distinct words for the spelling tasks, in a seeded order; one in ten is only ever tested on.
+    """Distinct words for the spelling tasks, in a seeded order; one in eight is only ever tested on.
 
-    source: "builtin", or "" for the hub's word list.
+    source: "builtin", or "" for the hub's word list. The built-in list is short: made-up words, which nothing tests,
+    are trained on besides, so that the model learns the letters of each piece and not of each word.
     """
     return _split_words(None if source == "builtin" else hub.find(*WORD_LIST), split)
 
 
+MADE_UP = 6_000
 WORD_LIST = ("dwyl/english-words", "words/words_alpha.txt.gz")
 """Its hub id, and its path in a mirror."""
 
@@ -122,6 +128,9 @@ WORD_LIST = ("dwyl/english-words", "words/words_alpha.txt.gz")
 @lru_cache(maxsize=8)
 def _split_words(path: Path | None, split: str) -> Sequence[str]:
     chosen = [word for word in _words(path) if world.held_out(word) == (split == "test")]
+    if path is None and split == "train":
+        rng = world.Rng("made-up words")
+        chosen = list(dict.fromkeys([*chosen, *(world.made_up(rng) for _ in range(MADE_UP))]))
     random.Random("words").shuffle(chosen)
     return chosen
 

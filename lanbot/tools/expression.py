@@ -8,6 +8,7 @@ import ast
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -372,8 +373,12 @@ class _Walk:
             case ast.Name(id=name) if name in self.functions or name in _FUNCTIONS:
                 raise ExpressionError(f"{name} is a function: call it, {name}(...)")
             case ast.Name(id=name):
-                raise ExpressionError(f"unknown name '{name}'")
+                raise self.unknown(name)
         raise ExpressionError(f"{_SYMBOLS.get(type(node), type(node).__name__)} is not allowed here")
+
+    def unknown(self, name: str) -> ExpressionError:
+        near = get_close_matches(name, [*self.functions, *_FUNCTIONS], 1, cutoff=0.7)
+        return ExpressionError(f"unknown name '{name}'" + (f"; did you mean {near[0]}?" if near else ""))
 
     def dictionary(self, node: ast.Dict) -> dict[Any, Any]:
         result = {}
@@ -418,7 +423,7 @@ class _Walk:
             case ast.Name(id=name) if name in self.functions or name in _FUNCTIONS:
                 function = self.functions[name] if name in self.functions else _FUNCTIONS[name]
             case ast.Name(id=name):
-                raise ExpressionError(f"unknown name '{name}'")
+                raise self.unknown(name)
             case ast.Attribute(attr=name):
                 receiver = self.value(node.func.value)
                 methods = _METHODS.get(type(receiver), {})
@@ -443,5 +448,7 @@ class _Walk:
             return function(*args, **keywords)
         except (ExpressionError, Stopped):
             raise
+        except TypeError as error:  # often a missing argument: said of the name that the model knows
+            raise ExpressionError(str(error).replace(getattr(function, "__qualname__", name), name, 1)) from error
         except Exception as error:
             raise ExpressionError(str(error) or type(error).__name__) from error

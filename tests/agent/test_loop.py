@@ -1,134 +1,226 @@
-from types import SimpleNamespace
-
 import pytest
 
-from lanbot.agent.loop import REPEATS, Agent, bounded
-from lanbot.chat.conversation import output, parts, python, spoken, text
+from lanbot.agent.loop import CUT, REPEATS, Agent, bounded
+from lanbot.chat.conversation import Message, output, parts, python, spoken, text
 from lanbot.chat.lanbot_format import render_prompt
-from lanbot.engine.engine import Completion
+from lanbot.engine.sampling import Sampling
 from lanbot.errors import UserError
 from lanbot.tokenizer import QWEN2_PATTERN, Tokenizer
+from lanbot.tools.memory import Memory
+from lanbot.tools.toolbox import Toolbox
+from lanbot.tools.workspace import Workspace
 
 BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
+SYSTEM: Message = {"role": "system", "content": "Be brief."}
 
 
-class ScriptedEngine:
-    """Says what it is told to: each turn a list of parts, of which the calls are answered by the tool."""
+class Asked:
+    """A tool that notes what it was asked."""
 
-    def __init__(self, *turns: list, context: int = 1_000) -> None:
-        self.turns, self.tokenizer = list(turns), BYTES
-        self.model = SimpleNamespace(config=SimpleNamespace(context=context))
-        self.tool = self.ask
-        self.prompts: list[list[int]] = []
-        self.asked: list[str] = []
+    def __init__(self) -> None:
+        self.codes: list[str] = []
 
-    def ask(self, code: str) -> str:
-        self.asked.append(code)
+    def __call__(self, code: str) -> str:
+        self.codes.append(code)
         return f"={code}"
 
-    def generate(self, prompts, sampling, seed=0, on_token=None, keys=None):
-        assert all(len(prompt) < self.model.config.context for prompt in prompts)
-        self.prompts += prompts
-        ids: list[int] = []
-        for part in self.turns.pop(0):
-            ids += BYTES.encode(part["text"]) if part["type"] == "text" else self._call(part["text"])
-        ids.append(BYTES.special["<|assistant_end|>"])
-        for token in ids if on_token else []:
-            on_token(0, token)
-        return [Completion(prompts[0], ids)]
 
-    def _call(self, code: str) -> list[int]:
-        pieces = [
-            "<|python_start|>",
-            code,
-            "<|python_end|>",
-            "<|output_start|>",
-            self.tool(code),
-            "<|output_end|>",
-        ]
-        special = BYTES.special
-        return [token for piece in pieces for token in ([special[piece]] if piece in special else BYTES.encode(piece))]
-
-
-def outputs(message) -> list[str]:
+def outputs(message: Message) -> list[str]:
     return [part["text"] for part in parts(message) if part["type"] == "output"]
 
 
-def test_a_turn_is_kept_with_its_calls_and_outputs() -> None:
-    engine = ScriptedEngine([text("So "), python("2+2"), text("4.")], [text("bye")])
+def test_a_turn_is_kept_with_its_calls_and_outputs(scripted) -> None:
+    engine = scripted([text("So "), python("2+2"), text("4.")], [text("bye")])
     agent = Agent(engine)
-    message = agent.turn("2+2?")
-    assert message["content"] == [text("So "), python("2+2"), output("=2+2"), text("4.")]
-    assert agent.messages == [{"role": "user", "content": "2+2?"}, message]
-    assert spoken(agent.turn("ciao")) == "bye"
+    turn = agent.turn("2+2?")
+    assert turn.message["content"] == [text("So "), python("2+2"), output("4"), text("4.")]
+    assert turn.ended == "answered"
+    assert agent.messages == [{"role": "user", "content": "2+2?"}, turn.message]
+    assert spoken(agent.turn("ciao").message) == "bye"
     assert [m["role"] for m in agent.messages] == ["user", "assistant"] * 2
     assert engine.prompts[1] == render_prompt(agent.messages[:3], BYTES)
 
 
-def test_each_token_is_told_as_it_comes() -> None:
+def test_each_token_is_told_as_it_comes(scripted) -> None:
     told: list[int] = []
-    Agent(ScriptedEngine([text("yes")])).turn("?", told.append)
+    Agent(scripted([text("yes")])).turn("?", told.append)
     assert told == [*BYTES.encode("yes"), BYTES.special["<|assistant_end|>"]]
 
 
-def test_the_same_call_made_over_and_over_is_answered_by_an_error() -> None:
-    engine = ScriptedEngine([python("1+1")] * (REPEATS + 2) + [python("1+2")])
-    results = outputs(Agent(engine).turn("count"))
+def test_an_error_of_a_call_is_fed_back_and_the_turn_goes_on(scripted) -> None:
+    calls = [python('read_file("nots.txt")'), python('read_file("notes.txt")'), text("It says hi.")]
+    agent = Agent(scripted(calls), Toolbox(Workspace({"notes.txt": "hi"})))
+    turn = agent.turn("What do my notes say?")
+    assert outputs(turn.message) == ["error: no file nots.txt; did you mean notes.txt?", "hi"]
+    assert (spoken(turn.message), turn.ended) == ("It says hi.", "answered")
+
+
+def test_a_turn_that_fails_leaves_no_trace(scripted) -> None:
+    engine = scripted([text("one")], [python("1")], [text("two")])
+    agent = Agent(engine)
+    agent.turn("first")
+    before = list(agent.messages)
+
+    def interrupted(code: str) -> str:
+        raise KeyboardInterrupt
+
+    agent.tool = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        agent.turn("second")
+    assert agent.messages == before and len(agent.turns) == 1
+    assert spoken(agent.turn("third").message) == "two"
+
+
+# -- limits --------------------------------------------------------------------------------------------------
+
+
+def test_the_same_call_made_over_and_over_is_answered_by_an_error(scripted) -> None:
+    asked = Asked()
+    engine = scripted([python("1+1")] * (REPEATS + 2) + [python("1+2"), python("1+1")])
+    results = outputs(Agent(engine, asked).turn("count").message)
     assert results[:REPEATS] == ["=1+1"] * REPEATS
-    assert all(result.startswith("error: the same call again") for result in results[REPEATS:-1])
-    assert results[-1] == "=1+2"
-    assert engine.asked == ["1+1"] * REPEATS + ["1+2"]
+    assert all(result.startswith("error: the same call again") for result in results[REPEATS:-2])
+    assert results[-2:] == ["=1+2", "=1+1"], "after another call its result may be another"
+    assert asked.codes == ["1+1"] * REPEATS + ["1+2", "1+1"]
 
 
-def test_calls_beyond_the_limit_are_answered_by_an_error() -> None:
-    engine = ScriptedEngine([python(str(i)) for i in range(5)])
-    results = outputs(Agent(engine, max_steps=3).turn("count"))
+def test_a_call_beyond_the_limit_is_answered_by_an_error_and_the_next_ends_the_turn(scripted) -> None:
+    asked = Asked()
+    agent = Agent(scripted([python(str(i)) for i in range(9)]), asked, max_steps=3)
+    turn = agent.turn("count")
+    results = outputs(turn.message)
     assert results[:3] == ["=0", "=1", "=2"]
-    assert all(result.startswith("error: no more than 3 calls") for result in results[3:])
-    assert engine.asked == ["0", "1", "2"]
+    assert results[3:] == ["error: no more than 3 calls; answer now"]
+    assert asked.codes == ["0", "1", "2"]
+    assert turn.ended == "step limit"
 
 
-def test_limits_are_those_of_one_turn() -> None:
-    engine = ScriptedEngine(*[[python("1")] * 2] * 3)
-    agent = Agent(engine, max_steps=2)
-    assert [outputs(agent.turn("again")) for _ in range(3)] == [["=1", "=1"]] * 3
-    assert engine.tool == engine.ask
+def test_who_answers_when_told_of_the_limit_has_answered(scripted) -> None:
+    turn = Agent(scripted([python("1"), python("2"), text("So be it.")]), max_steps=1).turn("count")
+    assert (spoken(turn.message), turn.ended) == ("So be it.", "answered")
 
 
-def test_the_tool_is_given_back_when_a_turn_fails() -> None:
-    engine = ScriptedEngine()
-    with pytest.raises(IndexError):
-        Agent(engine).turn("no turn is scripted")
-    assert engine.tool == engine.ask
+def test_limits_are_those_of_one_turn(scripted) -> None:
+    agent = Agent(scripted(*[[python("1")] * 2] * 3), Asked(), max_steps=2)
+    assert [outputs(agent.turn("again").message) for _ in range(3)] == [["=1", "=1"]] * 3
+
+
+def test_the_token_limit_ends_a_turn(scripted) -> None:
+    turn = Agent(scripted([text("x" * 30)]), sampling=Sampling(max_tokens=20)).turn("?")
+    assert (spoken(turn.message), turn.ended) == ("x" * 20, "token limit")
+
+
+def test_a_long_output_leaves_half_of_the_turn_for_the_answer(scripted) -> None:
+    agent = Agent(scripted([python("'é' * 300"), text("Long.")]), sampling=Sampling(max_tokens=101))
+    turn = agent.turn("?")
+    assert outputs(turn.message) == ["é" * 25 + CUT]
+    assert turn.ended == "answered"
 
 
 def test_bounded_counts_calls_that_the_tool_never_saw() -> None:
     tool = bounded(lambda code: code, 2)
     assert [tool("a"), tool("b")] == ["a", "b"]
-    assert tool("c").startswith("error: no more than 2 calls")
+    assert str(tool("c")).startswith("error: no more than 2 calls")
+    assert tool("d") is None
+
+
+# -- conversations -------------------------------------------------------------------------------------------
+
+
+def test_files_and_memory_outlive_a_conversation(scripted) -> None:
+    engine = scripted(
+        [python('remember("my cat is Tom")'), python('write_file("a.txt", "hi")'), text("Done.")],
+        [python('recall("what is my cat called?")'), python("list_files()"), text("Tom.")],
+    )
+    agent = Agent(engine, Toolbox(Workspace({}), Memory()), messages=[SYSTEM])
+    agent.turn("Remember my cat.")
+    agent.new()
+    assert (agent.messages, agent.turns) == ([SYSTEM], [])
+    turn = agent.turn("What is my cat called?")
+    assert outputs(turn.message) == ["1: my cat is Tom", "a.txt"]
+    assert engine.prompts[1] == render_prompt([SYSTEM, {"role": "user", "content": turn.request}], BYTES)
+
+
+def test_a_transcript_tells_all_that_was_said_and_done(scripted) -> None:
+    agent = Agent(
+        scripted(
+            [text("I look."), python("list_files()"), python('len("""a\nb""")'), text(" Two files.\n")],
+            [python("1"), python("2"), python("3")],
+        ),
+        Toolbox(Workspace({"a.txt": "", "b.txt": ""})),
+    )
+    agent.turn("Which files?")
+    agent.max_steps = 1
+    agent.turn("Count.")
+    assert (
+        agent.transcript()
+        == """\
+## user
+
+Which files?
+
+## assistant
+
+I look.
+
+    >>> list_files()
+    a.txt
+    b.txt
+
+    >>> len(\"\"\"a
+    ... b\"\"\")
+    3
+
+Two files.
+
+## user
+
+Count.
+
+## assistant
+
+    >>> 1
+    1
+
+    >>> 2
+    error: no more than 1 calls; answer now
+
+    >>> 3
+
+(ended by the step limit)
+"""
+    )
+
+
+def test_a_transcript_holds_what_the_model_no_longer_reads(scripted) -> None:
+    agent = Agent(scripted(*[[text(f"answer {i}")] for i in range(8)]), sampling=Sampling(max_tokens=20))
+    agent.engine.model.config.context = 100
+    for i in range(8):
+        agent.turn(f"question {i}")
+    assert agent.forgotten > 0
+    assert all(f"question {i}\n\n## assistant\n\nanswer {i}" in agent.transcript() for i in range(8))
 
 
 # -- a conversation longer than the context ----------------------------------------------------------------
 
 
-def test_the_oldest_turns_are_left_out_and_the_system_message_stays() -> None:
-    engine = ScriptedEngine(*[[text(f"answer {i}")] for i in range(12)], context=120)
-    system = {"role": "system", "content": "Be brief."}
-    agent = Agent(engine, messages=[system])
+def test_the_oldest_turns_are_left_out_and_the_system_message_stays(scripted) -> None:
+    engine = scripted(*[[text(f"answer {i}")] for i in range(12)], context=120)
+    agent = Agent(engine, messages=[SYSTEM])
     for i in range(12):
         agent.turn(f"question {i}")
-        assert agent.messages[0] == system
+        assert agent.messages[0] == SYSTEM
         assert [m["role"] for m in agent.messages[1:]] == ["user", "assistant"] * (len(agent.messages) // 2)
         assert agent.messages[-2]["content"] == f"question {i}"
-        assert len(engine.prompts[-1]) + 120 // 4 <= 120
+        assert len(engine.prompts[-1]) + 120 // 3 <= 120
         assert engine.prompts[-1] == render_prompt(agent.messages[:-1], BYTES)
         assert agent.forgotten + len(agent.messages) == 1 + 2 * (i + 1)
     assert agent.forgotten > 0
     assert len(agent.messages) > 3, "more was left out than needed"
 
 
-def test_without_a_system_message_the_oldest_turn_goes_whole() -> None:
-    engine = ScriptedEngine(*[[text("x" * 20)] for _ in range(8)], context=100)
+def test_without_a_system_message_the_oldest_turn_goes_whole(scripted) -> None:
+    engine = scripted(*[[text("x" * 20)] for _ in range(8)], context=100)
     agent = Agent(engine)
     for i in range(8):
         agent.turn(f"question {i}")
@@ -136,26 +228,26 @@ def test_without_a_system_message_the_oldest_turn_goes_whole() -> None:
     assert 0 < agent.forgotten < 16 and agent.forgotten % 2 == 0
 
 
-def test_nothing_is_left_out_while_there_is_room() -> None:
-    agent = Agent(ScriptedEngine(*[[text("ok")]] * 3))
+def test_nothing_is_left_out_while_there_is_room(scripted) -> None:
+    agent = Agent(scripted(*[[text("ok")]] * 3))
     for i in range(3):
         agent.turn(f"question {i}")
     assert (agent.forgotten, len(agent.messages)) == (0, 6)
 
 
-def test_a_message_longer_than_the_context_is_refused_and_the_conversation_stays_as_it_was() -> None:
-    engine = ScriptedEngine([text("ho")], [text("still here")], context=60)
+def test_a_message_longer_than_the_context_is_refused_and_the_conversation_stays_as_it_was(scripted) -> None:
+    engine = scripted([text("ho")], [text("still here")], context=60)
     agent = Agent(engine)
     agent.turn("hi")
     before = list(agent.messages)
     with pytest.raises(UserError, match="context is 60"):
         agent.turn("x" * 60)
     assert agent.messages == before and agent.forgotten == 0
-    assert spoken(agent.turn("hello?")) == "still here"
+    assert spoken(agent.turn("hello?").message) == "still here"
 
 
-def test_a_message_that_leaves_little_room_is_answered_all_the_same() -> None:
-    engine = ScriptedEngine([text("ok")], context=60)
+def test_a_message_that_leaves_little_room_is_answered_all_the_same(scripted) -> None:
+    engine = scripted([text("ok")], context=60)
     agent = Agent(engine)
     agent.turn("x" * 55)
     assert len(engine.prompts[0]) == 59

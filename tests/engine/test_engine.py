@@ -297,6 +297,49 @@ def test_what_is_no_closed_call_is_not_answered(tokenizer: Tokenizer, kind: str)
     assert completion.calls == 0
 
 
+def test_each_request_of_a_batch_has_its_own_tool(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.SLOTS, "cpu", 2)
+    play = Play(tokenizer)
+    said = [*play.call("x"), *silence(play.output("0")), *play.call("y"), *silence(play.output("0")), *play.end]
+    asked: list[list[str]] = [[] for _ in range(5)]
+    tools = [lambda code, i=i: asked[i].append(code) or str(i) for i in range(5)]  # type: ignore[misc,func-returns-value]
+    engine = Engine(Scripted(play.prompt + said, tokenizer.vocab_size), tokenizer, tool=lambda code: "the engine's")  # type: ignore[arg-type]
+    completions = engine.generate([play.prompt] * 5, Sampling(max_tokens=100), tools=tools)
+    assert asked == [["x", "y"]] * 5
+    for i, completion in enumerate(completions):
+        output = play.output(str(i))
+        assert completion.ids == [*play.call("x"), *output, *play.call("y"), *output, *play.end]
+
+
+def test_a_tool_without_an_output_ends_the_turn(tokenizer: Tokenizer) -> None:
+    answers = iter(["1", None])
+    play = Play(tokenizer, tool=lambda code: next(answers))  # type: ignore[arg-type,return-value]
+    call, output = play.call("x"), play.output("1")
+    completion = play.run([*call, *silence(output), *call, *play.encode("and more")])
+    assert completion.ids == [*call, *output, *call]
+    assert (completion.finished, completion.calls) == ("tool", 2)
+
+
+def test_special_tokens_within_a_call_are_text_of_the_call(tokenizer: Tokenizer) -> None:
+    codes: list[str] = []
+    play = Play(tokenizer, tool=lambda code: codes.append(code) or "!")  # type: ignore[func-returns-value]
+    inside = [play.special["<|output_start|>"], *play.encode("5"), play.special["<|output_end|>"]]
+    said = [*play.call("")[:1], *play.encode("x"), *inside, *play.call("")[1:], *silence(play.output("!")), *play.end]
+    assert play.run(said).finished == "stop"
+    assert codes == ["x<|output_start|>5<|output_end|>"]
+
+
+def test_a_very_long_call_is_answered_by_an_error(tokenizer: Tokenizer) -> None:
+    play = Play(tokenizer)
+    code = "+".join(["1"] * 1_500)
+    said = play.call(code)
+    context = len(play.prompt) + len(said) + 200
+    model = Scripted(play.prompt + said + play.end * 300, tokenizer.vocab_size, context)
+    completion = Engine(model, tokenizer).generate([play.prompt], Sampling(max_tokens=len(said) + 100))[0]  # type: ignore[arg-type]
+    assert parse(completion.ids, tokenizer)["content"][1]["text"].startswith("error: too long")
+    assert completion.finished == "stop"
+
+
 @pytest.mark.parametrize("stop", ["<|assistant_end|>", "<|bos|>", "<|user_start|>"])
 def test_a_stop_token_ends_the_turn(tokenizer: Tokenizer, stop: str) -> None:
     play = Play(tokenizer)

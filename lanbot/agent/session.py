@@ -1,0 +1,33 @@
+"""An agent of a run: its model, one workspace and one memory, whoever asks and however often."""
+
+from pathlib import Path
+
+from lanbot.agent.loop import Agent
+from lanbot.engine.engine import Engine
+from lanbot.engine.sampling import Sampling
+from lanbot.errors import UserError
+from lanbot.run import Run
+from lanbot.tokenizer import Tokenizer
+from lanbot.tools.memory import Memory
+from lanbot.tools.toolbox import Toolbox
+from lanbot.tools.workspace import Workspace
+from lanbot.training import checkpoint
+from lanbot.training.parallel import world
+
+
+def open_toolbox(run: Run, workspace: Path | None = None) -> Toolbox:
+    """The run's memory, and the files of a folder or the run's own. Raises UserError: there is no such folder."""
+    if workspace is not None and not workspace.is_dir():
+        raise UserError(f"--workspace {workspace}: no such folder", "Make the folder first, or name another.")
+    home = run.folder / "agent"
+    return Toolbox(Workspace(workspace or home / "files"), Memory(home / "memory.db"))
+
+
+def open_agent(run: Run, phase: str, tools: Toolbox, temperature: float, top_k: int | None, seed: int) -> Agent:
+    """The run's model after a phase, with its tools and the limits of its recipe."""
+    folder = checkpoint.latest(run.phase(phase))
+    if folder is None:
+        raise UserError(f"{run.folder}: its checkpoints are damaged", "Run the recipe again.")
+    engine = Engine(checkpoint.load(folder, world()), Tokenizer.load(folder))
+    limits = run.recipe.agent
+    return Agent(engine, tools, limits.max_steps, Sampling(limits.max_tokens, temperature, top_k), seed=seed)

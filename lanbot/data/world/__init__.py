@@ -1,0 +1,21 @@
+"""The built-in world: a small, consistent world in simple English, for training without a network.
+
+Every text is a pure function of (split, index), as many as are wanted. English lives in the .txt files here.
+
+    grammar.py    templates, and which of them are held out
+    scene.py      what there is; what a text is about
+    problems.py   word problems        chats.py      identity, talk, sums, reading
+    errands.py    work for the tools   documents.py  raw text
+"""
+
+from lanbot.data.world.chats import identity_chat, long_chat, talk
+from lanbot.data.world.documents import document
+from lanbot.data.world.errands import Errand, errand, errand_chat
+from lanbot.data.world.grammar import Rng, rng_of
+from lanbot.data.world.problems import Problem, word_problem
+from lanbot.data.world.scene import WORDS, held_out, made_up
+
+__all__ = [
+    "WORDS", "Errand", "Problem", "Rng", "document", "errand", "errand_chat", "held_out", "identity_chat", "long_chat",
+    "made_up", "rng_of", "talk", "word_problem",
+]  # fmt: skip

@@ -1,0 +1,142 @@
+"""A report's tables and its closing word, as text."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from lanbot.console import duration, size, table
+from lanbot.recipe import PHASES
+from lanbot.report.figures import trained
+from lanbot.run import Run, runs_root
+
+Score = dict[str, Any]
+QUESTION = "How many r are in strawberry?"
+
+
+def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
+    """Every task after every phase; the parts of a task below it, for the last phase."""
+    phases = trained(report)
+    rows: list[tuple[str, ...]] = []
+    for task, by_phase in report["evals"].items():
+        rows.append((task, f"{chance(by_phase):.2f}", *(score(by_phase.get(phase)) for phase in phases)))
+        for name, part in parts(by_phase, phases).items():
+            indented = f"&nbsp;&nbsp;{name.replace('|', '/')}" if md else f"  {name}"
+            rows.append((indented, *[""] * len(phases), score(part)))
+    rows.append(("val bits per byte", "", *(fixed(report["phases"][phase]["val_bpb"], 4) for phase in phases)))
+    return table(rows, ("task", "chance", *phases), markdown=md)
+
+
+def training_table(report: dict[str, Any], md: bool = False) -> str:
+    header = ("phase", "steps", "tokens", "time", "tok/s", "util", "loss", "peak memory")
+    return table([training_row(phase, report["phases"][phase]) for phase in trained(report)], header, markdown=md)
+
+
+def training_row(phase: str, p: dict[str, Any]) -> tuple[str, ...]:
+    """A phase's figures as text, in the order of the table's header; "" for what was not measured."""
+    return (
+        phase,
+        f"{p.get('steps') or 0:,}",
+        f"{p['tokens'] or 0:,}",
+        duration(p["seconds"] or 0),
+        f"{p.get('tokens_per_second') or 0:,.0f}",
+        fixed(p.get("utilisation"), 2),
+        fixed(p["final_loss"], 3),
+        "" if p["peak_memory_bytes"] is None else size(p["peak_memory_bytes"]),
+    )
+
+
+def closing(run: Run, report: dict[str, Any]) -> str:
+    """What the terminal says at a run's end: what was built, how good it is, where the report lies, what to type."""
+    by = f" by {report['maker']}" if report["maker"] else ""
+    phases = trained(report)
+    lines = [_one_line(report["identity"] + by), "  " + built(report), ""]
+    if report["evals"]:
+        table_lines = _standing(report["evals"], phases).split("\n")
+        lines += ["  " + line for line in table_lines] + [""]
+    missing = [phase for phase in PHASES if phase not in report["phases"]]
+    if missing:
+        lines += [f"  Not yet done: {', '.join(missing)}.", ""]
+    lanbot, name = program(), shlex.quote(known_as(run))
+    rows = [("report", str(run.folder / "report.html")), ("as text", str(run.folder / "report.md"))]
+    if phases:
+        rows += [
+            ("talk to it", f"{lanbot} chat {name}"),
+            ("give it work", f'{lanbot} agent {name} "{QUESTION}"'),
+        ]
+    rows.append(("make your own", f"{lanbot} init my-bot.toml"))
+    return "\n".join(lines + [f"  {what:<13}  {command}" for what, command in rows])
+
+
+def built(report: dict[str, Any]) -> str:
+    """Size, tokens, time, as far as they are known."""
+    facts = []
+    if report["parameters"]:
+        facts.append(f"{count(report['parameters'])} parameters")
+    if report["seconds"]:
+        facts.append(f"{count(report['tokens'])} tokens in {duration(report['seconds'])} of training")
+    if report["wall_seconds"]:
+        facts.append(f"{duration(report['wall_seconds'])} with evaluation")
+    return ", ".join(facts) or "nothing trained yet"
+
+
+def _one_line(text: str) -> str:
+    """Without what a terminal would obey: line breaks, escapes."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _standing(evals: dict[str, dict[str, Score]], phases: list[str]) -> str:
+    """task | score of the last phase, after sft's where rl came after it | n | chance."""
+    last = phases[-1]
+    compared = last == "rl" and "sft" in phases
+    rows = []
+    for task, by_phase in evals.items():
+        now, before = by_phase.get(last), by_phase.get("sft")
+        if now is None:
+            continue
+        shown = f"{now['score']:.3f} ± {now['stderr']:.3f}"
+        if compared:
+            shown = (f"{before['score']:.3f} -> " if before else "") + shown
+        rows.append((task, shown, f"{now['n']:,}", f"{chance(by_phase):.2f}"))
+    return table(rows, ("task", f"{'sft -> rl' if compared else last} ± error", "n", "chance"))
+
+
+def known_as(run: Run) -> str:
+    """What the commands take for this run: its name, where it lies among the runs here."""
+    return run.folder.name if runs_root().absolute() == run.folder.parent.absolute() else str(run.folder)
+
+
+def program() -> str:
+    """`lanbot`, or where it lies if this shell would not find it: `make demo` activates no environment."""
+    beside, found = Path(sys.executable).parent / "lanbot", shutil.which("lanbot")
+    if not beside.is_file() or (found and Path(found).resolve() == beside.resolve()):
+        return "lanbot"
+    here = Path.cwd()
+    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
+
+
+def parts(by_phase: dict[str, Score], phases: list[str]) -> dict[str, Score]:
+    """The parts of a task's score after the last phase."""
+    return (by_phase.get(phases[-1]) or {}).get("parts") or {}
+
+
+def chance(by_phase: dict[str, Score]) -> float:
+    return float(next(iter(by_phase.values()))["chance"])
+
+
+def score(s: Score | None) -> str:
+    return "" if s is None else f"{s['score']:.3f} ± {s['stderr']:.3f} ({s['n']:,})"
+
+
+def count(number: float) -> str:
+    """Three digits: 950, 448K, 2.36M, 1.1B."""
+    rounded = float(f"{number:.3g}")
+    for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if rounded >= factor:
+            return f"{rounded / factor:g}{unit}"
+    return f"{rounded:g}"
+
+
+def fixed(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

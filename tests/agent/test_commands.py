@@ -1,0 +1,233 @@
+"""`lanbot chat` and `lanbot agent` with a model that says what it is told to."""
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lanbot.agent import session
+from lanbot.agent.loop import Agent
+from lanbot.agent.talk import Lines
+from lanbot.chat.conversation import Part, python, text
+from lanbot.chat.show import DIM, RESET
+from lanbot.cli import main
+from lanbot.engine.sampling import Sampling
+from lanbot.recipe import load
+from lanbot.run import Run
+from lanbot.tools.memory import Memory
+
+Script = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripted) -> Script:
+    """A run "demo" whose sft is done; script(*turns) says what its model will say."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LANBOT_RUNS", "runs")
+    for name in ("FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    run = Run.create(load("smoke", {"name": "demo", "agent.max_steps": "2", "agent.max_tokens": "200"}))
+    run.phase("sft").mkdir()
+    (run.phase("sft") / "evals.json").write_text("{}")
+
+    def play(*turns: list[Part]) -> None:
+        engine = scripted(*turns)
+
+        def opened(run, phase, tools, temperature, top_k, seed):  # type: ignore[no-untyped-def]
+            limits = run.recipe.agent
+            return Agent(engine, tools, limits.max_steps, Sampling(limits.max_tokens), seed=seed)
+
+        monkeypatch.setattr(session, "open_agent", opened)
+
+    return play
+
+
+def lanbot(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    return int(stopped.value.code or 0)
+
+
+def types(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    """What somebody types on a terminal; then Ctrl-D."""
+    rest = iter(lines)
+
+    def typed(prompt: str) -> str:
+        try:
+            return next(rest)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", typed)
+
+
+# -- agent ---------------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_done_and_shown_as_it_comes(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    script([python('write_file("list.txt", "milk\\nbread")'), python('read_file("list.txt")'), text("I wrote it.")])
+    assert lanbot("agent", "demo", "Write my list.") == 0
+    captured = capsys.readouterr()
+    assert captured.out == (
+        '    >>> write_file("list.txt", "milk\\nbread")\n'
+        "    wrote list.txt\n"
+        '    >>> read_file("list.txt")\n'
+        "    milk\n"
+        "    bread\n"
+        "I wrote it.\n"
+    )
+    assert captured.err == ""
+
+
+def test_files_and_memory_are_the_runs_and_stay(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    script([python('write_file("list.txt", "milk")'), python('remember("my cat is Tom")'), text("Done.")])
+    assert lanbot("agent", "demo", "Note it.") == 0
+    assert Path("runs/demo/agent/files/list.txt").read_text() == "milk"
+    assert Memory(Path("runs/demo/agent/memory.db")).all() == [(1, "my cat is Tom")]
+    script([python("list_files()"), python('recall("cat")'), text("Tom.")])
+    assert lanbot("agent", "demo", "Who is my cat?") == 0
+    assert capsys.readouterr().out.endswith('list.txt\n    >>> recall("cat")\n    1: my cat is Tom\nTom.\n')
+
+
+def test_a_workspace_of_ones_own(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    script([python('write_file("list.txt", "milk")'), python('read_file("../recipe.toml")'), text("Done.")])
+    assert lanbot("agent", "demo", "Write it.", "--workspace", "mine") == 0
+    assert [path.name for path in Path("mine").iterdir()] == ["list.txt"]
+    assert "outside the workspace" in capsys.readouterr().out
+    assert lanbot("agent", "demo", "Write it.", "--workspace", "yours") == 1
+    assert capsys.readouterr().err.startswith("lanbot: --workspace yours: no such folder\n")
+    assert not Path("yours").exists()
+
+
+def test_the_step_limit_ends_it_with_exit_code_1(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    script([python(str(i)) for i in range(9)])
+    assert lanbot("agent", "demo", "Count.", "--transcript", "t.md") == 1
+    captured = capsys.readouterr()
+    first, second = captured.err.rstrip("\n").split("\n")
+    assert first == "lanbot: stopped by the step limit: it went on after 2 calls" and "agent.max_steps" in second
+    assert captured.out.endswith("    >>> 2\n    error: no more than 2 calls; answer now\n    >>> 3\n")
+    assert Path("t.md").read_text().endswith("    >>> 3\n\n(ended by the step limit)\n")
+
+
+def test_the_token_limit_ends_it_with_exit_code_1(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    script([text("on and on " * 30)])
+    assert lanbot("agent", "demo", "Talk.") == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("lanbot: stopped by the token limit: a turn of 200 tokens")
+    assert captured.out == ("on and on " * 30)[:200] + "\n"
+
+
+def test_the_transcript_is_written(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    script([python("12*7"), text("It is 84.")])
+    assert lanbot("agent", "demo", "What is 12*7?", "--transcript", "t.md") == 0
+    said = "## user\n\nWhat is 12*7?\n\n## assistant\n\n    >>> 12*7\n    84\n\nIt is 84.\n"
+    assert Path("t.md").read_text() == said
+    for wrong in ("nowhere/t.md", "runs"):
+        capsys.readouterr()
+        assert lanbot("agent", "demo", "?", "--transcript", wrong) == 1
+        assert capsys.readouterr().err.startswith(f"lanbot: --transcript {wrong}: cannot be written\n")
+
+
+def test_a_damaged_memory_is_two_lines(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/demo/agent").mkdir()
+    Path("runs/demo/agent/memory.db").write_text("no database" * 100)
+    script([text("hi")])
+    assert lanbot("agent", "demo", "?") == 1
+    lines = capsys.readouterr().err.rstrip("\n").split("\n")
+    assert len(lines) == 2 and "memory.db: cannot be used as a memory" in lines[0]
+
+
+# -- chat ----------------------------------------------------------------------------------------------------
+
+
+def test_commands_of_a_chat(
+    script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(
+        [python('write_file("a.txt", "hi")'), python('remember("my cat is Tom")'), text("Done.")],
+        [text("Again.")],
+        [text("never said")],
+    )
+    types(
+        monkeypatch, "/files", "/memory", "Note it.", "/files", "/memory", "/new", "/nope", "/help", "Hi", "/quit", "?"
+    )
+    assert lanbot("chat", "demo") == 0
+    captured = capsys.readouterr()
+    banner = captured.err.split("\n")[0]
+    assert all(command in banner for command in ("/help", "/new", "/files", "/memory", "/quit"))
+    assert captured.out.startswith("(empty)\n(empty)\n[write_file")
+    assert "Done.\na.txt\n1: my cat is Tom\n/help" in captured.out
+    assert captured.out.endswith("Again.\n")
+    assert "(a new conversation)" in captured.err and "no command /nope" in captured.err
+
+
+def test_a_new_conversation_forgets_what_was_said(script: Script, monkeypatch: pytest.MonkeyPatch, scripted) -> None:
+    kept: list[int] = []
+
+    def opened(run, phase, tools, temperature, top_k, seed):  # type: ignore[no-untyped-def]
+        agent = Agent(scripted(*[[text("ok")]] * 3), tools)
+        turn = agent.turn
+        monkeypatch.setattr(agent, "turn", lambda *given: (kept.append(len(agent.messages)), turn(*given))[1])
+        return agent
+
+    monkeypatch.setattr(session, "open_agent", opened)
+    types(monkeypatch, "one", "two", "/new", "three")
+    assert lanbot("chat", "demo") == 0
+    assert kept == [0, 2, 0]
+
+
+def test_questions_of_ask_are_conversations_of_their_own_and_a_limit_is_told(
+    script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("never read\n"))
+    script([python("2+3"), text("5.")], [text("x" * 300)])
+    assert lanbot("chat", "demo", "--ask", "2+3?", "--ask", "x?") == 0
+    captured = capsys.readouterr()
+    assert captured.out == "> 2+3?\n[2+3 → 5]5.\n> x?\n" + "x" * 200 + "\n"
+    assert captured.err.startswith("(stopped by the token limit")
+
+
+def test_a_pipe_is_answered_line_by_line(
+    script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n/memory\ntwo\n"))
+    script([text("1")], [text("2")])
+    assert lanbot("chat", "demo") == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("1\n(empty)\n2\n", "")
+
+
+# -- a turn as lines -----------------------------------------------------------------------------------------
+
+
+def shown(*parts: Part, scripted, colour: bool = False, monkeypatch: pytest.MonkeyPatch) -> str:  # type: ignore[no-untyped-def]
+    if colour:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    out = io.StringIO()
+    engine = scripted(list(parts))
+    stream = Lines(engine.tokenizer, out)
+    Agent(engine).turn("?", stream)
+    stream.close()
+    return out.getvalue()
+
+
+def test_text_around_calls_and_the_lines_of_an_output(scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [text("é is "), python("'a\\nb'"), text("two 😀"), python("1"), python("2")]
+    assert (
+        shown(*parts, scripted=scripted, monkeypatch=monkeypatch)
+        == "é is \n    >>> 'a\\nb'\n    a\n    b\ntwo 😀\n    >>> 1\n    1\n    >>> 2\n    2\n"
+    )
+
+
+def test_calls_are_dim_and_answers_are_not(scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = shown(python("1+1"), text("So 2."), scripted=scripted, colour=True, monkeypatch=monkeypatch)
+    assert said == f"{DIM}    >>> 1+1{RESET}\n{DIM}    2{RESET}\nSo 2.\n"
+
+
+def test_an_output_does_not_steer_the_terminal(scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = shown(python("'\\x1b[2J'"), scripted=scripted, monkeypatch=monkeypatch)
+    assert "\x1b" not in said and "    [2J\n" in said

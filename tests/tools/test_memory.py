@@ -1,0 +1,209 @@
+"""Memory: what was remembered is found again, in another process too, whatever the query is."""
+
+import re
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lanbot.errors import UserError
+from lanbot.tools.memory import MAX_TEXT, RECALLED, Memory, ToolError
+
+
+def memory_of(*texts: str, path: Path | None = None) -> Memory:
+    memory = Memory(path)
+    for text in texts:
+        memory.remember(text)
+    return memory
+
+
+def numbers(recalled: str) -> list[int]:
+    return [int(line.partition(":")[0]) for line in recalled.split("\n")]
+
+
+def test_what_the_tools_say() -> None:
+    memory = Memory()
+    assert memory.remember("my cat is Tom") == "remembered as 1"
+    assert memory.remember("  the key\n is under the mat ") == "remembered as 2"
+    assert memory.recall("Where is the key?") == "2: the key is under the mat"
+    assert memory.recall("dog") == "nothing found"
+    assert memory.forget(2) == "forgot 2"
+    assert memory.recall("key") == "nothing found"
+    assert memory.all() == [(1, "my cat is Tom")]
+
+
+# -- what is found -------------------------------------------------------------------------------------------
+
+
+def test_more_of_the_words_come_first_whatever_the_length() -> None:
+    memory = memory_of(
+        "my favorite food, which I eat every day of the week with my friends in town, is pasta",
+        "favorite",
+        "food",
+    )
+    assert numbers(memory.recall("what is my favorite food?"))[0] == 1
+
+
+def test_of_single_words_the_rarer_one_counts_more() -> None:
+    memory = memory_of("red kite", "blue boat", "blue house", "blue tree", "blue bird")
+    assert numbers(memory.recall("blue kite"))[0] == 1
+
+
+def test_of_equals_the_latest_comes_first_and_three_at_most() -> None:
+    memory = memory_of(*[f"tea number {word}" for word in ("one", "two", "six", "ten")])
+    assert numbers(memory.recall("tea")) == [4, 3, 2]
+    assert len(numbers(memory.recall("tea number"))) == RECALLED
+
+
+def test_forms_of_a_word_and_capitals_and_accents_are_found() -> None:
+    memory = memory_of("Mia CLIMBED mountains", "Zoë lives in Łódź")
+    assert memory.recall("climbing a mountain").startswith("1: ")
+    assert memory.recall("zoe") == memory.recall("ZOË?") == "2: Zoë lives in Łódź"
+
+
+def test_small_words_count_only_when_there_are_no_others() -> None:
+    memory = memory_of("what is the matter", "Tom is my cat")
+    assert memory.recall("what is the cat of my name?") == "2: Tom is my cat"
+    assert memory.recall("What is the...?").startswith("1: ")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        '"tea',
+        "tea'",
+        "tea*",
+        "AND tea",
+        "tea OR",
+        "NOT tea",
+        "NEAR(tea, 2)",
+        "text:tea",
+        "tea AND AND",
+        "(tea",
+        "tea -milk",
+        "^tea +",
+        "{tea}",
+        "'; drop table memories; -- tea",
+        "tea\0",
+        "tea " * 500,
+    ],
+    ids=lambda query: query[:20],
+)
+def test_a_query_is_words_and_nothing_else(query: str) -> None:
+    assert memory_of("some tea").recall(query) == "1: some tea"
+
+
+@given(st.text())
+def test_any_query_is_answered(query: str) -> None:
+    recalled = MIXED.recall(query)
+    assert recalled == "nothing found" or re.fullmatch(r"\d: .*(\n\d: .*){0,2}", recalled)
+
+
+MIXED = memory_of("a b c AND or not", "çé 数 ² ½ ١", "__ x_y")
+
+
+@pytest.mark.parametrize("query", ["", " ", "?!", "___", "\0"])
+def test_a_query_without_words_finds_nothing(query: str) -> None:
+    assert memory_of("some tea").recall(query) == "nothing found"
+
+
+# -- remember and forget -------------------------------------------------------------------------------------
+
+
+def test_the_same_is_remembered_once() -> None:
+    memory = memory_of("some tea", "some milk")
+    assert memory.remember("some  tea") == "remembered as 1"
+    assert memory.recall("tea") == "1: some tea"
+
+
+def test_a_number_is_not_given_twice() -> None:
+    memory = memory_of("one", "two")
+    memory.forget(2)
+    assert memory.remember("three") == "remembered as 3"
+
+
+def test_the_number_may_be_text_and_must_be_there() -> None:
+    memory = memory_of("one", "two")
+    assert memory.forget("2") == "forgot 2"  # type: ignore[arg-type]
+    for wrong in (2, -1, 0):
+        with pytest.raises(ToolError, match=f"^nothing is remembered as {wrong}$"):
+            memory.forget(wrong)
+    for wrong in ("one", None, 1.5, 10**30):
+        with pytest.raises(ToolError, match="the number that recall shows"):
+            memory.forget(wrong)  # type: ignore[arg-type]
+    assert memory.all() == [(1, "one")]
+
+
+def test_what_is_empty_or_too_long_is_refused() -> None:
+    memory = Memory()
+    with pytest.raises(ToolError, match="nothing to remember"):
+        memory.remember(" \n")
+    with pytest.raises(ToolError, match="too long"):
+        memory.remember("x" * (MAX_TEXT + 1))
+    assert memory.all() == []
+
+
+def test_cleared_it_is_as_new() -> None:
+    memory = memory_of("some tea", "some milk")
+    memory.clear()
+    assert (memory.all(), memory.recall("tea")) == ([], "nothing found")
+    assert memory.remember("more tea") == "remembered as 1"
+
+
+# -- the file ------------------------------------------------------------------------------------------------
+
+
+def test_another_conversation_finds_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "memory.db"
+    first = memory_of("my cat is Tom", path=path)
+    second = Memory(path)
+    assert second.recall("cat") == "1: my cat is Tom"
+    second.remember("my dog is Rex")
+    assert first.recall("dog") == "2: my dog is Rex"
+    first.forget(1)
+    first.close()
+    assert Memory(path).all() == [(2, "my dog is Rex")]
+
+
+def test_two_processes_at_the_same_time(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    code = (
+        "import sys\nfrom lanbot.tools.memory import Memory\n"
+        "for i in range(40):\n"
+        "    memory = Memory(sys.argv[1])\n"
+        "    number = memory.remember(f'{sys.argv[2]} {i}').split()[-1]\n"
+        "    assert f'{sys.argv[2]} {i}' in memory.recall(f'{sys.argv[2]} {i}')\n"
+        "    i % 4 or memory.forget(number)\n"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(path), name], stderr=subprocess.PIPE, text=True)
+        for name in ("apples", "pears", "plums")
+    ]
+    assert [process.communicate()[1] for process in started] == [""] * 3
+    memory = Memory(path)
+    expected = {f"{name} {i}" for name in ("apples", "pears", "plums") for i in range(40) if i % 4}
+    assert {text for _, text in memory.all()} == expected
+    assert len(memory.all()) == len(expected)
+    memory.database.execute("insert into words (words) values ('integrity-check')")
+    assert memory.database.execute("pragma integrity_check").fetchone() == ("ok",)
+
+
+def test_what_fails_midway_is_undone(tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "memory.db")
+    memory.database.execute("drop table words")
+    with pytest.raises(sqlite3.Error):
+        memory.remember("some tea")
+    assert memory.all() == []
+
+
+def test_a_file_that_is_no_memory_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    path.write_text("something else, and long enough to be told from an empty file" * 20)
+    with pytest.raises(UserError, match=r"memory.db: cannot be used as a memory: file is not a database") as raised:
+        Memory(path)
+    assert "move it away" in raised.value.remedy
+    assert path.read_text().startswith("something else")
