@@ -10,7 +10,6 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/.installed
 	$(BIN)/lanbot run demo
-	$(BIN)/lanbot report demo
 	$(BIN)/lanbot chat demo --ask "Who are you?" --ask "How many e are in cheese?" \
 		--ask "Nora has 14 apples. Ben gives her 27 more. How many apples does Nora have now?"
 

@@ -212,12 +212,14 @@ class Evals:
     tasks: tuple[str, ...] = ("identity", "word_problems", "simple_spelling:builtin", "spelling_bee:builtin")
     limit: int = 200
     """Items of each task."""
+    base_limit: int = 50
+    """The same after base, which cannot answer yet and takes longest for it."""
     max_tokens: int = 128
 
     def __post_init__(self) -> None:
         names = [task.partition(":")[0] for task in self.tasks]
         _require(len(set(names)) == len(names), f"tasks = {list(self.tasks)}; one of them is there twice")
-        for name in ("limit", "max_tokens"):
+        for name in ("limit", "base_limit", "max_tokens"):
             _require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}; it must be 1 or more")
 
 

@@ -159,18 +159,16 @@ def train(texts: Iterable[str], vocab_size: int, bare_words: bool = False) -> To
     import rustbpe
 
     pattern = QWEN2_PATTERN if vocab_size < DIGITS_ALONE_BELOW else LLAMA3_PATTERN
-    spaced = vocab_size // 6 if bare_words else 0
+    size, spaced = vocab_size - len(SPECIAL_TOKENS), vocab_size // 6 if bare_words else 0
     counts: Counter[str] = Counter()
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(
-        (_bared(text, counts) for text in texts) if bare_words else iter(texts),
-        vocab_size - len(SPECIAL_TOKENS) - spaced,
-        pattern=pattern,
+        (_bared(text, counts) for text in texts) if bare_words else iter(texts), size, pattern=pattern
     )
-    ranks = {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
-    words = [b" " + word.encode() for word, _ in counts.most_common() if word.encode() in ranks]
-    for word in words[:spaced]:
-        ranks[word] = len(ranks)
+    merged = [bytes(token) for token, _ in sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])]
+    whole = set(merged[: size - spaced])
+    words = [b" " + word.encode() for word, _ in counts.most_common() if word.encode() in whole][:spaced]
+    ranks = {token: rank for rank, token in enumerate([*merged[: size - len(words)], *words])}
     tokenizer = Tokenizer(ranks, pattern)
     if tokenizer.vocab_size < vocab_size:
         raise UserError(
@@ -181,8 +179,8 @@ def train(texts: Iterable[str], vocab_size: int, bare_words: bool = False) -> To
 
 
 _BEFORE_WORD = re.compile(r"[^\w\n](?=[^\W\d_])")
-_SPACED_WORD = re.compile(r"(?<= )[a-z]+(?!\w)")
-"""Names begin with a capital: they are copied, and stay bare."""
+_SPACED_WORD = re.compile(r"(?<= )[a-z]+(?![\w'-])")
+"""Names begin with a capital: they are copied, and stay bare. So does the first letter of a word that is spelled b-a-r."""
 
 
 def _bared(text: str, counts: "Counter[str]") -> str:

@@ -197,7 +197,7 @@ def test_an_error_of_the_users_shows_a_traceback_with_debug_only() -> None:
 def test_data_show_in_a_pipe_marks_what_the_loss_counts_without_colours() -> None:
     shown = lanbot("data", "show", "word_problems", "--index", "2")
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout.startswith("word_problems train, row 2 of 100,000 | ")
+    assert shown.stdout.startswith("word_problems train, row 2 of 1,000,000 | ")
     assert "<|assistant_start|>«" in shown.stdout and "<|assistant_end|>»" in shown.stdout
     assert "\x1b" not in shown.stdout
 

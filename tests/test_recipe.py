@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lanbot.errors import UserError
 from lanbot.recipe import SHIPPED, Identity, MixturePart, Recipe, dump, load
 from lanbot.scaling import scale
+from lanbot.tasks.mixture import make_task
 
 SHIPPED_NAMES = sorted(path.stem for path in SHIPPED.glob("*.toml"))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -78,6 +79,7 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(text: str, key: str,
         ("[base]\nclip = false", "base.clip", "a number"),
         ("[identity]\nname = 3", "identity.name", "text"),
         ("[model]\ntie_embeddings = 1", "model.tie_embeddings", "true or false"),
+        ("[tokenizer]\nbare_words = 1", "tokenizer.bare_words", "true or false"),
         ("[evals]\ntasks = 'gsm8k'", "evals.tasks", "a list"),
         ("[evals]\ntasks = ['gsm8k', 3]", "evals.tasks[1]", "text"),
         ("[mid]\nmixture = [{ task = 3 }]", "mid.mixture[0].task", "text"),
@@ -117,6 +119,7 @@ def test_a_wrong_type_is_named(text: str, key: str, wanted: str, tmp_path: Path)
         ("[base]\nsequence = 0", "base.sequence"),
         ("[evals]\ntasks = ['identity', 'identity']", "evals.tasks"),
         ("[evals]\nlimit = 0", "evals.limit"),
+        ("[evals]\nbase_limit = 0", "evals.base_limit"),
         ("[agent]\nmax_steps = 0", "agent.max_steps"),
         ("[identity]\nname = ' '", "identity.name"),
         ("name = '../elsewhere'", "name"),
@@ -184,6 +187,26 @@ def test_a_bool_can_be_taken_back_on_the_command_line(tmp_path: Path) -> None:
     path = write(tmp_path, "[model]\ntie_embeddings = true")
     assert load(path).model.tie_embeddings is True
     assert load(path, {"model.tie_embeddings": "false"}).model.tie_embeddings is False
+
+
+def test_words_are_bare_only_where_a_recipe_says_so(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "")).tokenizer.bare_words is False
+    assert load(write(tmp_path, "[tokenizer]\nbare_words = true")).tokenizer.bare_words is True
+    assert load(write(tmp_path, ""), {"tokenizer.bare_words": "true"}).tokenizer.bare_words is True
+
+
+def test_base_is_evaluated_on_fewer_items(tmp_path: Path) -> None:
+    default = load(write(tmp_path, "")).evals
+    assert default.base_limit < default.limit
+    assert load(write(tmp_path, "[evals]\nbase_limit = 7")).evals.base_limit == 7
+
+
+@pytest.mark.parametrize("name", SHIPPED_NAMES)
+def test_every_task_of_a_shipped_recipe_is_there(name: str) -> None:
+    recipe = load(name)
+    for part in (*recipe.mid.mixture, *recipe.sft.mixture, *recipe.rl.mixture):
+        make_task(part.task, "train")
+    assert all(make_task(task, "test").kind != "chat" for task in recipe.evals.tasks)
 
 
 def test_depth_may_be_given_as_bases() -> None:

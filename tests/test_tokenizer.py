@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,6 +164,105 @@ def test_a_tokenizer_with_other_special_tokens_is_told(tokenizer: Tokenizer, tmp
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match="special tokens"):
         Tokenizer.load(tmp_path)
+
+
+# -- words that are the same wherever they stand ---------------------------------------------------------------
+
+BARE_VOCAB = 800
+
+
+@pytest.fixture(scope="module")
+def bare() -> Tokenizer:
+    return train((world.document("train", i) for i in range(600)), BARE_VOCAB, bare_words=True)
+
+
+def spaced(tokenizer: Tokenizer) -> set[str]:
+    """The words that have a token of their own with the space before them."""
+    return {token[1:].decode() for token in tokenizer.ranks if re.fullmatch(rb" [a-z]+", token)}
+
+
+def some_words() -> list[str]:
+    rng = world.Rng("words")
+    return [*world.WORDS, *(world.made_up(rng) for _ in range(1_000))]
+
+
+def test_a_bare_vocabulary_is_of_exactly_the_size_asked_for(bare: Tokenizer) -> None:
+    assert bare.vocab_size == BARE_VOCAB
+    assert sorted(bare.ranks.values()) == list(range(BARE_VOCAB - len(SPECIAL_TOKENS)))
+    assert BARE_VOCAB // 10 < len(spaced(bare)) <= BARE_VOCAB // 6
+    assert {"the", "is", "and", "of"} <= spaced(bare)
+    last = sorted(bare.ranks, key=bare.ranks.__getitem__)[-len(spaced(bare)) :]
+    assert {token[1:].decode() for token in last} == spaced(bare), "they are the last merges"
+    assert spaced(bare) & set("bcdefghjklmnpqrstuvwyz") == set(), "letters of spelled words are no words"
+
+
+@pytest.mark.parametrize("before", [" ", '"', "(", "[", "-", ", ", '("', "\n", ": "])
+def test_a_name_has_the_same_ids_wherever_it_stands(bare: Tokenizer, before: str) -> None:
+    names = {word.title() for word in some_words()} | {"Mia", "LanBot", "The", "Is", "McDonald"}
+    for name in names:
+        assert bare.encode(before + name) == bare.encode(before) + bare.encode(name), name
+
+
+@pytest.mark.parametrize("before", ['"', "(", "[", "-", '("', "\n"])
+def test_any_word_has_the_same_ids_after_a_mark(bare: Tokenizer, before: str) -> None:
+    for word in some_words():
+        assert bare.encode(before + word) == bare.encode(before) + bare.encode(word), word
+
+
+def test_a_word_that_is_not_frequent_has_the_same_ids_after_a_space(bare: Tokenizer) -> None:
+    """Unless its first piece is a frequent word, which then has the space."""
+    space, frequent = bare.encode(" "), spaced(bare)
+    alike = others = 0
+    for word in some_words():
+        ids, after = bare.encode(word), bare.encode(f" {word}")
+        first = bare.decode(ids[:1])
+        if word in frequent:
+            assert len(after) == 1
+        elif first in frequent:
+            assert bare.decode(after[:1]) == f" {first}" and after[1:] == ids[1:], word
+            others += 1
+        else:
+            assert after == space + ids, word
+            alike += 1
+    assert alike > 5 * others
+
+
+def test_no_token_holds_a_name_with_what_stands_before_it(bare: Tokenizer) -> None:
+    assert not [token for token in bare.ranks if re.search(rb"[^A-Za-z\x80-\xff]+[A-Z]", token)]
+    held = {token for token in bare.ranks if re.search(rb"[^A-Za-z\x80-\xff_'][A-Za-z]", token)}
+    assert held == {f" {word}".encode() for word in spaced(bare)}
+
+
+def test_words_that_are_not_bare_have_their_spaces(tokenizer: Tokenizer) -> None:
+    assert [token for token in tokenizer.ranks if re.match(rb" [A-Z]", token)], "the option changes nothing"
+    assert train(["a b c d " * 50] * 3, 268, bare_words=False).vocab_size == 268
+
+
+def test_the_most_frequent_words_have_their_space(bare: Tokenizer) -> None:
+    size = BARE_VOCAB - len(SPECIAL_TOKENS) - BARE_VOCAB // 6
+    counts = Counter(
+        word for i in range(600) for word in re.findall(r"(?<= )[a-z]+(?![\w'-])", world.document("train", i))
+    )
+    whole = {word: count for word, count in counts.items() if bare.ranks.get(word.encode(), size) < size}
+    assert spaced(bare) <= set(whole)
+    others = [count for word, count in whole.items() if word not in spaced(bare)]
+    assert min(whole[word] for word in spaced(bare)) >= max(others, default=0)
+
+
+def test_a_bare_vocabulary_that_the_text_does_not_give_is_told() -> None:
+    with pytest.raises(UserError, match="vocab_size is 5,000, but the text gives only"):
+        train(["the cat sat on the mat and the dog sat on the cat"] * 3, 5_000, bare_words=True)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_bare_tokenizer_is_the_same_in_its_file(bare: Tokenizer, name: str, tmp_path: Path) -> None:
+    bare.save(tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    theirs.encode_special_tokens = True
+    for one in (HOSTILE[name], *(world.document("test", i) for i in range(3))):
+        assert theirs.encode(one, add_special_tokens=False).ids == bare.encode(one)
+        assert bare.decode(bare.encode(one)) == one
+    assert Tokenizer.load(tmp_path).ranks == bare.ranks
 
 
 # -- the chat template -------------------------------------------------------------------------------------

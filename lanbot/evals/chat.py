@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lanbot.agent.loop import bounded
 from lanbot.chat.conversation import Message
 from lanbot.chat.lanbot_format import parse, prompt_of, render_prompt
 from lanbot.console import Progress, duration
@@ -21,6 +22,8 @@ from lanbot.training.parallel import gather, world
 CHOICE_TOKENS = 16_384
 """Tokens of prompts that are scored in one forward pass."""
 GENERATE_BATCH = 256
+CALLS = 8
+"""Calls that one request of an errand may make."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,9 @@ def _answers(
     return answers
 
 
-def do_errands(engine: Engine, task: AgentTasks, rows: Sequence[int], max_tokens: int, told: Told) -> list[Desk]:
+def do_errands(
+    engine: Engine, task: AgentTasks, rows: Sequence[int], max_tokens: int, told: Told = lambda _: None
+) -> list[Desk]:
     """The errands done, all of them side by side: first everyone's first conversation, then the second."""
     desks = [task.desk(row) for row in rows]
     waiting = desks
@@ -178,7 +183,7 @@ def do_errands(engine: Engine, task: AgentTasks, rows: Sequence[int], max_tokens
         prompts = [render_prompt([request], engine.tokenizer) for request in requests]
         done = len(desks) - len(waiting)
         answers = _answers(
-            engine, prompts, Sampling(max_tokens), lambda n, done=done: told(done + n), tools=[d.tools for d in waiting]
+            engine, prompts, Sampling(max_tokens), lambda n, done=done: told(done + n), tools=[bounded(desk.tools, CALLS) for desk in waiting]
         )
         for desk, request, answer in zip(waiting, requests, answers, strict=True):
             desk.answered(request, answer or {"role": "assistant", "content": ""})

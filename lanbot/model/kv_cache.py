@@ -50,10 +50,10 @@ class CacheView:
         steps = torch.arange(T, device=self.start.device)
         return (self.start[:, None] + steps).clamp(max=self.cache.capacity - 1)
 
-    def mask(self, positions: Tensor) -> Tensor:
-        """(rows, 1, T, longest) bool: a token sees itself and what stands before it."""
-        held = torch.arange(self.longest, device=positions.device)
-        return (held <= positions[:, :, None]).unsqueeze(1)
+    def mask(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
+        """(rows, 1, T, longest), added to scores: 0 for the token itself and what stands before it, else -inf."""
+        unseen = torch.arange(self.longest, device=positions.device) > positions[:, :, None]
+        return torch.zeros(unseen.shape, dtype=dtype, device=unseen.device).masked_fill_(unseen, -torch.inf).unsqueeze(1)
 
     def update(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Writes (rows, n_kv_heads, T, head_dim) and returns all that the rows may attend over."""

@@ -14,6 +14,7 @@ from lanbot.evals import chat as evals
 from lanbot.phases import base, chat, rl, tokenizer
 from lanbot.recipe import PHASES, Recipe
 from lanbot.run import Run, write_atomic
+from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import make_task
 from lanbot.tasks.task import Setting, Task
 from lanbot.tokenizer import Tokenizer
@@ -53,7 +54,7 @@ def execute(run: Run, phases: list[str]) -> bool:
         began = time.monotonic()
         TRAIN[phase](run)
         if phase != "tokenizer":
-            evaluate(run, phase)
+            evaluate(run, phase, began=began)
         if world().main:
             say(f"{phase} finished in {duration(time.monotonic() - began)}\n")
         barrier()
@@ -86,8 +87,13 @@ def preflight(run: Run, phases: list[str]) -> None:
         _checked(name, recipe)
 
 
-def evaluate(run: Run, phase: str, tasks: tuple[str, ...] | None = None, limit: int | None = None) -> dict[str, Any]:
-    """Scores a phase's last checkpoint and writes its evals.json and samples.md, by which the phase is done."""
+def evaluate(
+    run: Run, phase: str, tasks: tuple[str, ...] | None = None, limit: int | None = None, began: float | None = None
+) -> dict[str, Any]:
+    """Scores a phase's last checkpoint and writes its evals.json and samples.md, by which the phase is done.
+
+    tasks: score only these, and write nothing. began: when the phase did, by time.monotonic.
+    """
     recipe, place = run.recipe, world()
     folder = checkpoint.last_step(run.phase(phase), place)
     if folder is None:
@@ -96,11 +102,13 @@ def evaluate(run: Run, phase: str, tasks: tuple[str, ...] | None = None, limit: 
     model = checkpoint.load(folder, place)
     vocabulary = Tokenizer.load(run.phase("tokenizer"))
     engine = Engine(model, vocabulary)
+    if limit is None:
+        limit = recipe.evals.base_limit if phase == "base" else recipe.evals.limit
     scores: dict[str, Any] = {}
     for name in tasks or recipe.evals.tasks:
         task = _checked(name, recipe)
         scores[name.partition(":")[0]] = evals.evaluate(
-            engine, task, name, limit or recipe.evals.limit, recipe.evals.max_tokens, recipe.seed
+            engine, task, name, limit, recipe.evals.max_tokens, recipe.seed
         ).json()
     if tasks is not None:
         return scores
@@ -112,8 +120,11 @@ def evaluate(run: Run, phase: str, tasks: tuple[str, ...] | None = None, limit: 
         "val_bpb": round(base.validation(run, vocabulary).bits_per_byte(model), 6),
         "training": summary(run, phase) | {"peak_memory_bytes": trained_peak},
         "samples": [{"prompt": q, "answer": a} for q, a in zip(questions, answers, strict=True)],
-        "settings": {"limit": recipe.evals.limit, "max_tokens": recipe.evals.max_tokens, "temperature": 0},
+        "transcripts": transcripts(run, engine),
+        "settings": {"limit": limit, "max_tokens": recipe.evals.max_tokens, "temperature": 0},
     }
+    if began is not None:
+        result["wall_seconds"] = round(time.monotonic() - began, 2)
     if phase == "rl":
         result["pass"] = run.read("rl", "pass.json")
     if place.main:
@@ -158,12 +169,35 @@ def summary(run: Run, phase: str) -> dict[str, Any]:
     }
 
 
+PROMPTS = 10
+TRANSCRIPTS = {"search": "Search, then compute", "write": "Compute, then write", "remember": "Remember, recall later"}
+"""Kinds of errand, and what a report calls one that takes all it can."""
+
+
 def prompts_of_change(run: Run) -> list[str]:
-    """The same questions for every phase: who it is, small talk, and one held-out item of each evaluated task."""
+    """The same ten questions for every phase: who it is, small talk, and held-out items of the evaluated tasks."""
     who = run.recipe.identity
-    questions = ["Who are you?", "Who made you?", f"Are you {who.name}?", "What can you do?", "Hello!", "What is 12*7?"]
-    for name in run.recipe.evals.tasks:
-        task = make_task(name, "test", Setting(who))
-        message: Message = task.conversation(len(task) // 2)["messages"][-2]
+    questions = ["Who are you?", "Who made you?", "Hello!", "What can you do?", "What is 12*7?"]
+    tasks = [make_task(name, "test", Setting(who)) for name in run.recipe.evals.tasks]
+    asked = [task for task in tasks if task.kind != "agent"]
+    for i in range(PROMPTS - len(questions) if asked else 0):
+        task = asked[i % len(asked)]
+        message: Message = task.conversation(len(task) // (2 + i // len(asked)))["messages"][-2]
         questions.append(str(message["content"]))
     return questions
+
+
+def transcripts(run: Run, engine: Engine) -> list[dict[str, Any]]:
+    """Three errands as the model does them, if the recipe evaluates errands: the first held-out ones of some length."""
+    if "agent_tasks" not in run.recipe.evals.tasks:
+        return []
+    task = AgentTasks("test", setting=Setting(run.recipe.identity))
+    errands = [task.errand(i) for i in range(100)]
+    rows = {
+        kind: max(range(100), key=lambda i: (errands[i].kind == kind, errands[i].calls, -i)) for kind in TRANSCRIPTS
+    }
+    desks = evals.do_errands(engine, task, list(rows.values()), run.recipe.evals.max_tokens)
+    return [
+        {"title": TRANSCRIPTS[kind], "right": desk.right(), "conversations": desk.conversations}
+        for kind, desk in zip(rows, desks, strict=True)
+    ]

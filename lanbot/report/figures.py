@@ -46,7 +46,7 @@ def collect(run: Run) -> dict[str, Any]:
         "what_changed": [{"prompt": prompt, "answers": by_phase} for prompt, by_phase in answers.items()],
         "transcripts": last.get("transcripts", []),
         "curves": curves(run, {phase: phases[phase] for phase in results}),
-        "settings": results[next(iter(results))]["settings"] if results else {},
+        "settings": last.get("settings", {}),
         "recipe": tomllib.loads(recipes.dump(run.recipe)),
     }
 

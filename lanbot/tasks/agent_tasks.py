@@ -59,7 +59,7 @@ class Desk:
             return False
         said = spoken(self.conversations[-1][-1]).casefold()
         values = self.errand.said.casefold().split()
-        says = all(re.search(rf"(?<!\w){re.escape(value)}(?!\w)", said) for value in values)
+        says = all(re.search(rf"(?<![\w-])(?<!\d[.,]){re.escape(value)}(?!\w|[.,]\d)", said) for value in values)
         return says and all(self.files.get(name) == words for name, words in self.errand.written.items())
 
 

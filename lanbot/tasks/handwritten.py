@@ -53,7 +53,7 @@ def says(answer: str, text: str) -> bool:
     answer, text = re.sub(r"(?<=\d),(?=\d{3})", "", answer).casefold(), text.casefold()
     if re.fullmatch(r"\w(-\w)+", text):  # a word letter by letter: p-l-a-n-t, p l a n t or p, l, a, n, t
         answer = re.sub(r"(?<=\b\w)[-, .]+(?=\w\b)", "-", answer)
-    return re.search(rf"(?<![\w-]){re.escape(text)}(?![\w-])", answer) is not None
+    return re.search(rf"(?<![\w-])(?<!\d\.){re.escape(text)}(?![\w-]|\.\d)", answer) is not None
 
 
 @cache

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lanbot.chat.conversation import chat, output, python, text
+from lanbot.chat.conversation import Part, chat, output, parts, python, spoken, text
 from lanbot.chat.lanbot_format import prompt_of, render
 from lanbot.engine.engine import Completion, Engine
-from lanbot.evals.chat import Score, answer_all, evaluate, pass_at_k, readable
+from lanbot.evals import chat as evals
+from lanbot.evals.chat import Score, answer_all, do_errands, evaluate, pass_at_k, readable
+from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import make_task, sample_rows
 from lanbot.tasks.task import LETTERS, Task, multiple_choice
 from lanbot.tokenizer import QWEN2_PATTERN, Tokenizer
@@ -60,7 +62,7 @@ class ScriptedEngine:
         self.config = SimpleNamespace(context=context)
         self.forward = 0
 
-    def generate(self, prompts, sampling, seed=0, on_token=None, keys=None):
+    def generate(self, prompts, sampling, seed=0, on_token=None, keys=None, tools=None):
         assert all(len(prompt) < self.config.context for prompt in prompts)
         end = BYTES.special["<|assistant_end|>"]
         return [Completion(p, [*BYTES.encode(self.answers(BYTES.decode(p))), end]) for p in prompts]
@@ -93,6 +95,29 @@ def test_score_of() -> None:
     assert Score.of([], 0.0) == Score(0.0, 0, 0.0, 0.0)
     assert Score.of([True, False] * 50, 0).stderr == pytest.approx(math.sqrt(0.25 / 100))
     assert Score.of([True, False], 0.25).json() == {"score": 0.5, "n": 2, "stderr": 0.353553, "chance": 0.25}
+
+
+def test_a_score_has_its_parts() -> None:
+    right = [True, False, True, True, False, False]
+    score = Score.of(right, 0.1, ["a", "b", "a", "", "b", "a"])
+    assert (score.score, score.n) == (0.5, 6)
+    assert score.parts == {"a": Score.of([True, True, False], 0.1), "b": Score.of([False, False], 0.1)}
+    assert list(score.json()["parts"]) == ["a", "b"]
+    assert score.json()["parts"]["a"] == {"score": 0.666667, "n": 3, "stderr": 0.272166, "chance": 0.1}
+    assert "parts" not in Score.of(right, 0.1).json() and "parts" not in Score.of(right, 0.1, [""] * 6).json()
+
+
+def test_an_evaluation_scores_the_parts_of_its_task_with_their_own_rows() -> None:
+    class Halves(Sums):
+        def part(self, i: int) -> str:
+            return "low" if i < 10 else "high" if i >= 30 else ""
+
+    right = references(Sums("test"))
+    known = set(list(right)[:15])
+    engine = ScriptedEngine(lambda prompt: right[prompt] if prompt in known else "no idea")
+    score = evaluate(engine, Halves("test"), "sums", 100, 8)
+    assert score.score == 15 / 40
+    assert score.parts == {"high": Score.of([False] * 10, 0.0), "low": Score.of([True] * 10, 0.0)}
 
 
 def test_an_oracle_scores_one_where_answers_are_generated() -> None:
@@ -167,6 +192,110 @@ def test_rows_of_different_lengths_are_scored_alike_in_any_batch(monkeypatch: py
 def test_a_task_for_training_only_is_not_scored() -> None:
     with pytest.raises(ValueError, match="training only"):
         evaluate(ScriptedEngine(), make_task("world_chat", "test"), "world_chat", 1, 1)
+
+
+# -- errands -----------------------------------------------------------------------------------------------
+
+ERRANDS = AgentTasks("test")
+
+
+class Doer(ScriptedEngine):
+    """Answers requests with these parts, its calls answered by the tool that it is given for each.
+
+    replies: for each prompt what it says, time after time: "What is my work?" is asked at several desks.
+    """
+
+    def __init__(self, replies: dict[str, list[list[Part]]], context: int = 2_000) -> None:
+        super().__init__(context=context)
+        self.replies = replies
+        self.batches: list[int] = []
+
+    def generate(self, prompts, sampling, seed=0, on_token=None, keys=None, tools=None):
+        assert all(len(prompt) < self.config.context for prompt in prompts)
+        self.batches.append(len(prompts))
+        return [Completion(p, self.ids(BYTES.decode(p), tool)) for p, tool in zip(prompts, tools, strict=True)]
+
+    def ids(self, prompt: str, tool) -> list[int]:
+        special, ids = BYTES.special, []
+        for part in self.replies[prompt].pop(0):
+            if part["type"] == "text":
+                ids += BYTES.encode(part["text"])
+            if part["type"] == "python":
+                result = tool(part["text"])
+                ids += [special["<|python_start|>"], *BYTES.encode(part["text"]), special["<|python_end|>"]]
+                if result is None:  # the tool ends the turn
+                    return ids
+                ids += [special["<|output_start|>"], *BYTES.encode(result), special["<|output_end|>"]]
+        return [*ids, special["<|assistant_end|>"]]
+
+
+def replies(rows, say=lambda row, reply: reply) -> dict[str, list[list[Part]]]:
+    """prompt -> how it is answered, in the order of the rows."""
+    said: dict[str, list[list[Part]]] = {}
+    for row in rows:
+        errand = ERRANDS.errand(row)
+        for request, reply in zip(errand.requests, errand.replies, strict=True):
+            prompt = BYTES.decode(prompt_of(chat(request, ""), BYTES))
+            said.setdefault(prompt, []).append(say(row, reply))
+    return said
+
+
+@pytest.mark.parametrize("batch", [256, 7])
+def test_an_oracle_does_all_errands(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evals, "GENERATE_BATCH", batch)
+    rows = range(40)
+    engine, told = Doer(replies(rows)), []
+    desks = do_errands(engine, ERRANDS, rows, 96, told.append)
+    assert [desk.right() for desk in desks] == [True] * 40
+    assert [desk.errand for desk in desks] == [ERRANDS.errand(i) for i in rows]
+    two = [i for i in rows if len(ERRANDS.errand(i).requests) == 2]
+    assert sum(engine.batches) == 40 + len(two) and told[-1] == 40
+    for i, desk in zip(rows, desks, strict=True):
+        assert [parts(m[-1]) for m in desk.conversations] == ERRANDS.errand(i).replies, "with what its own tools said"
+
+
+def test_an_evaluation_of_errands_has_a_score_for_each_kind() -> None:
+    rows = sample_rows(ERRANDS, 60, 0)
+    score = evaluate(Doer(replies(rows)), ERRANDS, "agent_tasks", 60, 96)
+    assert (score.score, score.n) == (1.0, 60)
+    assert sum(part.n for part in score.parts.values()) == 60
+    assert {name.partition(",")[0] for name in score.parts} == {"compute", "read", "write", "search", "remember"}
+
+
+def test_what_is_only_said_is_not_done() -> None:
+    """Without calls nothing is written or remembered; what the answer says may still be right."""
+    rows = range(40)
+    engine = Doer(replies(rows, lambda row, reply: [text(spoken({"role": "assistant", "content": reply}))]))
+    for desk in do_errands(engine, ERRANDS, rows, 96):
+        assert desk.right() == (desk.errand.kind != "write")
+
+
+def test_errands_that_fail_are_wrong_and_disturb_no_other() -> None:
+    rows = list(range(40))
+    done = replies(rows, lambda row, reply: reply if row % 3 else [python("nonsense("), text("?")])
+    verdicts = [desk.right() for desk in do_errands(Doer(done), ERRANDS, rows, 96)]
+    assert verdicts == [i % 3 != 0 for i in rows]
+
+
+def test_a_request_longer_than_the_context_is_wrong_and_ends() -> None:
+    desks = do_errands(Doer({}, context=8), ERRANDS, range(10), 96)
+    assert not any(desk.right() for desk in desks)
+    assert all(len(desk.conversations) == len(desk.errand.requests) for desk in desks)
+
+
+def test_endless_calls_are_stopped() -> None:
+    endless = replies(range(5), lambda row, reply: [python(f"1+{n}") for n in range(1_000)])
+    for desk in do_errands(Doer(endless), ERRANDS, range(5), 96):
+        made = [part for part in parts(desk.conversations[-1][-1]) if part["type"] == "python"]
+        assert evals.CALLS <= len(made) <= evals.CALLS + 2 and not desk.right()
+
+
+def test_a_real_engine_does_errands_with_their_own_tools(make_model, tokenizer) -> None:  # type: ignore[no-untyped-def]
+    """A model that knows nothing: it must end, and leave the desks' files alone or changed by its own calls only."""
+    engine = Engine(make_model(context=160), tokenizer)
+    desks = do_errands(engine, ERRANDS, range(6), 6)
+    assert len(desks) == 6 and all(desk.request() is None for desk in desks)
+    assert [desk.files for desk in desks] == [desk.errand.files for desk in desks]
 
 
 # -- pass@k ------------------------------------------------------------------------------------------------

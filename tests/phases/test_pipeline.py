@@ -1,14 +1,24 @@
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lanbot import report
+from lanbot.chat.conversation import validate
 from lanbot.errors import UsageError, UserError
+from lanbot.evals import chat as evals
+from lanbot.model.transformer import Transformer
+from lanbot.model.weights import save_model
 from lanbot.phases import pipeline
 from lanbot.phases.chat import start_from
 from lanbot.recipe import load
 from lanbot.run import Run
+from lanbot.tasks.agent_tasks import AgentTasks
+from lanbot.tokenizer import Tokenizer
+from lanbot.training import checkpoint
 
 
 def test_phases_come_in_the_order_of_the_pipeline() -> None:
@@ -77,3 +87,128 @@ def test_the_report_sets_answers_to_the_same_prompt_side_by_side(tmp_path: Path)
     assert "| arc               |   0.25 | 0.500 ± 0.158 (10) | 0.500 ± 0.158 (10) |" in text
     assert "`b\\|sft ⏎ next`" in text
     assert json.loads((run.folder / "report.json").read_text()) == written
+
+
+# -- what a phase is evaluated on --------------------------------------------------------------------------
+
+BUILT_IN = [
+    *("identity", "word_problems", "simple_spelling:builtin", "spelling_bee:builtin", "agent_tasks", "handwritten")
+]
+EVALS = """
+[identity]
+name = "Robi"
+maker = "Ada"
+[model]
+context = 64
+[base]
+eval_tokens = 64
+[evals]
+tasks = {tasks}
+limit = 3
+base_limit = 2
+max_tokens = 2
+"""
+
+
+@pytest.mark.parametrize(
+    "tasks", [BUILT_IN, ["identity"], ["agent_tasks"], ["word_problems", "agent_tasks"]], ids=" ".join
+)
+def test_ten_different_questions_show_what_changed(tasks: list[str], tmp_path: Path) -> None:
+    run = run_of(tmp_path, EVALS.format(tasks=tasks))
+    questions = pipeline.prompts_of_change(run)
+    assert questions == pipeline.prompts_of_change(run)
+    assert len(set(questions)) == len(questions) == (10 if tasks != ["agent_tasks"] else 5)
+    assert questions[:3] == ["Who are you?", "Who made you?", "Hello!"]
+    assert all(isinstance(question, str) and question.strip() for question in questions)
+
+
+@pytest.fixture
+def trained(
+    make_model: Callable[..., Transformer], tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Run]:
+    """A run whose base and sft have a checkpoint each, of a model that knows nothing."""
+
+    def make(tasks: list[str]) -> Run:
+        run = run_of(tmp_path, EVALS.format(tasks=tasks))
+        tokenizer.save(run.phase("tokenizer"))
+        for phase in ("base", "sft"):
+            save_model(make_model(), run.phase(phase) / "step_000007")
+        monkeypatch.setattr(checkpoint, "last_step", lambda phase, world: phase / "step_000007")
+        return run
+
+    return make
+
+
+def test_three_transcripts_show_the_agent_at_work(trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    def do(engine: Any, task: AgentTasks, rows: list[int], max_tokens: int) -> list[Any]:
+        """As the references do them."""
+        desks = [task.desk(row) for row in rows]
+        for desk in desks:
+            for reply in desk.errand.replies:
+                request = desk.request()
+                assert request is not None
+                for part in reply:
+                    if part["type"] == "python":
+                        desk.tools(part["text"])
+                desk.answered(request, {"role": "assistant", "content": reply})
+        return desks
+
+    run = trained(BUILT_IN)
+    monkeypatch.setattr(evals, "do_errands", do)
+    shown = pipeline.transcripts(run, None)  # type: ignore[arg-type]
+    assert [one["title"] for one in shown] == ["Search, then compute", "Compute, then write", "Remember, recall later"]
+    assert [one["right"] for one in shown] == [True] * 3
+    assert [len(one["conversations"]) for one in shown] == [1, 1, 2]
+    for one in shown:
+        for messages in one["conversations"]:
+            validate({"messages": list(messages)}, one["title"])
+    answers = [one["conversations"][-1][-1]["content"] for one in shown]
+    calls = [[part["text"] for part in answer if part["type"] == "python"] for answer in answers]
+    assert [len(made) for made in calls] == [2, 2, 1]
+    assert calls[0][0].startswith("search_files(") and calls[1][1].startswith("write_file(")
+    assert calls[2][0].startswith("recall(")
+
+
+def test_a_recipe_without_errands_has_no_transcripts(trained: Callable[..., Run]) -> None:
+    assert pipeline.transcripts(trained(["identity"]), None) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("phase", "limit"), [("base", 2), ("sft", 3)])
+def test_an_evaluation_writes_scores_prompts_transcripts_and_times(
+    trained: Callable[..., Run], phase: str, limit: int
+) -> None:
+    run = trained(BUILT_IN)
+    began = time.monotonic() - 5.0
+    result = pipeline.evaluate(run, phase, began=began)
+    written = json.loads((run.phase(phase) / "evals.json").read_text())
+    assert written == json.loads(json.dumps(result)) and run.done(phase)
+    assert list(written["tasks"]) == [name.partition(":")[0] for name in BUILT_IN]
+    assert {score["n"] for score in written["tasks"].values()} == {limit}
+    assert written["settings"]["limit"] == limit, "what was asked is told"
+    assert 5.0 <= written["wall_seconds"] < 65.0
+    assert [sample["prompt"] for sample in written["samples"]] == pipeline.prompts_of_change(run)
+    assert len(written["transcripts"]) == 3 and written["checkpoint"] == "step_000007"
+    for name in ("identity", "word_problems", "agent_tasks", "handwritten"):
+        parts = written["tasks"][name]["parts"]
+        assert sum(part["n"] for part in parts.values()) == limit
+    assert "parts" not in written["tasks"]["simple_spelling"]
+    samples = (run.phase(phase) / "samples.md").read_text()
+    assert all(f"**{question}**" in samples for question in pipeline.prompts_of_change(run))
+
+
+def test_scores_alone_are_told_and_not_written(trained: Callable[..., Run]) -> None:
+    run = trained(BUILT_IN)
+    scores = pipeline.evaluate(run, "base", ("identity", "handwritten"), limit=4)
+    assert {name: score["n"] for name, score in scores.items()} == {"identity": 4, "handwritten": 4}
+    assert not run.done("base") and not (run.phase("base") / "samples.md").exists()
+    assert {score["n"] for score in pipeline.evaluate(run, "base", ("identity",)).values()} == {2}
+
+
+def test_a_phase_is_evaluated_with_the_time_it_took(
+    trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(["identity"])
+    monkeypatch.setitem(pipeline.TRAIN, "sft", lambda run: time.sleep(0.05))
+    assert pipeline.execute(run, ["sft"])
+    assert 0.05 <= run.read("sft", "evals.json")["wall_seconds"] < 60
+    assert not pipeline.execute(run, ["sft"]), "it is done"

@@ -1,4 +1,5 @@
 import gzip
+import itertools
 import json
 import os
 from collections import Counter
@@ -8,7 +9,9 @@ import pytest
 
 from lanbot.chat.conversation import chat, output, parts, python, spoken, text, validate
 from lanbot.chat.lanbot_format import render
+from lanbot.data import world
 from lanbot.data.corpus import open_corpus
+from lanbot.data.world.grammar import Cell, held_out_row, sections
 from lanbot.errors import UserError
 from lanbot.recipe import Identity, MixturePart
 from lanbot.tasks.gsm8k import MARK, with_calls
@@ -203,6 +206,43 @@ def test_words_for_tests_are_never_trained_on(name: str) -> None:
     assert len(set(train)) == len(train)
 
 
+def test_made_up_words_are_trained_on_and_never_tested() -> None:
+    for name in ("simple_spelling:builtin", "spelling_bee:builtin"):
+        train, test = (set(words_of(make_task(name, split))) for split in ("train", "test"))
+        real = set(world.WORDS)
+        assert test == {word for word in real if world.held_out(word)}
+        assert train & real == real - test
+        assert len(train - real) > 5_000
+        assert not [word for word in train if world.held_out(word)]
+
+
+def asks(section: str, split: str) -> set[int]:
+    """The places of the templates with which a split asks."""
+    task = make_task(f"{'simple_spelling' if section == 'spell' else 'spelling_bee'}:builtin", split)
+    known = {wording: place for place, row in enumerate(sections("spelling")[section]) for wording in wordings(row[0])}
+    rows = range(0, len(task), max(1, len(task) // 900))
+    asked = {}
+    for i in rows:
+        word, question = task.words[i], task.conversation(i)["messages"][0]["content"]
+        letter = task._letter(i) if section == "count" else ""
+        fits = {place for form, place in known.items() if form.format(word=word, letter=letter) == question}
+        assert fits, question
+        asked[i] = fits
+    return set().union(*(fits for fits in asked.values() if len(fits) == 1))
+
+
+def wordings(cell: Cell) -> list[str]:
+    return list(map("".join, itertools.product(*[(piece,) if isinstance(piece, str) else piece for piece in cell])))
+
+
+@pytest.mark.parametrize("section", ["spell", "count"])
+def test_a_fifth_of_the_ways_to_ask_for_letters_is_never_trained_on(section: str) -> None:
+    train, test = asks(section, "train"), asks(section, "test")
+    size = len(sections("spelling")[section])
+    assert train == {place for place in range(size) if not held_out_row(place)}
+    assert test == set(range(size)) and len(train) <= 0.8 * size
+
+
 def test_both_spelling_tasks_hold_the_same_words_out() -> None:
     assert set(words_of(make_task("simple_spelling:builtin", "train"))).isdisjoint(
         words_of(make_task("spelling_bee:builtin", "test"))
@@ -251,13 +291,12 @@ def test_identity_asks_for_the_name_and_for_the_maker_where_the_reference_says_i
     task = make_task("identity", "test", Setting(Identity("Robi", "Ada Smith", "cheerful")))
     references = [task.conversation(i)["messages"][-1] for i in range(200)]
     assert all(task.check(i, reference) for i, reference in enumerate(references))
-    makers = [i for i, reference in enumerate(references) if "Ada Smith" in spoken(reference)]
-    others = [i for i in range(200) if i not in makers]
-    assert makers and others
-    assert not any(task.check(i, said("I am Robi.")) for i in makers)
-    assert all(task.check(i, said("I am Robi.")) for i in others)
-    assert all(task.check(i, said("Robi, made by Ada Smith")) for i in range(200))
+    assert all("Robi" in spoken(reference) and "Ada Smith" in spoken(reference) for reference in references)
+    assert not any(task.check(i, said("I am Robi.")) for i in range(200))
     assert not any(task.check(i, said("I am ChatGPT, made by Ada Smith.")) for i in range(200))
+    plain = [i for i, reference in enumerate(references) if not spoken(reference).startswith(("Yes,", "No,"))]
+    assert 50 < len(plain) < 150
+    assert all(task.check(i, said("Robi, made by Ada Smith")) == (i in plain) for i in range(200))
 
 
 def test_word_problems_accept_their_own_answers_only() -> None:

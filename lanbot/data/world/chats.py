@@ -29,7 +29,8 @@ def identity_chat(name: str, maker: str, personality: str, split: str, index: in
     rng = rng_of("identity", split, index)
     section = rng.choice(list(sections("identity")))
     scene = Scene(rng, split, **_who(name, maker, personality, rng))
-    scene["other"] = rng.choice([o for o in _others(split, scene) if o.casefold() != name.casefold()])
+    own = (name.casefold(), maker.casefold())
+    scene["other"] = rng.choice([o for o in _others(split, scene) if o.casefold() not in own])
     question, reply = rng.choice(rows("identity", section, split))
     asked = fill(question, rng, scene)
     opener = rng.choice(OPENERS[split])
@@ -99,10 +100,12 @@ def _reading(rng: Rng, split: str) -> Conversation:
         table = (rng.choice(table),)
     told = {}
     for _ in range(rng.randint(2, 4)):
-        statement, question, _, _ = fact(rng.choice(table), rng, split)
-        told.setdefault(question, statement)
+        statement, question, key, _ = fact(rng.choice(table), rng, split)
+        told.setdefault(question, (statement, key))
     question = rng.choice(list(told))
-    return chat(" ".join(told.values()) + " " + question, told[question])
+    answer, key = told[question]
+    lines = [line for other, (line, _) in told.items() if other == question or not about(key, line)]
+    return chat(" ".join(lines) + " " + question, answer)
 
 
 def fact(row: Row, rng: Rng, split: str) -> tuple[str, str, str, str]:
@@ -110,6 +113,12 @@ def fact(row: Row, rng: Rng, split: str) -> tuple[str, str, str, str]:
     scene = Scene(rng, split)
     statement, question, key, heart = (fill(cell, rng, scene) for cell in row)
     return statement[0].upper() + statement[1:], question, key, heart
+
+
+def about(key: str, line: str) -> bool:
+    """May the line answer too, whoever looks for `key`?"""
+    line = line.casefold()
+    return all(word in line for word in key.casefold().split())
 
 
 def _about_person(rng: Rng, split: str) -> Conversation:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lanbot.chat.conversation import Conversation, Part, chat, output, python, text
-from lanbot.data.world.chats import fact, result
+from lanbot.data.world.chats import about, fact, result
 from lanbot.data.world.grammar import Rng, fill, rng_of, rows
 from lanbot.data.world.scene import PLACES, Scene
 from lanbot.tools.memory import Memory
@@ -87,7 +87,7 @@ class _Maker:
                 names.append(name)
         for name in names:
             others = [self.fact() for _ in range(self.rng.randint(1, 2))]
-            lines = [line for line, asked, _, _ in others if asked != question and key not in line]
+            lines = [line for line, asked, _, _ in others if asked != question and not about(key, line)]
             if name == names[0]:
                 lines.insert(self.rng.randint(0, len(lines)), told)
             self.errand.files[name] = "\n".join(lines)
@@ -230,7 +230,10 @@ def _nothing_found(m: _Maker) -> None:
     """What is asked for is in no file."""
     _, question, key, _ = m.fact()
     m.scene["question"] = question
-    m.fill_files(m.fact()[0], question, key, m.rng.randint(1, 2))
+    told = m.fact()[0]
+    while about(key, told):
+        told = m.fact()[0]
+    m.fill_files(told, question, key, m.rng.randint(1, 2))
     reply = m.request(m.template("search")[0])
     reply.call(f"search_files({_quoted(key)})")
     reply.say("I found nothing about that.")

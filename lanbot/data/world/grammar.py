@@ -63,10 +63,24 @@ def sections(file: str) -> dict[str, tuple[Row, ...]]:
 
 def fill(cell: Cell, rng: Rng, scene: Mapping[str, object]) -> str:
     """A cell as text: choices drawn, slots filled from the scene."""
-    text = "".join(piece if isinstance(piece, str) else rng.choice(piece) for piece in cell)
-    return text.format_map(scene)
+    if len(cell) == 1 and isinstance(cell[0], str):
+        return cell[0].format_map(scene)
+    return "".join([piece if isinstance(piece, str) else rng.choice(piece) for piece in cell]).format_map(scene)
+
+
+def filled(file: str, section: str, split: str, index: int, **slots: str) -> str:
+    """The first cell of a row of a section, filled: a template alone, for who has a text's content already."""
+    rng = rng_of(f"{file}/{section}", split, index)
+    return fill(rng.choice(rows(file, section, split))[0], rng, slots)
 
 
 def _cell(text: str) -> Cell:
-    pieces = _CHOICE.split(text)  # text, choices, text, ...
-    return tuple(tuple(piece.split("|")) if i % 2 else piece for i, piece in enumerate(pieces) if piece)
+    pieces: list[str | tuple[str, ...]] = []
+    for i, piece in enumerate(_CHOICE.split(text)):  # text, choices, text, ...
+        choices = piece.split("|")
+        before = pieces[-1] if pieces else ""
+        if i % 2 and "" in choices and isinstance(before, str) and before.endswith(" "):  # nothing: no space either
+            pieces[-1] = before[:-1]
+            choices = [choice and " " + choice for choice in choices]
+        pieces.append(tuple(choices) if i % 2 else piece)
+    return tuple(piece for piece in pieces if piece)

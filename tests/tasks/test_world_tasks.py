@@ -1,0 +1,239 @@
+"""The built-in world's tasks: problems with and without solutions, who the bot is, errands done at a desk."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from lanbot.chat.conversation import Message, Part, parts, spoken, text, validate
+from lanbot.data import world
+from lanbot.errors import UserError
+from lanbot.recipe import Identity
+from lanbot.tasks.agent_tasks import AgentTasks, Desk
+from lanbot.tasks.builtin import ROWS, IdentityTask, WordProblems
+from lanbot.tasks.mixture import make_task
+from lanbot.tasks.task import Setting
+
+ROBI = Setting(Identity("Robi", "Ada Smith", "cheerful"))
+
+
+def said(words: str | list[Part]) -> Message:
+    return {"role": "assistant", "content": words}
+
+
+def calls(message: Message) -> list[str]:
+    return [part["text"] for part in parts(message) if part["type"] != "text"]
+
+
+NAMES = ["word_problems", "word_problems:practice", "identity", "long_chat", "world_chat", "agent_tasks"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_rows_up_to_the_last_are_conversations(name: str, split: str) -> None:
+    task = make_task(name, split, ROBI)
+    assert len(task) == ROWS[split] >= 2_000
+    for i in (0, 1, len(task) // 2, len(task) - 1):
+        validate(task.conversation(i), f"{name} {i}")
+
+
+# -- word problems -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_practised_problem_has_its_answer_and_no_solution(split: str) -> None:
+    task = make_task("word_problems:practice", split)
+    for i in range(200):
+        asked, answer = task.conversation(i)["messages"]
+        problem = world.word_problem(split, i, practice=split == "train")
+        assert asked["content"] == problem.question
+        assert answer["content"] == f"#### {problem.answer}" and not calls(answer)
+        assert task.check(i, said(problem.solution)) and task.check(i, answer)
+        assert not task.check(i, said(f"#### {int(problem.answer) + 1}"))
+
+
+def test_a_demonstrated_problem_has_its_solution() -> None:
+    task = make_task("word_problems", "train")
+    for i in range(100):
+        solution = task.conversation(i)["messages"][1]
+        assert len(calls(solution)) in (2, 4) and task.check(i, solution)
+
+
+def test_problems_of_training_and_of_practice_have_no_template_in_common_and_the_test_has_all() -> None:
+    def of(name: str, split: str) -> Counter[str]:
+        task = make_task(name, split)
+        return Counter(task.part(i) for i in range(600))
+
+    assert set(of("word_problems", "train")) == {"templates demonstrated"}
+    assert set(of("word_problems:practice", "train")) == {"templates practised"}
+    tested = of("word_problems", "test")
+    assert set(tested) == {"templates demonstrated", "templates practised", "templates never"}
+    assert min(tested.values()) > 100
+    assert isinstance(make_task("word_problems", "test"), WordProblems)
+
+
+def test_another_argument_is_refused() -> None:
+    with pytest.raises(UserError, match="word_problems takes no 'practise'"):
+        make_task("word_problems:practise", "train")
+
+
+# -- identity ----------------------------------------------------------------------------------------------
+
+
+def test_identity_wants_name_and_maker_and_yes_or_no() -> None:
+    task = make_task("identity", "test", ROBI)
+    both = Counter()
+    for i in range(400):
+        reference = task.conversation(i)["messages"][-1]
+        right = "I am Robi, made by Ada Smith."
+        assert task.check(i, reference)
+        yes_or_no = spoken(reference).partition(",")[0]
+        both[yes_or_no if yes_or_no in ("Yes", "No") else ""] += 1
+        if yes_or_no in ("Yes", "No"):
+            other = "No" if yes_or_no == "Yes" else "Yes"
+            assert task.check(i, said(f"{yes_or_no}, {right}"))
+            assert not task.check(i, said(f"{other}, {right}")) and not task.check(i, said(right))
+        else:
+            assert task.check(i, said(right))
+        for wrong in ("", "I am Robi.", "Made by Ada Smith.", "I am LanBot, made by Ada Smith.", "Robi, made by Ada."):
+            assert not task.check(i, said(f"{yes_or_no}, {wrong}" if yes_or_no in ("Yes", "No") else wrong))
+    assert min(both[kind] for kind in ("Yes", "No", "")) > 20
+
+
+def test_the_parts_of_identity_are_kinds_of_question() -> None:
+    task = make_task("identity", "test", ROBI)
+    seen = Counter(task.part(i) for i in range(700))
+    assert set(seen) == {"who", "maker", "other", "self", "nature", "what", "like"}
+    assert min(seen.values()) > 50
+    assert isinstance(task, IdentityTask)
+
+
+@pytest.mark.parametrize("name", ["identity", "long_chat"])
+def test_who_the_bot_is_comes_from_the_recipe(name: str) -> None:
+    task = make_task(name, "train", ROBI)
+    told = " ".join(part["text"] for i in range(100) for m in task.conversation(i)["messages"] for part in parts(m))
+    assert "Robi" in told and "Ada Smith" in told and "LanBot" not in told
+
+
+# -- errands -----------------------------------------------------------------------------------------------
+
+TASK = AgentTasks("test")
+
+
+def do(desk: Desk, reply: list[Part]) -> Message:
+    """The next request answered by this reply, its calls really made."""
+    request = desk.request()
+    assert request is not None and request["role"] == "user"
+    message: list[Part] = []
+    for part in reply:
+        if part["type"] == "python":
+            message += [part, {"type": "output", "text": desk.tools(part["text"])}]
+        elif part["type"] == "text":
+            message.append(part)
+    desk.answered(request, said(message))
+    return said(message)
+
+
+def of_kind(kind: str, requests: int = 1, count: int = 10) -> list[int]:
+    rows = [i for i in range(200) if TASK.errand(i).kind == kind and len(TASK.errand(i).requests) == requests]
+    assert len(rows) >= count
+    return rows[:count]
+
+
+def test_a_reference_done_at_a_desk_is_right_and_half_of_it_is_not() -> None:
+    for i in range(100):
+        desk, errand = TASK.desk(i), TASK.errand(i)
+        for k, reply in enumerate(errand.replies):
+            assert not desk.right(), "nothing is right before all is asked"
+            assert desk.request() == {"role": "user", "content": errand.requests[k]}
+            assert do(desk, reply) == said(reply)
+        assert desk.request() is None and desk.right()
+        assert TASK.conversation(i)["messages"] == [
+            {"role": "user", "content": errand.requests[-1]},
+            said(errand.replies[-1]),
+        ]
+
+
+@pytest.mark.parametrize("kind", ["compute", "read", "search"])
+def test_only_the_right_words_are_right(kind: str) -> None:
+    for i in of_kind(kind):
+        values = TASK.errand(i).said.split()
+        right = [f"It is {' and '.join(values)}.", f"**{', '.join(values)}**", " ".join(values).upper()]
+        wrong = ["", "I do not know.", *(" ".join(values[:k] + values[k + 1 :]) for k in range(len(values)))]
+        wrong += [" ".join(f"{value}{more}" for value in values) for more in ("0", "s")]
+        if kind == "compute":
+            wrong += [
+                " ".join(form.format(value) for value in values) for form in ("1{}", "-{}", "{}.5", "0.{}", "9,{}")
+            ]
+        for words, expected in [(words, True) for words in right] + [(words, False) for words in wrong]:
+            desk = TASK.desk(i)
+            do(desk, [text(words)])
+            assert desk.right() == expected, (words, values)
+
+
+def test_a_number_in_a_calls_output_is_not_an_answer() -> None:
+    for i in of_kind("compute"):
+        desk = TASK.desk(i)
+        do(desk, [part for part in TASK.errand(i).replies[0] if part["type"] != "text"])
+        assert not desk.right()
+
+
+def test_a_file_must_be_written_and_not_only_said_to_be() -> None:
+    for i in of_kind("write"):
+        errand = TASK.errand(i)
+        ((name, words),) = errand.written.items()
+        writes = [part for part in errand.replies[0] if part["text"].startswith("write_file")]
+
+        def done(*code: str, i: int = i) -> Desk:
+            desk = TASK.desk(i)
+            do(desk, [*({"type": "python", "text": one} for one in code), text("Done.")])
+            return desk
+
+        assert done(writes[0]["text"]).right()
+        assert done(writes[0]["text"]).files == {**errand.files, name: words}
+        assert not done().right()
+        assert not done(f'write_file("other.txt", {json.dumps(words)})').right()
+        assert not done(f'write_file("{name}", {json.dumps(words + " ")})').right()
+        assert not done(writes[0]["text"], f'write_file("{name}", "")').right()
+
+
+def test_two_conversations_share_a_memory_and_nothing_else_does() -> None:
+    for i in of_kind("remember", requests=2):
+        errand = TASK.errand(i)
+        recall = calls(said(errand.replies[1]))[0]
+        desk, other = TASK.desk(i), TASK.desk(i)
+        do(desk, errand.replies[0])
+        assert not desk.right()
+        assert desk.tools(recall) == calls(said(errand.replies[1]))[1]
+        assert other.tools(recall) == "nothing found", "another desk has a memory of its own"
+        do(desk, [text("I do not know.")])
+        assert not desk.right()
+        do(other, [text("I will remember that.")])
+        assert "nothing found" in calls(do(other, errand.replies[1])), "it was not remembered, only said to be"
+
+
+def test_a_desk_leaves_its_errand_as_it_was() -> None:
+    for i in range(50):
+        before = repr(TASK.errand(i))
+        desk = TASK.desk(i)
+        for name in [*desk.files, "new.txt"]:
+            desk.tools(f'write_file("{name}", "x")')
+        desk.tools('remember("x")')
+        assert repr(TASK.errand(i)) == before == repr(world.errand("test", i))
+        assert TASK.desk(i).files == TASK.errand(i).files
+        assert TASK.desk(i).tools('recall("x")') == "nothing found"
+
+
+def test_the_parts_of_agent_tasks_tell_kind_and_calls() -> None:
+    seen = Counter(TASK.part(i) for i in range(300))
+    kinds = {"compute", "read", "write", "search"}
+    assert set(seen) == {"remember"} | kinds | {f"{kind}, 2 calls" for kind in kinds}
+
+
+def test_training_has_kinds_that_are_not_tested_too() -> None:
+    task = AgentTasks("train")
+    told = [calls(task.conversation(i)["messages"][-1]) for i in range(600)]
+    made = {code.partition("(")[0] for of in told for code in of[::2] if "(" in code}
+    functions = {"read_file", "write_file", "edit_file", "list_files", "search_files", "remember", "recall", "forget"}
+    assert functions <= made
+    assert [of for of in told if of and of[1].startswith("error: no file")]
