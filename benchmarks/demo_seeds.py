@@ -21,11 +21,14 @@ from lanbot.data.loader import ChatLoader
 from lanbot.data.packing import Batch
 from lanbot.engine.engine import Engine
 from lanbot.evals.chat import evaluate
-from lanbot.phases.chat import start_from
+from lanbot.model.transformer import Transformer
 from lanbot.run import Run
 from lanbot.tasks.builtin import WordProblems
 from lanbot.tasks.mixture import Mixture
-from lanbot.training.trainer import train
+from lanbot.tokenizer import Tokenizer
+from lanbot.training import checkpoint
+from lanbot.training.parallel import world
+from lanbot.training.trainer import TrainState, train
 
 STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Two-sided 95% quantiles of Student's t for n seeds."""
@@ -46,40 +49,33 @@ class ForSeconds(ChatLoader):
         return None if self.progress() >= 1 else super().next_batch()
 
 
-def problems_right(run: Run, phase_or_model: Any, tokenizer: Any) -> float:
-    score = evaluate(Engine(phase_or_model, tokenizer), WordProblems("test"), "word_problems", PROBLEMS, 96, 7)
-    return score.score
+def problems_right(model: Transformer, tokenizer: Tokenizer) -> float:
+    return evaluate(Engine(model, tokenizer), WordProblems("test"), "word_problems", PROBLEMS, 96, seed=7).score
 
 
-def continued(run: Run) -> dict[str, float]:
+def compare(run: Run) -> dict[str, float]:
     """Word problems right: after sft, after sft continued for RL's seconds, after RL."""
-    from lanbot.training import checkpoint
-    from lanbot.training.parallel import world
-
+    settings = run.recipe.sft
     seconds = run.read("rl", "evals.json")["training"]["seconds"]
     sft, rl = (checkpoint.latest(run.phase(phase)) for phase in ("sft", "rl"))
-    assert sft and rl, "the run is done"
-    state = start_from(run, "rl", run.recipe.model.context)
-    before = problems_right(run, state.model, state.tokenizer)
-    trial = run.folder / "sft-continued"
+    assert sft and rl and settings.batch_tokens and settings.sequence, "the run is done"
+    tokenizer, trial = Tokenizer.load(sft), run.folder / "sft-continued"
     shutil.rmtree(trial, ignore_errors=True)
-    state.phase, state.settings = trial, replace(run.recipe.sft, checkpoint_every=10**9)
-    rates = run.recipe.sft
-    optimizer = state.optimizer
-    optimizer.rates = replace(
-        optimizer.rates, muon=rates.muon_lr, embedding=rates.embedding_lr, head=rates.head_lr, norm=rates.norm_lr
+    state = TrainState(
+        checkpoint.load(sft, world()), tokenizer, replace(settings, checkpoint_every=10**9), trial, settings.sequence
     )
-    for name in optimizer.others:
-        kind = "embedding" if "embed" in name else "head" if "lm_head" in name else "norm"
-        optimizer.others[name] = getattr(optimizer.rates, kind)
-    parts = [replace(part, rows=None if part.rows is None else 20 * part.rows) for part in rates.mixture]
-    mixture = Mixture(parts, run.recipe.identity, state.tokenizer, run.recipe.seed + 1_000)
-    rows = (rates.batch_tokens or 0) // (rates.sequence or 1)
-    train(state, ForSeconds(mixture, state.tokenizer.bos, rows, rates.sequence, seconds=seconds))
-    after = problems_right(run, state.model, state.tokenizer)
+    before = problems_right(state.model, tokenizer)
+    parts = [replace(part, rows=None if part.rows is None else 20 * part.rows) for part in settings.mixture]
+    mixture = Mixture(parts, run.recipe.identity, tokenizer, run.recipe.seed + 1_000)
+    rows = settings.batch_tokens // settings.sequence
+    train(state, ForSeconds(mixture, tokenizer.bos, rows, settings.sequence, seconds=seconds))
     shutil.rmtree(trial)
-    model = checkpoint.load(rl, world())
-    return {"sft": before, "continued": after, "rl": problems_right(run, model, state.tokenizer), "seconds": seconds}
+    return {
+        "sft": before,
+        "continued": problems_right(state.model, tokenizer),
+        "rl": problems_right(checkpoint.load(rl, world()), tokenizer),
+        "seconds": seconds,
+    }
 
 
 def interval(values: list[float]) -> str:
@@ -101,15 +97,13 @@ def main(names: list[str]) -> None:
     print(table(rows, ("task", "phase", "mean", "spread", *names), left=2))
     gains = []
     for run in runs:
-        say(f"{run.folder.name}: sft continued")
-        gains.append(continued(run))
-    print(
-        "\n"
-        + table(
-            [(name, f"{g['sft']:.3f}", f"{g['continued']:.3f}", f"{g['rl']:.3f}", f"{g['seconds']:.0f}") for name, g in zip(names, gains, strict=True)],
-            ("run", "sft", "sft continued", "rl", "seconds"),
-        )
-    )
+        say(f"{run.folder.name}: sft continued for as long as rl took")
+        gains.append(compare(run))
+    shown = [
+        (name, *(f"{gain[key]:.3f}" for key in ("sft", "continued", "rl")), f"{gain['seconds']:.0f}")
+        for name, gain in zip(names, gains, strict=True)
+    ]
+    print("\n" + table(shown, ("run", "sft", "sft continued", "rl", "seconds")))
     removed = [(g["rl"] - g["sft"]) / (1 - g["sft"]) for g in gains]
     above = [g["rl"] - g["continued"] for g in gains]
     print(f"\nshare of sft's errors that RL removes: {interval(removed)}")

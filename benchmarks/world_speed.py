@@ -34,6 +34,11 @@ def rate(make: Callable[[int], str], seconds: float = 2.0) -> tuple[float, float
 
 if __name__ == "__main__":
     results = {kind: rate(make) for kind, make in KINDS.items()}
-    print(table([(kind, f"{speed:.1f}", f"{size:.0f}") for kind, (speed, size) in results.items()], ("text", "MB/s", "bytes each")))
+    print(
+        table(
+            [(kind, f"{speed:.1f}", f"{size:.0f}") for kind, (speed, size) in results.items()],
+            ("text", "MB/s", "bytes each"),
+        )
+    )
     if "--json" in sys.argv:
         print(json.dumps({kind: round(speed, 2) for kind, (speed, _) in results.items()}))

@@ -180,7 +180,7 @@ def train(texts: Iterable[str], vocab_size: int, bare_words: bool = False) -> To
 
 _BEFORE_WORD = re.compile(r"[^\w\n](?=[^\W\d_])")
 _SPACED_WORD = re.compile(r"(?<= )[a-z]+(?![\w'-])")
-"""Names begin with a capital: they are copied, and stay bare. So does the first letter of a word that is spelled b-a-r."""
+"""Names begin with a capital: they are copied, and stay bare. So does the first letter of b-a-r, a word spelled."""
 
 
 def _bared(text: str, counts: "Counter[str]") -> str:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lanbot.errors import UserError
 from lanbot.recipe import SHIPPED, Identity, MixturePart, Recipe, dump, load
 from lanbot.scaling import scale
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.mixture import TASKS
 
 SHIPPED_NAMES = sorted(path.stem for path in SHIPPED.glob("*.toml"))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -204,9 +204,13 @@ def test_base_is_evaluated_on_fewer_items(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SHIPPED_NAMES)
 def test_every_task_of_a_shipped_recipe_is_there(name: str) -> None:
     recipe = load(name)
-    for part in (*recipe.mid.mixture, *recipe.sft.mixture, *recipe.rl.mixture):
-        make_task(part.task, "train")
-    assert all(make_task(task, "test").kind != "chat" for task in recipe.evals.tasks)
+    mixed = [part.task for phase in (recipe.mid, recipe.sft, recipe.rl) for part in phase.mixture]
+    for split, specs in {"train": mixed, "test": recipe.evals.tasks}.items():
+        for spec in specs:
+            name, _, argument = spec.partition(":")
+            assert split in TASKS[name].splits
+            assert argument in ("", *(TASKS[name].arguments or ())), spec
+    assert all(TASKS[task.partition(":")[0]].kind != "chat" for task in recipe.evals.tasks)
 
 
 def test_depth_may_be_given_as_bases() -> None:

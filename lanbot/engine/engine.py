@@ -23,7 +23,7 @@ from lanbot.tools.tool import Tool
 from lanbot.training import memory
 
 OnToken = Callable[[int, int], None]
-SLOTS = {"cpu": 64, "cuda": 512, "mps": 64}
+SLOTS = {"cpu": 256, "cuda": 512, "mps": 64}
 """Conversations generated at the same time."""
 
 

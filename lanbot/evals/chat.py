@@ -181,10 +181,12 @@ def do_errands(
     while waiting := [desk for desk in waiting if desk.request()]:
         requests = [request for desk in waiting if (request := desk.request())]
         prompts = [render_prompt([request], engine.tokenizer) for request in requests]
-        done = len(desks) - len(waiting)
-        answers = _answers(
-            engine, prompts, Sampling(max_tokens), lambda n, done=done: told(done + n), tools=[bounded(desk.tools, CALLS) for desk in waiting]
-        )
+        tools = [bounded(desk.tools, CALLS) for desk in waiting]
+
+        def so_far(n: int, done: int = len(desks) - len(waiting)) -> None:
+            told(done + n)
+
+        answers = _answers(engine, prompts, Sampling(max_tokens), so_far, tools=tools)
         for desk, request, answer in zip(waiting, requests, answers, strict=True):
             desk.answered(request, answer or {"role": "assistant", "content": ""})
     return desks

@@ -53,7 +53,9 @@ class CacheView:
     def mask(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
         """(rows, 1, T, longest), added to scores: 0 for the token itself and what stands before it, else -inf."""
         unseen = torch.arange(self.longest, device=positions.device) > positions[:, :, None]
-        return torch.zeros(unseen.shape, dtype=dtype, device=unseen.device).masked_fill_(unseen, -torch.inf).unsqueeze(1)
+        return (
+            torch.zeros(unseen.shape, dtype=dtype, device=unseen.device).masked_fill_(unseen, -torch.inf).unsqueeze(1)
+        )
 
     def update(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Writes (rows, n_kv_heads, T, head_dim) and returns all that the rows may attend over."""

@@ -135,10 +135,10 @@ def measure(run: Run, engine: Engine, when: str) -> None:
         return
     settings, recipe = run.recipe.rl, run.recipe
     items: list[tuple[Task, int]] = []
-    for part in settings.mixture:
+    share = -(-settings.eval_questions // len(settings.mixture))
+    for k, part in enumerate(settings.mixture):  # parts may be of one task: each draws rows of its own
         task = make_task(part.task, "test", Setting(recipe.identity))
-        share = -(-settings.eval_questions // len(settings.mixture))
-        items += [(task, row) for row in sample_rows(task, share, recipe.seed)]
+        items += [(task, row) for row in sample_rows(task, share, recipe.seed + k)]
     scores = pass_at_k(engine, items, PASS_K, settings.max_tokens, 1.0, recipe.seed, f"rl: pass@{PASS_K} {when}")
     if world().main:
         say(f"rl, {when}: " + ", ".join(f"{name} {score}" for name, score in scores.items()))

@@ -27,7 +27,9 @@ def train(run: Run) -> None:
     if parallel.world().main:
         corpus, validation = corpora(run.recipe)
         texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
-        trained = tokenizers.train(_then_say(texts, "tokenizer: all read, merging"), settings.vocab_size, settings.bare_words)
+        trained = tokenizers.train(
+            _then_say(texts, "tokenizer: all read, merging"), settings.vocab_size, settings.bare_words
+        )
         say(f"tokenizer done | {trained.vocab_size:,} tokens")
         trained.save(phase)
         rows = compression(trained, validation)

@@ -149,7 +149,7 @@ def _axis(values: Sequence[float]) -> Axis | None:
         return None
     low, high = min(values), max(values)
     spread = (high - low) or abs(high) or 1.0
-    power = 10.0 ** math.floor(math.log10(spread / 4))
+    power = 10.0 ** math.floor(math.log10(max(spread / 4, 1e-300)))
     step = next(power * factor for factor in (1, 2, 5, 10) if spread / (power * factor) <= 5)
     first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))

@@ -7,6 +7,7 @@ from lanbot.data import world
 from lanbot.tasks.task import Setting, Task, final_number, spelled, words
 from lanbot.tools.expression import answer
 
+
 class SimpleSpelling(Task):
     """Words letter by letter; simple_spelling:builtin takes the built-in words, not the hub's list."""
 

@@ -28,7 +28,8 @@ class Task(ABC):
     """A split ("train" or "test") of a data set. Rows are numbered; nothing is read before the first is asked for.
 
     kind: "generate" (the answer is generated and checked), "choice" (the answer is the likeliest of `letters`),
-    "agent" (an errand is done with tools; see agent_tasks.py) or "chat" (for training only). chance: the score of a guess. note: a word for the user, of skipped rows say.
+    "agent" (an errand is done with tools; see agent_tasks.py) or "chat" (for training only). chance: the score of a
+    guess. note: a word for the user, of skipped rows say.
     """
 
     kind: ClassVar[str] = "generate"

@@ -180,7 +180,7 @@ def _a_known_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["text", "chat"])
 def make_loader(request: pytest.FixtureRequest, tokenizer: Tokenizer, tmp_path: Path) -> Callable[[], Loader]:
     if request.param == "chat":
-        chats = [render(built_in.chat_about_world("train", i), tokenizer) for i in range(24)]
+        chats = [render(built_in.talk("train", i), tokenizer) for i in range(24)]
         return lambda: ChatLoader(chats, tokenizer.bos, ROWS, T)
     texts = [built_in.document("train", i)[:60] for i in range(12)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))

@@ -16,6 +16,6 @@ from lanbot.data.world.problems import Problem, problem_chat, word_problem
 from lanbot.data.world.scene import WORDS, held_out, made_up
 
 __all__ = [
-    "WORDS", "Errand", "Problem", "Rng", "document", "errand", "errand_chat", "filled", "held_out", "identity_chat", "long_chat",
-    "made_up", "problem_chat", "rng_of", "talk", "word_problem",
+    "WORDS", "Errand", "Problem", "Rng", "document", "errand", "errand_chat", "filled", "held_out", "identity_chat",
+    "long_chat", "made_up", "problem_chat", "rng_of", "talk", "word_problem",
 ]  # fmt: skip

@@ -11,7 +11,18 @@ OTHERS = {
     "test": ("Copilot", "Llama", "Mistral", "Watson", "Grok"),
 }
 OPENERS = {
-    "train": ("", "", "", "", "Hi! ", "Hello. ", "One question. ", "I am new here. ", "Excuse me, ", "Please tell me: "),
+    "train": (
+        "",
+        "",
+        "",
+        "",
+        "Hi! ",
+        "Hello. ",
+        "One question. ",
+        "I am new here. ",
+        "Excuse me, ",
+        "Please tell me: ",
+    ),
     "test": ("", "", "Good morning! ", "Quick question: ", "Tell me, "),
 }
 TALK = ("hello", "opposite", "day", "month", "sound", "larger", "next", "color", "count", "price", "repeat")
@@ -80,7 +91,7 @@ def _table(rng: Rng, split: str, section: str) -> Conversation:
     if section == "price":
         scene["thing"] = rng.choice(GOODS)
     if section == "larger":
-        scene["small"]  # noqa: B018  (draws the two numbers together)
+        scene["small"]
     said = [fill(cell, rng, scene) for cell in row]
     if section in SUMS:
         return chat(said[0], result(said[1]))
@@ -98,7 +109,7 @@ def _reading(rng: Rng, split: str) -> Conversation:
     table = rows("facts", "stated", split)
     if rng.random() < 0.5:  # all of one kind: the answer is not told by the kind of question
         table = (rng.choice(table),)
-    told = {}
+    told: dict[str, tuple[str, str]] = {}
     for _ in range(rng.randint(2, 4)):
         statement, question, key, _ = fact(rng.choice(table), rng, split)
         told.setdefault(question, (statement, key))
@@ -169,5 +180,3 @@ def long_chat(name: str, maker: str, personality: str, split: str, index: int) -
             part = talk(split, n)
         messages += part["messages"]
     return {"messages": messages}
-
-

@@ -22,19 +22,19 @@ def document(split: str, index: int) -> str:
 
 
 def _story(rng: Rng, split: str) -> str:
-    told = (rng.choice(sections("stories")["start"]), *rng.sample(sections("stories")["event"], 2))
+    start, event, end = (rows("stories", section, split) for section in ("start", "event", "end"))
     scene = Scene(rng, split, thing=rng.choice(GOODS))
-    return " ".join(fill(row[0], rng, scene) for row in (*told, rng.choice(sections("stories")["end"])))
+    told = (rng.choice(start), *rng.sample(event, 2), rng.choice(end))
+    return " ".join(fill(row[0], rng, scene) for row in told)
 
 
 def _lives(rng: Rng, split: str) -> str:
     paragraphs = []
     for w in map(person, rng.sample(CAST, 2)):
-        facts = rng.sample(sections("stories")["person"], 6)
-        told = [
-            fill(row[rng.randrange(2)], rng, {"who": w if i % 3 == 0 else w.She, "whose": f"{w}'s" if i % 3 == 0 else w.his.title(), "w": w})
-            for i, row in enumerate(facts)
-        ]
+        told = []
+        for i, row in enumerate(rng.sample(sections("stories")["person"], 6)):
+            who, whose = (w, f"{w}'s") if i % 3 == 0 else (w.She, w.his.title())
+            told.append(fill(row[rng.randrange(2)], rng, {"who": who, "whose": whose, "w": w}))
         paragraphs.append(" ".join(told))
     return "\n".join(paragraphs)
 
@@ -48,7 +48,7 @@ def _place(rng: Rng, split: str) -> str:
 
 def _how_to(rng: Rng, split: str) -> str:
     scene = Scene(rng, split)
-    task, *steps = (fill(cell, rng, scene) for cell in rng.choice(sections("stories")["how_to"]))
+    task, *steps = (fill(cell, rng, scene) for cell in rng.choice(rows("stories", "how_to", split)))
     words = ("First,", "Then", "Next,", "After that,", "At last,")
     listed = " ".join(f"{word} {step}." for word, step in zip(words, steps, strict=False))
     return f'"How do you {task}?" asked {scene["p"]}. {scene["w"]} knew how to {task}. "{listed}" It was easy.'
@@ -71,10 +71,10 @@ def _facts(rng: Rng, split: str) -> str:
 
 def _arithmetic(rng: Rng, split: str) -> str:
     """Sums in digits and in words."""
-    say = IN_WORDS
+    say, scene = IN_WORDS, Scene(rng, split)
 
     def one() -> str:
-        a, b, c, d = map(rng.randint, (1, 1, 2, 2), (49, 49, 9, 9))
+        a, b, c, d = map(scene.number, (1, 1, 2, 2), (49, 49, 9, 9))
         return rng.choice(
             (
                 f"{a} + {b} = {a + b}, and {say[a]} plus {say[b]} is {say[a + b]}.",

@@ -246,7 +246,7 @@ def _mine(m: _Maker) -> tuple[str, str, str, str]:
 
 def _distractors(m: _Maker, fact: str) -> list[str]:
     """Other things that it was told before, which the question is not about."""
-    others = []
+    others: list[str] = []
     while len(others) < m.rng.randint(0, 2):
         other = fill(m.rng.choice(rows("facts", "mine", m.split))[0], m.rng, Scene(m.rng, m.split))
         if not set(other.split()) & (set(fact.split()) - {"my", "is", "the", "in", "I", "of", "called", "a", "an"}):

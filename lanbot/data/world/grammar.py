@@ -1,7 +1,8 @@
 """Templates: tables of English in text files, with alternatives in brackets and slots in braces.
 
 A file has sections, a section has rows, a row has cells divided by " => ". Of every section, the rows at places 1, 5,
-9, ... are never trained on; so at least a fifth of every kind of text is new to a model that is tested with it.
+9, ... are never trained on; so at least a fifth of every kind of text is new to a model that is tested with it. (What
+is told of the cast and the towns must be known to be asked for: there each row has a question that only tests ask.)
 """
 
 import random
