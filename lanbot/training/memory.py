@@ -12,6 +12,7 @@ import torch
 from lanbot.console import size
 from lanbot.errors import UserError
 from lanbot.model.config import ModelConfig
+from lanbot.model.transformer import PLAIN_ATTENTION
 
 MICRO_BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536, "mps": 8_192}
 """More than this at a time no longer makes the products faster."""
@@ -62,7 +63,9 @@ def activation_bytes(config: ModelConfig, rows: int, T: int) -> int:
     heads = config.head_dim * (3 * config.n_heads + 4 * config.n_kv_heads)
     per_token = config.n_layers * (8 * config.dim + heads + 4 * config.mlp_dim) + 4 * config.dim
     mask = rows * T * T * 5
-    return 4 * rows * T * per_token + mask + 3 * 4 * 256 * config.vocab_size
+    plain = not torch.cuda.is_available() and T <= PLAIN_ATTENTION
+    scores = 4 * config.n_layers * config.n_heads * rows * T * T if plain else 0
+    return 4 * rows * T * per_token + mask + scores + 3 * 4 * 256 * config.vocab_size
 
 
 def micro_batch(config: ModelConfig, T: int) -> int:

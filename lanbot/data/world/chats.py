@@ -40,16 +40,21 @@ def identity_chat(name: str, maker: str, personality: str, split: str, index: in
     rng = rng_of("identity", split, index)
     section = rng.choice(list(sections("identity")))
     scene = Scene(rng, split, **_who(name, maker, personality, rng))
-    own = (name.casefold(), maker.casefold())
-    scene["other"] = rng.choice([o for o in _others(split, scene) if o.casefold() not in own])
+    while (other := _other(scene)).casefold() in (name.casefold(), maker.casefold()):
+        pass
+    scene["other"] = other
     question, reply = rng.choice(rows("identity", section, split))
     asked = fill(question, rng, scene)
     opener = rng.choice(OPENERS[split])
     return chat(opener + asked, fill(reply, rng, scene)), section
 
 
-def _others(split: str, scene: Scene) -> tuple[str, ...]:
-    return (*OTHERS[split], str(scene["p"]), str(scene["q"]))
+def _other(scene: Scene) -> str:
+    """Another bot, a person, or a name that nobody ever had: whoever it is, the bot is not."""
+    kind = scene.rng.random()
+    if kind < 0.4:
+        return scene.rng.choice(OTHERS[scene.split])
+    return str(scene.stranger()) if kind < 0.7 else scene.made_up().title()
 
 
 def _who(name: str, maker: str, personality: str, rng: Rng) -> dict[str, str]:

@@ -19,8 +19,7 @@ KINDS = ("compute", "read", "write", "search", "remember")
 class Errand:
     """requests: each a conversation of its own, in the same workspace and memory. replies: how they are done.
 
-    said: what the last answer must say. written: files that must be there in the end, with their text. heart: the
-    kind of errand in more detail.
+    said: what the last answer must say. written: files that must be there in the end, with their text.
     """
 
     kind: str
@@ -56,6 +55,7 @@ class _Maker:
     """Makes one errand: files and memories first, then calls in the same toolbox that the agent will have."""
 
     memory: Memory | None = None
+    """One for all errands, emptied for each: making one costs more than an errand."""
 
     def __init__(self, rng: Rng, split: str) -> None:
         self.rng, self.split, self.scene = rng, split, Scene(rng, split)
