@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lanbot import report
@@ -197,6 +197,7 @@ def test_a_report_does_not_wait_for_torch() -> None:
 # -- curves ------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=1_000), st.integers(1, 9))
 def test_thinning_keeps_the_mean(values: list[float], every: int) -> None:
     thinned = thin([[float(i), value] for i, value in enumerate(values)], every)

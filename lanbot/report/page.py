@@ -128,17 +128,19 @@ def _headline(task: str, by_phase: dict[str, Any], last: str) -> str:
 
 
 def _evaluations(report: dict[str, Any], phases: list[str]) -> str:
-    rows = []
+    rows, fewer = [], False
     for task, by_phase in report["evals"].items():
-        n = sorted({score["n"] for score in by_phase.values()})
-        asked = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,} to {n[-1]:,}"
+        counts = [score["n"] for score in by_phase.values()]  # after base there may be fewer
+        asked = f"{counts[-1]:,}" + "*" * (min(counts) < counts[-1])
+        fewer = fewer or min(counts) < counts[-1]
         cells = [_figure(by_phase.get(phase)) for phase in phases]
         rows.append(("", [esc(task).replace("_", "_<wbr>"), *cells, asked, f"{tables.chance(by_phase):.2f}"]))
         for name, part in tables.parts(by_phase, phases).items():
             rows.append(("part", [esc(name), *[""] * (len(phases) - 1), _figure(part), f"{part['n']:,}", ""]))
     bpb = [tables.fixed(report["phases"][phase]["val_bpb"], 3) for phase in phases]
     rows.append(("total", ["held-out bits per byte", *bpb, "", ""]))
-    return _table("Scores by phase", ("task", *phases, "n", "chance"), rows, strong=len(phases))
+    note = '<p class="note">* fewer after base, which cannot answer yet</p>' if fewer else ""
+    return _table("Scores by phase", ("task", *phases, "n", "chance"), rows, strong=len(phases)) + note
 
 
 def _figure(score: dict[str, Any] | None) -> str:
