@@ -3,8 +3,10 @@
 for s in 0 1 2; do lanbot run demo --seed $s --name demo-$s; done
 python benchmarks/demo_seeds.py demo-0 demo-1 demo-2 [--json]
 
-RL is compared with sft continued from the same checkpoint, on sft's mixture (rows not seen before), at sft's rates,
-for as many seconds as RL's steps took, on the same held-out problems. The interval is Student's over the seeds.
+RL is compared with sft continued from the same checkpoint, on sft's mixture, at sft's rates, for as many seconds as
+RL's steps took, on the same held-out problems. Rows are drawn anew but for spelling, whose list mid has gone through.
+RL practises on templates of which sft has no solutions: that is what RL can use and sft cannot, and the table tells
+the kinds of templates apart. The interval is Student's over the seeds.
 """
 
 import json
@@ -20,7 +22,7 @@ from lanbot.console import say, table
 from lanbot.data.loader import ChatLoader
 from lanbot.data.packing import Batch
 from lanbot.engine.engine import Engine
-from lanbot.evals.chat import evaluate
+from lanbot.evals.chat import Score, evaluate
 from lanbot.model.transformer import Transformer
 from lanbot.run import Run
 from lanbot.tasks.builtin import WordProblems
@@ -49,12 +51,12 @@ class ForSeconds(ChatLoader):
         return None if self.progress() >= 1 else super().next_batch()
 
 
-def problems_right(model: Transformer, tokenizer: Tokenizer) -> float:
-    return evaluate(Engine(model, tokenizer), WordProblems("test"), "word_problems", PROBLEMS, 96, seed=7).score
+def problems_right(model: Transformer, tokenizer: Tokenizer) -> Score:
+    return evaluate(Engine(model, tokenizer), WordProblems("test"), "word_problems", PROBLEMS, 96, seed=7)
 
 
-def compare(run: Run) -> dict[str, float]:
-    """Word problems right: after sft, after sft continued for RL's seconds, after RL."""
+def compare(run: Run) -> tuple[float, dict[str, Score]]:
+    """(RL's seconds, word problems right: after sft, after sft continued for as long, after RL)."""
     settings = run.recipe.sft
     seconds = run.read("rl", "evals.json")["training"]["seconds"]
     sft, rl = (checkpoint.latest(run.phase(phase)) for phase in ("sft", "rl"))
@@ -68,14 +70,12 @@ def compare(run: Run) -> dict[str, float]:
     parts = [replace(part, rows=None if part.rows is None else 20 * part.rows) for part in settings.mixture]
     mixture = Mixture(parts, run.recipe.identity, tokenizer, run.recipe.seed + 1_000)
     rows = settings.batch_tokens // settings.sequence
-    train(state, ForSeconds(mixture, tokenizer.bos, rows, settings.sequence, seconds=seconds))
-    shutil.rmtree(trial)
-    return {
-        "sft": before,
-        "continued": problems_right(state.model, tokenizer),
-        "rl": problems_right(checkpoint.load(rl, world()), tokenizer),
-        "seconds": seconds,
-    }
+    try:
+        train(state, ForSeconds(mixture, tokenizer.bos, rows, settings.sequence, seconds=seconds))
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+    after = {"sft": before, "sft continued": problems_right(state.model, tokenizer)}
+    return seconds, after | {"rl": problems_right(checkpoint.load(rl, world()), tokenizer)}
 
 
 def interval(values: list[float]) -> str:
@@ -86,30 +86,35 @@ def interval(values: list[float]) -> str:
 
 
 def main(names: list[str]) -> None:
+    if len(names) not in (1, *STUDENT_95):
+        sys.exit(f"name 1 to {max(STUDENT_95)} runs")
     runs = [Run.open(name) for name in names]
     reports = [json.loads((Path(run.folder) / "report.json").read_text()) for run in runs]
     rows = []
-    for task in reports[0]["evals"]:
-        for phase in reports[0]["evals"][task]:
+    for task, by_phase in reports[0]["evals"].items():
+        for phase in by_phase:
             scores = [report["evals"][task][phase]["score"] for report in reports]
             spread = f"{stdev(scores):.3f}" if len(scores) > 1 else ""
             rows.append((task, phase, f"{mean(scores):.3f}", spread, *(f"{score:.3f}" for score in scores)))
-    print(table(rows, ("task", "phase", "mean", "spread", *names), left=2))
-    gains = []
+    print(table(rows, ("task", "phase", "mean", "spread", *names), left=2), end="\n\n")
+    shown, removed, above = [], [], []
     for run in runs:
         say(f"{run.folder.name}: sft continued for as long as rl took")
-        gains.append(compare(run))
-    shown = [
-        (name, *(f"{gain[key]:.3f}" for key in ("sft", "continued", "rl")), f"{gain['seconds']:.0f}")
-        for name, gain in zip(names, gains, strict=True)
-    ]
-    print("\n" + table(shown, ("run", "sft", "sft continued", "rl", "seconds")))
-    removed = [(g["rl"] - g["sft"]) / (1 - g["sft"]) for g in gains]
-    above = [g["rl"] - g["continued"] for g in gains]
-    print(f"\nshare of sft's errors that RL removes: {interval(removed)}")
+        seconds, after = compare(run)
+        for what, score in after.items():
+            kinds = (f"{score.parts[f'templates {kind}'].score:.3f}" for kind in ("demonstrated", "practised", "never"))
+            shown.append(
+                (run.folder.name, what, f"{score.score:.3f}", *kinds, f"{seconds:.0f}" if what != "sft" else "")
+            )
+        sft, continued, rl = (score.score for score in after.values())
+        removed.append((rl - sft) / max(1e-9, 1 - sft))
+        above.append(rl - continued)
+    header = ("run", "after", "right", "demonstrated", "practised", "never", "seconds")
+    print(table(shown, header, left=2), end="\n\n")
+    print(f"share of sft's errors that RL removes: {interval(removed)}")
     print(f"RL above sft continued: {interval(above)} (95% interval over {len(runs)} seeds; n = {PROBLEMS:,} problems)")
     if "--json" in sys.argv:
-        print(json.dumps({"runs": gains, "removed": removed, "above": above}))
+        print(json.dumps({"removed": removed, "above": above}))
 
 
 if __name__ == "__main__":

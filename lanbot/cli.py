@@ -108,10 +108,9 @@ def run(recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror =
         if parallel.world().main:
             Run.create(loaded)
         parallel.barrier()
-        did = pipeline.execute(made, phases)
-        reported = not did and (made.folder / "report.json").is_file()
+        pipeline.execute(made, phases)
         if parallel.world().main and made.last_phase() not in (None, "tokenizer"):
-            print(report.closing(made, report.collect(made) if reported else report.write(made)))
+            print(report.closing(made, report.write(made)))
     finally:
         parallel.close()
 

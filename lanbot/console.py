@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+CONTROLS = {c: 0x2400 + c for c in range(32) if chr(c) not in "\n\t"} | dict.fromkeys((*range(0x7F, 0xA0),), 0x2421)
+"""Control characters, which a model or a file may well hold, and the signs that stand for them."""
+
 LOG_SECONDS = 10.0
 """Between two lines of progress where the terminal cannot rewrite one."""
 TTY_SECONDS = 0.1
@@ -42,6 +45,11 @@ class Progress:
             sys.stderr.write("\n")
             sys.stderr.flush()
             self.open = False
+
+
+def visible(said: str) -> str:
+    """Without what a terminal would obey, and what no file can hold (half of a surrogate pair)."""
+    return said.translate(CONTROLS).encode("utf-8", "replace").decode()
 
 
 def say(text: str = "") -> None:

@@ -8,7 +8,7 @@ from typing import TextIO
 from lanbot.agent.loop import Agent
 from lanbot.agent.transcript import ANSWERED, MARGIN, STEP_LIMIT, Turn
 from lanbot.chat.show import DIM, RESET, Stream, colours
-from lanbot.console import say
+from lanbot.console import say, visible
 from lanbot.errors import UserError
 from lanbot.tokenizer import Tokenizer
 from lanbot.tools.toolbox import Toolbox
@@ -51,7 +51,7 @@ class Lines:
                 first, other = self.margins
                 self.out.write((DIM if self.colours and self.part != "text" else "") + first)
                 self.margins = (other, other)
-            self.out.write(line.rstrip("\r\n").replace("\x1b", ""))  # a file's text must not steer the terminal
+            self.out.write(visible(line.rstrip("\r\n")))  # a file's text must not steer the terminal
             self.open = True
             if line[-1] in "\r\n":
                 self._break()
@@ -133,6 +133,6 @@ def _command(command: str, agent: Agent, tools: Toolbox) -> None:
     elif command == "/files" and tools.workspace is not None:
         print("\n".join(tools.workspace.names()) or "(empty)")
     elif command == "/memory" and tools.memory is not None:
-        print("\n".join(f"{number}: {text}" for number, text in tools.memory.all()) or "(empty)")
+        print("\n".join(f"{number}: {visible(text)}" for number, text in tools.memory.all()) or "(empty)")
     else:
         say(f"no command {command}; there are: {' '.join(COMMANDS)}")

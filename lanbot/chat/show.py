@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from lanbot.console import visible
 from lanbot.tokenizer import Tokenizer
 
 GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
@@ -56,9 +57,9 @@ class Stream:
 
     def __call__(self, token: int) -> None:
         if token < len(self.tokenizer.ranks):
-            piece = self.decoder.decode(self.tokenizer.encoding.decode_single_token_bytes(token))
+            piece = visible(self.decoder.decode(self.tokenizer.encoding.decode_single_token_bytes(token)))
         else:
-            piece = self.decoder.decode(b"", final=True) + self.marks.get(token, "")
+            piece = visible(self.decoder.decode(b"", final=True)) + self.marks.get(token, "")
         self.out.write(piece)
         self.out.flush()
 

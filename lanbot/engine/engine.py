@@ -25,6 +25,8 @@ from lanbot.training import memory
 OnToken = Callable[[int, int], None]
 SLOTS = {"cpu": 256, "cuda": 512, "mps": 64}
 """Conversations generated at the same time."""
+PREFILL_TOKENS = 32_768
+"""Of prompts that are read in one forward pass, at most."""
 
 
 @dataclass
@@ -112,7 +114,9 @@ class Engine:
                 admitted = free[: len(waiting)]
                 for i in admitted:
                     slots[i] = waiting.popleft()
-                logits[admitted] = self._prefill(cache, [slots[i] for i in admitted], admitted)  # type: ignore[misc]
+                rows = max(1, PREFILL_TOKENS // longest)
+                for some in (admitted[start : start + rows] for start in range(0, len(admitted), rows)):
+                    logits[some] = self._prefill(cache, [slots[i] for i in some], some)  # type: ignore[misc]
             elif not waiting and len(free) * 2 > len(slots):  # the last ones: no need to carry the empty slots
                 kept = [i for i, request in enumerate(slots) if request is not None]
                 slots = [slots[i] for i in kept]

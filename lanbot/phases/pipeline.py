@@ -51,10 +51,13 @@ def execute(run: Run, phases: list[str]) -> bool:
         return False
     for phase in to_do:
         memory.reset_peak()
-        began = time.monotonic()
+        began, at_once = time.monotonic(), not run.begun(phase)  # a phase taken up again has no wall time of its own
         TRAIN[phase](run)
         if phase != "tokenizer":
-            evaluate(run, phase, began=began)
+            evaluate(run, phase, began=began if at_once else None)
+        elif world().main and at_once:
+            times = {"wall_seconds": round(time.monotonic() - began, 2)}
+            write_atomic(run.phase(phase) / "evals.json", json.dumps(times) + "\n")
         if world().main:
             say(f"{phase} finished in {duration(time.monotonic() - began)}\n")
         barrier()
@@ -81,7 +84,7 @@ def preflight(run: Run, phases: list[str]) -> None:
             task = make_task(part.task, "train", Setting(recipe.identity, part.skip_bad_rows))
             if not len(task):
                 raise UserError(f"{phase}.mixture: {part.task} is empty", "Leave it out, or give it rows.")
-            if phase == "rl" and task.kind == "chat":
+            if phase == "rl" and task.kind in ("chat", "agent"):
                 raise UserError(f"rl.mixture: {part.task} has no checker to reward by", "Use a task that is checked.")
     for name in recipe.evals.tasks if phases else ():
         _checked(name, recipe)
@@ -98,7 +101,6 @@ def evaluate(
     folder = checkpoint.last_step(run.phase(phase), place)
     if folder is None:
         raise UserError(f"{run.folder}: {phase} has no checkpoint", f"Run it first: lanbot run RECIPE --phase {phase}")
-    trained_peak = memory.peak()
     model = checkpoint.load(folder, place)
     vocabulary = Tokenizer.load(run.phase("tokenizer"))
     engine = Engine(model, vocabulary)
@@ -118,7 +120,7 @@ def evaluate(
         "checkpoint": folder.name,
         "tasks": scores,
         "val_bpb": round(base.validation(run, vocabulary).bits_per_byte(model), 6),
-        "training": summary(run, phase) | {"peak_memory_bytes": trained_peak},
+        "training": summary(run, phase) | {"peak_memory_bytes": memory.peak()},
         "samples": [{"prompt": q, "answer": a} for q, a in zip(questions, answers, strict=True)],
         "transcripts": transcripts(run, engine),
         "settings": {"limit": limit, "max_tokens": recipe.evals.max_tokens, "temperature": 0},

@@ -136,9 +136,10 @@ def measure(run: Run, engine: Engine, when: str) -> None:
     settings, recipe = run.recipe.rl, run.recipe
     items: list[tuple[Task, int]] = []
     share = -(-settings.eval_questions // len(settings.mixture))
-    for k, part in enumerate(settings.mixture):  # parts may be of one task: each draws rows of its own
+    parts = len(settings.mixture)
+    for k, part in enumerate(settings.mixture):  # parts may be of one task: each takes rows of its own
         task = make_task(part.task, "test", Setting(recipe.identity))
-        items += [(task, row) for row in sample_rows(task, share, recipe.seed + k)]
+        items += [(task, row) for row in sample_rows(task, share * parts, recipe.seed)[k::parts]]
     scores = pass_at_k(engine, items, PASS_K, settings.max_tokens, 1.0, recipe.seed, f"rl: pass@{PASS_K} {when}")
     if world().main:
         say(f"rl, {when}: " + ", ".join(f"{name} {score}" for name, score in scores.items()))

@@ -9,11 +9,11 @@ from string import Template
 from typing import Any
 
 from lanbot.chat.conversation import Message, Part, parts
-from lanbot.console import duration, size
+from lanbot.console import duration, size, visible
 from lanbot.report import chart, tables
 from lanbot.report.figures import trained
 from lanbot.report.markdown import pass_rows
-from lanbot.report.talk import split_calls, visible
+from lanbot.report.talk import split_calls
 
 PAGE = Template("""<!doctype html>
 <html lang="en">

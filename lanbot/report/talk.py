@@ -1,15 +1,8 @@
-"""What a model said, made fit to be shown."""
+"""The calls in what a model said, as its answers were kept."""
 
 from lanbot.chat.conversation import Part, output, python, text
 
 ARROW = " → "
-CONTROLS = {c: 0x2400 + c for c in range(32) if chr(c) not in "\n\t"} | {0x7F: 0x2421}
-"""Control characters, which a model may well write, and the signs that stand for them."""
-
-
-def visible(said: str) -> str:
-    """Without what a terminal would obey, and what no file can hold (half of a surrogate pair)."""
-    return said.translate(CONTROLS).encode("utf-8", "replace").decode()
 
 
 def split_calls(answer: str) -> list[Part]:

@@ -18,11 +18,11 @@ class AgentTasks(WorldTask):
     kind = "agent"
 
     def errand(self, i: int) -> world.Errand:
-        return _errand(self.split, i)
+        return _errand(self.split, self.number(i))
 
     def conversation(self, i: int) -> Conversation:
         if self.split == "train":
-            return world.errand_chat(self.split, i)
+            return world.errand_chat(self.split, self.number(i))
         errand = self.errand(i)
         return chat(errand.requests[-1], errand.replies[-1])
 
@@ -30,8 +30,7 @@ class AgentTasks(WorldTask):
         return Desk(self.errand(i))
 
     def part(self, i: int) -> str:
-        errand = self.errand(i)
-        return f"{errand.kind}, {errand.calls} calls" if errand.calls > 1 else errand.kind
+        return self.errand(i).kind
 
 
 class Desk:

@@ -64,7 +64,7 @@ def activation_bytes(config: ModelConfig, rows: int, T: int) -> int:
     per_token = config.n_layers * (8 * config.dim + heads + 4 * config.mlp_dim) + 4 * config.dim
     mask = rows * T * T * 5
     plain = not torch.cuda.is_available() and T <= PLAIN_ATTENTION
-    scores = 4 * config.n_layers * config.n_heads * rows * T * T if plain else 0
+    scores = 4 * (config.n_layers + 2) * config.n_heads * rows * T * T if plain else 0
     return 4 * rows * T * per_token + mask + scores + 3 * 4 * 256 * config.vocab_size
 
 

@@ -47,7 +47,10 @@ def test_every_phase_leaves_a_checkpoint_metrics_evaluations_and_samples(smoke: 
         assert {path.name for path in checkpoint.iterdir()} == {
             "config.json", "manifest.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "trainer",
         }  # fmt: skip
-        assert set(evals["tasks"]) == {"identity", "word_problems", "simple_spelling", "spelling_bee"}
+        assert set(evals["tasks"]) == {
+            "identity", "word_problems", "simple_spelling", "spelling_bee", "agent_tasks", "handwritten",
+        }  # fmt: skip
+        assert len(evals["samples"]) == 10 and len(evals["transcripts"]) == 3 and evals["wall_seconds"] > 0
         assert (smoke / phase / "samples.md").read_text().count("**") == 2 * len(evals["samples"]) > 0
         steps = [line["step"] for line in metrics(smoke, phase) if "val_bpb" not in line]
         assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 6
@@ -86,7 +89,8 @@ def test_the_report_compares_phases(smoke: Path) -> None:
     result = lanbot(smoke.parent, "report", "smoke", "--json")
     report = json.loads(result.stdout)
     assert set(report["evals"]["identity"]) == {"base", "mid", "sft", "rl"}
-    assert set(report["evals"]["identity"]["sft"]) == {"score", "n", "stderr", "chance"}
+    assert set(report["evals"]["simple_spelling"]["sft"]) == {"score", "n", "stderr", "chance"}
+    assert set(report["evals"]["identity"]["sft"]) == {"score", "n", "stderr", "chance", "parts"}
     assert all(set(entry["answers"]) == {"base", "mid", "sft", "rl"} for entry in report["what_changed"])
     for phase in ("base", "mid", "sft", "rl"):
         assert {"seconds", "tokens", "final_loss", "val_bpb", "peak_memory_bytes"} <= set(report["phases"][phase])

@@ -288,12 +288,17 @@ def _forget(m: _Maker) -> None:
 
 
 def _edit(m: _Maker) -> None:
-    old, new = (m.scene["p"], m.scene["q"]) if m.rng.random() < 0.5 else map(str, m.rng.sample(range(10, 999), 2))
+    old, new = (m.scene["p"], m.scene["q"]) if m.rng.random() < 0.5 else _two_numbers(m)
     m.scene["old"], m.scene["new"] = old, new
     m.errand.files = {m.scene["file"]: f"{old} {m.rng.choice(PLACES)}"}
     reply = m.request(m.template("edit")[0])
     reply.call(f"edit_file({_quoted(m.scene['file'])}, {_quoted(old)}, {_quoted(new)})")
     reply.say(f"I changed {m.scene['file']}.")
+
+
+def _two_numbers(m: _Maker) -> tuple[str, str]:
+    old, new = m.scene.number(10, 998), m.scene.number(10, 998)
+    return str(old), str(new if new != old else old + 1)
 
 
 def _list(m: _Maker) -> None:

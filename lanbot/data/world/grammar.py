@@ -50,6 +50,12 @@ def rows(file: str, section: str, split: str) -> tuple[Row, ...]:
 
 
 @cache
+def new_rows(file: str, section: str) -> tuple[Row, ...]:
+    """The rows of a section that are never trained on: a test that must be new by its wording alone."""
+    return tuple(row for place, row in enumerate(sections(file)[section]) if held_out_row(place))
+
+
+@cache
 def sections(file: str) -> dict[str, tuple[Row, ...]]:
     """All sections of a file of templates."""
     found: dict[str, list[Row]] = {}

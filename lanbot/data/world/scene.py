@@ -1,7 +1,8 @@
 """What there is in the world, and a scene: who and what one text is about, drawn when a template names it.
 
-Every fact is one of its subject's name: Mia has the same job and home town wherever she is met. Names, nouns and
-numbers from 13 on that a scene draws belong to one split each; what follows from them (sums, products) is free.
+Every fact is one of its subject's name: Mia has the same job and home town wherever she is met. Names,
+nouns, words and numbers from 13 on that a scene draws belong to one split each. Free are what follows from them (sums,
+products), what has a price in every shop, and the short lists: places, jobs, foods, animals, colors.
 """
 
 import zlib
@@ -24,7 +25,7 @@ def _pairs(block: str) -> tuple[tuple[str, str], ...]:
 
 
 def held_out(word: str) -> bool:
-    """Does the word (or number) belong to the tests? One in eight does, of any list; nothing trains on it."""
+    """Does the word (or number) belong to the tests? One in eight does, of any list."""
     return zlib.crc32(word.encode()) % 8 == 0
 
 
