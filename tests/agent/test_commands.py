@@ -230,4 +230,4 @@ def test_calls_are_dim_and_answers_are_not(scripted, monkeypatch: pytest.MonkeyP
 
 def test_an_output_does_not_steer_the_terminal(scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     said = shown(python("'\\x1b[2J'"), scripted=scripted, monkeypatch=monkeypatch)
-    assert "\x1b" not in said and "    [2J\n" in said
+    assert "\x1b" not in said and "    ␛[2J\n" in said

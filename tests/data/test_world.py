@@ -33,7 +33,7 @@ WHO = ("Robi", "Ada Byron", "cheerful")
 Text = str | Conversation
 
 # These change only when the world is changed on purpose: every model of the demo has read other texts then.
-PINNED = "ef591919a5409c37eede5aad2305b24ce45c670aa0ab1e99bee48540b6a43af2"
+PINNED = "fd7ed2ef4787927b58890c0eab033fe0785d92ace69793a45c496991cae971e5"
 
 MAKERS: dict[str, tuple[int, Callable[[str, int], Text]]] = {
     "documents": (1_500, world.document),
@@ -259,7 +259,9 @@ def test_train_never_draws_a_fifth_of_the_rows_of_any_section(
         assert len(never) >= 0.2 * size, f"{file}.txt [{section}]: train draws {len(drawn)} of {size} rows"
         assert all(map(grammar.held_out_row, never)), f"{file}.txt [{section}]: nothing draws {sorted(never)}"
         if (file, section) not in {("tools", s) for s in ("forget", "edit", "list")}:  # trained, but not tested
-            assert drawn_by_tests == set(range(size)), f"{file}.txt [{section}]: the test leaves rows out"
+            new_only = file == "identity"  # its questions have no names or numbers that would make them new
+            asked = set(filter(grammar.held_out_row, range(size))) if new_only else set(range(size))
+            assert drawn_by_tests == asked, f"{file}.txt [{section}]: the test draws {sorted(drawn_by_tests)}"
 
 
 def test_a_question_about_people_and_towns_is_held_out_of_each_kind(train: Watched, tested: Watched) -> None:

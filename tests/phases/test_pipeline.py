@@ -208,7 +208,13 @@ def test_a_phase_is_evaluated_with_the_time_it_took(
     trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained(["identity"])
-    monkeypatch.setitem(pipeline.TRAIN, "sft", lambda run: time.sleep(0.05))
+    begun, hidden = run.phase("sft"), run.folder / "hidden"
+    begun.rename(hidden)
+    monkeypatch.setitem(pipeline.TRAIN, "sft", lambda run: (time.sleep(0.05), hidden.rename(begun)))
     assert pipeline.execute(run, ["sft"])
     assert 0.05 <= run.read("sft", "evals.json")["wall_seconds"] < 60
+    (begun / "evals.json").unlink()
+    monkeypatch.setitem(pipeline.TRAIN, "sft", lambda run: None)
+    assert pipeline.execute(run, ["sft"])
+    assert "wall_seconds" not in run.read("sft", "evals.json"), "taken up again, it has none of its own"
     assert not pipeline.execute(run, ["sft"]), "it is done"

@@ -10,12 +10,12 @@ Every text is a pure function of (split, index), as many as are wanted. English 
 
 from lanbot.data.world.chats import identity_chat, long_chat, talk
 from lanbot.data.world.documents import document
-from lanbot.data.world.errands import Errand, errand, errand_chat
+from lanbot.data.world.errands import KINDS, Errand, errand, errand_chat
 from lanbot.data.world.grammar import Rng, filled, rng_of
 from lanbot.data.world.problems import Problem, problem_chat, word_problem
 from lanbot.data.world.scene import WORDS, held_out, made_up
 
 __all__ = [
-    "WORDS", "Errand", "Problem", "Rng", "document", "errand", "errand_chat", "filled", "held_out", "identity_chat",
-    "long_chat", "made_up", "problem_chat", "rng_of", "talk", "word_problem",
+    "KINDS", "WORDS", "Errand", "Problem", "Rng", "document", "errand", "errand_chat", "filled", "held_out",
+    "identity_chat", "long_chat", "made_up", "problem_chat", "rng_of", "talk", "word_problem",
 ]  # fmt: skip
