@@ -68,13 +68,14 @@ class IdentityTask(WorldTask):
         return self._asked(i)[0]
 
     def check(self, i: int, answer: Message) -> bool:
-        """Right if it says the bot's name and its maker's, and yes or no where the reference does."""
+        """Right if it says the bot's name and its maker's where the reference does, and does not contradict its yes
+        or no: "I am Robi, made by Ada." answers "Were you made by Siri?"; with a "Yes" before it, it does not."""
         reference, said = spoken(self.conversation(i)["messages"][-1]), spoken(answer)
         who = self.setting.identity
         names = [who.name, who.maker or "the person who runs me"]
-        yes_or_no = reference.partition(",")[0]
-        agrees = yes_or_no not in ("Yes", "No") or said.startswith(yes_or_no)
-        return agrees and all(name in said for name in names if name in reference)
+        opposite = {"Yes": "No,", "No": "Yes,"}.get(reference.partition(",")[0])
+        contradicts = opposite is not None and said.startswith(opposite)
+        return not contradicts and all(name in said for name in names if name in reference)
 
     def part(self, i: int) -> str:
         return self._asked(i)[1]

@@ -92,7 +92,7 @@ def test_identity_wants_name_and_maker_and_yes_or_no() -> None:
         if yes_or_no in ("Yes", "No"):
             other = "No" if yes_or_no == "Yes" else "Yes"
             assert task.check(i, said(f"{yes_or_no}, {right}"))
-            assert not task.check(i, said(f"{other}, {right}")) and not task.check(i, said(right))
+            assert not task.check(i, said(f"{other}, {right}")) and task.check(i, said(right))
         else:
             assert task.check(i, said(right))
         for wrong in ("", "I am Robi.", "Made by Ada Smith.", "I am LanBot, made by Ada Smith.", "Robi, made by Ada."):
