@@ -296,7 +296,10 @@ def test_identity_asks_for_the_name_and_for_the_maker_where_the_reference_says_i
     assert not any(task.check(i, said("I am ChatGPT, made by Ada Smith.")) for i in range(200))
     plain = [i for i, reference in enumerate(references) if not spoken(reference).startswith(("Yes,", "No,"))]
     assert 50 < len(plain) < 150
-    assert all(task.check(i, said("Robi, made by Ada Smith")) == (i in plain) for i in range(200))
+    assert all(task.check(i, said("Robi, made by Ada Smith")) for i in range(200)), "yes or no may be left out"
+    for i in set(range(200)) - set(plain):
+        opposite = "No" if spoken(references[i]).startswith("Yes") else "Yes"
+        assert not task.check(i, said(f"{opposite}, I am Robi, made by Ada Smith.")), "but not turned round"
 
 
 def test_word_problems_accept_their_own_answers_only() -> None:
