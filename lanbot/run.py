@@ -97,6 +97,17 @@ def list_runs(root: Path | None = None) -> list[Path]:
     return sorted(path.parent for path in root.glob("*/recipe.toml")) if root.is_dir() else []
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    lines = []
+    for line in path.read_text().split("\n") if path.is_file() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Writes beside, then renames: the file is whole or as before."""
     beside = path.with_name(f".{path.name}.tmp")

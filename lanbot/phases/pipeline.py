@@ -13,14 +13,13 @@ from lanbot.errors import UsageError, UserError
 from lanbot.evals import chat as evals
 from lanbot.phases import base, chat, rl, tokenizer
 from lanbot.recipe import PHASES, Recipe
-from lanbot.run import Run, write_atomic
+from lanbot.run import Run, read_metrics, write_atomic
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import make_task
 from lanbot.tasks.task import Setting, Task
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import checkpoint, memory
 from lanbot.training.parallel import barrier, world
-from lanbot.training.trainer import read_metrics
 
 TRAIN: dict[str, Callable[[Run], None]] = {
     "tokenizer": tokenizer.train,

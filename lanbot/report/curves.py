@@ -1,12 +1,10 @@
 """The curves of a run: metrics.jsonl, thinned so that a page can carry and an eye can follow them."""
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from lanbot.run import Run
+from lanbot.run import Run, read_metrics
 
 POINTS = 200
 """About how many points a curve keeps."""
@@ -24,7 +22,7 @@ def curves(run: Run, phases: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
     """
     found = {}
     for phase, figures in phases.items():
-        lines = _read(run.phase(phase) / "metrics.jsonl")
+        lines = read_metrics(run.phase(phase) / "metrics.jsonl")
         steps = [line for line in lines if "val_bpb" not in line]
         if not steps:
             continue
@@ -46,14 +44,3 @@ def thin(points: Sequence[Point], every: int) -> list[Point]:
         group = points[start : start + every]
         means.append([round(sum(p[i] for p in group) / len(group), 6) for i in (0, 1)])
     return means
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """The trainer's lines, without one cut short by a kill. (The trainer's own reader would bring torch with it.)"""
-    lines = []
-    for line in path.read_text().split("\n") if path.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return lines

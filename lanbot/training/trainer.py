@@ -17,6 +17,7 @@ from lanbot.data.packing import Batch
 from lanbot.errors import Stopped, UserError
 from lanbot.model.transformer import Transformer
 from lanbot.recipe import Training
+from lanbot.run import read_metrics
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import checkpoint, memory
 from lanbot.training.loss import weighted_nll
@@ -158,17 +159,6 @@ class Metrics:
         if self.main:
             with self.path.open("a") as file:
                 file.write(json.dumps({k: _round(v) for k, v in values.items()}) + "\n")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
-    lines = []
-    for line in path.read_text().split("\n") if path.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return lines
 
 
 def train(state: TrainState, loader: Loader, evaluate: Evaluate | None = None, eval_every: int = 0) -> None:

@@ -20,11 +20,12 @@ from lanbot.data.packing import Batch
 from lanbot.errors import Stopped, UserError
 from lanbot.model.transformer import Transformer
 from lanbot.recipe import Training
+from lanbot.run import read_metrics
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import checkpoint, memory
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.parallel import world
-from lanbot.training.trainer import Metrics, TrainState, read_metrics, train, training_step
+from lanbot.training.trainer import Metrics, TrainState, train, training_step
 
 MakeModel = Callable[..., Transformer]
 ROWS, T = 4, 24

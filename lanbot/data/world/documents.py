@@ -9,7 +9,7 @@ from collections.abc import Callable
 from lanbot.chat.conversation import Conversation, parts
 from lanbot.data.world import chats, errands, problems
 from lanbot.data.world.grammar import Rng, fill, rng_of, rows, sections
-from lanbot.data.world.scene import CAST, GOODS, IN_WORDS, TOWNS, TRAIN_WORDS, Scene, person, town
+from lanbot.data.world.scene import CAST, GOODS, IN_WORDS, TOWNS, TRAIN_WORDS, Scene, made_up, person, town
 
 
 def document(split: str, index: int) -> str:
@@ -91,7 +91,7 @@ def _spelling(rng: Rng, split: str) -> str:
     """Words and made-up words, letter by letter."""
 
     def one() -> str:
-        word = rng.choice(TRAIN_WORDS) if rng.random() < 0.6 else Scene(rng, "train").made_up()
+        word = rng.choice(TRAIN_WORDS) if rng.random() < 0.6 else made_up(rng)
         if rng.random() < 0.5:
             return f"{word}: {'-'.join(word)}"
         return f"The word {word} is spelled {'-'.join(word)}."

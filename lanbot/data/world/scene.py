@@ -136,7 +136,7 @@ def person(name: str) -> Person:
     who = Person.of(name, name in SHE)
     (job, job_does), (animal, sound) = rng.choice(JOBS), rng.choice(ANIMALS[:12])
     town, pet, food, color, hobby = map(rng.choice, (TOWNS, PETS, FOODS, COLORS, HOBBIES))
-    facts = {"His": who.his.title(), "job": job, "a_job": an(job), "job_does": job_does, "animal": animal}
+    facts = {"job": job, "a_job": an(job), "job_does": job_does, "animal": animal}
     facts |= {"an_animal": an(animal), "sound": sound, "town": town, "pet": pet, "food": food}
     vars(who).update(facts | {"color": color, "a_color": an(color), "hobby": hobby})
     return who
@@ -173,7 +173,6 @@ def _lists(split: str) -> dict[str, tuple[Any, ...]]:
         "things": _of(split, GOODS + MORE_GOODS),
         "stems": _of(split, STEMS),
         "words": _of(split, WORDS),
-        "towns": TOWNS,
     }
 
 
@@ -281,7 +280,6 @@ def _colored(s: Scene) -> Any:
     s["of_color"] = color
     bare = thing in MASS
     s["the_colored"] = thing if bare else f"the {thing}" if thing in ("sky", "sun", "sea", "night") else an(thing)
-    s["a_colored"] = s["the_colored"]
     s["The_colored"] = s["the_colored"][0].upper() + s["the_colored"][1:]
     return s
 
@@ -379,7 +377,6 @@ _DRAW: dict[str, Any] = {
     "an_animal": lambda s: an(s["animal"]),
     "An_animal": lambda s: an(s["animal"]).capitalize(),
     "of_color": lambda s: _colored(s)["of_color"],
-    "a_colored": lambda s: _colored(s)["a_colored"],
     "the_colored": lambda s: _colored(s)["the_colored"],
     "The_colored": lambda s: _colored(s)["The_colored"],
     "words": Scene.words,
