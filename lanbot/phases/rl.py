@@ -66,7 +66,7 @@ def train_rl(run: Run) -> None:
                 state.seconds += seconds
                 figures = {"step_seconds": seconds, "lr_scale": scale, "sampled_tokens": sampled_tokens}
                 if result is not None:
-                    figures |= {"loss": result.loss, "grad_norm": result.grad_norm}
+                    figures |= {"loss": result.loss.item(), "grad_norm": result.grad_norm.item()}
                 line.show(log(state, settings, groups, result.nll if result else None, figures))
                 if state.step % settings.checkpoint_every == 0:
                     state.save({})

@@ -49,8 +49,10 @@ class MuonAdamW:
         self.steps = torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
-    def step(self, scale: float) -> None:
-        """One update from the gradients, with all rates times `scale`."""
+    def step(self, scale: float, finite: Tensor) -> None:
+        """One update from the gradients, with all rates times `scale`; none if they are not `finite`."""
+        if not finite:
+            return
         self.steps += 1
         self._adamw(scale)
         for names in self.matrices.values():

@@ -86,6 +86,12 @@ def sum_over_ranks(value: float) -> float:
     return tensor.item()
 
 
+def sum_over_ranks_(tensor: Tensor) -> None:
+    """The sum, in place and without waiting for the device."""
+    if world().size > 1:
+        dist.all_reduce(tensor)
+
+
 def gather(items: list) -> list:
     """The items of all ranks, rank by rank, on every rank."""
     if world().size == 1:

@@ -4,12 +4,10 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lanbot.console import Progress, duration, say
 from lanbot.data.loader import Loader
@@ -20,51 +18,13 @@ from lanbot.recipe import Training
 from lanbot.run import read_metrics
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import checkpoint, memory
-from lanbot.training.loss import weighted_nll
 from lanbot.training.optim import MuonAdamW, Rates
-from lanbot.training.parallel import World, sum_gradients, sum_over_ranks, world
+from lanbot.training.parallel import World, sum_over_ranks, world
 from lanbot.training.schedule import wsd
 from lanbot.training.signals import StopSignals
+from lanbot.training.step import StepResult, training_step
 
 Evaluate = Callable[[Transformer], float]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """loss: the weighted sum over the batch of all ranks. grad_norm: before clipping. nll: (rows, T) of this rank."""
-
-    loss: float
-    grad_norm: float
-    nll: torch.Tensor
-
-
-def training_step(
-    model: Transformer, optimizer: MuonAdamW, batch: Batch, scale: float, clip: float, micro_batch: int
-) -> StepResult:
-    """One update from this rank's rows. The weights are those of the whole batch: they decide the normalisation.
-
-    Raises FloatingPointError, with the weights untouched, if the loss or the gradient is not finite.
-    """
-    device = world().device
-    loss, nll = torch.zeros((), device=device), []
-    for start in range(0, len(batch), micro_batch):
-        rows = batch.rows(slice(start, start + micro_batch))
-        ids, targets = torch.from_numpy(rows.ids).to(device), torch.from_numpy(rows.targets).to(device)
-        documents = torch.from_numpy(rows.documents).to(device)
-        hidden = model(ids, documents)
-        part, rows_nll = weighted_nll(hidden, model.lm_head.weight, targets, torch.from_numpy(rows.weights).to(device))
-        part.backward()
-        loss += part.detach()
-        nll.append(rows_nll)
-    sum_gradients(model)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True)
-    total = sum_over_ranks(loss.item())
-    if not math.isfinite(total) or not torch.isfinite(norm):
-        optimizer.zero_grad()
-        raise FloatingPointError(f"loss {total}, gradient norm {norm.item()}")
-    optimizer.step(scale)
-    optimizer.zero_grad()
-    return StepResult(total, norm.item(), torch.cat(nll) if nll else torch.empty(0))
 
 
 class TrainState:
@@ -112,13 +72,13 @@ class TrainState:
     def update(self, batch: Batch, scale: float) -> StepResult:
         """One training step on this rank's rows. Raises UserError if the loss is no number."""
         micro_batch = max(1, self.micro_tokens // batch.ids.shape[1])
-        try:
-            result = training_step(self.model, self.optimizer, batch, scale, self.settings.clip, micro_batch)
-        except FloatingPointError as error:
+        result = training_step(self.model, self.optimizer, batch, scale, self.settings.clip, micro_batch)
+        if not result.finite:
             raise UserError(
-                f"{self.phase.name}, step {self.step + 1:,}: {error}; the weights are as they were",
+                f"{self.phase.name}, step {self.step + 1:,}: loss {result.loss.item()}, gradient norm "
+                f"{result.grad_norm.item()}; the weights are as they were",
                 f"Lower {self.phase.name}.muon_lr and run again under another --name.",
-            ) from None
+            )
         self.step += 1
         return result
 
@@ -227,19 +187,19 @@ class Meter:
         text = (mine.weights != 0) & (self.bytes_of[mine.targets] > 0)  # special tokens stand for no bytes
         nats = sum_over_ranks(float(result.nll.cpu().numpy()[text].sum(dtype=np.float64)))
         text_bytes = sum_over_ranks(float(self.bytes_of[mine.targets[text]].sum()))
-        bpb = nats / math.log(2) / max(1.0, text_bytes)
+        loss, bpb = result.loss.item(), nats / math.log(2) / max(1.0, text_bytes)
         rate = tokens / seconds
         utilisation = rate * self.flops / self.ceiling
         progress = self.loader.progress()
         state.metrics.write(
-            step=state.step, progress=progress, loss=result.loss, bpb=bpb, grad_norm=result.grad_norm, lr_scale=scale,
+            step=state.step, progress=progress, loss=loss, bpb=bpb, grad_norm=result.grad_norm.item(), lr_scale=scale,
             tokens=state.tokens, seconds=state.seconds, tokens_per_second=rate, utilisation=utilisation,
             **self.loader.notes(),
         )  # fmt: skip
         left = (now - self.began) / max(progress - self.start_progress, 1e-9) * (1 - progress)
         val = "" if self.val_bpb is None else f" | val bpb {self.val_bpb:.3f}"
         self.line.show(
-            f"{state.phase.name:<5}{progress:>6.1%} | step {state.step:,} | loss {result.loss:.3f} | bpb {bpb:.3f}{val}"
+            f"{state.phase.name:<5}{progress:>6.1%} | step {state.step:,} | loss {loss:.3f} | bpb {bpb:.3f}{val}"
             f" | {rate:,.0f} tok/s | util {utilisation:.2f} | {duration(left)} left"
         )
 

@@ -19,6 +19,8 @@ from lanbot.training import checkpoint
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.parallel import world
 
+TRUE = torch.tensor(True)
+
 MakeModel = Callable[..., Transformer]
 Save = Callable[..., Path]
 
@@ -28,7 +30,7 @@ def train_a_little(model: Transformer, optimizer: MuonAdamW, seeds: range) -> No
         generator = torch.Generator().manual_seed(seed)
         for parameter in model.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
-        optimizer.step(1.0)
+        optimizer.step(1.0, TRUE)
         optimizer.zero_grad()
 
 

@@ -10,6 +10,8 @@ from torch.testing import assert_close
 from lanbot.model.transformer import Transformer
 from lanbot.training.optim import MuonAdamW, Rates, orthogonalise
 
+TRUE = torch.tensor(True)
+
 MakeModel = Callable[..., Transformer]
 RATES = Rates(muon=0.02, embedding=0.3, head=0.01, norm=0.005)
 
@@ -42,7 +44,7 @@ def test_embeddings_head_norms_and_biases_move_as_with_adamw(make_model: MakeMod
         scale = (0.5, 1.0, 0.25)[step % 3]
         for group, (name, _) in zip(reference.param_groups, named, strict=True):
             group["lr"] = rate_of(name) * scale
-        optimizer.step(scale)
+        optimizer.step(scale, TRUE)
         reference.step()
     moved = dict(ours.named_parameters())
     for name, parameter in named:
@@ -59,7 +61,7 @@ def test_matrices_of_the_layers_move_as_with_muon(make_model: MakeModel) -> None
     for step in range(4):
         give_gradients(ours, step)
         give_gradients(theirs, step)
-        optimizer.step(1.0)
+        optimizer.step(1.0, TRUE)
         reference.step()
     before, moved = dict(start.named_parameters()), dict(ours.named_parameters())
     for name, parameter in named:
@@ -88,7 +90,7 @@ def test_orthogonalisation_keeps_the_directions_and_evens_the_lengths(
 def test_a_parameter_without_gradient_stays_at_first(make_model: MakeModel) -> None:
     model, before = make_model(), make_model()
     optimizer = MuonAdamW(model, RATES, torch.float32)
-    optimizer.step(1.0)
+    optimizer.step(1.0, TRUE)
     for (name, parameter), was in zip(model.named_parameters(), before.parameters(), strict=True):
         assert torch.equal(parameter, was), name
 
@@ -97,7 +99,7 @@ def test_a_scale_of_zero_changes_nothing(make_model: MakeModel) -> None:
     model, before = make_model(), make_model()
     optimizer = MuonAdamW(model, RATES, torch.float32)
     give_gradients(model, 0)
-    optimizer.step(0.0)
+    optimizer.step(0.0, TRUE)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
 
 
@@ -112,7 +114,7 @@ def test_zero_grad_frees_the_gradients(make_model: MakeModel) -> None:
 def test_weight_decay_falls_on_the_matrices_alone(make_model: MakeModel) -> None:
     model, before = make_model(), make_model()
     optimizer = MuonAdamW(model, Rates(0.1, 0.1, 0.1, 0.1, weight_decay=0.5), torch.float32)
-    optimizer.step(1.0)
+    optimizer.step(1.0, TRUE)
     for (name, parameter), was in zip(model.named_parameters(), before.parameters(), strict=True):
         assert_close(parameter, was * 0.95 if is_matrix_of_a_layer(name, was) else was)
 
@@ -128,6 +130,6 @@ def test_a_quadratic_is_descended(make_model: MakeModel) -> None:
     first = distance().detach()
     for step in range(300):
         distance().sum().backward()
-        optimizer.step(1 - step / 300)
+        optimizer.step(1 - step / 300, TRUE)
         optimizer.zero_grad()
     assert (distance() < 0.05 * first + 1e-6).all()

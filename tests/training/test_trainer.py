@@ -25,7 +25,8 @@ from lanbot.tokenizer import Tokenizer
 from lanbot.training import checkpoint, memory
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.parallel import world
-from lanbot.training.trainer import Metrics, TrainState, train, training_step
+from lanbot.training.step import training_step
+from lanbot.training.trainer import Metrics, TrainState, train
 
 MakeModel = Callable[..., Transformer]
 ROWS, T = 4, 24
@@ -52,8 +53,8 @@ def one_step(make_model: MakeModel, batch: Batch, micro_batch: int, clip: float 
 def test_the_micro_batch_does_not_matter(make_model: MakeModel, micro_batch: int) -> None:
     whole, expected = one_step(make_model, some_batch(), ROWS)
     parts, result = one_step(make_model, some_batch(), micro_batch)
-    assert result.loss == pytest.approx(expected.loss, rel=1e-5)
-    assert result.grad_norm == pytest.approx(expected.grad_norm, rel=1e-4)
+    assert result.loss.item() == pytest.approx(expected.loss.item(), rel=1e-5)
+    assert result.grad_norm.item() == pytest.approx(expected.grad_norm.item(), rel=1e-4)
     assert result.nll.shape == (ROWS, T)
     assert_close(result.nll, expected.nll)
     for (name, ours), theirs in zip(parts.named_parameters(), whole.parameters(), strict=True):
@@ -66,7 +67,7 @@ def test_the_loss_is_the_weighted_sum(make_model: MakeModel) -> None:
         logits = model.logits(model(torch.from_numpy(batch.ids), torch.from_numpy(batch.documents)))
     nll = -logits.log_softmax(-1).gather(-1, torch.from_numpy(batch.targets)[..., None])[..., 0]
     _, result = one_step(make_model, batch, 2)
-    assert result.loss == pytest.approx((nll * torch.from_numpy(batch.weights)).sum().item(), rel=1e-4)
+    assert result.loss.item() == pytest.approx((nll * torch.from_numpy(batch.weights)).sum().item(), rel=1e-4)
     assert_close(result.nll, nll, atol=1e-4, rtol=1e-4)
 
 
@@ -96,8 +97,7 @@ def test_what_is_not_finite_leaves_the_weights_untouched(make_model: MakeModel, 
         batch.weights[1, 3] = value
     else:
         model.norm.weight.register_hook(lambda gradient: gradient * value)
-    with pytest.raises(FloatingPointError):
-        training_step(model, optimizer, batch, 1.0, 1.0, 2)
+    assert not training_step(model, optimizer, batch, 1.0, 1.0, 2).finite
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(not tensor.any() for state in optimizer.state.values() for tensor in state.values())

@@ -1,0 +1,50 @@
+"""One training step: forward and backward by micro-batches, the gradient's norm, the update."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lanbot.data.packing import Batch
+from lanbot.model.transformer import Transformer
+from lanbot.training.loss import weighted_nll
+from lanbot.training.optim import MuonAdamW
+from lanbot.training.parallel import sum_gradients, sum_over_ranks_, world
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """All on the device, so that nothing waits for it before somebody looks.
+
+    loss: the weighted sum over the batch of all ranks. grad_norm: before clipping. finite: whether both are numbers;
+    if not, the update was skipped and weights and optimiser are as before. nll: (rows, T) of this rank.
+    """
+
+    loss: Tensor
+    grad_norm: Tensor
+    finite: Tensor
+    nll: Tensor
+
+
+def training_step(
+    model: Transformer, optimizer: MuonAdamW, batch: Batch, scale: float, clip: float, micro_batch: int
+) -> StepResult:
+    """One update from this rank's rows. The weights are those of the whole batch: they decide the normalisation."""
+    device = world().device
+    loss, nll = torch.zeros((), device=device), []
+    for start in range(0, len(batch), micro_batch):
+        rows = batch.rows(slice(start, start + micro_batch))
+        ids, targets = torch.from_numpy(rows.ids).to(device), torch.from_numpy(rows.targets).to(device)
+        documents = torch.from_numpy(rows.documents).to(device)
+        hidden = model(ids, documents)
+        part, rows_nll = weighted_nll(hidden, model.lm_head.weight, targets, torch.from_numpy(rows.weights).to(device))
+        part.backward()
+        loss += part.detach()
+        nll.append(rows_nll)
+    sum_gradients(model)
+    sum_over_ranks_(loss)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True)
+    finite = torch.isfinite(loss) & torch.isfinite(norm)
+    optimizer.step(scale, finite)
+    optimizer.zero_grad()
+    return StepResult(loss, norm, finite, torch.cat(nll) if nll else torch.empty(0))
