@@ -4,22 +4,28 @@ step_000400/
   model.safetensors config.json tokenizer.json tokenizer_config.json    opens in transformers as it is
   trainer/                                                              torch.distributed.checkpoint
   manifest.json                                                         size and sha256 of every file, written last
-The folder is written as .step_000400.tmp and renamed.
+The folder is written as .step_000400.tmp, synced and renamed: a kill or a loss of power leaves it whole or not there.
+After a save the last KEEP of a phase stay and those before them go; before it, none is touched. So a phase takes the
+room of KEEP checkpoints, and of one more while it saves.
 """
 
+import copy
 import errno
 import hashlib
 import json
 import os
 import shutil
 import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from lanbot.console import say
 from lanbot.errors import UserError
@@ -27,10 +33,59 @@ from lanbot.model.transformer import Transformer
 from lanbot.model.weights import load_model, save_model
 from lanbot.tokenizer import Tokenizer
 from lanbot.training.optim import MuonAdamW
-from lanbot.training.parallel import World, barrier, from_main
+from lanbot.training.parallel import World, from_main
 
 KEEP = 2
 """How many checkpoints of a phase are kept: should the last be damaged, one before it is there."""
+
+
+class Saver:
+    """Saves the steps of a phase, in the background where the device would wait for it.
+
+    On CUDA the state is copied to pinned memory and a thread writes it while training goes on, one at a time: the
+    next save waits for the last. On the CPU it is written at once: a thread there takes cores and memory from
+    training and saves no time. What goes wrong in the thread is raised by the next `save` or `wait`.
+    """
+
+    def __init__(self, world: World, background: bool | None = None) -> None:
+        """background: left out, as the device needs it."""
+        self.world = world
+        cuda = world.device.type == "cuda"
+        self.background = cuda if background is None else background
+        self.stager = BlockingAsyncStager(cache_staged_state_dict=cuda)
+        self.pool = ThreadPoolExecutor(1, "checkpoint")
+        self.running: Future[Path] | None = None
+        # the thread's collectives must not meet training's
+        apart = self.background and world.size > 1
+        self.group: dist.ProcessGroup | None = dist.new_group(backend="gloo") if apart else None
+
+    def save(
+        self,
+        phase: Path,
+        step: int,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        optimizer: MuonAdamW,
+        progress: dict[str, Any],
+    ) -> None:
+        """As the function `save`, but what it raises may come later."""
+        self.wait()
+        if not self.background:
+            save(phase, step, model, tokenizer, optimizer, progress, self.world)
+            return
+        weights = {name: p.detach() for name, p in model.named_parameters()}
+        staged = self.stager.stage({"weights": weights, "trainer": _trainer_state(optimizer, progress)})
+        copies: dict[int, Any] = {id(p): nn.Parameter(staged["weights"][n]) for n, p in model.named_parameters()}
+        frozen = copy.deepcopy(model, copies)  # which takes these for the copies it wants
+        self.running = self.pool.submit(
+            _write, phase, step, frozen, tokenizer, staged["trainer"], self.world, self.group
+        )
+
+    def wait(self) -> None:
+        """Until the last save is on disk. Raises what `save` raises."""
+        running, self.running = self.running, None
+        if running is not None:
+            running.result()
 
 
 def save(
@@ -44,8 +99,25 @@ def save(
 ) -> Path:
     """Saves a step of a phase; all ranks call it. `progress` is JSON: the loader's state and what else goes on.
 
-    Raises UserError if the disk is full; checkpoints before it are untouched.
+    Raises UserError if it cannot be written (the disk is full, or read-only); checkpoints before it are untouched.
     """
+    return _write(phase, step, model, tokenizer, _trainer_state(optimizer, progress), world)
+
+
+def _trainer_state(optimizer: MuonAdamW, progress: dict[str, Any]) -> dict[str, Any]:
+    return {**optimizer.state_dict(), "rng": torch.get_rng_state(), "progress": json.dumps(progress)}
+
+
+def _write(
+    phase: Path,
+    step: int,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    state: dict[str, Any],
+    world: World,
+    group: dist.ProcessGroup | None = None,
+) -> Path:
+    """state: for trainer/. group: for the collectives of several ranks; the default one if left out."""
     folder, beside = phase / f"step_{step:06d}", phase / f".step_{step:06d}.tmp"
     try:
         if world.main:
@@ -54,31 +126,40 @@ def save(
             ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.special["<|assistant_end|>"]}
             save_model(model, beside, ids)
             tokenizer.save(beside)
-        barrier()
-        state = {**optimizer.state_dict(), "rng": torch.get_rng_state(), "progress": json.dumps(progress)}
+        _barrier(world, group)
         with warnings.catch_warnings():  # "assuming single process": so it is
             warnings.simplefilter("ignore")
-            dcp.save(state, checkpoint_id=beside / "trainer", no_dist=world.size == 1)
-        barrier()
+            dcp.save(state, checkpoint_id=beside / "trainer", process_group=group, no_dist=world.size == 1)
+        _barrier(world, group)
         if world.main:
             manifest = {"step": step, "files": _digest(beside)}
             (beside / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-            _sync(beside / "manifest.json")
+            for path in (beside / "manifest.json", beside / "trainer", beside):
+                _sync(path)
             shutil.rmtree(folder, ignore_errors=True)
             beside.rename(folder)
+            _sync(phase)
             for old in [s for s in _steps(phase) if step_of(s) <= step][:-KEEP]:  # later ones are damaged
                 shutil.rmtree(old)
     except (Exception, CheckpointException) as caught:  # each library tells a full disk in its own way
         error = _cause(caught)
+        full = _disk_is_full(error)
         shutil.rmtree(beside, ignore_errors=True)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         if not full and not isinstance(error, OSError):
             raise error from None
         cause = "the disk is full" if full else str(error)
-        remedy = "Earlier checkpoints are whole: free some space (lanbot runs) and run the same command again."
-        raise UserError(f"{folder}: cannot be saved, {cause}", remedy) from None
-    barrier()
+        remedy = "free some space (lanbot runs)" if full else "mend that"
+        raise UserError(
+            f"{folder}: cannot be saved, {cause}",
+            f"Earlier checkpoints are whole: {remedy} and run the same command again.",
+        ) from None
+    _barrier(world, group)
     return folder
+
+
+def _barrier(world: World, group: dist.ProcessGroup | None) -> None:
+    if world.size > 1:
+        dist.barrier(group)
 
 
 def latest(phase: Path) -> Path | None:
@@ -87,7 +168,7 @@ def latest(phase: Path) -> Path | None:
         problem = damage(folder)
         if problem is None:
             return folder
-        say(f"{folder} is damaged ({problem}): going on from the one before it")
+        say(f"{folder} is damaged ({problem}): passed over for the one before it")
     return None
 
 
@@ -100,12 +181,15 @@ def damage(folder: Path) -> str | None:
         return "its manifest is missing or broken"
     for name, count, sha256 in expected:
         path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != count:
-            return f"{name} has {path.stat().st_size:,} bytes instead of {count:,}"
-        if _sha256(path) != sha256:
-            return f"{name} does not match its sha256"
+        try:
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != count:
+                return f"{name} has {path.stat().st_size:,} bytes instead of {count:,}"
+            if _sha256(path) != sha256:
+                return f"{name} does not match its sha256"
+        except OSError as error:  # the disk itself is going
+            return f"{name} cannot be read: {error.strerror}"
     return None
 
 
@@ -133,11 +217,14 @@ def resume(folder: Path, optimizer: MuonAdamW, world: World) -> dict[str, Any]:
 
 
 def last_step(phase: Path, world: World) -> Path | None:
-    """`latest`, looked up once for all ranks; what an interrupted save left behind is removed."""
-    if world.main:
-        for beside in phase.glob(".step_*.tmp"):
-            shutil.rmtree(beside, ignore_errors=True)
+    """`latest`, looked up once for all ranks."""
     return from_main(latest(phase) if world.main else None)
+
+
+def clean(phase: Path) -> None:
+    """Removes what an interrupted save left behind. For the process that trains: a reader would tear down its save."""
+    for beside in phase.glob(".step_*.tmp"):
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -146,6 +233,15 @@ def _cause(error: BaseException) -> BaseException:
         causes = [failure[0] for failure in error.failures.values()]
         return next((cause for cause in causes if not isinstance(cause, Exception)), causes[0])
     return error
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether this or what it arose from says so: torch's archive raises an error of its own while it closes."""
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _steps(phase: Path) -> list[Path]:
@@ -165,5 +261,9 @@ def _sha256(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Of a file its content, of a folder its names."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -53,6 +53,8 @@ class TrainState:
 
     def resume(self) -> dict[str, Any] | None:
         """Takes up the phase's last whole checkpoint; returns its loader's state, None where there is none."""
+        if self.world.main:
+            checkpoint.clean(self.phase)
         folder = checkpoint.last_step(self.phase, self.world)
         loader_state: dict[str, Any] | None = None
         if folder is not None:

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import shutil
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -219,6 +222,46 @@ def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(
     assert checkpoint.damage(save(4)) is None
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB, where this process may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("may not mount a disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk: Path, make_model: MakeModel, tokenizer: Tokenizer) -> None:
+    """It fills up wherever it happens to: with the weights, the tokenizer, the trainer's state."""
+    phase = small_disk / "base"
+    model, optimizer = fresh(make_model)
+    before = checkpoint.save(phase, 2, model, tokenizer, optimizer, {}, world())
+    room = sum(path.stat().st_size for path in before.rglob("*") if path.is_file())
+    left = shutil.disk_usage(small_disk).free
+    for missing in range(1, 10):
+        filler = small_disk / "filler"
+        filler.write_bytes(b"x" * (left - room * missing // 10))
+        with pytest.raises(UserError, match="cannot be saved, the disk is full"):
+            checkpoint.save(phase, 4, model, tokenizer, optimizer, {}, world())
+        filler.unlink()
+        assert list(phase.iterdir()) == [before]
+        assert checkpoint.latest(phase) == before
+    checkpoint.save(phase, 4, model, tokenizer, optimizer, {}, world())
+
+
+def test_a_read_only_disk_is_told(small_disk: Path, make_model: MakeModel, tokenizer: Tokenizer) -> None:
+    phase = small_disk / "base"
+    model, optimizer = fresh(make_model)
+    before = checkpoint.save(phase, 2, model, tokenizer, optimizer, {}, world())
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(UserError, match=r"step_000004: cannot be saved, .*Read-only file system"):
+        checkpoint.save(phase, 4, model, tokenizer, optimizer, {}, world())
+    assert checkpoint.latest(phase) == before
+
+
 def test_another_error_of_the_system_is_told_as_it_is(save: Save, phase: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "model.safetensors")
@@ -283,8 +326,70 @@ def test_a_signal_inside_a_save_is_itself_and_leaves_the_checkpoint_before(
     assert checkpoint.latest(phase) == before
 
 
-def test_what_a_killed_save_left_behind_is_removed(save: Save, phase: Path) -> None:
+def test_what_a_killed_save_left_behind_is_removed_by_the_trainer_not_by_a_reader(save: Save, phase: Path) -> None:
     whole = save(2)
     (phase / ".step_000003.tmp" / "trainer").mkdir(parents=True)
     assert checkpoint.last_step(phase, world()) == whole
-    assert list(phase.glob(".step_*")) == []
+    assert len(list(phase.glob(".step_*"))) == 1, "a save may be going on there"
+    checkpoint.clean(phase)
+    assert list(phase.iterdir()) == [whole]
+
+
+# -- in the background ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}], ids=str)
+def test_a_save_in_the_background_holds_the_state_of_its_moment(
+    make_model: MakeModel,
+    tokenizer: Tokenizer,
+    phase: Path,
+    changes: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, optimizer = fresh(make_model, **changes)
+    train_a_little(model, optimizer, range(3))
+    at_once = checkpoint.save(phase / "at_once", 3, model, tokenizer, optimizer, {"step": 3}, world())
+    may_write, write = threading.Event(), checkpoint._write
+    monkeypatch.setattr(checkpoint, "_write", lambda *rest: may_write.wait() and write(*rest))
+    saver = checkpoint.Saver(world(), background=True)
+    saver.save(phase, 3, model, tokenizer, optimizer, {"step": 3})
+    torch.rand(5)
+    train_a_little(model, optimizer, range(3, 6))
+    assert checkpoint.latest(phase) is None
+    may_write.set()
+    saver.wait()
+    folder = checkpoint.latest(phase)
+    assert folder is not None
+    assert (folder / "model.safetensors").read_bytes() == (at_once / "model.safetensors").read_bytes()
+    for name in ("again", "expected"):
+        restored, state = fresh(make_model, seed=9, **changes)
+        assert checkpoint.resume(folder if name == "again" else at_once, state, world()) == {"step": 3}
+        train_a_little(restored, state, range(3, 6))
+        restored.load_state_dict(checkpoint.load(folder, world()).state_dict())
+        train_a_little(restored, state, range(3, 6))
+        if name == "again":
+            first = [p.clone() for p in restored.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(first, restored.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("then", ["save", "wait"])
+def test_an_error_in_the_background_is_raised_afterwards(
+    save: Save, phase: Path, make_model: MakeModel, tokenizer: Tokenizer, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = save(2)
+    model, optimizer = fresh(make_model)
+    saver = checkpoint.Saver(world(), background=True)
+
+    def full(*_: object) -> None:
+        raise NO_SPACE
+
+    monkeypatch.setattr(checkpoint, "save_model", full)
+    saver.save(phase, 4, model, tokenizer, optimizer, {})
+    with pytest.raises(UserError, match="step_000004: cannot be saved, the disk is full"):
+        saver.save(phase, 6, model, tokenizer, optimizer, {}) if then == "save" else saver.wait()
+    monkeypatch.undo()
+    assert [path.name for path in phase.iterdir()] == [before.name]
+    saver.wait()  # it is told once
+    saver.save(phase, 6, model, tokenizer, optimizer, {})
+    saver.wait()
+    assert checkpoint.latest(phase) == phase / "step_000006"
