@@ -1,5 +1,7 @@
 """A run: the folder that a recipe makes, and what is done in it."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lanbot import recipe as recipes
+from lanbot.console import say
 from lanbot.errors import UserError
 from lanbot.recipe import PHASES, Recipe
 
@@ -23,6 +26,12 @@ MADE_BY = {
 OPERATIONAL = ("checkpoint_every", "eval_every", "micro_batch")
 """These may change at any time: they do not say what is trained."""
 
+LOCK = ".lock"
+"""Held by the process that trains in a run's folder; the file stays, the kernel's lock ends with the process."""
+
+_held: dict[Path, int] = {}
+"""The locks of this process: a run's folder, the open file."""
+
 
 def runs_root() -> Path:
     """Where runs live: $LANBOT_RUNS, or runs/ here."""
@@ -36,22 +45,26 @@ class Run:
 
     @classmethod
     def create(cls, recipe: Recipe, root: Path | None = None) -> "Run":
-        """The recipe's run, made or taken up again.
+        """The recipe's run, made or taken up again; from here on until it ends only this process may train there.
 
-        Raises UserError if the folder is of another recipe: if a phase that has begun there was made by other
-        settings than the recipe's.
+        Raises UserError if the folder is in use by another process, cannot be written, or is of another recipe: if a
+        phase that has begun there was made by other settings than the recipe's.
         """
         folder = (root or runs_root()) / recipe.name
         run = cls(folder, recipe)
         saved = folder / "recipe.toml"
+        if not saved.is_file() and folder.is_dir() and {p.name for p in folder.iterdir()} - {LOCK, _beside(saved).name}:
+            raise UserError(f"{folder}: a folder that is no run (it has no recipe.toml)", "Choose another --name.")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock(folder)
+        except OSError as error:
+            raise UserError(f"{folder}: {error.strerror}", "A run needs a folder that it can write.") from None
         if saved.is_file():
             before = recipes.load(saved)
             for phase in PHASES:
                 if run.begun(phase):
                     _same(before, recipe, phase, folder)
-        elif folder.is_dir() and any(folder.iterdir()):
-            raise UserError(f"{folder}: a folder that is no run (it has no recipe.toml)", "Choose another --name.")
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomic(saved, recipes.dump(recipe))
         return run
 
@@ -89,7 +102,10 @@ class Run:
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     def delete(self) -> None:
+        """Raises UserError if a process trains there."""
+        lock(self.folder)
         shutil.rmtree(self.folder)
+        os.close(_held.pop(self.folder.resolve()))
 
 
 def list_runs(root: Path | None = None) -> list[Path]:
@@ -109,10 +125,57 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes beside, then renames: the file is whole or as before."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text)
-    beside.replace(path)
+    """Writes beside, then renames: the file is whole or as before. Raises UserError if it cannot be written."""
+    try:
+        _beside(path).write_text(text)
+        _beside(path).replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """A full disk, a read-only folder and their like, for the reader."""
+    full = error.errno == errno.ENOSPC
+    cause = "the disk is full" if full else error.strerror or str(error)
+    remedy = "Free some space (lanbot runs)" if full else "Mend that"
+    return UserError(f"{path}: cannot be written, {cause}", f"{remedy} and run the same command again.")
+
+
+def lock(folder: Path) -> None:
+    """Takes a run's folder for this process until it ends, however it ends; again is nothing.
+
+    Raises UserError if another process has it.
+    """
+    if (key := folder.resolve()) in _held:
+        return
+    file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.read(file, 20).decode(errors="replace").strip()
+        os.close(file)
+        raise UserError(
+            f"{folder} is in use: process {pid or '(unknown)'} trains there",
+            f"Wait until it is done, stop it (kill {pid or 'PID'}), or choose another --name.",
+        ) from None
+    except OSError as error:  # a file system without locks
+        say(f"{folder} cannot be locked ({error.strerror}): see that no other process trains there")
+    os.ftruncate(file, 0)
+    os.write(file, f"{os.getpid()}\n".encode())
+    _held[key] = file
+
+
+def _let_go() -> None:
+    """A forked child shares its parent's locks; it must not hold them when the parent is dead."""
+    while _held:
+        os.close(_held.popitem()[1])
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _same(before: Recipe, now: Recipe, phase: str, folder: Path) -> None:

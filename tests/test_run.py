@@ -1,4 +1,8 @@
+import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,6 +97,74 @@ def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
     assert (make(tmp_path).folder / "recipe.toml").is_file()
 
 
+def test_what_a_kill_left_of_a_beginning_is_no_obstacle(tmp_path: Path) -> None:
+    """It may come after the lock, and while recipe.toml is written."""
+    folder = make(tmp_path).folder
+    (folder / "recipe.toml").rename(folder / ".recipe.toml.tmp")
+    assert {path.name for path in folder.iterdir()} == {".lock", ".recipe.toml.tmp"}
+    assert (make(tmp_path).folder / "recipe.toml").is_file()
+
+
+# -- one process trains ---------------------------------------------------------------------------------------
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from lanbot.recipe import load
+from lanbot.run import Run
+Run.create(load("smoke"), Path(sys.argv[1]))
+child = os.fork() if sys.argv[2:] else 1
+if child:
+    print(child, flush=True)
+time.sleep(60)
+"""
+
+
+def holder(root: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+    """A process that trains in a run of `root`, and what it said."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(root), *arguments], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_a_second_process_on_a_run_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
+    first, _ = holder(tmp_path)
+    try:
+        with pytest.raises(UserError) as caught:
+            make(tmp_path)
+        assert str(caught.value).count("\n") == 1
+        assert f"{tmp_path / 'smoke'} is in use: process {first.pid} trains there" in caught.value.problem
+        with pytest.raises(UserError, match="is in use"):
+            Run.open("smoke", tmp_path).delete()
+        make(tmp_path, name="other")
+        assert load(tmp_path / "smoke" / "recipe.toml") == load("smoke")
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert (tmp_path / "smoke" / ".lock").is_file()
+    assert make(tmp_path).folder.is_dir()
+    assert (tmp_path / "smoke" / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_forked_child_does_not_keep_its_dead_parents_run(tmp_path: Path) -> None:
+    parent, child = holder(tmp_path, "fork")
+    try:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        assert make(tmp_path).folder.is_dir()
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(UserError, match=r"smoke: Read-only file system\n"):
+        make(tmp_path)
+
+
 def test_open_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path / "runs")
     assert Run.open("smoke", tmp_path / "runs") == run
@@ -176,10 +248,10 @@ def test_write_atomic_that_fails_midway_leaves_the_file_as_before(
 
     def torn(self: Path, text: str, *rest: object, **named: object) -> int:
         real(self, text[:3])
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_text", torn)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match=r"file\.json: cannot be written, the disk is full\nFree some space"):
         write_atomic(path, "something much longer")
     monkeypatch.undo()
     assert path.read_text() == "whole"
