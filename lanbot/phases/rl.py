@@ -26,7 +26,7 @@ from lanbot.tasks.task import Setting, Task
 from lanbot.training.parallel import World, sum_over_ranks, world
 from lanbot.training.schedule import wsd
 from lanbot.training.signals import StopSignals
-from lanbot.training.trainer import TrainState
+from lanbot.training.state import TrainState
 
 PASS_K = 8
 
@@ -39,7 +39,10 @@ class Rollout:
 
 
 def train_rl(run: Run) -> None:
-    """Trains the RL phase of a run, or goes on with it. pass.json: pass@1 and pass@8 before and after."""
+    """Trains the RL phase of a run, or goes on with it. pass.json: pass@1 and pass@8 before and after.
+
+    `seconds` in its metrics are those of steps: answers, rewards, update; measuring and saving are off that clock.
+    """
     state = start_from(run, "rl")
     settings, place = run.recipe.rl, state.world
     questions = Mixture(settings.mixture, run.recipe.identity, state.tokenizer, run.recipe.seed)
@@ -62,21 +65,28 @@ def train_rl(run: Run) -> None:
                     result = state.update(batch.scaled(1 / sampled_tokens), scale)
                 else:  # every group's rewards are equal: there is nothing to learn from this step
                     state.step += 1
-                seconds = time.monotonic() - began
-                state.seconds += seconds
-                figures = {"step_seconds": seconds, "lr_scale": scale, "sampled_tokens": sampled_tokens}
+                figures = {"lr_scale": scale, "sampled_tokens": sampled_tokens}
                 if result is not None:
                     figures |= {"loss": result.loss.item(), "grad_norm": result.grad_norm.item()}
+                    state.count(bool(result.finite))
+                seconds = time.monotonic() - began
+                state.seconds += seconds
+                figures["step_seconds"] = seconds
                 line.show(log(state, settings, groups, result.nll if result else None, figures))
+                if result is not None:
+                    said = f"loss {figures['loss']}, gradient norm {figures['grad_norm']}"
+                    state.check(state.step, said, lambda: f"question {state.step * settings.prompts:,}")
                 if state.step % settings.checkpoint_every == 0:
                     state.save({})
                 if code := stop.exit_code():
                     state.save_and_stop({}, code)
             state.save({})
+            state.saver.wait()
             if code := stop.exit_code():  # it came after the last step
                 state.save_and_stop({}, code)
         finally:
             line.close()
+            state.metrics.close()
     engine.refresh()
     measure(run, engine, "after")
 
@@ -179,12 +189,14 @@ def log(
         step=state.step, progress=progress, reward=reward, dropped_groups=dropped,
         too_long=round(total["too_long"]), mean_tokens=total["tokens"] / n,
         calls=total["calls"] / n, finished=total["finished"] / n,
-        tokens=state.tokens, seconds=state.seconds, tokens_per_second=rate, **figures,
+        tokens=state.tokens, seconds=state.seconds, tokens_per_second=rate, skipped=state.skipped, **figures,
     )  # fmt: skip
     left = duration(state.seconds / state.step * (settings.steps - state.step))
+    skipped = f" | {state.skipped:,} updates skipped" if state.skipped else ""
     return (
         f"rl   {progress:>6.1%} | step {state.step:,} of {settings.steps:,} | reward {reward:.3f}"
-        f" | dropped {dropped:.0%} | {total['tokens'] / n:.0f} tokens an answer, {rate:,.0f} tok/s | {left} left"
+        f"{skipped} | dropped {dropped:.0%} | {total['tokens'] / n:.0f} tokens an answer, {rate:,.0f} tok/s"
+        f" | {left} left"
     )
 
 

@@ -89,6 +89,14 @@ def check(config: ModelConfig, T: int, what: str) -> None:
         )
 
 
+def exhausted(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device: not every allocator has a type for it."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    said = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
 def reset_peak() -> None:
     """Begins to measure the peak anew, where the system can."""
     if torch.cuda.is_available():

@@ -5,7 +5,10 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-from lanbot.training.parallel import sum_over_ranks
+import torch
+import torch.distributed as dist
+
+from lanbot.training.parallel import world
 
 
 class StopSignals:
@@ -33,9 +36,10 @@ class StopSignals:
         )  # print may be in the middle of one
 
     def exit_code(self) -> int | None:
-        """The same on all ranks: one that was asked to stop stops all."""
-        if sum_over_ranks(float(self.signal == signal.SIGINT)):
-            return 130
-        if sum_over_ranks(float(self.signal == signal.SIGTERM)):
-            return 143
-        return None
+        """The same on all ranks: one that was asked to stop stops all. No device is waited for."""
+        asked = [self.signal == signal.SIGINT, self.signal == signal.SIGTERM]
+        if world().size > 1:
+            everywhere = torch.tensor(asked, dtype=torch.int32)
+            dist.all_reduce(everywhere)
+            asked = everywhere.bool().tolist()
+        return 130 if asked[0] else 143 if asked[1] else None

@@ -1,0 +1,77 @@
+"""metrics.jsonl: what training tells of each step, exactly once; and which losses stand out."""
+
+import errno
+import json
+import math
+import os
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from lanbot.run import read_metrics, unwritable
+from lanbot.training.parallel import from_main
+
+SPIKE_WINDOW, SPIKE_DEVIATIONS = 100, 6
+"""A loss more than so many standard deviations above the mean of the last so many is a spike."""
+SPIKE_LEAST = 20
+"""Losses that must be known before one can stand out."""
+
+
+class Metrics:
+    """metrics.jsonl: one JSON object a step (and one an evaluation), none twice, none missing, also after a kill."""
+
+    def __init__(self, path: Path, step: int, main: bool) -> None:
+        """Takes up a file whose run goes on after `step`: what lies beyond it is cut off, it will come again."""
+        self.path, self.main = path, main
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        self.evaluated: set[int] = from_main({line["step"] for line in kept if "val_bpb" in line})
+        self.losses = deque((line["loss"] for line in kept if "loss" in line), SPIKE_WINDOW)
+        if main:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                beside = path.with_name(".metrics.jsonl.tmp")
+                beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+                beside.replace(path)
+                self.file = path.open("ab", buffering=0)  # a line written is a line that a kill leaves
+            except OSError as error:
+                raise unwritable(path, error) from None
+
+    def write(self, **values: Any) -> None:
+        """A line. Figures that are no numbers are left out: JSON has none. Raises UserError if the disk is full."""
+        if not self.main:
+            return
+        kept = {k: _round(v) for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
+        line = (json.dumps(kept) + "\n").encode()
+        try:
+            if self.file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+    def spike(self, loss: float) -> tuple[float, float] | None:
+        """(mean, standard deviation) of the losses before this one if it stands out above them.
+
+        They are those of the file, so that a resumed run calls the same losses spikes.
+        """
+        before, loss = self.losses, _round(loss)
+        found = None
+        if len(before) >= SPIKE_LEAST:
+            mean = sum(before) / len(before)
+            deviation = math.sqrt(sum((x - mean) ** 2 for x in before) / len(before))
+            found = (mean, deviation) if loss > mean + SPIKE_DEVIATIONS * deviation else None
+        before.append(loss)
+        return found
+
+    def sync(self) -> None:
+        """Onto the disk, before a checkpoint that counts on it."""
+        if self.main:
+            os.fsync(self.file)
+
+    def close(self) -> None:
+        if self.main:
+            self.file.close()
+
+
+def _round(value: Any) -> Any:
+    """Floats to 7 digits: all that fp32 holds."""
+    return float(f"{value:.7g}") if isinstance(value, float) else value
