@@ -2,7 +2,8 @@
 
 step_000400/
   model.safetensors config.json tokenizer.json tokenizer_config.json    opens in transformers as it is
-  trainer/                                                              torch.distributed.checkpoint
+  trainer/                                                              torch.distributed.checkpoint: each rank writes
+                                                                        its share, any number of them reads it
   manifest.json                                                         size and sha256 of every file, written last
 The folder is written as .step_000400.tmp, synced and renamed: a kill or a loss of power leaves it whole or not there.
 After a save the last KEEP of a phase stay and those before them go; before it, none is touched. So a phase takes the
@@ -32,6 +33,7 @@ from lanbot.errors import UserError
 from lanbot.model.transformer import Transformer
 from lanbot.model.weights import load_model, save_model
 from lanbot.tokenizer import Tokenizer
+from lanbot.training.fsdp import gathered_on_main
 from lanbot.training.optim import MuonAdamW
 from lanbot.training.parallel import World, from_main
 
@@ -73,6 +75,11 @@ class Saver:
         if not self.background:
             save(phase, step, model, tokenizer, optimizer, progress, self.world)
             return
+        whole = gathered_on_main(model, self.world.main)
+        if whole is not model:  # of a sharded model that is a copy, on the CPU already
+            state = self.stager.stage(_trainer_state(optimizer, progress))
+            self.running = self.pool.submit(_write, phase, step, whole, tokenizer, state, self.world, self.group)
+            return
         weights = {name: p.detach() for name, p in model.named_parameters()}
         staged = self.stager.stage({"weights": weights, "trainer": _trainer_state(optimizer, progress)})
         copies: dict[int, Any] = {id(p): nn.Parameter(staged["weights"][n]) for n, p in model.named_parameters()}
@@ -101,7 +108,8 @@ def save(
 
     Raises UserError if it cannot be written (the disk is full, or read-only); checkpoints before it are untouched.
     """
-    return _write(phase, step, model, tokenizer, _trainer_state(optimizer, progress), world)
+    whole = gathered_on_main(model, world.main)
+    return _write(phase, step, whole, tokenizer, _trainer_state(optimizer, progress), world)
 
 
 def _trainer_state(optimizer: MuonAdamW, progress: dict[str, Any]) -> dict[str, Any]:
@@ -111,16 +119,18 @@ def _trainer_state(optimizer: MuonAdamW, progress: dict[str, Any]) -> dict[str, 
 def _write(
     phase: Path,
     step: int,
-    model: Transformer,
+    model: Transformer | None,
     tokenizer: Tokenizer,
     state: dict[str, Any],
     world: World,
     group: dist.ProcessGroup | None = None,
 ) -> Path:
-    """state: for trainer/. group: for the collectives of several ranks; the default one if left out."""
+    """model: whole; rank 0 writes it. state: for trainer/, this rank's share. group: for the collectives of several
+    ranks; the default one if left out."""
     folder, beside = phase / f"step_{step:06d}", phase / f".step_{step:06d}.tmp"
     try:
         if world.main:
+            assert model is not None
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
             ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.special["<|assistant_end|>"]}
