@@ -1,0 +1,350 @@
+"""What may go wrong in a step: no numbers, spikes, too little memory; and what is told late."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lanbot.data.packing import Batch, make_batch
+from lanbot.errors import Stopped, UserError
+from lanbot.model.transformer import Transformer
+from lanbot.recipe import Training
+from lanbot.run import read_metrics
+from lanbot.tokenizer import Tokenizer
+from lanbot.training import checkpoint, memory, state, trainer
+from lanbot.training.meter import Meter
+from lanbot.training.metrics import Metrics
+from lanbot.training.parallel import world
+from lanbot.training.state import TrainState
+from lanbot.training.trainer import train
+
+ROWS, T = 4, 24
+RATES: dict[str, Any] = {"muon_lr": 0.02, "embedding_lr": 0.05, "head_lr": 0.01, "norm_lr": 0.005}
+TIMES = ("seconds", "tokens_per_second", "utilisation")
+
+MakeModel = Callable[..., Transformer]
+Run = Callable[..., TrainState]
+
+
+class Noise:
+    """Random tokens, `steps` batches; those of `bad` have a weight that is no number."""
+
+    def __init__(self, steps: int, bad: tuple[int, ...] = (), what: float = float("nan")) -> None:
+        self.steps, self.bad, self.what, self.step = steps, bad, what, 0
+
+    def next_batch(self) -> Batch | None:
+        if self.step == self.steps:
+            return None
+        self.step += 1
+        tokens = np.random.default_rng(self.step).integers(0, 448, (ROWS, T + 1))
+        weights = np.ones(tokens.shape, np.float32)
+        if self.step in self.bad:
+            weights[1, 3] = self.what
+        return make_batch(tokens, weights, bos=0)
+
+    def progress(self) -> float:
+        return self.step / self.steps
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "position": {"file": 3, "document": 10 * self.step}, "left_over": [1, 2, 3]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+
+    def notes(self) -> dict[str, int]:
+        return {"epochs": 0}
+
+
+@pytest.fixture(autouse=True)
+def _a_known_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "matmul_ceiling", lambda device, dtype: 1e12)
+
+
+@pytest.fixture
+def run(make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path) -> Run:
+    """run(name, loader, **settings): trains the phase of that name from where it is."""
+
+    def run(name: str, loader: Noise, evaluate: Any = None, **settings: Any) -> TrainState:
+        model = make_model(dtype=world().dtype)
+        state = TrainState(model, tokenizer, Training(**{**RATES, **settings}), tmp_path / name, T)
+        train(state, loader, evaluate, eval_every=3)
+        return state
+
+    return run
+
+
+def weights(phase: Path) -> bytes:
+    folder = checkpoint.latest(phase)
+    assert folder is not None
+    return (folder / "model.safetensors").read_bytes()
+
+
+def metrics(phase: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(phase / "metrics.jsonl")]
+
+
+# -- no numbers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", [float("nan"), float("inf")])
+def test_a_bad_update_is_skipped_counted_and_told(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: float
+) -> None:
+    trained = run("base", Noise(8, (3, 6), what))
+    assert trained.step == 8, "a skipped update counts as a step"
+    assert all(parameter.isfinite().all() for parameter in trained.model.parameters())
+    lines = metrics(tmp_path / "base")
+    assert [line["skipped"] for line in lines] == [0, 0, 1, 1, 1, 2, 2, 2]
+    assert ["loss" in line for line in lines] == [True, True, False, True, True, False, True, True]
+    told = capsys.readouterr().err
+    assert f"base, step 6: loss {what}" in told and "this update is skipped (2 so far)" in told
+    assert "2 updates skipped" in told.splitlines()[-1]
+
+
+def test_a_skipped_update_leaves_weights_and_optimiser_as_they_were(run: Run, tmp_path: Path) -> None:
+    """The last of three updates, at the full rate, and the last of two."""
+    bad, good = run("bad", Noise(3, (3,)), decay=0.0), run("good", Noise(2), decay=0.0)
+    assert weights(tmp_path / "bad") == weights(tmp_path / "good")
+    for name, tensors in good.optimizer.state.items():
+        assert all(torch.equal(bad.optimizer.state[name][kind], tensor) for kind, tensor in tensors.items())
+
+
+def test_the_count_of_skipped_updates_survives_a_stop(run: Run, tmp_path: Path) -> None:
+    bad = (2, 5, 6)
+    run("whole", Noise(8, bad), checkpoint_every=1)
+    for steps in (2, 5, 8):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Noise, "progress", lambda self: self.step / 8)
+            run("cut", Noise(steps, bad), checkpoint_every=1)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_too_many_in_a_row_end_the_run_and_name_the_place(run: Run, tmp_path: Path) -> None:
+    bad = tuple(range(4, 20))
+    with pytest.raises(UserError) as caught:
+        run("mid", Noise(20, bad), checkpoint_every=2)
+    assert str(caught.value).count("\n") == 1
+    assert caught.value.problem.startswith("mid, step 8: loss nan, gradient norm nan: the 5th update in a row")
+    assert "file 3, document 80" in caught.value.problem and "left_over" not in caught.value.problem
+    assert "mid.muon_lr" in caught.value.remedy
+    last = checkpoint.latest(tmp_path / "mid")
+    assert last == tmp_path / "mid" / "step_000006"
+    assert all(parameter.isfinite().all() for parameter in checkpoint.load(last, world()).parameters())
+    with pytest.raises(UserError, match="mid, step 8"):  # the count goes on with the checkpoint
+        run("mid", Noise(20, bad), checkpoint_every=2)
+    assert [line["step"] for line in metrics(tmp_path / "mid")] == list(range(1, 9))
+
+
+def test_four_in_a_row_do_not(run: Run) -> None:
+    assert run("base", Noise(12, (2, 3, 4, 5, 7, 8, 9, 10))).skipped == state.SKIPS_IN_A_ROW + 3
+
+
+# -- spikes --------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_far_above_those_before_it_is_a_spike_also_after_a_resume(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    losses = [*(3 + 0.1 * draw.standard_normal(30)), 3.9, *(3 + 0.1 * draw.standard_normal(10)), 3.4]
+    whole = Metrics(tmp_path / "whole.jsonl", 0, main=True)
+    assert [i for i, loss in enumerate(losses) if whole.spike(float(loss))] == [30]
+    cut = Metrics(tmp_path / "cut.jsonl", 0, main=True)
+    for i, loss in enumerate(losses):
+        found = cut.spike(float(loss))
+        assert bool(found) == (i == 30)
+        cut.write(step=i, loss=float(loss))
+        cut = Metrics(tmp_path / "cut.jsonl", i, main=True)
+    assert cut.losses == whole.losses
+
+
+def test_a_spike_is_told_and_marked(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Odd(Noise):
+        def next_batch(self) -> Batch | None:
+            batch = super().next_batch()
+            if batch is not None and self.step == 30:
+                batch.weights[:] = 9
+            return batch
+
+    run("base", Odd(31))
+    assert [line["step"] for line in metrics(tmp_path / "base") if line.get("spike")] == [30]
+    assert "base, step 30: loss" in (told := capsys.readouterr().err) and "is a spike" in told
+
+
+# -- memory --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """short_of_memory(most, error): a forward pass of more than `most` rows raises it."""
+
+    def short(most: int, error: Exception) -> None:
+        forward = Transformer.forward
+
+        def limited(self: Transformer, ids: torch.Tensor, *rest: Any, **named: Any) -> Any:
+            if len(ids) > most:
+                raise error
+            return forward(self, ids, *rest, **named)
+
+        monkeypatch.setattr(Transformer, "forward", limited)
+
+    return short
+
+
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+    ),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_short_memory_halves_the_micro_batch_and_trains_the_same(
+    run: Run, make_model: MakeModel, tmp_path: Path, short_of_memory: Any, capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:  # fmt: skip
+    roomy = run("roomy", Noise(3), micro_batch=1)
+    short_of_memory(1, error)
+    tight = run("tight", Noise(3), micro_batch=4)
+    told = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
+    assert len(told) == 2
+    assert "tight, step 1: out of memory with 4 x 24 tokens at a time; from here on 2 x 24" in told[0]
+    assert weights(tmp_path / "tight") == weights(tmp_path / "roomy")
+    assert metrics(tmp_path / "tight") == metrics(tmp_path / "roomy")
+    assert tight.micro_tokens == roomy.micro_tokens == T
+
+
+def test_the_smaller_micro_batch_is_kept_with_the_checkpoint(
+    run: Run, tmp_path: Path, short_of_memory: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short_of_memory(2, MemoryError())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "micro_batch", lambda config, T: 4)
+        patch.setattr(Noise, "progress", lambda self: self.step / 4)
+        run("base", Noise(2))
+        assert "out of memory" in capsys.readouterr().err
+        assert run("base", Noise(4)).micro_tokens == 2 * T
+    assert "out of memory" not in capsys.readouterr().err
+
+
+def test_a_row_that_does_not_fit_is_told(run: Run, short_of_memory: Any) -> None:
+    short_of_memory(0, MemoryError())
+    with pytest.raises(
+        UserError, match=r"mid, step 1: out of memory with 1 x 24 tokens at a time\nLower mid\.sequence"
+    ):
+        run("mid", Noise(2))
+
+
+def test_memory_that_ends_within_an_update_is_no_reason_to_make_it_twice(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lanbot.training.optim import MuonAdamW
+
+    step = MuonAdamW.step
+
+    def torn(self: MuonAdamW, *rest: Any) -> None:
+        step(self, *rest)
+        raise MemoryError
+
+    monkeypatch.setattr(MuonAdamW, "step", torn)
+    with pytest.raises(UserError, match="out of memory"):
+        run("base", Noise(2), micro_batch=4)
+
+
+def test_several_ranks_begin_again_with_the_smaller_micro_batch(
+    run: Run, make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """One rank cannot tell the others while they wait for its gradients: it writes it down and ends the job."""
+    one = TrainState(make_model(dtype=world().dtype), tokenizer, Training(**RATES), tmp_path / "base", T)
+    one.resume()
+    one.world = type(one.world)(1, 2, one.world.device, one.world.dtype)
+    with pytest.raises(UserError, match=r"base, step 1: out of memory with 4 x 24.*\nRun the same command again"):
+        one._take_fewer_rows(4, T, in_the_update=False)
+    assert run("base", Noise(2)).micro_tokens == 2 * T
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError("can't allocate memory")])
+def test_another_error_is_not_taken_for_short_memory(run: Run, short_of_memory: Any, error: Exception) -> None:
+    short_of_memory(0, error)
+    with pytest.raises(type(error)):
+        run("base", Noise(2))
+
+
+# -- told late -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """As on CUDA: a step is told while the next one runs, saves are written by a thread. The steps so far when told."""
+    lags: list[int] = []
+
+    class Late(Meter):
+        def __init__(self, *rest: Any) -> None:
+            super().__init__(*rest)
+            self.late = True
+            self.state.saver = checkpoint.Saver(world(), background=True)
+
+        def _tell(self, step: Any) -> None:
+            lags.append(self.state.step - step.step)
+            super()._tell(step)
+
+    monkeypatch.setattr(trainer, "Meter", Late)
+    return lags
+
+
+def square(model: Transformer) -> float:
+    return model.lm_head.weight.square().mean().item()
+
+
+def test_what_is_told_late_is_told_the_same(run: Run, tmp_path: Path, late: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "Meter", Meter)
+        run("at_once", Noise(10, (4,)), square, checkpoint_every=4)
+    assert not late
+    run("late", Noise(10, (4,)), square, checkpoint_every=4)
+    assert sorted(set(late)) == [0, 1]
+    assert metrics(tmp_path / "late") == metrics(tmp_path / "at_once")
+    assert weights(tmp_path / "late") == weights(tmp_path / "at_once")
+    assert [p.name for p in sorted((tmp_path / "late").glob("step_*"))] == ["step_000008", "step_000010"]
+
+
+def test_stopped_while_a_step_is_untold_it_ends_the_same(run: Run, tmp_path: Path, late: list[int]) -> None:
+    import os
+    import signal
+
+    class Stopping(Noise):
+        def next_batch(self) -> Batch | None:
+            if self.step % 3 == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().next_batch()
+
+    run("whole", Noise(10, (4,)), square)
+    for _ in range(3):
+        with pytest.raises(Stopped):
+            run("stopped", Stopping(10, (4,)), square)
+    run("stopped", Noise(10, (4,)), square)
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+
+
+def test_bad_updates_end_the_run_late_too(run: Run, tmp_path: Path, late: list[int]) -> None:
+    with pytest.raises(UserError, match=r"mid, step 6: .*5th update in a row"):
+        run("mid", Noise(20, tuple(range(2, 20))), checkpoint_every=100)
+
+
+# -- a disk that is full -------------------------------------------------------------------------------------
+
+
+def test_metrics_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    written = Metrics(tmp_path / "metrics.jsonl", 0, main=True)
+    written.write(step=0, loss=1.0)
+    written.file.close()
+    with open("/dev/full", "ab", buffering=0) as full:
+        written.file = full
+        with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written, the disk is full\nFree some space"):
+            written.write(step=1, loss=1.0)
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
