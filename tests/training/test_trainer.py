@@ -271,6 +271,23 @@ def test_stopped_in_an_evaluation_it_ends_the_same(run, tmp_path: Path) -> None:
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
 
 
+def test_stopped_in_a_save_it_ends_the_same(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    whole, write = run("whole"), checkpoint.save_model
+
+    def interrupted(*rest: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        write(*rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_model", interrupted)
+        for step in sorted({3, min(6, whole.step), whole.step}):  # at the end it is evaluated before it stops
+            with pytest.raises(Stopped, match=f"after step {step}, saved; run again to go on"):
+                run("stopped")
+    run("stopped")
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
 def test_a_damaged_last_checkpoint_is_made_again(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     run("whole")
     run("again")
