@@ -8,7 +8,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+TIMEOUT = timedelta(minutes=30)
+"""How long a sum over ranks may take: a node that lost its power says nothing, and the others must not wait on."""
 PATIENCE = timedelta(hours=3)
 """How long ranks wait for one that works alone: rank 0 trains the tokenizer."""
 
@@ -27,11 +30,14 @@ class World:
 
 
 _world: World | None = None
+_mesh: DeviceMesh | None = None
+_patient: dist.ProcessGroup | None = None
+"""For what is not of the device and may take its time: barriers and objects, over gloo."""
 
 
 def world() -> World:
     """This process's place, set up at the first call from torchrun's environment."""
-    global _world
+    global _world, _patient
     if _world is None:
         size = int(os.environ.get("WORLD_SIZE", "1"))
         device = _device()
@@ -39,9 +45,19 @@ def world() -> World:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=PATIENCE)
+            dist.init_process_group(backend, timeout=TIMEOUT)
+            _patient = dist.new_group(backend="gloo", timeout=PATIENCE)
         _world = World(int(os.environ.get("RANK", "0")), size, device, compute_dtype(device))
     return _world
+
+
+def mesh() -> DeviceMesh | None:
+    """All ranks in one row, over which state is sharded; None for one process."""
+    global _mesh
+    place = world()
+    if place.size > 1 and _mesh is None:
+        _mesh = init_device_mesh(place.device.type, (place.size,))
+    return _mesh
 
 
 def _device() -> torch.device:
@@ -72,10 +88,10 @@ def _cpu_has_bf16() -> bool:
 
 
 def close() -> None:
-    global _world
+    global _world, _mesh, _patient
     if dist.is_initialized():
         dist.destroy_process_group()
-    _world = None
+    _world = _mesh = _patient = None
 
 
 def sum_over_ranks(value: float) -> float:
@@ -92,12 +108,20 @@ def sum_over_ranks_(tensor: Tensor) -> None:
         dist.all_reduce(tensor)
 
 
+def max_over_ranks(value: int) -> int:
+    if world().size == 1:
+        return value
+    tensor = torch.tensor(value, device=world().device)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return int(tensor)
+
+
 def gather(items: list) -> list:
     """The items of all ranks, rank by rank, on every rank."""
     if world().size == 1:
         return items
     parts: list[list] = [[] for _ in range(world().size)]
-    dist.all_gather_object(parts, items)
+    dist.all_gather_object(parts, items, group=_patient)
     return [item for part in parts for item in part]
 
 
@@ -106,13 +130,13 @@ def from_main(value):  # type: ignore[no-untyped-def]
     if world().size == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=_patient)
     return box[0]
 
 
 def barrier() -> None:
     if world().size > 1:
-        dist.barrier()
+        dist.barrier(_patient)
 
 
 def sum_gradients(model: nn.Module) -> None:
