@@ -98,6 +98,8 @@ class Meter:
             tokens=state.tokens, seconds=state.seconds, tokens_per_second=rate, utilisation=utilisation,
             skipped=state.skipped, **({"spike": True} if spike else {}), **step.notes,
         )  # fmt: skip
+        if spike or not finite:
+            self.line.close()  # what is said now stands on a line of its own
         if spike and state.world.main:
             say(f"{phase}, step {step.step:,}: loss {loss:.3f} is a spike: it was {spike[0]:.3f} ± {spike[1]:.3f}")
         state.check(step.step, f"loss {loss}, gradient norm {grad_norm}", lambda: _position(self.loader.state()))

@@ -1,0 +1,79 @@
+"""RL's loop: updates that are no numbers, stops in between, and the same end."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lanbot.engine.engine import Completion
+from lanbot.errors import Stopped, UserError
+from lanbot.model.transformer import Transformer
+from lanbot.phases import rl
+from lanbot.phases.rl import Rollout, train_rl
+from lanbot.recipe import load
+from lanbot.run import Run, read_metrics
+from lanbot.tokenizer import Tokenizer
+from lanbot.training import checkpoint
+from lanbot.training.parallel import world
+from lanbot.training.state import TrainState
+
+Train = Callable[..., Path]
+TIMES = ("seconds", "step_seconds", "tokens_per_second")
+
+
+@pytest.fixture
+def train(
+    make_model: Callable[..., Transformer], tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Train:
+    """train(name, bad, stop_at): the phase of that run, where those steps' advantages are no numbers; its folder."""
+
+    def train(name: str, bad: tuple[int, ...] = (), stop_at: int = 0) -> Path:
+        run = Run(tmp_path / name, load("smoke", {"rl.steps": "10", "rl.checkpoint_every": "4"}))
+
+        def start_from(run: Run, phase: str) -> TrainState:
+            return TrainState(make_model(dtype=world().dtype), tokenizer, run.recipe.rl, run.phase(phase))
+
+        def roll_out(engine: Any, questions: Any, settings: Any, step: int, *rest: Any) -> list[list[Rollout]]:
+            if step + 1 == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            advantage = float("nan") if step + 1 in bad else 0.5
+            answers = [Completion([9, 5, step], [7 + i, 8, 1], [1, 1, 1], [-1.0] * 3, finished="stop") for i in (0, 1)]
+            return [[Rollout(answers[0], 1.0, advantage), Rollout(answers[1], 0.0, -advantage)]]
+
+        monkeypatch.setattr(rl, "start_from", start_from)
+        monkeypatch.setattr(rl, "roll_out", roll_out)
+        monkeypatch.setattr(rl, "measure", lambda *_: None)
+        train_rl(run)
+        return run.phase("rl")
+
+    return train
+
+
+def metrics(phase: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(phase / "metrics.jsonl")]
+
+
+def test_a_bad_update_is_skipped_and_counted_also_over_a_stop(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = (3, 5, 6, 9)
+    whole = train("whole", bad)
+    assert "rl, step 5: loss nan, gradient norm nan: this update is skipped (2 so far)" in capsys.readouterr().err
+    assert [line["skipped"] for line in metrics(whole)] == [0, 0, 1, 1, 2, 3, 3, 3, 4, 4]
+    with pytest.raises(Stopped, match="stopped in rl after step 5, saved"):
+        train("stopped", bad, stop_at=5)
+    stopped = train("stopped", bad)
+    assert metrics(stopped) == metrics(whole)
+    weights = [checkpoint.load(phase / "step_000010", world()) for phase in (whole, stopped)]
+    for ours, theirs in zip(*(model.parameters() for model in weights), strict=True):
+        assert ours.isfinite().all() and ours.equal(theirs)
+
+
+def test_too_many_in_a_row_end_the_run_and_name_the_question(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rl, step 6: .*5th update in a row.*question 24") as caught:
+        train("bad", tuple(range(2, 11)))
+    assert str(caught.value).count("\n") == 1 and "rl.muon_lr" in caught.value.remedy
+    last = checkpoint.latest(tmp_path / "bad" / "rl")
+    assert last == tmp_path / "bad" / "rl" / "step_000004"
+    assert all(parameter.isfinite().all() for parameter in checkpoint.load(last, world()).parameters())
