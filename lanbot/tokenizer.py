@@ -3,13 +3,17 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import regex
 import tiktoken
 
+from lanbot.console import duration, say, track
 from lanbot.errors import UserError
 
 SPECIAL_TOKENS = (
@@ -68,7 +72,31 @@ class Tokenizer:
         self.bos = self.special["<|bos|>"]
 
     def encode(self, text: str) -> list[int]:
+        if len(text) > _TOO_LONG and _LONG_SPACE.search(text):  # more than tiktoken's regex can go back
+            words = regex.findall(self.pattern, text)
+            return [token for word in words for token in self.encoding._encode_single_piece(word)]
         return self.encoding.encode_ordinary(text)
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """The ids that `encode` gives as (n,) uint32, for text in bulk: by `fastokens` where it is installed."""
+        if self._fast is not None:
+            try:
+                return _flat_ids(self._fast, text)
+            except UnicodeEncodeError:  # half of a surrogate pair, which tiktoken replaces
+                pass
+        return np.array(self.encode(text), dtype=np.uint32)
+
+    @cached_property
+    def _fast(self) -> Any:
+        """A fastokens.Tokenizer; None if it is not installed, or is of a version that gives other ids."""
+        try:
+            import fastokens
+
+            fast = fastokens.Tokenizer.from_json_str(self._interchange().to_str())
+            same = all(_flat_ids(fast, text).tolist() == self.encode(text) for text in _PROBES)
+        except (ImportError, AttributeError, TypeError, ValueError):
+            return None
+        return fast if same else None
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens spelled out, broken UTF-8 replaced."""
@@ -147,8 +175,23 @@ class Tokenizer:
         return cls(ranks, pattern)
 
 
+_TOO_LONG = 500_000
+_LONG_SPACE = re.compile(r"\s{500000}")
+_PROBES = ("It's 1234567 ≠ 12.5,\r\n\n\t  naïve  你好 👩‍🚀", "".join(SPECIAL_TOKENS), " <|bos|> <|end|>\0 ")
+
+
+def _flat_ids(fast: Any, text: str) -> np.ndarray:
+    return np.frombuffer(fast.encode_batch_flat([text], split_special_tokens=True)[0], dtype=np.uint32)
+
+
+# -- training ----------------------------------------------------------------------------------------------
+
+
 def train(texts: Iterable[str], vocab_size: int, bare_words: bool = False) -> Tokenizer:
     """A tokenizer of exactly `vocab_size` ids, special tokens included, from `texts` (read once, streamed).
+
+    Memory is bounded, whatever the text: see WordCounts. rustbpe, which would keep every word, is given the counted
+    words; text with at most MAX_WORD_BYTES of distinct words gives the vocabulary that rustbpe alone would give.
 
     bare_words: merges are learnt from words without the space (or quote) before them, so that a word has the same
     pieces wherever it stands, and copying a name out of a sentence into a call is copying ids. A sixth of the
@@ -156,19 +199,21 @@ def train(texts: Iterable[str], vocab_size: int, bare_words: bool = False) -> To
 
     Raises UserError if the text has too few different pairs to give that many.
     """
-    import rustbpe
-
     pattern = QWEN2_PATTERN if vocab_size < DIGITS_ALONE_BELOW else LLAMA3_PATTERN
+    split = regex.compile(pattern).findall
     size, spaced = vocab_size - len(SPECIAL_TOKENS), vocab_size // 6 if bare_words else 0
-    counts: Counter[str] = Counter()
-    trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(
-        (_bared(text, counts) for text in texts) if bare_words else iter(texts), size, pattern=pattern
-    )
-    merged = [bytes(token) for token, _ in sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])]
+    words, after_space = WordCounts(MAX_WORD_BYTES), WordCounts(MAX_WORD_BYTES)
+    for text in texts:
+        if bare_words:
+            after_space.add(_SPACED_WORD.findall(text))
+            text = _BEFORE_WORD.sub("\n", text)  # each word alone, for the split pattern
+        words.add(split(text))
+    if words.slack:
+        say(f"tokenizer: too many distinct words; those seen fewer than {words.slack + 1:,} times may be left out")
+    merged = _merge(words.counts, size)
     whole = set(merged[: size - spaced])
-    words = [b" " + word.encode() for word, _ in counts.most_common() if word.encode() in whole][:spaced]
-    ranks = {token: rank for rank, token in enumerate([*merged[: size - len(words)], *words])}
+    frequent = [b" " + word.encode() for word, _ in after_space.counts.most_common() if word.encode() in whole][:spaced]
+    ranks = {token: rank for rank, token in enumerate([*merged[: size - len(frequent)], *frequent])}
     tokenizer = Tokenizer(ranks, pattern)
     if tokenizer.vocab_size < vocab_size:
         raise UserError(
@@ -182,11 +227,86 @@ _BEFORE_WORD = re.compile(r"[^\w\n](?=[^\W\d_])")
 _SPACED_WORD = re.compile(r"(?<= )[a-z]+(?![\w'-])")
 """Names begin with a capital: they are copied, and stay bare. So does the first letter of b-a-r, a word spelled."""
 
+MAX_WORD_BYTES = 32_000_000
+"""Of distinct words in memory while a vocabulary is trained; a byte of them takes up to 70 bytes in all."""
 
-def _bared(text: str, counts: "Counter[str]") -> str:
-    """The text with each word alone, for the split pattern; words that stood after a space are counted."""
-    counts.update(_SPACED_WORD.findall(text))
-    return _BEFORE_WORD.sub("\n", text)
+
+class WordCounts:
+    """How often each word occurs, in bounded memory.
+
+    When the distinct words take more than `limit` bytes, the rarest are dropped until half of that is left (lossy
+    counting, Manku and Motwani 2002). So no count is too high, and none is too low by more than `slack`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self.limit, self.bytes, self.slack = limit, 0, 0
+
+    def add(self, words: list[str]) -> None:
+        known = len(self.counts)
+        self.counts.update(words)
+        new = islice(reversed(self.counts), len(self.counts) - known)  # a dict keeps the order of arrival
+        self.bytes += sum(map(_utf8_length, new))
+        if self.bytes > self.limit:
+            self._drop_the_rarest()
+
+    def _drop_the_rarest(self) -> None:
+        rare = 0
+        while self.bytes > self.limit // 2:
+            rare += 1
+            for word in [word for word, count in self.counts.items() if count <= rare]:
+                del self.counts[word]
+                self.bytes -= _utf8_length(word)
+        self.slack += rare
+
+
+def _utf8_length(word: str) -> int:
+    return len(word) if word.isascii() else len(word.encode("utf-8", "surrogatepass"))
+
+
+_PIECE = 1 << 20
+"""Characters given to rustbpe at a time."""
+
+
+def _merge(counts: "Counter[str]", size: int) -> list[bytes]:
+    """At most `size` tokens in the order of their ranks: BPE by rustbpe on words counted. `counts` is used up.
+
+    rustbpe counts in 32 bits; where 2^31 bytes and more were counted, counts are divided by a whole number first.
+    """
+    import rustbpe
+
+    chars = sum(count * (len(word) + 1) for word, count in counts.items())
+    divisor = 1 + sum(count * _utf8_length(word) for word, count in counts.items()) // 2**31
+    distinct = len(counts)
+
+    def texts() -> Iterator[str]:
+        yield from track(_repeated(counts, divisor), "tokenizer: counted words", chars // divisor, "chars", len)
+        about = f", about {duration(distinct / 100_000)} on one core" if distinct > 500_000 else ""
+        say(f"tokenizer: merging {distinct:,} distinct words{about}")
+
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(texts(), size, buffer_size=16, pattern=r"[^\x00]+")
+    return [bytes(token) for token, _ in sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])]
+
+
+def _repeated(counts: "Counter[str]", divisor: int) -> Iterator[str]:
+    """Each word as often as it was counted, a NUL after each; words that have a NUL in them are left out."""
+    piece: list[str] = []
+    room = _PIECE
+    while counts:
+        word, count = counts.popitem()
+        if "\0" in word:
+            continue
+        word = word.encode("utf-8", "replace").decode() + "\0"
+        left = -(-count // divisor)
+        while left:
+            times = min(left, 1 + room // len(word))
+            piece.append(word * times)
+            left, room = left - times, room - times * len(word)
+            if room <= 0:
+                yield "".join(piece)
+                piece, room = [], _PIECE
+    yield "".join(piece)
 
 
 def _last_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:

@@ -2,11 +2,14 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rustbpe
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +19,7 @@ from lanbot.chat.conversation import Conversation, output, python, text
 from lanbot.chat.lanbot_format import render, render_prompt
 from lanbot.data import world
 from lanbot.errors import UserError
-from lanbot.tokenizer import LLAMA3_PATTERN, QWEN2_PATTERN, SPECIAL_TOKENS, Tokenizer, train
+from lanbot.tokenizer import LLAMA3_PATTERN, QWEN2_PATTERN, SPECIAL_TOKENS, Tokenizer, WordCounts, train
 
 HOSTILE = {
     "nothing": "",
@@ -123,7 +126,122 @@ def test_special_tokens_stand_for_no_bytes(tokenizer: Tokenizer) -> None:
     assert lengths[: len(tokenizer.ranks)].min() == 1
 
 
-# -- training and files ------------------------------------------------------------------------------------
+# -- text in bulk ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_in_bulk_the_ids_are_the_same(both: Both, name: str) -> None:
+    ours, _ = both
+    ids = ours.encode_array(HOSTILE[name])
+    assert (ids.dtype, ids.tolist()) == (np.uint32, ours.encode(HOSTILE[name]))
+
+
+@given(st.text() | st.text(st.characters(codec="ascii")) | st.text(st.characters()))
+@settings(max_examples=150, deadline=None)
+def test_in_bulk_any_text_has_the_same_ids(both: Both, any_text: str) -> None:
+    ours, _ = both
+    assert ours.encode_array(any_text).tolist() == ours.encode(any_text)
+
+
+def test_in_bulk_half_of_a_surrogate_pair_is_replaced_too(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode_array("a\ud800b").tolist() == tokenizer.encode("a\ufffdb")
+
+
+def test_a_million_spaces_are_encoded(tokenizer: Tokenizer) -> None:
+    """More than tiktoken's regex can go back."""
+    texts = {n: f"x{' ' * n}y\n" for n in (100_000, 1_200_000)}
+    ids = tokenizer.encode(texts[1_200_000])
+    assert tokenizer.decode(ids) == texts[1_200_000]
+    assert tokenizer.encode_array(texts[1_200_000]).tolist() == ids
+    with pytest.MonkeyPatch.context() as patch:
+        short = tokenizer.encode(texts[100_000])
+        patch.setattr(module, "_TOO_LONG", 0)
+        patch.setattr(module, "_LONG_SPACE", re.compile(" {1000}"))
+        assert tokenizer.encode(texts[100_000]) == short
+
+
+class Fastokens:
+    """In the place of `fastokens`: what it gives is what tiktoken gives, `change`d."""
+
+    def __init__(self, ours: Tokenizer, change: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.ours, self.change, self.calls = ours, change, 0
+        self.Tokenizer = self
+
+    def from_json_str(self, text: str) -> "Fastokens":
+        assert json.loads(text)["model"]["type"] == "BPE"
+        return self
+
+    def encode_batch_flat(self, texts: list[str], split_special_tokens: bool) -> tuple[bytes, bytes]:
+        assert split_special_tokens, "text is never a special token"
+        self.calls += 1
+        return self.change(np.array(self.ours.encode(texts[0]), dtype=np.uint32)).tobytes(), b""
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_fastokens_is_used_if_its_ids_are_the_same(tokenizer: Tokenizer, right: bool) -> None:
+    fast = Fastokens(tokenizer, (lambda ids: ids) if right else (lambda ids: ids + 1))
+    ours = Tokenizer(tokenizer.ranks, tokenizer.pattern)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "fastokens", fast)
+        ours.encode_array("get ready")
+        before = fast.calls
+        assert ours.encode_array("Hello").tolist() == tokenizer.encode("Hello")
+    assert fast.calls - before == int(right)
+
+
+# -- training in bounded memory ----------------------------------------------------------------------------
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefghijklmnopqrstuvwxyzé")), max_size=40), st.integers(1, 12))
+@settings(max_examples=200, deadline=None)
+def test_counts_are_never_too_high_nor_too_low_by_more_than_the_slack(words: list[list[str]], limit: int) -> None:
+    counted = WordCounts(limit)
+    for some in words:
+        counted.add(some)
+        assert counted.bytes == sum(len(word.encode()) for word in counted.counts) <= limit
+    right = Counter(word for some in words for word in some)
+    assert all(right[word] - counted.slack <= counted.counts[word] <= right[word] for word in right)
+    assert counted.slack or counted.counts == right
+
+
+def test_rustbpe_alone_gives_the_same_vocabulary() -> None:
+    texts = [world.document("train", i) for i in range(300)] + [HOSTILE["scripts"], HOSTILE["emoji"]] * 5
+    alone = rustbpe.Tokenizer()
+    alone.train_from_iterator(iter(texts), 1_000 - len(SPECIAL_TOKENS), pattern=QWEN2_PATTERN)
+    assert train(texts, 1_000).ranks == {bytes(token): rank for token, rank in alone.get_mergeable_ranks()}
+
+
+def test_rare_words_are_left_out_and_told_when_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [f"the cat sat {i:x}{'q' * (i % 7)} on the mat " + world.document("train", i % 50) for i in range(900)]
+    whole = train(texts, 600)
+    assert "left out" not in capsys.readouterr().err
+    monkeypatch.setattr(module, "MAX_WORD_BYTES", 4_000)
+    bounded = train(texts, 600)
+    assert "words; those seen fewer than" in capsys.readouterr().err
+    assert len(set(whole.ranks) & set(bounded.ranks)) > 0.95 * len(whole.ranks)
+
+
+def test_counts_beyond_32_bits_are_scaled_down() -> None:
+    """A gigabyte of each of three words, and a rare one."""
+    counts = Counter({" aaaa": 2 * 10**9, " bbbb": 10**9, " cdcd": 5 * 10**8, " rare": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_repeated", lambda counts, divisor: seen.append((dict(counts), divisor)) or iter(()))
+        seen: list[tuple[dict[str, int], int]] = []
+        module._merge(counts, 300)
+    ((given, divisor),) = seen
+    assert sum(count * len(word) for word, count in given.items()) // divisor < 2**31
+    few = Counter({" ab": 5, "x\0y": 9, "\ud800": 2, "é": 3})
+    assert Counter("".join(module._repeated(few, 2)).split("\0")) == {" ab": 3, "é": 2, "?": 1, "": 1}
+
+
+def test_words_that_cannot_be_given_on_spoil_nothing() -> None:
+    texts = ["the cat sat on the mat \0\0\0 \ud800 and the dog sat on the cat"] * 3
+    assert train(texts, 280).vocab_size == 280
+
+
+# -- files -------------------------------------------------------------------------------------------------
 
 
 def test_a_vocabulary_larger_than_the_text_gives_names_both_numbers() -> None:

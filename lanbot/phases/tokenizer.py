@@ -1,7 +1,7 @@
 """The tokenizer phase: text becomes a vocabulary."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from lanbot import tokenizer as tokenizers
 from lanbot.console import say, table, track
@@ -27,9 +27,7 @@ def train(run: Run) -> None:
     if parallel.world().main:
         corpus, validation = corpora(run.recipe)
         texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
-        trained = tokenizers.train(
-            _then_say(texts, "tokenizer: all read, merging"), settings.vocab_size, settings.bare_words
-        )
+        trained = tokenizers.train(texts, settings.vocab_size, settings.bare_words)
         say(f"tokenizer done | {trained.vocab_size:,} tokens")
         trained.save(phase)
         rows = compression(trained, validation)
@@ -64,8 +62,3 @@ def _first(corpus: Corpus, chars: int) -> Iterator[str]:
         chars -= len(text)
         if chars <= 0:
             return
-
-
-def _then_say(texts: Iterable[str], line: str) -> Iterator[str]:
-    yield from texts
-    say(line)
