@@ -4,7 +4,9 @@ A loader gives the batch of all ranks; each rank takes its rows (training/traine
 the same on every rank, and a run goes on exactly at any world size.
 """
 
+from bisect import insort
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +19,7 @@ Rendered = tuple[list[int], list[int]]
 """A conversation as tokens and, for each, 1 where the loss counts it."""
 
 BUFFER = 128
-"""Conversations among which best-fit packing chooses."""
+"""Conversations among which best-fit packing chooses; also the rows that one may wait."""
 
 
 class Loader(Protocol):
@@ -37,26 +39,32 @@ class Loader(Protocol):
 
 
 class TextLoader:
-    """`steps` batches of `rows` x T tokens from a corpus."""
+    """`steps` batches of `rows` x T tokens from a corpus.
+
+    Its state is where the document that the last batch ends in begins, and how many of that document's tokens are used.
+    """
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, rows: int, T: int, steps: int) -> None:
         self.corpus, self.tokenizer, self.rows, self.T, self.steps = corpus, tokenizer, rows, T, steps
-        self.load_state({"step": 0, "position": {}, "left_over": []})
+        self.load_state({"step": 0, "document": {}, "used": 0})
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.step: int = state["step"]
-        self.position = Position(**state["position"])
-        self.left_over: list[int] = list(state["left_over"])
-        self.stream = self._encoded()
+        self.document = Position(**state["document"])
+        self.stream = self._encoded(replace(self.document))
+        self.length = 0
+        self.left_over: list[int] = []
+        if state["used"]:
+            self.left_over = next(self.stream)[state["used"] :].tolist()
 
     def state(self) -> dict[str, Any]:
-        return {"step": self.step, "position": vars(self.position).copy(), "left_over": list(self.left_over)}
+        return {"step": self.step, "document": vars(self.document).copy(), "used": self.length - len(self.left_over)}
 
     def progress(self) -> float:
         return self.step / self.steps
 
     def notes(self) -> dict[str, int]:
-        return {"epochs": self.position.epoch}
+        return {"epochs": self.document.epoch}
 
     def next_batch(self) -> Batch | None:
         if self.step >= self.steps:
@@ -66,15 +74,22 @@ class TextLoader:
         self.step += 1
         return make_batch(tokens, np.ones(tokens.shape, np.float32), self.tokenizer.bos)
 
-    def _encoded(self) -> Iterator[list[int]]:
-        for document in self.corpus.documents(self.position):
-            yield [self.tokenizer.bos, *self.tokenizer.encode(document)]
+    def _encoded(self, position: Position) -> Iterator[np.ndarray]:
+        """The documents from `position` on; self.document stands on the one last given, self.length is its length."""
+        bos = np.array([self.tokenizer.bos])
+        begins = replace(position)
+        for text in self.corpus.documents(position):
+            ids = np.concatenate([bos, self.tokenizer.encode_array(text)])
+            self.document, self.length, begins = begins, len(ids), replace(position)
+            yield ids
 
 
 class ChatLoader:
-    """All of `conversations`, each whole in one row, packed by best fit; what no conversation fills is padding.
+    """All of `conversations`, each whole in one row; what no conversation fills is padding.
 
-    One longer than a row is truncated; one that has no token under loss (left) is dropped; both are counted.
+    A row begins with the conversation that waits longest, so that none waits for more than BUFFER rows, and is filled
+    with the longest that fits, again and again (best fit). One longer than a row is truncated; one that has no token
+    under loss (left) is dropped; both are counted.
     """
 
     def __init__(self, conversations: Sequence[Rendered], bos: int, rows: int, T: int) -> None:
@@ -85,10 +100,14 @@ class ChatLoader:
         self.next: int = state["next"]
         self.truncated: int = state["truncated"]
         self.dropped: int = state["dropped"]
-        self.buffer: list[tuple[int, Rendered]] = [(i, self._cut(*self.conversations[i])) for i in state["buffer"]]
+        self.buffer: dict[int, Rendered] = {}
+        """Number -> the conversation, in the order of their coming."""
+        self.by_length: list[tuple[int, int]] = []
+        for i in state["buffer"]:
+            self._admit(i, *self.conversations[i])
 
     def state(self) -> dict[str, Any]:
-        buffer = [i for i, _ in self.buffer]
+        buffer = list(self.buffer)
         return {"next": self.next, "buffer": buffer, "truncated": self.truncated, "dropped": self.dropped}
 
     def progress(self) -> float:
@@ -104,13 +123,15 @@ class ChatLoader:
         tokens = np.full((self.rows, self.T + 1), self.bos, dtype=np.int64)
         weights = np.zeros((self.rows, self.T + 1), dtype=np.float32)
         for row in range(self.rows):
-            used = 0
-            while (i := best_fit([len(ids) for _, (ids, _) in self.buffer], self.T + 1 - used)) is not None:
-                ids, mask = self.buffer.pop(i)[1]
+            used, i = 0, next(iter(self.buffer), None)
+            while i is not None:
+                ids, mask = self.buffer.pop(i)
+                self.by_length.remove((len(ids), -i))
                 tokens[row, used : used + len(ids)] = ids
                 weights[row, used : used + len(ids)] = mask
                 used += len(ids)
                 self._refill()
+                i = best_fit(self.by_length, self.T + 1 - used)
         return make_batch(tokens, weights, self.bos)
 
     def _refill(self) -> None:
@@ -119,9 +140,10 @@ class ChatLoader:
             ids, mask = self.conversations[i]
             self.truncated += len(ids) > self.T + 1
             if any(mask[: self.T + 1]):
-                self.buffer.append((i, self._cut(ids, mask)))
+                self._admit(i, ids, mask)
             else:
                 self.dropped += 1
 
-    def _cut(self, ids: list[int], mask: list[int]) -> Rendered:
-        return ids[: self.T + 1], mask[: self.T + 1]
+    def _admit(self, i: int, ids: list[int], mask: list[int]) -> None:
+        self.buffer[i] = ids[: self.T + 1], mask[: self.T + 1]
+        insort(self.by_length, (min(len(ids), self.T + 1), -i))

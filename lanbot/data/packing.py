@@ -4,10 +4,14 @@ A row is T tokens. `documents` numbers them within a row: attention stays inside
 token of the row; a weight is what the target's loss counts (0: not at all).
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+Tokens = np.ndarray | list[int]
 
 
 @dataclass(frozen=True)
@@ -33,31 +37,34 @@ class Batch:
 def make_batch(tokens: np.ndarray, weights: np.ndarray, bos: int) -> Batch:
     """A batch of rows of T + 1 tokens; each document begins with `bos`. weights are those of the tokens.
 
-    The last token of a row is only a target; the first only an input.
+    The last token of a row is only a target; the first only an input. All arrays are contiguous copies.
     """
-    ids = tokens[:, :-1]
-    return Batch(ids, tokens[:, 1:], weights[:, 1:].astype(np.float32), (ids == bos).cumsum(axis=1))
+    ids = np.array(tokens[:, :-1], dtype=np.int64)
+    targets = np.array(tokens[:, 1:], dtype=np.int64)
+    return Batch(ids, targets, np.array(weights[:, 1:], dtype=np.float32), (ids == bos).cumsum(axis=1))
 
 
-def pack_stream(documents: Iterator[list[int]], rows: int, T: int, left_over: list[int]) -> np.ndarray | None:
+def pack_stream(documents: Iterator[Tokens], rows: int, T: int, left_over: list[int]) -> np.ndarray | None:
     """The next (rows, T + 1) of a stream of documents, or None at its end (what is short of a batch is left).
 
     Rows follow each other without a gap and overlap by one token: the last of a row is the first of the next, so
-    that each token of the stream is a target exactly once. `left_over` holds what is read and not yet used; it is
-    changed in place, and is all that a resumed run needs.
+    that each token of the stream is a target exactly once. `left_over` holds what is read and not yet used, the end
+    of the last document read; it is changed in place.
     """
     need = rows * T + 1
-    while len(left_over) < need:
-        document = next(documents, None)
-        if document is None:
-            return None
-        left_over.extend(document)
-    flat = np.array(left_over[:need], dtype=np.int64)
-    del left_over[: need - 1]
-    return np.stack([flat[i * T : i * T + T + 1] for i in range(rows)])
+    pieces, have = [np.array(left_over, dtype=np.int64)], len(left_over)
+    while have < need and (document := next(documents, None)) is not None:
+        pieces.append(np.asarray(document))
+        have += len(document)
+    flat = np.concatenate(pieces, dtype=np.int64)
+    left_over[:] = flat[need - 1 if have >= need else 0 :].tolist()
+    return sliding_window_view(flat[:need], T + 1)[::T] if have >= need else None
 
 
-def best_fit(lengths: list[int], room: int) -> int | None:
-    """The index of the longest item that fits into `room`, the first of equals; None if none does."""
-    fitting = [(length, -i) for i, length in enumerate(lengths) if length <= room]
-    return -max(fitting)[1] if fitting else None
+def best_fit(waiting: list[tuple[int, int]], room: int) -> int | None:
+    """The number of the longest item that fits into `room`, the lowest of equals; None if none does.
+
+    waiting: (length, -number) of the items, sorted.
+    """
+    i = bisect_right(waiting, (room, 0))
+    return -waiting[i - 1][1] if i else None

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lanbot.data import loader as loaders
 from lanbot.data import world
 from lanbot.data.corpus import Corpus, open_corpus
 from lanbot.data.loader import BUFFER, ChatLoader, Loader, Rendered, TextLoader
@@ -68,13 +69,14 @@ def test_documents_are_numbered_from_their_starts() -> None:
     assert batch.weights.tolist() == weights[:, 1:].tolist()
     assert batch.documents.tolist() == [[0, 0, 1, 1, 2, 3], [1, 1, 1, 1, 1, 1]]
     assert (batch.ids.dtype, batch.documents.dtype, batch.weights.dtype) == (np.int64, np.int64, np.float32)
+    assert all(array.flags.c_contiguous for array in (batch.ids, batch.targets, batch.weights, batch.documents))
     assert len(batch) == 2
     assert batch.rows(slice(1, None)).targets.tolist() == tokens[1:, 1:].tolist()
 
 
 @given(st.lists(st.integers(1, 20), max_size=12), st.integers(0, 22))
 def test_best_fit_is_the_longest_that_fits_and_the_first_of_equals(lengths: list[int], room: int) -> None:
-    found = best_fit(lengths, room)
+    found = best_fit(sorted((length, -i) for i, length in enumerate(lengths)), room)
     fitting = [length for length in lengths if length <= room]
     if found is None:
         assert not fitting
@@ -175,7 +177,8 @@ def test_the_loss_counts_what_the_assistant_writes_and_nothing_else() -> None:
 def test_rows_are_well_filled() -> None:
     batches = all_batches(ChatLoader(conversations(2_000, 20), BOS, 4, 63))
     tokens = np.concatenate([batch.ids for batch in batches[:-1]])
-    assert (tokens != BOS).mean() > 0.85
+    starts = (tokens[:, 1:] != BOS) & (tokens[:, :-1] == BOS)  # of conversations; other BOS are padding
+    assert ((tokens != BOS).sum() + starts.sum()) / tokens.size > 0.97
 
 
 def test_too_long_is_truncated_and_without_loss_is_dropped_both_counted() -> None:
@@ -192,6 +195,61 @@ def test_too_long_is_truncated_and_without_loss_is_dropped_both_counted() -> Non
     found = [d for batch in all_batches(loader) for row in rows_of(batch) for d in split(row, BOS) if len(d) > 1]
     assert sorted(found) == sorted(given[i][0][: T + 1] for i in (0, 1, 2, 5))
     assert loader.notes() == {"truncated": 3, "dropped": 2}
+
+
+@given(
+    st.lists(st.tuples(st.integers(2, 40), st.integers(0, 40)), max_size=60),
+    st.integers(1, 4),
+    st.integers(1, 30),
+    st.sampled_from([1, 2, 5, 128]),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_conversations_are_packed_by_the_policy(
+    shapes: list[tuple[int, int]], rows: int, T: int, buffer: int
+) -> None:
+    """Whole, once, each with its mask; cut at a row's end if longer; left out if nothing under loss is left."""
+    given = [conversation(i, length, min(answer, length - 1)) for i, (length, answer) in enumerate(shapes)]
+    expected = [ids[: T + 1] for ids, mask in given if any(mask[: T + 1])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loaders, "BUFFER", buffer)
+        loader = ChatLoader(given, BOS, rows, T)
+        batches = all_batches(loader)
+    found = [d for batch in batches for row in rows_of(batch) for d in split(row, BOS) if len(d) > 1]
+    assert sorted(found) == sorted(expected)
+    for batch in batches:
+        assert batch.ids.shape == (rows, T)
+        assert np.array_equal(batch.weights, (batch.targets >= UNDER_LOSS).astype(np.float32))
+        assert batch.weights.sum() > 0, "no batch is padding alone"
+    truncated = sum(len(ids) > T + 1 for ids, _ in given)
+    assert loader.notes() == {"truncated": truncated, "dropped": len(given) - len(expected)}
+
+
+@given(st.lists(st.integers(3, 30), min_size=1, max_size=120), st.integers(1, 12))
+@settings(max_examples=100, deadline=None)
+def test_none_waits_for_more_rows_than_the_buffer_holds(lengths: list[int], buffer: int) -> None:
+    given = [conversation(i, length, 1) for i, length in enumerate(lengths)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loaders, "BUFFER", buffer)
+        loader = ChatLoader(given, BOS, 1, 29)
+        came: dict[int, int] = {}
+        row = 0
+        while True:
+            loader._refill()
+            waiting = set(loader.buffer)
+            came |= dict.fromkeys(waiting - set(came), row)
+            assert all(row - came[i] < buffer for i in waiting)
+            if loader.next_batch() is None:
+                break
+            row += 1
+        assert set(came) <= set(range(len(given))) and not loader.buffer
+
+
+def test_a_short_one_is_not_overtaken_for_ever_by_those_that_fill_a_row() -> None:
+    T = 20
+    given = [conversation(0, 4, 2), *(conversation(i, T + 1, 2) for i in range(1, 1_000))]
+    loader = ChatLoader(given, BOS, 1, T)
+    first = [rows_of(loader.next_batch())[0] for _ in range(BUFFER)]  # type: ignore[arg-type]
+    assert any(row[:4] == given[0][0] for row in first)
 
 
 def test_nothing_to_learn_from_is_no_batch() -> None:
@@ -256,6 +314,16 @@ def test_each_epoch_has_every_document_once_in_another_order(
     assert sorted(first) == sorted(second) == sorted(texts)
     assert first != second
     assert first != texts
+
+
+def test_the_state_of_text_stays_small(tokenizer: Tokenizer) -> None:
+    """Also in the middle of a long document."""
+    book = " ".join(world.document("train", i) for i in range(50))
+    loader = TextLoader(Corpus([("book", lambda start: iter([[book]][start:]))], 0), tokenizer, 2, 64, 100)
+    for _ in range(40):
+        loader.next_batch()
+        assert len(json.dumps(loader.state())) < 200
+    assert goes_on_from_anywhere(lambda: TextLoader(loader.corpus, tokenizer, 2, 64, 40))
 
 
 def test_text_ends_after_its_steps(corpus: tuple[Corpus, list[str] | None], tokenizer: Tokenizer) -> None:
