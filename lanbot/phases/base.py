@@ -1,11 +1,14 @@
 """The base phase: a model from nothing, on raw text."""
 
+from functools import partial
+
 import torch
 
-from lanbot.data.loader import TextLoader
+from lanbot.data.prefetch import prefetched
 from lanbot.evals.bpb import Validation
 from lanbot.model.config import ModelConfig
 from lanbot.model.transformer import Transformer
+from lanbot.phases.loaders import base_loader
 from lanbot.phases.tokenizer import corpora
 from lanbot.recipe import Recipe
 from lanbot.run import Run
@@ -47,8 +50,6 @@ def train_base(run: Run) -> None:
     model = Transformer(model_config(recipe), place.dtype)
     model.init_weights(torch.Generator().manual_seed(recipe.seed))
     model.to(place.device)
-    corpus, _ = corpora(recipe)
-    rows, steps = settings.batch_tokens // settings.sequence, max(1, settings.tokens // settings.batch_tokens)
-    loader = TextLoader(corpus, tokenizer, rows, settings.sequence, steps)
     state = TrainState(model, tokenizer, settings, run.phase("base"), settings.sequence)
-    train(state, loader, validation(run, tokenizer).bits_per_byte, settings.eval_every)
+    with prefetched(partial(base_loader, recipe, run.phase("tokenizer")), ahead=place.device.type != "cpu") as loader:
+        train(state, loader, validation(run, tokenizer).bits_per_byte, settings.eval_every)

@@ -1,11 +1,12 @@
 """Midtraining and SFT: the same training on conversations; the recipe gives each its mixture and rates."""
 
-from lanbot.console import say
-from lanbot.data.loader import ChatLoader
+from functools import partial
+
+from lanbot.data.prefetch import prefetched
 from lanbot.errors import UserError
-from lanbot.recipe import PHASES, ChatTraining
+from lanbot.phases.loaders import chat_loader
+from lanbot.recipe import PHASES
 from lanbot.run import Run
-from lanbot.tasks.mixture import Mixture
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import checkpoint
 from lanbot.training.parallel import world
@@ -39,11 +40,7 @@ def start_from(run: Run, phase: str, sequence: int | None = None) -> TrainState:
 
 def train_chat(run: Run, phase: str) -> None:
     """Trains "mid" or "sft" of a run, or goes on with it."""
-    settings: ChatTraining = getattr(run.recipe, phase)
-    assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
-    state = start_from(run, phase, settings.sequence)
-    mixture = Mixture(settings.mixture, run.recipe.identity, state.tokenizer, run.recipe.seed)
-    for note in mixture.notes() if state.world.main else []:
-        say(note)
-    rows = settings.batch_tokens // settings.sequence
-    train(state, ChatLoader(mixture, state.tokenizer.bos, rows, settings.sequence))
+    state = start_from(run, phase, getattr(run.recipe, phase).sequence)
+    make = partial(chat_loader, run.recipe, phase, run.phase("tokenizer"), state.world.main)
+    with prefetched(make, ahead=state.world.device.type != "cpu") as loader:
+        train(state, loader)

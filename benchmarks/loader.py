@@ -1,0 +1,130 @@
+"""Does the loader keep up? What one process delivers, and how long a trainer waits for it.
+
+    python benchmarks/loader.py --data FOLDER [--json]
+
+--data: raw text as a recipe's base.data takes it; vocabularies are trained on it (100 million characters at most).
+rate: tokens a second of text that one process tokenizes and packs, in the trainer's process and ahead in another.
+encode: megabytes of UTF-8 a second of CPU time that go through Tokenizer.encode_array, each text once.
+wait: the share of the time that a trainer of 6,000 (laptop) or 1.2 million tokens a second (each of 8 ranks prepares
+every batch) stands waiting, after its first step. start: seconds from nothing to a loader that stands ready.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from lanbot import recipe as recipes
+from lanbot.console import say, table
+from lanbot.data.corpus import open_corpus
+from lanbot.data.loader import Loader
+from lanbot.data.prefetch import prefetched
+from lanbot.phases.loaders import base_loader
+from lanbot.tokenizer import Tokenizer, train
+
+SECONDS = 6.0
+SHAPES = {
+    "laptop": {"vocab": 8_192, "sequence": 512, "batch": 4_096, "demand": 6_000},
+    "d20 on 8 GPUs": {"vocab": 65_536, "sequence": 2_048, "batch": 524_288, "demand": 1_200_000},
+}
+
+
+def encode_rate(tokenizer: Tokenizer, texts: list[str]) -> float:
+    tokenizer.encode_array("")  # fastokens is made ready at the first call
+    size, began = sum(len(text.encode()) for text in texts), time.process_time()
+    for text in texts:
+        tokenizer.encode_array(text)
+    return size / (time.process_time() - began) / 1e6
+
+
+def rate(loader: Loader, demand: float = float("inf"), seconds: float = SECONDS) -> tuple[float, float]:
+    """(tokens a second, share of the time waited), after a first step, batches taken no faster than `demand`."""
+    first = loader.next_batch()
+    assert first is not None
+    time.sleep(first.ids.size / demand)
+    tokens, waited, began = 0, 0.0, time.perf_counter()
+    while (now := time.perf_counter()) - began < seconds:
+        batch = loader.next_batch()
+        assert batch is not None
+        waited += time.perf_counter() - now
+        tokens += batch.ids.size
+        time.sleep(batch.ids.size / demand)
+    return tokens / (time.perf_counter() - began), waited / (time.perf_counter() - began)
+
+
+def measure(data: str, shape: dict[str, int], folder: Path, texts: list[str]) -> dict[str, float]:
+    recipe = recipes.load(
+        "laptop",
+        {
+            "base.data": data,
+            "base.tokens": str(10**12),
+            "base.batch_tokens": str(shape["batch"]),
+            "model.context": str(shape["sequence"]),
+            "tokenizer.vocab_size": str(shape["vocab"]),
+        },
+    ).resolve()
+    make = partial(base_loader, recipe, folder)
+    result = {"encode": encode_rate(Tokenizer.load(folder), texts)}
+    result["rate"], _ = rate(make())
+    _, result["wait"] = rate(make(), shape["demand"])
+    began = time.perf_counter()
+    with prefetched(make, ahead=True) as loader:
+        loader.progress()
+        result["start"] = time.perf_counter() - began
+        result["rate ahead"], _ = rate(loader)
+    with prefetched(make, ahead=True) as loader:
+        _, result["wait ahead"] = rate(loader, shape["demand"])
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    results = {}
+    corpus, _ = open_corpus(arguments.data, 0)
+    texts = list(islice(corpus.once(), 5_000))
+    with tempfile.TemporaryDirectory() as scratch:
+        hidden = Path(scratch) / "hidden"
+        hidden.mkdir()
+        (hidden / "fastokens.py").write_text("raise ImportError\n")
+        for name, shape in SHAPES.items():
+            folder = Path(scratch) / name
+            say(f"training a vocabulary of {shape['vocab']:,}")
+            train(islice(corpus.once(), 20_000), shape["vocab"]).save(folder)
+            for encoder in ("fastokens", "tiktoken"):
+                if encoder == "tiktoken":
+                    sys.path.insert(0, str(hidden))
+                    sys.modules.pop("fastokens", None)
+                elif Tokenizer.load(folder)._fast is None:
+                    say("fastokens is not installed")
+                    continue
+                say(f"{name}, {encoder}")
+                results[f"{name}, {encoder}"] = measure(arguments.data, shape, folder, texts)
+            sys.path.remove(str(hidden))
+            sys.modules.pop("fastokens", None)
+    header = ("loader", "encode MB/s", "tokens/s", "wait", "start s", "ahead tokens/s", "ahead wait")
+    rows = [
+        (
+            name,
+            f"{r['encode']:.0f}",
+            f"{r['rate']:,.0f}",
+            f"{r['wait']:.2%}",
+            f"{r['start']:.2f}",
+            f"{r['rate ahead']:,.0f}",
+            f"{r['wait ahead']:.2%}",
+        )
+        for name, r in results.items()
+    ]
+    print(table(rows, header))
+    if arguments.json:
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Batches prepared ahead in a process of their own, so that the trainer finds the next one ready.
+
+The process gets the loader's recipe (a function and its arguments, pickled) and nothing else of the trainer's: no
+CUDA, no threads, no `__main__`. It is in a session of its own, so Ctrl-C reaches the trainer alone, and it ends when
+its pipe breaks, as it does when the trainer ends in whatever way.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from queue import Queue
+from typing import Any, NamedTuple
+
+from lanbot.data.loader import Loader
+from lanbot.data.packing import Batch
+from lanbot.errors import UserError
+
+AHEAD = 3
+"""Batches that wait in the trainer; about one more is in the pipe and one in the making."""
+
+PIPE_BYTES = 1 << 20
+"""Room in the pipe, where the system lets one choose: a batch takes fewer turns."""
+
+
+@contextmanager
+def prefetched(make: Callable[[], Loader], ahead: bool) -> Iterator[Loader]:
+    """The loader that `make` makes, in a process of its own if `ahead`. make: picklable, not of `__main__`."""
+    if not ahead:
+        yield make()
+        return
+    loader = PrefetchLoader(make)
+    try:
+        yield loader
+    finally:
+        loader.close()
+
+
+class Fetched(NamedTuple):
+    """A batch, and how the loader stands after it."""
+
+    batch: Batch | None
+    state: dict[str, Any]
+    progress: float
+    notes: dict[str, int]
+
+
+class PrefetchLoader:
+    """A loader whose batches come from another process; its state is that after the last batch it has given.
+
+    What is raised there is raised here by the call that needs it: a UserError as it is, others with their traceback
+    as a note. Raises UserError if the process ends on its own.
+    """
+
+    def __init__(self, make: Callable[[], Loader]) -> None:
+        self.make = pickle.dumps(make)
+        self._start()
+
+    def _start(self) -> None:
+        serve = f"import sys; sys.path[:] = {sys.path!r}; from lanbot.data.prefetch import serve; serve()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", serve],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pipesize=PIPE_BYTES,
+            start_new_session=True,
+        )
+        self.now: Fetched | None = None
+        self.over = False
+        self.ready: Queue[Fetched | Exception | None] = Queue(AHEAD)
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self._send(self.make)
+
+    def load_state(self, state: dict[str, Any] | None) -> None:
+        if self.now is not None:
+            self.close()
+            self._start()
+        self._send(pickle.dumps(state))
+        self.reader.start()
+        self.now = self._take()
+
+    def next_batch(self) -> Batch | None:
+        self._position()
+        if self.over:
+            return None
+        self.now = self._take()
+        self.over = self.now.batch is None
+        return self.now.batch
+
+    def progress(self) -> float:
+        return self._position().progress
+
+    def state(self) -> dict[str, Any]:
+        return self._position().state
+
+    def notes(self) -> dict[str, int]:
+        return self._position().notes
+
+    def close(self) -> None:
+        """Ends the process. What it has prepared and nobody took is made again by whoever goes on from the state."""
+        self.process.kill()
+        self.process.wait()
+        while self.reader.is_alive():
+            if self.ready.get() is None:
+                self.reader.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with suppress(OSError):  # something unsent is left in it
+                pipe.close()
+
+    def _position(self) -> Fetched:
+        if self.now is None:
+            self.load_state(None)
+        assert self.now is not None
+        return self.now
+
+    def _send(self, pickled: bytes) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended; _take says how
+            self.process.stdin.write(pickled)
+            self.process.stdin.flush()
+
+    def _read(self) -> None:
+        """Runs in a thread, so that unpickling costs the trainer nothing either."""
+        assert self.process.stdout is not None
+        try:
+            while True:
+                self.ready.put(pickle.load(self.process.stdout))
+        except Exception:  # its end, or half of a pickle that it was killed over
+            self.ready.put(None)
+
+    def _take(self) -> Fetched:
+        fetched = self.ready.get()
+        if fetched is None:
+            self.reader.join()
+            raise UserError(
+                f"the process that prepares batches has ended (exit code {self.process.wait()})",
+                "Run the same command again to go on. Was it out of memory?",
+            )
+        if isinstance(fetched, Exception):
+            raise fetched
+        return fetched
+
+
+def serve() -> None:
+    """The other process: reads `make` and a state from stdin, and writes what it fetches to stdout."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints, prints on stderr
+    try:
+        loader: Loader = _receive()()
+        state = _receive()
+        threading.Thread(target=_end_with_the_trainer, daemon=True).start()
+        if state is not None:
+            loader.load_state(state)
+        _send(out, Fetched(None, loader.state(), loader.progress(), loader.notes()))
+        while True:
+            batch = loader.next_batch()
+            _send(out, Fetched(batch, loader.state(), loader.progress(), loader.notes()))
+            if batch is None:
+                return
+    except Exception as error:
+        _send(out, _sendable(error))
+
+
+def _receive() -> Any:
+    try:
+        return pickle.load(sys.stdin.buffer)
+    except EOFError:  # the trainer is gone
+        os._exit(0)
+
+
+def _send(out: Any, what: Any) -> None:
+    try:
+        pickle.dump(what, out, protocol=pickle.HIGHEST_PROTOCOL)
+        out.flush()
+    except BrokenPipeError:
+        os._exit(0)
+
+
+def _end_with_the_trainer() -> None:
+    os.read(0, 1)  # nothing more is ever sent: it returns when the trainer's end of the pipe is closed
+    os._exit(0)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, fit for a pipe."""
+    if isinstance(error, UserError):
+        error.args = (error.problem, error.remedy)
+        return error
+    said = traceback.format_exc()
+    try:
+        error.add_note(said)
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(said)

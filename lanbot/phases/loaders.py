@@ -1,0 +1,33 @@
+"""What each phase trains on, made from the run's recipe alone, so that another process can make it too.
+
+Nothing here imports torch: the process that prepares batches starts in half a second and stays small.
+"""
+
+from pathlib import Path
+
+from lanbot.console import say
+from lanbot.data.corpus import open_corpus
+from lanbot.data.loader import ChatLoader, TextLoader
+from lanbot.recipe import ChatTraining, Recipe
+from lanbot.tasks.mixture import Mixture
+from lanbot.tokenizer import Tokenizer
+
+
+def base_loader(recipe: Recipe, tokenizer: Path) -> TextLoader:
+    """Text for the base phase. tokenizer: its folder."""
+    base = recipe.base
+    assert base.tokens and base.batch_tokens and base.sequence, "the recipe is resolved"
+    corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows)
+    rows, steps = base.batch_tokens // base.sequence, max(1, base.tokens // base.batch_tokens)
+    return TextLoader(corpus, Tokenizer.load(tokenizer), rows, base.sequence, steps)
+
+
+def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool) -> ChatLoader:
+    """Conversations for "mid" or "sft". main: say what the tasks have to tell."""
+    settings: ChatTraining = getattr(recipe, phase)
+    assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
+    encoder = Tokenizer.load(tokenizer)
+    mixture = Mixture(settings.mixture, recipe.identity, encoder, recipe.seed)
+    for note in mixture.notes() if main else []:
+        say(note)
+    return ChatLoader(mixture, encoder.bos, settings.batch_tokens // settings.sequence, settings.sequence)
