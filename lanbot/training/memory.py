@@ -89,11 +89,15 @@ def check(config: ModelConfig, T: int, what: str) -> None:
         )
 
 
+ONEDNN_SAYS = ("could not create a primitive", "could not create a memory object")
+"""It gives no reason; on a limited address space this was it."""
+
+
 def exhausted(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device: not every allocator has a type for it."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    said = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    said = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", *ONEDNN_SAYS)
     return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 

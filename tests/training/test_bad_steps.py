@@ -198,6 +198,7 @@ ERRORS = [
     RuntimeError(
         "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
     ),
+    RuntimeError("could not create a primitive"),
     MemoryError(),
 ]
 
