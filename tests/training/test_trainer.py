@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from lanbot.data import world as built_in
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import ChatLoader, Loader, TextLoader
 from lanbot.data.packing import Batch
+from lanbot.data.prefetch import prefetched
 from lanbot.errors import Stopped, UserError
 from lanbot.model.transformer import Transformer
-from lanbot.recipe import Training
+from lanbot.phases.loaders import base_loader
+from lanbot.recipe import Training, load
 from lanbot.run import read_metrics
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import checkpoint, memory
@@ -323,3 +326,24 @@ def test_a_phase_that_drops_everything_says_so(make_model: MakeModel, tokenizer:
     with pytest.raises(UserError, match=r"mid: nothing to train on \(3 truncated, 3 dropped\)"):
         train(state, loader)
     assert checkpoint.latest(tmp_path / "mid") is None
+
+
+def test_stopped_with_batches_prepared_ahead_it_ends_the_same(
+    make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    sizes = {"base.tokens": str(8 * ROWS * T), "base.batch_tokens": str(ROWS * T), "base.sequence": str(T)}
+    recipe = load("smoke", sizes)
+    tokenizer.save(tmp_path / "tokenizer")
+
+    def run(name: str, ahead: bool, n: int = 0) -> None:
+        state = TrainState(make_model(dtype=world().dtype), tokenizer, Training(**SETTINGS), tmp_path / name, T)
+        with prefetched(partial(base_loader, recipe, tmp_path / "tokenizer"), ahead) as loader:
+            train(state, Interrupted(loader, n, send(signal.SIGTERM)))
+
+    run("whole", ahead=False)
+    for step in (2, 5):
+        with pytest.raises(Stopped, match=f"after step {step}, saved"):
+            run("stopped", ahead=True, n=2 if step == 2 else 3)
+    run("stopped", ahead=True)
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
