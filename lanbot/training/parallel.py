@@ -1,14 +1,17 @@
 """The processes and the device of a run. One process needs no process group and pays for none."""
 
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.rendezvous import rendezvous
 
 TIMEOUT = timedelta(minutes=30)
 """How long a sum over ranks may take: a node that lost its power says nothing, and the others must not wait on."""
@@ -45,10 +48,33 @@ def world() -> World:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=TIMEOUT)
+            _join(backend)
             _patient = dist.new_group(backend="gloo", timeout=PATIENCE)
         _world = World(int(os.environ.get("RANK", "0")), size, device, compute_dtype(device))
     return _world
+
+
+def _join(backend: str) -> None:
+    """Under torchrun the store outlives a restart, and in it the addresses of the dead (pytorch issue 135712): ranks
+    that started together agree on a corner of their own. How often each was restarted would not tell: nodes differ.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        return
+    store, rank, size = next(rendezvous("env://"))
+    mine = uuid4().hex
+    if rank == 0:  # answers each rank's latest call, until that is heard
+        for other in range(1, size):
+            while not store.check([f"heard/{mine}/{other}"]):
+                store.set(f"answer/{store.get(f'call/{other}').decode()}", mine)
+                time.sleep(0.01)
+        corner = mine
+    else:
+        store.set(f"call/{rank}", mine)
+        corner = store.get(f"answer/{mine}").decode()
+        store.set(f"heard/{corner}/{rank}", "")
+    store = dist.PrefixStore(corner, store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
 
 
 def mesh() -> DeviceMesh | None:
