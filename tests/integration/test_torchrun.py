@@ -140,12 +140,16 @@ def test_torchrun_takes_a_killed_job_up_again_to_the_same_weights(two: Path, tmp
 
 @pytest.mark.slow
 def test_two_nodes_train_what_one_trains(two: Path, tmp_path: Path) -> None:
-    """Two agents of torchrun, a rank each, that meet as they would on two machines with one file system."""
+    """Two agents of torchrun, a rank each, that meet as they would on two machines with one file system, and meet
+    again when a rank has died."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "test"]
-    node = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", *meeting]
+    node = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "2", *meeting]
     nodes = [started(tmp_path, *node, door("base_train"), "smoke", *SMALLER) for _ in range(2)]
+    until((tmp_path / "smoke" / "base" / "step_000010").exists, nodes[0])
+    kill_rank(nodes[1], 0)
     assert [each.wait(timeout=300) for each in nodes] == [0, 0], said(tmp_path)
+    assert "going on from step" in said(tmp_path)
     assert final_weights(tmp_path / "smoke", "base") == final_weights(two, "base")
