@@ -1,0 +1,78 @@
+"""Training a vocabulary on text with very many distinct words: time and peak memory of the whole process.
+
+    python benchmarks/tokenizer_scale.py [--chars 2000000000] [--vocab 65536] [--rustbpe] [--json]
+
+The text is made as it is read: made-up words of one to four syllables whose frequencies follow Zipf's law, one in
+15 of them taken in turn from all, so that every word comes up: chars / 100 distinct ones, 20 million in 2 billion
+characters. --rustbpe: rustbpe alone, which keeps every word, for comparison.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import rustbpe
+
+from lanbot.console import duration, size, table, track
+from lanbot.tokenizer import LLAMA3_PATTERN, train
+
+SYLLABLES = np.array([list((c + v).encode()) for c in "bcdfghjklmnprstvwxyz" for v in "aeiou"], dtype=np.uint8)
+LONGEST = 4
+WORDS_A_TEXT, IN_TURN = 15_000, 15
+STRIDE = 7_368_787
+"""A prime: steps of it go through all words before one comes again."""
+
+
+def spell(words: np.ndarray) -> str:
+    """Words by their rank, the most frequent one syllable long, a space before each."""
+    letters = np.zeros((len(words), 1 + 2 * LONGEST), dtype=np.uint8)
+    letters[:, 0] = ord(" ")
+    left = words
+    for k in range(LONGEST):
+        some = left >= 0
+        letters[some, 1 + 2 * k : 3 + 2 * k] = SYLLABLES[left[some] % len(SYLLABLES)]
+        left = np.where(some, left // len(SYLLABLES) - 1, -1)
+    return letters[letters > 0].tobytes().decode()
+
+
+def zipf(chars: int, distinct: int) -> Iterator[str]:
+    """Texts of `chars` characters in all; the word of rank r is drawn with a probability near 1 / (r ln distinct)."""
+    rng = np.random.default_rng(0)
+    turn = 0
+    while chars > 0:
+        words = np.exp(rng.random(WORDS_A_TEXT) * np.log(distinct)).astype(np.int64) - 1
+        in_turn = np.arange(turn, turn + WORDS_A_TEXT // IN_TURN)
+        words[::IN_TURN], turn = in_turn * STRIDE % distinct, turn + len(in_turn)
+        text = spell(words)[:chars]
+        chars -= len(text)
+        yield text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chars", type=int, default=2_000_000_000)
+    parser.add_argument("--vocab", type=int, default=65_536)
+    parser.add_argument("--rustbpe", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    chars, distinct = arguments.chars, arguments.chars // 100
+    texts = track(zipf(chars, distinct), "reading", chars, "chars", len)
+    began = time.perf_counter()
+    if arguments.rustbpe:
+        rustbpe.Tokenizer().train_from_iterator(texts, arguments.vocab, pattern=LLAMA3_PATTERN)
+    else:
+        train(texts, arguments.vocab)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1_024)
+    row = (f"{chars:,}", f"{distinct:,}", duration(seconds), f"{chars / seconds / 1e6:.1f}", size(peak))
+    print(table([row], ("characters", "distinct words", "time", "million characters/s", "peak memory"), left=0))
+    if arguments.json:
+        print(json.dumps({"chars": chars, "distinct": distinct, "seconds": seconds, "peak_bytes": peak}))
+
+
+if __name__ == "__main__":
+    main()
