@@ -33,6 +33,7 @@ class Untold:
     scale: float
     progress: float
     notes: dict[str, int]
+    waited: float
     result: Callable[[], StepResult]
 
 
@@ -55,6 +56,14 @@ class Meter:
         self.val_bpb: float | None = None
         self.late = state.world.device.type == "cuda"
         self.untold: Untold | None = None
+        self.waited = 0.0
+
+    def next_batch(self) -> Batch | None:
+        """The loader's next; how long the loop has stood still for it is told as `wait_seconds`."""
+        began = time.monotonic()
+        batch = self.loader.next_batch()
+        self.waited = time.monotonic() - began
+        return batch
 
     def log(self, batch: Batch, mine: Batch, result: StepResult, scale: float) -> None:
         """batch: of all ranks. mine: this rank's rows of it, whose losses are in `result`.
@@ -63,7 +72,14 @@ class Meter:
         """
         before = self.untold
         self.untold = Untold(
-            self.state.step, batch.ids.size, mine, scale, self.loader.progress(), self.loader.notes(), _fetched(result)
+            self.state.step,
+            batch.ids.size,
+            mine,
+            scale,
+            self.loader.progress(),
+            self.loader.notes(),
+            self.waited,
+            _fetched(result),
         )
         if before is not None:
             self._tell(before)
@@ -96,7 +112,7 @@ class Meter:
         state.metrics.write(
             step=step.step, progress=step.progress, loss=loss, bpb=bpb, grad_norm=grad_norm, lr_scale=step.scale,
             tokens=state.tokens, seconds=state.seconds, tokens_per_second=rate, utilisation=utilisation,
-            skipped=state.skipped, **({"spike": True} if spike else {}), **step.notes,
+            wait_seconds=step.waited, skipped=state.skipped, **({"spike": True} if spike else {}), **step.notes,
         )  # fmt: skip
         if spike or not finite:
             self.line.close()  # what is said now stands on a line of its own

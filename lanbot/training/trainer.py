@@ -26,7 +26,7 @@ def train(state: TrainState, loader: Loader, evaluate: Evaluate | None = None, e
                 if evaluate and state.step % eval_every == 0:
                     meter.validate(evaluate)
                 scale = wsd(loader.progress(), settings.warmup, settings.decay)
-                batch = loader.next_batch()
+                batch = meter.next_batch()
                 if batch is None:
                     break
                 tokens_under_loss = max(1, int((batch.weights != 0).sum()))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 LANBOT = [sys.executable, "-c", "from lanbot.cli import main; main()"]
-TIMES = {"seconds", "tokens_per_second", "utilisation", "step_seconds"}
+TIMES = {"seconds", "tokens_per_second", "utilisation", "step_seconds", "wait_seconds"}
 
 
 def lanbot(root: Path, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,7 @@ from lanbot.training.trainer import train
 
 ROWS, T = 4, 24
 RATES: dict[str, Any] = {"muon_lr": 0.02, "embedding_lr": 0.05, "head_lr": 0.01, "norm_lr": 0.005}
-TIMES = ("seconds", "tokens_per_second", "utilisation")
+TIMES = ("seconds", "tokens_per_second", "utilisation", "wait_seconds")
 
 MakeModel = Callable[..., Transformer]
 Run = Callable[..., TrainState]

@@ -150,7 +150,7 @@ SETTINGS: dict[str, Any] = {
     "warmup": 0.2,
     "checkpoint_every": 3,
 }
-TIMES = ("seconds", "tokens_per_second", "utilisation")
+TIMES = ("seconds", "tokens_per_second", "utilisation", "wait_seconds")
 
 
 class Interrupted:
