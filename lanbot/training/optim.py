@@ -2,13 +2,27 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.adamw import adamw
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the quintic iteration (Jordan et al. 2024, Muon)."""
-NEWTON_SCHULZ_STEPS = 5
+from lanbot.model.transformer import Transformer
+from lanbot.training.sharding import Arriving, layout
+
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+)
+"""Coefficients of the quintic iterations, one row each (Amsel et al. 2025, Polar Express, for singular values from
+0.001 on); what goes in is divided by 1.01 for the sake of rounding."""
+
+PER_HEAD = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
+"""Matrices that are orthogonalised head by head: a head is a matrix of its own, and four small ones cost less."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +37,8 @@ class Rates:
 class MuonAdamW:
     """Steps the fp32 masters of a model. State is held by parameter name, ready for a checkpoint.
 
-    Muon: momentum 0.95 with Nesterov, the update orthogonalised, scaled by sqrt(max(1, rows / columns)).
+    Muon (Jordan et al. 2024): momentum 0.95 with Nesterov, the update orthogonalised, scaled by sqrt(max(1, rows /
+    columns)).
     AdamW: betas (0.9, 0.95), eps 1e-10. Weight decay is decoupled and falls on Muon's matrices only.
     """
 
@@ -31,73 +46,123 @@ class MuonAdamW:
     betas = (0.9, 0.95)
     eps = 1e-10
 
-    def __init__(self, model: nn.Module, rates: Rates, dtype: torch.dtype) -> None:
+    def __init__(self, model: Transformer, rates: Rates, dtype: torch.dtype) -> None:
         """dtype: in which the orthogonalisation is computed."""
         self.rates, self.dtype = rates, dtype
-        self.parameters = dict(model.named_parameters())
-        self.matrices: dict[torch.Size, list[str]] = defaultdict(list)
+        self.matrices: dict[tuple[torch.Size, int], list[str]] = defaultdict(list)
+        """Names by shape and by how many rows are orthogonalised together."""
         self.others: dict[str, float] = {}
-        self.state: dict[str, dict[str, Tensor]] = {}
-        for name, parameter in self.parameters.items():
+        for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and name.startswith("layers."):
-                self.matrices[parameter.shape].append(name)
-                self.state[name] = {"momentum": torch.zeros_like(parameter)}
+                rows = model.config.head_dim if name.endswith(PER_HEAD) else len(parameter)
+                self.matrices[parameter.shape, rows].append(name)
             else:
                 kind = "embedding" if "embed" in name else "head" if "lm_head" in name else "norm"
                 self.others[name] = getattr(rates, kind)
-                self.state[name] = {"mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
+        self.layout = layout(model, list(self.matrices.values()))
+        self.state: dict[str, dict[str, Tensor]] = {}
+        """Of what is this rank's to update: see training/sharding.py."""
+        for name in self.layout.parameters:
+            if (part := self.layout.part(name)) is not None:
+                kinds = ("mean", "square") if name in self.others else ("momentum",)
+                self.state[name] = {kind: torch.zeros_like(part) for kind in kinds}
         self.steps = torch.zeros((), dtype=torch.int64)
+        self.gradients: dict[str, Tensor] = {}
+
+    def expect_gradients(self) -> None:
+        """The next backward pass is the last of this step: what it brings may be sent to its owners at once."""
+        self.layout.expect()
+
+    @torch.no_grad()
+    def clip_gradients(self, clip: float) -> Tensor:
+        """Sums the gradients over ranks and scales them down to the norm `clip`. Returns the norm that they had."""
+        self.gradients = self.layout.gradients()
+        norm = self.layout.norm(self.gradients)
+        torch._foreach_mul_(list(self.gradients.values()), (clip / (norm + 1e-6)).clamp(max=1.0))
+        return norm
 
     @torch.no_grad()
     def step(self, scale: float, finite: Tensor) -> None:
         """One update from the gradients, with all rates times `scale`; none if they are not `finite`."""
         if not finite:
             return
+        self.gradients = self.gradients or self.layout.gradients()
         self.steps += 1
         self._adamw(scale)
-        for names in self.matrices.values():
-            self._muon(names, scale)
+        before: tuple[list[str], Arriving] | None = None
+        for (_, rows), names in self.matrices.items():  # one group's results travel while the next is computed
+            arriving = self._muon(names, rows)
+            if before is not None:
+                self._apply(*before, scale)
+            before = names, arriving
+        if before is not None:
+            self._apply(*before, scale)
+        self.gradients = {}
 
     def zero_grad(self) -> None:
-        for parameter in self.parameters.values():
+        self.gradients = {}
+        for parameter in self.layout.parameters.values():
             parameter.grad = None
 
-    def _muon(self, names: list[str], scale: float) -> None:
-        parameters: list[Tensor] = [self.parameters[name] for name in names]
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        buffers = [self.state[name]["momentum"] for name in names]
-        torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
-        updates = torch._foreach_lerp(gradients, buffers, self.momentum)
-        orthogonal = orthogonalise(torch.stack(updates).to(self.dtype)).to(parameters[0].dtype)
-        rows, columns = parameters[0].shape
+    def _muon(self, names: list[str], head_rows: int) -> Arriving:
+        mine = [name for name in names if name in self.state]
+        updates: list[Tensor] = []
+        if mine:
+            gradients = [self.gradients[name] for name in mine]
+            buffers = [self.state[name]["momentum"] for name in mine]
+            torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
+            updates = list(torch._foreach_lerp(gradients, buffers, self.momentum))
+        return self.layout.orthogonalised(names, updates, partial(orthogonalise, head_rows=head_rows), self.dtype)
+
+    def _apply(self, names: list[str], arriving: Arriving, scale: float) -> None:
+        parameters = self.layout.to_change(names)
+        updates = [update.to(p.dtype) for update, p in zip(arriving.get(), parameters, strict=True)]
+        rows, columns = self.layout.parameters[names[0]].shape
         rate = self.rates.muon * scale
         torch._foreach_mul_(parameters, 1 - rate * self.rates.weight_decay)
-        torch._foreach_add_(parameters, list(orthogonal.unbind()), alpha=-rate * max(1, rows / columns) ** 0.5)
+        torch._foreach_add_(parameters, updates, alpha=-rate * max(1, rows / columns) ** 0.5)
 
     def _adamw(self, scale: float) -> None:
-        beta1, beta2 = self.betas
-        step = int(self.steps)
+        by_rate: dict[float, list[str]] = defaultdict(list)
         for name, rate in self.others.items():
-            parameter, state = self.parameters[name], self.state[name]
-            gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-            state["mean"].lerp_(gradient, 1 - beta1)
-            state["square"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            denominator = (state["square"] / (1 - beta2**step)).sqrt_().add_(self.eps)
-            parameter.addcdiv_(state["mean"], denominator, value=-rate * scale / (1 - beta1**step))
+            by_rate[rate].append(name)
+        for rate, names in by_rate.items():
+            parts = {name: self.layout.part(name) for name in names}
+            parameters = [part for part in parts.values() if part is not None and part.numel()]
+            mine = [name for name, part in parts.items() if part is not None and part.numel()]
+            adamw(
+                parameters,
+                [self.gradients[name] for name in mine],
+                [self.state[name]["mean"] for name in mine],
+                [self.state[name]["square"] for name in mine],
+                max_exp_avg_sqs=[],
+                state_steps=[(self.steps - 1).to(p.device, torch.float32) for p in parameters],  # it counts them up
+                fused=True, amsgrad=False, maximize=False,
+                beta1=self.betas[0], beta2=self.betas[1], lr=rate * scale, weight_decay=0.0, eps=self.eps,
+            )  # fmt: skip
+        self.layout.publish(list(self.others))
 
     def state_dict(self) -> dict[str, object]:
-        return {"state": self.state, "steps": self.steps}
+        """This rank's state by parameter name; what of it is a shard is marked as one, so that it loads at any world
+        size."""
+        stored = {
+            name: {kind: self.layout.stored(name, tensor) for kind, tensor in kept.items()}
+            for name, kept in self.state.items()
+        }
+        return {"state": stored, "steps": self.steps}
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """(N, rows, columns) -> matrices of the same singular vectors, singular values near 1 (0.7 to 1.2)."""
-    a, b, c = NEWTON_SCHULZ
-    x = matrices
+def orthogonalise(matrices: Tensor, head_rows: int | None = None) -> Tensor:
+    """(N, rows, columns) -> matrices of the same singular vectors, singular values near 1.
+
+    head_rows: each so many rows are a matrix of their own.
+    """
+    x = matrices if head_rows is None else matrices.reshape(-1, head_rows, matrices.shape[2])
     tall = x.shape[1] > x.shape[2]
     if tall:
-        x = x.mT
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
+        x = x.mT.contiguous()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) * 1.01 + 1e-7)
+    for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).reshape(matrices.shape)

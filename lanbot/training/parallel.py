@@ -2,14 +2,13 @@
 
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import uuid4
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
@@ -163,30 +162,3 @@ def from_main(value):  # type: ignore[no-untyped-def]
 def barrier() -> None:
     if world().size > 1:
         dist.barrier(_patient)
-
-
-def sum_gradients(model: nn.Module) -> None:
-    """Every rank's gradients become the sum over the ranks. A rank without rows counts as zeros."""
-    if world().size == 1:
-        return
-    for parameter in model.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    for bucket in _buckets(gradients):
-        flat = torch.cat([gradient.flatten() for gradient in bucket])
-        dist.all_reduce(flat)
-        torch._foreach_copy_(
-            bucket, [p.view_as(g) for p, g in zip(flat.split([g.numel() for g in bucket]), bucket, strict=True)]
-        )
-
-
-def _buckets(tensors: Iterable[Tensor], size: int = 1 << 24) -> Iterable[list[Tensor]]:
-    bucket: list[Tensor] = []
-    for tensor in tensors:
-        bucket.append(tensor)
-        if sum(t.numel() for t in bucket) >= size:
-            yield bucket
-            bucket = []
-    if bucket:
-        yield bucket

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lanbot.data.packing import Batch
 from lanbot.model.transformer import Transformer
+from lanbot.training.fsdp import is_sharded
 from lanbot.training.loss import weighted_nll
 from lanbot.training.optim import MuonAdamW
-from lanbot.training.parallel import sum_gradients, sum_over_ranks_, world
+from lanbot.training.parallel import max_over_ranks, sum_over_ranks_, world
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,31 @@ def training_step(
     """One update from this rank's rows. The weights are those of the whole batch: they decide the normalisation."""
     device = world().device
     loss, nll = torch.zeros((), device=device), []
-    for start in range(0, len(batch), micro_batch):
-        rows = batch.rows(slice(start, start + micro_batch))
+    passes = -(-len(batch) // micro_batch)
+    if is_sharded(model):  # a pass gathers weights from all ranks, so all make the same number of them
+        passes = max_over_ranks(passes)
+    for i in range(passes):
+        rows = batch.rows(slice(i * micro_batch, (i + 1) * micro_batch))
+        count = len(rows)
+        rows = rows if count else _blank(batch)
         ids, targets = torch.from_numpy(rows.ids).to(device), torch.from_numpy(rows.targets).to(device)
         documents = torch.from_numpy(rows.documents).to(device)
         hidden = model(ids, documents)
         part, rows_nll = weighted_nll(hidden, model.lm_head.weight, targets, torch.from_numpy(rows.weights).to(device))
+        if i == passes - 1:
+            optimizer.expect_gradients()
         part.backward()
         loss += part.detach()
-        nll.append(rows_nll)
-    sum_gradients(model)
+        nll.append(rows_nll[:count])
+    norm = optimizer.clip_gradients(clip)
     sum_over_ranks_(loss)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True)
     finite = torch.isfinite(loss) & torch.isfinite(norm)
     optimizer.step(scale, finite)
     optimizer.zero_grad()
     return StepResult(loss, norm, finite, torch.cat(nll) if nll else torch.empty(0))
+
+
+def _blank(batch: Batch) -> Batch:
+    """One row as wide as the batch's, which weighs nothing."""
+    ids = np.zeros((1, batch.ids.shape[1]), dtype=np.int64)
+    return Batch(ids, ids, ids.astype(np.float32), ids)
