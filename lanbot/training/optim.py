@@ -19,7 +19,10 @@ POLAR_EXPRESS = (
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
 )
 """Coefficients of the quintic iterations, one row each (Amsel et al. 2025, Polar Express, for singular values from
-0.001 on); what goes in is divided by 1.01 for the sake of rounding."""
+0.001 on)."""
+SAFETY = 1.02
+"""Each iteration takes its argument to be smaller by this: rounding may push a singular value beyond the interval on
+which a polynomial is meant to be used, and there it grows fast."""
 
 PER_HEAD = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
 """Matrices that are orthogonalised head by head: a head is a matrix of its own, and four small ones cost less."""
@@ -161,8 +164,9 @@ def orthogonalise(matrices: Tensor, head_rows: int | None = None) -> Tensor:
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT.contiguous()
-    x = x / (x.norm(dim=(1, 2), keepdim=True) * 1.01 + 1e-7)
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for a, b, c in POLAR_EXPRESS:
+        a, b, c = a / SAFETY, b / SAFETY**3, c / SAFETY**5
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).reshape(matrices.shape)

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from lanbot.model import transformer
+from lanbot.model import attention, transformer
 from lanbot.model.kv_cache import KVCache
-from lanbot.model.transformer import RMSNorm, Transformer, attend, document_mask, rotate, rotation
+from lanbot.model.attention import attend, document_mask
+from lanbot.model.transformer import RMSNorm, Transformer, rotate, rotation
 
 MakeModel = Callable[..., Transformer]
 CPU = torch.device("cpu")
@@ -132,7 +133,7 @@ def test_a_document_mask_hides_other_documents_and_what_comes_later(dtype: torch
 @DTYPES
 @pytest.mark.parametrize("plain_up_to", [512, 9, 8], ids=["plain", "plain, just", "fused"])
 def test_attention_and_its_gradients(dtype: torch.dtype, plain_up_to: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformer, "PLAIN_ATTENTION", plain_up_to)
+    monkeypatch.setattr(attention, "PLAIN_ATTENTION", plain_up_to)
     q, k, v = (some(2, 3, 9, 8, seed=seed, dtype=dtype) for seed in range(3))
     mask = document_mask(DOCUMENTS, dtype)
     before = mask.clone()
@@ -150,7 +151,7 @@ def test_attention_without_a_mask_is_causal(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("plain_up_to", [512, 0], ids=["plain", "fused"])
 def test_one_query_over_many_keys(plain_up_to: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformer, "PLAIN_ATTENTION", plain_up_to)
+    monkeypatch.setattr(attention, "PLAIN_ATTENTION", plain_up_to)
     q, k, v = some(2, 3, 1, 8), some(2, 3, 6, 8, seed=1), some(2, 3, 6, 8, seed=2)
     seen = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])[:, None, None]
     mask = torch.zeros(2, 1, 1, 6).masked_fill(~seen, -torch.inf)
@@ -192,7 +193,7 @@ def test_a_models_gradients_are_those_of_torchs_own_pieces(
     ids = torch.randint(448, (2, 9), generator=torch.Generator().manual_seed(1))
     documents = DOCUMENTS if packed else None
     ours = model_gradients(model, ids, documents)
-    monkeypatch.setattr(transformer, "PLAIN_ATTENTION", 0)
+    monkeypatch.setattr(attention, "PLAIN_ATTENTION", 0)
     monkeypatch.setattr(RMSNorm, "forward", lambda self, x: F.rms_norm(x, self.weight.shape, self.weight, self.eps))
     monkeypatch.setattr(transformer, "rotate", lambda x, *_: plain_rotation(x, torch.arange(9), 10_000.0))
     theirs = model_gradients(model, ids, documents)

@@ -51,22 +51,38 @@ def test_embeddings_head_norms_and_biases_move_as_with_adamw(make_model: MakeMod
         assert_close(moved[name], parameter, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def polar_factor(matrix: Tensor) -> Tensor:
+    U, _, Vt = torch.linalg.svd(matrix, full_matrices=False)
+    return U @ Vt
+
+
 def test_matrices_of_the_layers_move_as_with_muon(make_model: MakeModel) -> None:
-    start, ours, theirs = make_model(), make_model(), make_model()
-    optimizer = MuonAdamW(ours, Rates(0.02, 0.3, 0.01, 0.005, weight_decay=0.1), torch.bfloat16)
-    named = [(n, p) for n, p in theirs.named_parameters() if is_matrix_of_a_layer(n, p)]
-    assert len(named) == 14
-    matrices = [p for _, p in named]
-    reference = torch.optim.Muon(matrices, lr=0.02, momentum=0.95, nesterov=True, weight_decay=0.1)
+    """Against its definition, with the exact polar factor: of each head for queries, keys and values."""
+    model = make_model()
+    heads = {"q_proj": model.config.n_heads, "k_proj": model.config.n_kv_heads, "v_proj": model.config.n_kv_heads}
+    expected = {n: p.detach().clone() for n, p in model.named_parameters() if is_matrix_of_a_layer(n, p)}
+    momentum = {n: torch.zeros_like(p) for n, p in expected.items()}
+    start = {n: p.clone() for n, p in expected.items()}
+    optimizer = MuonAdamW(model, Rates(0.02, 0.3, 0.01, 0.005, weight_decay=0.1), torch.bfloat16)
     for step in range(4):
-        give_gradients(ours, step)
-        give_gradients(theirs, step)
+        give_gradients(model, step)
+        for name, parameter in model.named_parameters():
+            if name not in expected:
+                continue
+            gradient = parameter.grad
+            assert gradient is not None
+            momentum[name] = 0.95 * momentum[name] + 0.05 * gradient
+            update = 0.95 * momentum[name] + 0.05 * gradient
+            parts = heads.get(name.split(".")[-2], 1)
+            update = torch.cat([polar_factor(part) for part in update.chunk(parts)])
+            rate = 0.02 * max(1, parameter.shape[0] / parameter.shape[1]) ** 0.5
+            expected[name] = expected[name] * (1 - 0.02 * 0.1) - rate * update
         optimizer.step(1.0, TRUE)
-        reference.step()
-    before, moved = dict(start.named_parameters()), dict(ours.named_parameters())
-    for name, parameter in named:
-        off = (moved[name] - parameter).norm() / (parameter - before[name]).norm()
-        assert off < 0.03, name
+    assert len(expected) == 14
+    for name, parameter in model.named_parameters():
+        if name in expected:
+            off = (parameter - expected[name]).norm() / (expected[name] - start[name]).norm()
+            assert off < 0.1, name
 
 
 @pytest.mark.parametrize("shape", [(48, 16), (16, 48), (32, 32)], ids=["tall", "wide", "square"])
@@ -82,7 +98,7 @@ def test_orthogonalisation_keeps_the_directions_and_evens_the_lengths(
     rotated = U.mT @ result @ Vt.mT
     lengths = rotated.diagonal(dim1=1, dim2=2)
     assert lengths.min() > 0.6 and lengths.max() < 1.3
-    tolerance = 1e-3 if dtype == torch.float32 else 0.1
+    tolerance = 1e-3 if dtype == torch.float32 else 0.15
     assert (rotated - torch.diag_embed(lengths)).abs().max() < tolerance
     assert (result - U @ rotated @ Vt).abs().max() < tolerance
 

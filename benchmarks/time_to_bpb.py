@@ -1,0 +1,123 @@
+"""How good a model is after so many minutes of training on this machine, in bits per byte.
+
+    python benchmarks/time_to_bpb.py DATA --minutes 8 [--seed 0] [--base.muon_lr 0.03 ...] [--json]
+
+DATA: a folder of text of which the last file is validation (its first 131,072 tokens in rows of 512). Vocabulary 8,192,
+trained on the same text and kept in --cache. Model and settings are what the scaling rule gives for a depth of 4;
+recipe keys change them. The rates' schedule runs over the clock, which stands while the model is evaluated;
+tokenizer and start-up are not counted. --tokens N trains for so many tokens instead: to compare settings on a
+machine that does other work as well.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lanbot import tokenizer as tokenizers
+from lanbot.console import duration, size, table
+from lanbot.data.corpus import open_corpus
+from lanbot.data.loader import TextLoader
+from lanbot.evals.bpb import Validation
+from lanbot.model.transformer import Transformer
+from lanbot.phases.base import model_config
+from lanbot.recipe import Recipe, load
+from lanbot.tokenizer import Tokenizer
+from lanbot.training import memory
+from lanbot.training.optim import MuonAdamW, Rates
+from lanbot.training.parallel import world
+from lanbot.training.schedule import wsd
+from lanbot.training.step import training_step
+
+VOCABULARY, CONTEXT, EVAL_TOKENS = 8_192, 512, 131_072
+
+
+def tokenizer_of(data: str, cache: Path) -> Tokenizer:
+    if not (cache / "tokenizer.json").is_file():
+        corpus, _ = open_corpus(data, 0)
+        tokenizers.train(corpus.once(), VOCABULARY).save(cache)
+    return Tokenizer.load(cache)
+
+
+def recipe_of(data: str, seed: int, overrides: dict[str, str]) -> Recipe:
+    keys = {"base.data": data, "seed": str(seed), "tokenizer.vocab_size": str(VOCABULARY)}
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        return load(file.name, {**keys, "model.context": str(CONTEXT), **overrides})
+
+
+def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | None, evals: int) -> dict:
+    settings, place = recipe.base, world()
+    config = model_config(recipe)
+    model = Transformer(config, place.dtype)
+    model.init_weights(torch.Generator().manual_seed(recipe.seed))
+    model.to(place.device)
+    rates = Rates(
+        settings.muon_lr, settings.embedding_lr, settings.head_lr, settings.norm_lr, settings.weight_decay
+    )
+    optimizer = MuonAdamW(model, rates, place.dtype)
+    corpus, held_out = open_corpus(settings.data, recipe.seed)
+    validation = Validation(held_out, vocabulary, EVAL_TOKENS, CONTEXT)
+    loader = TextLoader(corpus, vocabulary, settings.batch_tokens // settings.sequence, settings.sequence, 1 << 40)
+    micro_batch = memory.micro_batch(config, settings.sequence)
+    seconds, seen, losses, curve = 0.0, 0, [], []
+    while True:
+        progress = seen / tokens if tokens else seconds / (60 * minutes)
+        if progress >= (len(curve) + 1) / evals or progress >= 1:
+            curve.append({"seconds": round(seconds, 1), "tokens": seen, "val_bpb": validation.bits_per_byte(model)})
+            print(
+                f"{duration(seconds):>8} | {seen:>11,} tokens | {seen / seconds:,.0f} tok/s | loss "
+                f"{np.mean(losses[-50:]):.3f} | val bpb {curve[-1]['val_bpb']:.4f}",
+                flush=True,
+            )
+        if progress >= 1:
+            break
+        began = time.perf_counter()
+        batch = loader.next_batch()
+        scale = wsd(progress, settings.warmup, settings.decay)
+        result = training_step(
+            model, optimizer, batch.scaled(1 / batch.ids.size), scale, settings.clip, micro_batch
+        )
+        losses.append(result.loss.item())
+        seconds += time.perf_counter() - began
+        seen += batch.ids.size
+    return {
+        "val_bpb": curve[-1]["val_bpb"],
+        "seconds": seconds,
+        "tokens": seen,
+        "parameters": config.params(),
+        "utilisation": seen / seconds * config.flops_per_token(settings.sequence)
+        / memory.matmul_ceiling(place.device, place.dtype),
+        "peak_memory_bytes": memory.peak(),
+        "curve": curve,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--tokens", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--evals", type=int, default=4, help="evaluations, evenly spread, the last at the end")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "time_to_bpb")
+    parser.add_argument("--json", action="store_true")
+    arguments, rest = parser.parse_known_args()
+    overrides = {key.removeprefix("--"): value for key, value in zip(rest[::2], rest[1::2], strict=True)}
+    recipe = recipe_of(arguments.data, arguments.seed, overrides)
+    result = run(recipe, tokenizer_of(arguments.data, arguments.cache), arguments.minutes, arguments.tokens,
+                 arguments.evals)  # fmt: skip
+    columns = ("val bpb", "time", "tokens", "tok/s", "utilisation", "parameters", "peak memory")
+    row = (f"{result['val_bpb']:.4f}", duration(result["seconds"]), f"{result['tokens']:,}",
+           f"{result['tokens'] / result['seconds']:,.0f}", f"{result['utilisation']:.3f}",
+           f"{result['parameters']:,}", size(int(result["peak_memory_bytes"])))  # fmt: skip
+    print(table([row], columns))
+    if arguments.json:
+        print(json.dumps({"seed": arguments.seed, "settings": overrides, **result}))
+
+
+if __name__ == "__main__":
+    main()
