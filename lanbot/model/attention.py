@@ -1,13 +1,15 @@
-"""Attention within documents: SDPA on a GPU, products by blocks on a CPU.
+"""Attention within documents: FlashAttention over documents' bounds on a GPU, products by blocks on a CPU.
 
 Shapes: B rows, H heads, T queries, S keys, D head_dim.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 
 BLOCK = 128
 """Queries that a CPU takes at a time: what lies right of their diagonal block is never computed."""
@@ -15,12 +17,29 @@ BLOCK = 128
 PLAIN_ATTENTION = 512
 """Rows up to this long are attended over by plain products on a CPU, and the probabilities kept for the backward."""
 
+SPANS_A_ROW = 16
+"""Room for so many documents in each row, before twice as many make another shape for torch.compile."""
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of (B, H, T, D) over (B, H, S, D). mask: additive, (B, 1, T, S); None: causal.
+
+class Spans(NamedTuple):
+    """Where the documents of a batch begin and end, its rows laid end to end.
+
+    bounds: (N + 1,) int32, document n is tokens bounds[n] to bounds[n + 1]. What N exceeds the documents by is empty
+    ones at the end, so that few shapes occur. alone: (B x T, 1, 1), true of tokens that are a document each, whatever
+    the bounds say; None: no such tokens.
+    """
+
+    bounds: Tensor
+    alone: Tensor | None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Spans | None) -> Tensor:
+    """Attention of (B, H, T, D) over (B, H, S, D). mask: additive, (B, 1, T, S), or the documents' spans; None: causal.
 
     On the CPU plain products train a short row in 0.4 of the time that the flash kernel takes, and decode in a third.
     """
+    if isinstance(mask, Spans):
+        return _within_spans(q, k, v, mask)
     if mask is None or q.device.type != "cpu" or k.shape[2] > PLAIN_ATTENTION:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
     if q.shape[2] == k.shape[2]:
@@ -61,6 +80,60 @@ class _CausalBlocks(torch.autograd.Function):
 
 def _blocks(T: int) -> list[tuple[int, int]]:
     return [(start, min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
+
+
+def has_flash(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether FlashAttention (Dao 2023) runs there: 16 bits, heads up to 256 wide, an Ampere GPU or newer."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or head_dim > 256 or head_dim % 8:
+        return False
+    return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def within_documents(documents_BT: Tensor, device: torch.device, dtype: torch.dtype, head_dim: int) -> Tensor | Spans:
+    """What `attend` needs on `device` to stay inside documents. documents_BT may lie on the CPU, and should: counting
+    documents on a GPU would wait for it."""
+    if has_flash(device, dtype, head_dim):
+        return document_spans(documents_BT, device)
+    return document_mask(documents_BT.to(device, non_blocking=True), dtype)
+
+
+def document_spans(documents_BT: Tensor, device: torch.device) -> Spans:
+    """The spans of documents that are numbered within rows; neighbours of different numbers are different documents.
+
+    The kernel starts blocks for T queries of each document, empty ones too. Text has few documents in a row; but
+    padding is one-token documents, thousands of them: each run of these counts as one span, and `attend` gives them
+    back what attention to oneself is.
+    """
+    rows, T = documents_BT.shape
+    documents = documents_BT.cpu().numpy()
+    first = np.ones((rows, T + 1), dtype=bool)
+    first[:, 1:-1] = documents[:, 1:] != documents[:, :-1]
+    single = first[:, :-1] & first[:, 1:]
+    follows = np.zeros((rows, T), dtype=bool)
+    follows[:, 1:] = single[:, 1:] & single[:, :-1]
+    starts = np.flatnonzero(first[:, :-1] & ~follows)
+    room = max(SPANS_A_ROW * rows, 1 << (len(starts) - 1).bit_length())
+    bounds = np.full(room + 1, rows * T, dtype=np.int32)
+    bounds[: len(starts)] = starts
+    alone = single.reshape(-1, 1, 1) if follows.any() else None
+    return Spans(_sent(bounds, device), None if alone is None else _sent(alone, device))
+
+
+def _sent(array: np.ndarray, device: torch.device) -> Tensor:
+    """On the device, without waiting for it: pageable memory would be waited for."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _within_spans(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
+    """varlen_attn, not flex_attention: it is FlashAttention itself, runs with and without torch.compile, which sees
+    one opaque operator in it, and its keyword for causality is the same in torch 2.11 to 2.13."""
+    B, _, T, _ = q.shape
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    out: Any = varlen_attn(q, k, v, spans.bounds, spans.bounds, T, T, window_size=(-1, 0))
+    if spans.alone is not None:
+        out = torch.where(spans.alone, v, out)
+    return out.unflatten(0, (B, T)).transpose(1, 2)
 
 
 def document_mask(documents_BT: Tensor, dtype: torch.dtype) -> Tensor:

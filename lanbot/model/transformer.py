@@ -10,9 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lanbot.model.attention import attend, document_mask
+from lanbot.model.attention import Spans, attend, within_documents
 from lanbot.model.config import ModelConfig
 from lanbot.model.kv_cache import CacheView
+
+
+def by_hand(x: Tensor) -> bool:
+    """Whether to compute as suits a CPU without a compiler, by autograd functions of our own; a compiler sees the plain
+    formulas, and fuses them."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class Linear(nn.Linear):
@@ -30,7 +36,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu":
+        if by_hand(x):
             return _RMSNorm.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
@@ -69,7 +75,7 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
 
-    def forward(self, x_BTC: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache, layer) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(self, x_BTC: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | Spans | None, cache) -> Tensor:  # type: ignore[no-untyped-def]
         B, T, _ = x_BTC.shape
         q = self.q_proj(x_BTC).view(B, T, -1, self.config.head_dim)
         k = self.k_proj(x_BTC).view(B, T, -1, self.config.head_dim)
@@ -78,7 +84,7 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *rope).transpose(1, 2), rotate(k, *rope).transpose(1, 2)
         if cache is not None:
-            view, positions = cache
+            view, positions, layer = cache
             k, v = view.update(layer, k, v, positions)
         groups = self.config.n_heads // self.config.n_kv_heads
         if groups > 1:
@@ -106,8 +112,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache, layer: int) -> Tensor:  # type: ignore[no-untyped-def]
-        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache, layer)
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | Spans | None, cache) -> Tensor:  # type: ignore[no-untyped-def]
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -127,20 +133,23 @@ class Transformer(nn.Module):
     def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None, cache: CacheView | None = None) -> Tensor:
         """The last hidden states, (B, T, dim), ready for `logits`.
 
-        documents_BT: which document each token is of; a token sees only its own document. None: each row is one.
+        documents_BT: which document each token is of; a token sees only its own document. None: each row is one. Best
+            left on the CPU: a GPU need not be waited for then.
         cache: where earlier tokens' keys and values are, and these go; it excludes documents_BT.
         """
         T = ids_BT.shape[1]
         if cache is not None:
             positions = cache.positions(T)
-            mask: Tensor | None = cache.mask(positions, self.dtype)
+            mask: Tensor | Spans | None = cache.mask(positions, self.dtype)
         else:
             positions = torch.arange(T, device=ids_BT.device)
-            mask = None if documents_BT is None else document_mask(documents_BT, self.dtype)
+            mask = None
+            if documents_BT is not None:
+                mask = within_documents(documents_BT, ids_BT.device, self.dtype, self.config.head_dim)
         rope = rotation(positions, self.config.head_dim, self.config.rope_theta, self.dtype)
         x = F.embedding(ids_BT, self.embed_tokens.weight).to(self.dtype)
         for i, layer in enumerate(self.layers):
-            x = layer(x, rope, mask, None if cache is None else (cache, positions), i)
+            x = layer(x, rope, mask, None if cache is None else (cache, positions, i))
         if cache is not None:
             cache.commit()
         return self.norm(x)
@@ -192,4 +201,4 @@ class _Rotate(torch.autograd.Function):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """(B, T, H, D) turned by its positions' angles."""
-    return _Rotate.apply(x, cos, sin)
+    return _Rotate.apply(x, cos, sin) if by_hand(x) else x * cos + x.roll(x.shape[-1] // 2, -1) * sin
