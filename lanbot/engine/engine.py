@@ -21,6 +21,7 @@ from lanbot.tokenizer import Tokenizer
 from lanbot.tools.expression import answer
 from lanbot.tools.tool import Tool
 from lanbot.training import memory
+from lanbot.training.fsdp import gathered
 
 OnToken = Callable[[int, int], None]
 SLOTS = {"cpu": 256, "cuda": 512, "mps": 64}
@@ -65,8 +66,9 @@ class Engine:
 
     def refresh(self) -> None:
         """Takes the weights over: a copy in the compute dtype, or the fp32 masters themselves."""
-        fp32 = self.source.dtype == torch.float32
-        self.model = self.source if fp32 else copy.deepcopy(self.source).to(self.source.dtype).requires_grad_(False)
+        self.model = gathered(self.source)
+        if self.model is self.source and self.source.dtype != torch.float32:
+            self.model = copy.deepcopy(self.source).to(self.source.dtype).requires_grad_(False)
         self.device = self.model.embed_tokens.weight.device
 
     @torch.inference_mode()

@@ -12,6 +12,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lanbot.model.transformer import Transformer
+from lanbot.training import memory
+from lanbot.training.parallel import mesh
 
 
 def shard(model: Transformer, mesh: DeviceMesh) -> None:
@@ -25,6 +27,13 @@ def shard(model: Transformer, mesh: DeviceMesh) -> None:
         if isinstance(module, FSDPModule):  # gradients are summed: the loss is normalised over all ranks
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+def shard_if_needed(model: Transformer) -> None:
+    """`shard`, where several ranks train a model that does not fit each of them."""
+    ranks = mesh()
+    if ranks is not None and memory.must_shard(model.config, ranks.size()):
+        shard(model, ranks)
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -11,8 +11,9 @@ import torch
 
 from lanbot.console import size
 from lanbot.errors import UserError
+from lanbot.model.attention import PLAIN_ATTENTION
 from lanbot.model.config import ModelConfig
-from lanbot.model.transformer import PLAIN_ATTENTION
+from lanbot.training.parallel import world
 
 MICRO_BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536, "mps": 8_192}
 """More than this at a time no longer makes the products faster."""
@@ -23,7 +24,7 @@ def total() -> int:
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(physical, _cgroup("memory.max") or physical)
+    return min(physical, _cgroup("memory.max") or physical) // _ranks_here()
 
 
 def available() -> int:
@@ -39,7 +40,12 @@ def available() -> int:
     limit, used = _cgroup("memory.max"), _cgroup("memory.current")
     if limit and used:  # the page cache counts as used there, but gives way
         free = min(free, limit - used + (_cgroup("memory.stat", "inactive_file") or 0))
-    return max(0, free)
+    return max(0, free) // _ranks_here()
+
+
+def _ranks_here() -> int:
+    """How many processes of a run share this machine's memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _cgroup(file: str, field: str = "") -> int | None:
@@ -52,10 +58,19 @@ def _cgroup(file: str, field: str = "") -> int | None:
         return None
 
 
-def state_bytes(config: ModelConfig) -> int:
-    """Masters, gradients and optimiser state, all fp32: 12 bytes a matrix parameter (Muon), 16 of the others."""
+def state_bytes(config: ModelConfig, ranks: int = 1) -> int:
+    """Of one rank: masters, gradients and its share of the optimiser's state, all fp32 (4 bytes a matrix parameter with
+    Muon, 8 for each of the others). Of a model that `must_shard`: its share of all, a block and the embeddings."""
     embeddings = config.vocab_size * config.dim * (1 if config.tie_embeddings else 2)
-    return 12 * (config.params() - embeddings) + 16 * embeddings
+    matrices = config.params() - embeddings
+    if must_shard(config, ranks):
+        return (12 * matrices + 16 * embeddings) // ranks + 8 * matrices // config.n_layers + 8 * embeddings
+    return 8 * config.params() + (4 * matrices + 8 * embeddings) // ranks
+
+
+def must_shard(config: ModelConfig, ranks: int) -> bool:
+    """Whether several ranks must share out weights and gradients too: whole, they would take half of a device."""
+    return ranks > 1 and 8 * config.params() > total() // 2
 
 
 def activation_bytes(config: ModelConfig, rows: int, T: int) -> int:
@@ -71,7 +86,7 @@ def activation_bytes(config: ModelConfig, rows: int, T: int) -> int:
 def micro_batch(config: ModelConfig, T: int) -> int:
     """How many rows of T tokens one forward pass may have: as many as are of use, and fit; at least one."""
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    room = total() * 0.5 - state_bytes(config)
+    room = total() * 0.5 - state_bytes(config, world().size)
     rows = max(1, MICRO_BATCH_TOKENS[device] // T)
     while rows > 1 and activation_bytes(config, rows, T) > room:
         rows = (rows + 1) // 2
@@ -80,7 +95,7 @@ def micro_batch(config: ModelConfig, T: int) -> int:
 
 def check(config: ModelConfig, T: int, what: str) -> None:
     """Raises UserError if `what` (a phase) cannot fit into the memory of this machine, before anything is made."""
-    need = state_bytes(config) + activation_bytes(config, 1, T)
+    need = state_bytes(config, world().size) + activation_bytes(config, 1, T)
     have = available()
     if need > have:
         raise UserError(

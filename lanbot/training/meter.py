@@ -16,6 +16,7 @@ from lanbot.data.loader import Loader
 from lanbot.data.packing import Batch
 from lanbot.model.transformer import Transformer
 from lanbot.training import memory
+from lanbot.training.fsdp import gathered
 from lanbot.training.parallel import world
 from lanbot.training.state import TrainState
 from lanbot.training.step import StepResult
@@ -149,7 +150,7 @@ class Meter:
         with self._off_the_clock():
             state = self.state
             if state.step not in state.metrics.evaluated:
-                self.val_bpb = evaluate(state.model)
+                self.val_bpb = evaluate(gathered(state.model))
                 state.metrics.write(step=state.step, val_bpb=self.val_bpb, tokens=state.tokens, seconds=state.seconds)
                 state.metrics.evaluated.add(state.step)
 

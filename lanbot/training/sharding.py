@@ -94,6 +94,7 @@ class Arriving:
 
     tensors: list[Tensor]
     work: dist.Work | None = None
+    sent: Tensor | None = None
 
     def get(self) -> list[Tensor]:
         if self.work is not None:
@@ -215,7 +216,7 @@ class Dealt(Whole):
         received = sent.new_empty(self.size * rounds, rows, columns)
         work = _all_gather(received, sent, async_op=True)
         by_rank = received.view(self.size, rounds, rows, columns)
-        return Arriving([by_rank[i % self.size, i // self.size] for i in range(len(names))], work)
+        return Arriving([by_rank[i % self.size, i // self.size] for i in range(len(names))], work, sent)
 
     def publish(self, names: list[str]) -> None:
         sending = []

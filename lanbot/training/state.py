@@ -13,7 +13,7 @@ from lanbot.model.transformer import Transformer
 from lanbot.recipe import Training
 from lanbot.run import unwritable
 from lanbot.tokenizer import Tokenizer
-from lanbot.training import checkpoint, memory
+from lanbot.training import checkpoint, fsdp, memory
 from lanbot.training.metrics import Metrics
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.parallel import World, from_main, world
@@ -43,6 +43,7 @@ class TrainState:
             norm=settings.norm_lr or 0.0,
             weight_decay=settings.weight_decay,
         )
+        fsdp.shard_if_needed(model)
         self.optimizer = MuonAdamW(model, rates, self.world.dtype)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.skipped, self.skipped_in_a_row = 0, 0
@@ -60,8 +61,7 @@ class TrainState:
         folder = checkpoint.last_step(self.phase, self.world)
         loader_state: dict[str, Any] | None = None
         if folder is not None:
-            weights = checkpoint.load(folder, self.world).state_dict()
-            self.model.load_state_dict(weights)
+            fsdp.load(self.model, checkpoint.load(folder, self.world))
             progress = checkpoint.resume(folder, self.optimizer, self.world)
             self.step, self.tokens, self.seconds = progress["step"], progress["tokens"], progress["seconds"]
             self.skipped, self.skipped_in_a_row = progress["skipped"], progress["skipped_in_a_row"]

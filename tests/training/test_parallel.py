@@ -19,7 +19,7 @@ from lanbot.model.config import ModelConfig
 from lanbot.model.transformer import Transformer
 from lanbot.model.weights import load_model
 from lanbot.tokenizer import Tokenizer
-from lanbot.training import checkpoint, fsdp, parallel
+from lanbot.training import checkpoint, fsdp, memory, parallel
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.step import training_step
 
@@ -177,6 +177,17 @@ def test_the_saved_model_is_whole(two: Path, layout: str) -> None:
     model, optimizer = fresh("whole")
     steps(model, optimizer, range(SAVED))
     assert_same_weights(weights(load_model(folder, torch.float32, torch.device("cpu"))), weights(model))
+
+
+def test_a_model_too_large_for_each_rank_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def config(dim: int, layers: int) -> ModelConfig:
+        return ModelConfig(65_536, dim, layers, dim // 128, dim // 128, 128, 8 * dim // 3, 2_048)
+
+    monkeypatch.setattr(memory, "total", lambda: 80 * 10**9)
+    d20, large = config(1_280, 20), config(6_144, 40)  # 0.6 and 19 billion parameters
+    assert not memory.must_shard(d20, 8) and memory.must_shard(large, 64) and not memory.must_shard(large, 1)
+    assert memory.state_bytes(d20, 8) < 0.65 * memory.state_bytes(d20)
+    assert memory.state_bytes(large, 64) < 20e9 < 200e9 < memory.state_bytes(large)
 
 
 if __name__ == "__main__":
