@@ -116,11 +116,11 @@ def document_spans(documents_BT: Tensor, device: torch.device) -> Spans:
     bounds = np.full(room + 1, rows * T, dtype=np.int32)
     bounds[: len(starts)] = starts
     alone = single.reshape(-1, 1, 1) if follows.any() else None
-    return Spans(_sent(bounds, device), None if alone is None else _sent(alone, device))
+    return Spans(send(bounds, device), None if alone is None else send(alone, device))
 
 
-def _sent(array: np.ndarray, device: torch.device) -> Tensor:
-    """On the device, without waiting for it: pageable memory would be waited for."""
+def send(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on the device, without waiting for it, as a copy out of pageable memory would."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 

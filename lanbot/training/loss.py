@@ -1,9 +1,12 @@
 """The one loss: a weighted sum of next-token negative log-likelihoods, without ever holding all logits."""
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lanbot.training import compile
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -11,6 +14,9 @@ CHUNK = {"cpu": 256, "cuda": 4_096, "mps": 1_024}
 """Tokens whose logits are made at one time: on a CPU they should stay in its cache."""
 KEPT_BYTES = {"cpu": 1 << 25, "cuda": 1 << 30, "mps": 1 << 28}
 """Gradients of logits that are gathered before they are multiplied: few large products are faster than many."""
+FUSED_TOKENS = 1_024
+"""Chunks of a multiple of so many tokens run compiled where that is on: each size is compiled for itself, and in RL
+there is no end to them."""
 
 
 class _WeightedNLL(torch.autograd.Function):
@@ -34,6 +40,10 @@ class _WeightedNLL(torch.autograd.Function):
             for start in range(first, last, chunk):
                 part = slice(start, min(start + chunk, last))
                 target, weight = targets[part, None], weights[part, None]
+                if kept is not None and len(target) % FUSED_TOKENS == 0 and compile.enabled(device):
+                    into = kept[part.start - first : part.stop - first]
+                    nll[part] = _fused()(hidden[part] @ matrix.T, target, weight, into)
+                    continue
                 logits = (hidden[part] @ matrix.T).float()
                 if kept is None:
                     nll[part] = (logits.logsumexp(-1, keepdim=True) - logits.gather(-1, target))[:, 0]
@@ -56,6 +66,21 @@ class _WeightedNLL(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_head = ctx.saved_tensors
         return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_head * grad_loss, None, None, None
+
+
+def _nll_and_gradient(logits: Tensor, target: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
+    """-log p of each target (n,); into `gradient` goes weight times its gradient by the logits (n, V). target, weight:
+    (n, 1). In a form that a compiler fuses: two passes over the logits, and nothing of them in fp32 is kept."""
+    exact = logits.float()
+    logsumexp = exact.logsumexp(-1, keepdim=True)
+    hit = torch.arange(logits.shape[1], device=logits.device) == target
+    gradient.copy_(((exact - logsumexp).exp() - hit.float()) * weight)
+    return (logsumexp - logits.gather(-1, target).float())[:, 0]
+
+
+@cache
+def _fused() -> Any:
+    return compile.compiled(_nll_and_gradient)
 
 
 def weighted_nll(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

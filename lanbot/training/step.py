@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lanbot.data.packing import Batch
+from lanbot.model.attention import send
 from lanbot.model.transformer import Transformer
 from lanbot.training.fsdp import is_sharded
 from lanbot.training.loss import weighted_nll
@@ -41,10 +42,9 @@ def training_step(
         rows = batch.rows(slice(i * micro_batch, (i + 1) * micro_batch))
         count = len(rows)
         rows = rows if count else _blank(batch)
-        ids, targets = torch.from_numpy(rows.ids).to(device), torch.from_numpy(rows.targets).to(device)
-        documents = torch.from_numpy(rows.documents).to(device)
-        hidden = model(ids, documents)
-        part, rows_nll = weighted_nll(hidden, model.lm_head.weight, targets, torch.from_numpy(rows.weights).to(device))
+        ids, targets, weights = (send(array, device) for array in (rows.ids, rows.targets, rows.weights))
+        hidden = model(ids, torch.from_numpy(rows.documents))
+        part, rows_nll = weighted_nll(hidden, model.lm_head.weight, targets, weights)
         if i == passes - 1:
             optimizer.expect_gradients()
         part.backward()

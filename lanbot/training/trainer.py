@@ -2,6 +2,7 @@
 
 from lanbot.data.loader import Loader
 from lanbot.errors import UserError
+from lanbot.training import compile
 from lanbot.training.meter import Evaluate, Meter, notes_of
 from lanbot.training.schedule import wsd
 from lanbot.training.signals import StopSignals
@@ -16,6 +17,7 @@ def train(state: TrainState, loader: Loader, evaluate: Evaluate | None = None, e
     too many updates in a row are no numbers, memory is too small or the disk full.
     """
     settings, place = state.settings, state.world
+    compile.compile_blocks(state.model)
     loader_state = state.resume()
     if loader_state is not None:
         loader.load_state(loader_state)
