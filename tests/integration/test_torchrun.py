@@ -139,6 +139,20 @@ def test_torchrun_takes_a_killed_job_up_again_to_the_same_weights(two: Path, tmp
 
 
 @pytest.mark.slow
+def test_a_sharded_model_goes_through_every_phase(two: Path, tmp_path: Path) -> None:
+    """As one does that is too large for each rank: FSDP2, from base to RL."""
+    too_large = "from lanbot.training import memory; memory.must_shard = lambda config, ranks: ranks > 1; "
+    lanbot = ["--no-python", sys.executable, "-c", too_large + "from lanbot.cli import main; main()"]
+    job = started(tmp_path, *TWO, *lanbot, "run", "smoke", *SMALLER)
+    assert job.wait(timeout=300) == 0, said(tmp_path)
+    for phase in ("base", "mid", "sft"):
+        ours, theirs = (steps(run, phase)[-1]["loss"] for run in (tmp_path / "smoke", two))
+        assert ours == pytest.approx(theirs, rel=0.05), phase
+    assert val_bpb(tmp_path / "smoke") == pytest.approx(val_bpb(two), rel=5e-3)
+    assert len(steps(tmp_path / "smoke", "rl")) == len(steps(two, "rl"))
+
+
+@pytest.mark.slow
 def test_two_nodes_train_what_one_trains(two: Path, tmp_path: Path) -> None:
     """Two agents of torchrun, a rank each, that meet as they would on two machines with one file system, and meet
     again when a rank has died."""

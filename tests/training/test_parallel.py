@@ -186,7 +186,7 @@ def test_a_model_too_large_for_each_rank_is_shared_out(monkeypatch: pytest.Monke
     monkeypatch.setattr(memory, "total", lambda: 80 * 10**9)
     d20, large = config(1_280, 20), config(6_144, 40)  # 0.6 and 19 billion parameters
     assert not memory.must_shard(d20, 8) and memory.must_shard(large, 64) and not memory.must_shard(large, 1)
-    assert memory.state_bytes(d20, 8) < 0.65 * memory.state_bytes(d20)
+    assert memory.state_bytes(d20, 8) < 0.7 * memory.state_bytes(d20)
     assert memory.state_bytes(large, 64) < 20e9 < 200e9 < memory.state_bytes(large)
 
 
