@@ -69,7 +69,7 @@ class MuonAdamW:
             if (part := self.layout.part(name)) is not None:
                 kinds = ("mean", "square") if name in self.others else ("momentum",)
                 self.state[name] = {kind: torch.zeros_like(part) for kind in kinds}
-        self.steps = torch.zeros((), dtype=torch.int64)
+        self.steps = torch.zeros((), dtype=torch.int64, device=model.embed_tokens.weight.device)
         self.gradients: dict[str, Tensor] = {}
 
     def expect_gradients(self) -> None:
@@ -87,19 +87,24 @@ class MuonAdamW:
     @torch.no_grad()
     def step(self, scale: float, finite: Tensor) -> None:
         """One update from the gradients, with all rates times `scale`; none if they are not `finite`."""
-        if not finite:
-            return
+        if finite.device.type == "cuda":  # an answer would have to be waited for
+            self._step(scale, finite)
+        elif finite:
+            self._step(scale, None)
+
+    def _step(self, scale: float, finite: Tensor | None) -> None:
+        """finite: None if it is known to be; else the device skips where it is false, all by itself."""
         self.gradients = self.gradients or self.layout.gradients()
-        self.steps += 1
-        self._adamw(scale)
+        self.steps += 1 if finite is None else finite
+        self._adamw(scale, finite)
         before: tuple[list[str], Arriving] | None = None
         for (_, rows), names in self.matrices.items():  # one group's results travel while the next is computed
-            arriving = self._muon(names, rows)
+            arriving = self._muon(names, rows, finite)
             if before is not None:
-                self._apply(*before, scale)
+                self._apply(*before, scale, finite)
             before = names, arriving
         if before is not None:
-            self._apply(*before, scale)
+            self._apply(*before, scale, finite)
         self.gradients = {}
 
     def zero_grad(self) -> None:
@@ -107,25 +112,33 @@ class MuonAdamW:
         for parameter in self.layout.parameters.values():
             parameter.grad = None
 
-    def _muon(self, names: list[str], head_rows: int) -> Arriving:
+    def _muon(self, names: list[str], head_rows: int, finite: Tensor | None) -> Arriving:
         mine = [name for name in names if name in self.state]
         updates: list[Tensor] = []
         if mine:
             gradients = [self.gradients[name] for name in mine]
             buffers = [self.state[name]["momentum"] for name in mine]
+            if finite is not None:  # towards itself the momentum does not move
+                for gradient, buffer in zip(gradients, buffers, strict=True):
+                    torch.where(finite, gradient, buffer, out=gradient)
             torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
             updates = list(torch._foreach_lerp(gradients, buffers, self.momentum))
         return self.layout.orthogonalised(names, updates, partial(orthogonalise, head_rows=head_rows), self.dtype)
 
-    def _apply(self, names: list[str], arriving: Arriving, scale: float) -> None:
+    def _apply(self, names: list[str], arriving: Arriving, scale: float, finite: Tensor | None) -> None:
         parameters = self.layout.to_change(names)
         updates = [update.to(p.dtype) for update, p in zip(arriving.get(), parameters, strict=True)]
         rows, columns = self.layout.parameters[names[0]].shape
         rate = self.rates.muon * scale
-        torch._foreach_mul_(parameters, 1 - rate * self.rates.weight_decay)
+        decay: float | Tensor = 1 - rate * self.rates.weight_decay
+        if finite is not None:
+            decay = torch.where(finite, decay, 1.0)
+            torch._foreach_mul_(updates, finite.float())
+        torch._foreach_mul_(parameters, decay)
         torch._foreach_add_(parameters, updates, alpha=-rate * max(1, rows / columns) ** 0.5)
 
-    def _adamw(self, scale: float) -> None:
+    def _adamw(self, scale: float, finite: Tensor | None) -> None:
+        found_inf = None if finite is None else finite.logical_not().float()
         by_rate: dict[float, list[str]] = defaultdict(list)
         for name, rate in self.others.items():
             by_rate[rate].append(name)
@@ -140,7 +153,7 @@ class MuonAdamW:
                 [self.state[name]["square"] for name in mine],
                 max_exp_avg_sqs=[],
                 state_steps=[(self.steps - 1).to(p.device, torch.float32) for p in parameters],  # it counts them up
-                fused=True, amsgrad=False, maximize=False,
+                fused=True, found_inf=found_inf, amsgrad=False, maximize=False,
                 beta1=self.betas[0], beta2=self.betas[1], lr=rate * scale, weight_decay=0.0, eps=self.eps,
             )  # fmt: skip
         self.layout.publish(list(self.others))

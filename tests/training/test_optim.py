@@ -149,3 +149,24 @@ def test_a_quadratic_is_descended(make_model: MakeModel) -> None:
         optimizer.step(1 - step / 300, TRUE)
         optimizer.zero_grad()
     assert (distance() < 0.05 * first + 1e-6).all()
+
+
+def test_a_device_skips_what_is_not_finite_without_being_asked(make_model: MakeModel) -> None:
+    """As on CUDA: weights, state and count stay, bit for bit, and finite updates are the same as elsewhere."""
+    rates = Rates(muon=0.02, embedding=0.3, head=0.01, norm=0.005, weight_decay=0.1)
+    asked, silent = make_model(), make_model()
+    ours, theirs = MuonAdamW(silent, rates, torch.float32), MuonAdamW(asked, rates, torch.float32)
+    for step, finite in enumerate((False, True, False, False, True)):
+        for model, optimizer in ((asked, theirs), (silent, ours)):
+            give_gradients(model, step)
+            if not finite:
+                for number, parameter in enumerate(model.parameters()):
+                    parameter.grad.view(-1)[step::7] = (torch.nan, torch.inf)[number % 2]  # type: ignore[union-attr]
+            take = optimizer.step if optimizer is theirs else optimizer._step
+            take(1.0, torch.tensor(finite))
+            optimizer.zero_grad()
+        assert ours.steps == theirs.steps == (0, 1, 1, 1, 2)[step]
+        for mine, other in zip(silent.parameters(), asked.parameters(), strict=True):
+            assert torch.equal(mine, other)
+        for name, kept in ours.state.items():
+            assert all(torch.equal(kept[kind], theirs.state[name][kind]) for kind in kept), name
