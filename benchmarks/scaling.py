@@ -8,14 +8,17 @@ training/sharding.py deals out gradients, optimiser state and updates. How fast 
 
 import argparse
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+
+import torch
 
 from lanbot.console import table
 from lanbot.model.config import ModelConfig
+from lanbot.model.transformer import Transformer
 from lanbot.phases.base import model_config
 from lanbot.recipe import ModelSettings, Recipe, TokenizerSettings
 from lanbot.training.memory import activation_bytes
+from lanbot.training.optim import MuonAdamW, Rates
 
 PEAK = 989e12
 """bf16 FLOP/s of an H100 SXM without sparsity (NVIDIA H100 datasheet)."""
@@ -64,19 +67,17 @@ class Estimate:
     """Masters, gradients, optimiser state and gathered weights of one GPU."""
 
 
-def matrices(config: ModelConfig) -> Iterator[tuple[int, int, int]]:
-    """(how many, rows, columns) of the matrices that Muon steps, a shape each."""
-    kv, query, L = config.n_kv_heads * config.head_dim, config.n_heads * config.head_dim, config.n_layers
-    shapes = [(query, config.dim), (kv, config.dim), (kv, config.dim), (config.dim, query)]
-    shapes += [(config.mlp_dim, config.dim)] * 2 + [(config.dim, config.mlp_dim)]
-    for rows, columns in sorted(set(shapes)):
-        yield L * shapes.count((rows, columns)), rows, columns
+def groups(config: ModelConfig) -> list[tuple[int, int, int, int]]:
+    """(how many, rows, columns, rows of one matrix to orthogonalise) of what Muon steps together, as MuonAdamW does."""
+    with torch.device("meta"):
+        optimizer = MuonAdamW(Transformer(config), Rates(0.0, 0.0, 0.0, 0.0), torch.bfloat16)
+    return [(len(names), *shape, rows) for (shape, rows), names in optimizer.matrices.items()]
 
 
-def newton_schulz_flops(rows: int, columns: int) -> float:
+def newton_schulz_flops(rows: int, columns: int, together: int) -> float:
     """Five iterations of x x^T, its square, and their sum times x, on the short side m: 4 m^2 n + 2 m^3 each."""
-    m, n = sorted((rows, columns))
-    return 5 * (4 * m * m * n + 2 * m**3)
+    m, n = sorted((together, columns))
+    return rows / together * 5 * (4 * m * m * n + 2 * m**3)
 
 
 def collective(payload: float, gpus: int) -> float:
@@ -99,9 +100,11 @@ def micro_batch(config: ModelConfig, sequence: int, tokens: float, state: float)
 def estimate(name: str, config: ModelConfig, sequence: int, batch_tokens: int, gpus: int, scheme: str) -> Estimate:
     tokens = batch_tokens / gpus
     compute = tokens * config.flops_per_token(sequence) / (UTILISATION * PEAK)
-    rounds = [(-(-count // gpus), rows, columns) for count, rows, columns in matrices(config)]  # matrices a rank
-    newton_schulz = sum(n * newton_schulz_flops(r, c) for n, r, c in rounds) / (NEWTON_SCHULZ_UTILISATION * PEAK)
-    layers = sum(count * rows * columns for count, rows, columns in matrices(config))
+    muon = groups(config)
+    rounds = [(-(-count // gpus), rows, columns) for count, rows, columns, _ in muon]  # matrices a rank
+    newton_schulz = sum(-(-count // gpus) * newton_schulz_flops(r, c, t) for count, r, c, t in muon)
+    newton_schulz /= NEWTON_SCHULZ_UTILISATION * PEAK
+    layers = sum(count * rows * columns for count, rows, columns, _ in muon)
     dealt = gpus * sum(n * r * c for n, r, c in rounds)  # with the empty places of each shape's last round
     rows = config.params() - layers  # embedding and head
     a_block = layers / config.n_layers
@@ -171,7 +174,7 @@ def main() -> None:
         ).resolve()
         config, batch = model_config(recipe), recipe.base.batch_tokens or 0
         flops = config.flops_per_token(2_048)
-        muon = sum(count * newton_schulz_flops(r, c) for count, r, c in matrices(config))
+        muon = sum(count * newton_schulz_flops(r, c, t) for count, r, c, t in groups(config))
         print(
             f"\nd{depth}: {config.params() / 1e6:,.0f}M parameters, {flops / 1e9:.2f} GFLOPs a token, "
             f"{batch:,} tokens a step = {batch * flops / 1e15:.2f} PFLOPs; Newton-Schulz {muon / 1e12:.1f} TFLOPs"
