@@ -1,9 +1,10 @@
 """Does the loader keep up? What one process delivers, and how long a trainer waits for it.
 
-    python benchmarks/loader.py --data FOLDER [--json]
+    python benchmarks/loader.py --mirror DIR [--json]
 
---data: raw text as a recipe's base.data takes it; vocabularies are trained on it (100 million characters at most).
-rate: tokens a second of text that one process tokenizes and packs, in the trainer's process and ahead in another.
+Text is that of the mirror (docs/architecture.md); chats are a mixture as of d20: smoltalk, mmlu, gsm8k, spelling.
+Vocabularies are trained on the text. tokens/s: what one process tokenizes and packs, in the trainer's process and
+ahead in another.
 encode: megabytes of UTF-8 a second of CPU time that go through Tokenizer.encode_array, each text once.
 wait: the share of the time that a trainer of 6,000 (laptop) or 1.2 million tokens a second (each of 8 ranks prepares
 every batch) stands waiting, after its first step. start: seconds from nothing to a loader that stands ready.
@@ -11,9 +12,11 @@ every batch) stands waiting, after its first step. start: seconds from nothing t
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,10 +26,18 @@ from lanbot.console import say, table
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import Loader
 from lanbot.data.prefetch import prefetched
-from lanbot.phases.loaders import base_loader
+from lanbot.phases.loaders import base_loader, chat_loader
+from lanbot.recipe import MixturePart
 from lanbot.tokenizer import Tokenizer, train
 
 SECONDS = 6.0
+CHATS = (  # in the proportions of 460 : 100 : 8 : 200 : 80 thousand
+    MixturePart("smoltalk", rows=20_000, epochs=20),
+    MixturePart("mmlu", rows=4_350, epochs=20),
+    MixturePart("gsm8k", rows=350, epochs=20),
+    MixturePart("simple_spelling", rows=8_700, epochs=20),
+    MixturePart("spelling_bee", rows=3_500, epochs=20),
+)
 SHAPES = {
     "laptop": {"vocab": 8_192, "sequence": 512, "batch": 4_096, "demand": 6_000},
     "d20 on 8 GPUs": {"vocab": 65_536, "sequence": 2_048, "batch": 524_288, "demand": 1_200_000},
@@ -56,11 +67,10 @@ def rate(loader: Loader, demand: float = float("inf"), seconds: float = SECONDS)
     return tokens / (time.perf_counter() - began), waited / (time.perf_counter() - began)
 
 
-def measure(data: str, shape: dict[str, int], folder: Path, texts: list[str]) -> dict[str, float]:
+def measure(shape: dict[str, int], folder: Path, texts: list[str]) -> dict[str, float]:
     recipe = recipes.load(
         "laptop",
         {
-            "base.data": data,
             "base.tokens": str(10**12),
             "base.batch_tokens": str(shape["batch"]),
             "model.context": str(shape["sequence"]),
@@ -69,6 +79,8 @@ def measure(data: str, shape: dict[str, int], folder: Path, texts: list[str]) ->
     ).resolve()
     make = partial(base_loader, recipe, folder)
     result = {"encode": encode_rate(Tokenizer.load(folder), texts)}
+    chats = replace(recipe, mid=replace(recipe.mid, mixture=CHATS))
+    result["rate chats"], _ = rate(chat_loader(chats, "mid", folder, False))
     result["rate"], _ = rate(make())
     _, result["wait"] = rate(make(), shape["demand"])
     began = time.perf_counter()
@@ -83,11 +95,12 @@ def measure(data: str, shape: dict[str, int], folder: Path, texts: list[str]) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--mirror", required=True)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     results = {}
-    corpus, _ = open_corpus(arguments.data, 0)
+    os.environ["LANBOT_MIRROR"] = arguments.mirror
+    corpus, _ = open_corpus(recipes.load("laptop").base.data, 0)
     texts = list(islice(corpus.once(), 5_000))
     with tempfile.TemporaryDirectory() as scratch:
         hidden = Path(scratch) / "hidden"
@@ -105,10 +118,10 @@ def main() -> None:
                     say("fastokens is not installed")
                     continue
                 say(f"{name}, {encoder}")
-                results[f"{name}, {encoder}"] = measure(arguments.data, shape, folder, texts)
+                results[f"{name}, {encoder}"] = measure(shape, folder, texts)
             sys.path.remove(str(hidden))
             sys.modules.pop("fastokens", None)
-    header = ("loader", "encode MB/s", "tokens/s", "wait", "start s", "ahead tokens/s", "ahead wait")
+    header = ("loader", "encode MB/s", "tokens/s", "wait", "start s", "ahead tokens/s", "ahead wait", "chats tokens/s")
     rows = [
         (
             name,
@@ -118,6 +131,7 @@ def main() -> None:
             f"{r['start']:.2f}",
             f"{r['rate ahead']:,.0f}",
             f"{r['wait ahead']:.2%}",
+            f"{r['rate chats']:,.0f}",
         )
         for name, r in results.items()
     ]

@@ -23,9 +23,6 @@ from lanbot.errors import UserError
 AHEAD = 3
 """Batches that wait in the trainer; about one more is in the pipe and one in the making."""
 
-PIPE_BYTES = 1 << 20
-"""Room in the pipe, where the system lets one choose: a batch takes fewer turns."""
-
 
 @contextmanager
 def prefetched(make: Callable[[], Loader], ahead: bool) -> Iterator[Loader]:
@@ -66,7 +63,6 @@ class PrefetchLoader:
             [sys.executable, "-c", serve],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pipesize=PIPE_BYTES,
             start_new_session=True,
         )
         self.now: Fetched | None = None
