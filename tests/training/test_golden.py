@@ -22,11 +22,15 @@ STEPS, EVERY, ROWS, T, VOCAB = 200, 10, 4, 48, 97
 
 
 def train() -> tuple[list[float], Transformer]:
-    """The loss of each step, and the model: depth 2 in fp32 on one thread, on numbers that follow each other."""
+    """The loss of each step, and the model: depth 2 in fp32 on one thread, on numbers that follow each other.
+
+    The rates are a quarter of the usual: then rounding stays rounding (3e-7 between instruction sets after 200 steps;
+    at the usual rates it grows to 1e-4).
+    """
     torch.set_num_threads(1)
     model = Transformer(ModelConfig(VOCAB, 64, 2, 2, 1, 32, 96, T), torch.float32)
     model.init_weights(torch.Generator().manual_seed(0))
-    optimizer = MuonAdamW(model, Rates(0.02, 0.1, 0.01, 0.005, 0.01), torch.float32)
+    optimizer = MuonAdamW(model, Rates(0.005, 0.025, 0.0025, 0.00125, 0.01), torch.float32)
     draw, losses = np.random.default_rng(0), []
     for step in range(STEPS):
         starts, strides = draw.integers(0, VOCAB, (ROWS, 1)), draw.integers(1, 12, (ROWS, 1))
@@ -55,7 +59,7 @@ def test_losses_are_those_recorded(trained: tuple[list[float], Transformer]) -> 
 
 
 def test_the_task_is_one_that_can_be_learnt(trained: tuple[list[float], Transformer]) -> None:
-    assert trained[0][-1] < 0.3 * trained[0][0]
+    assert trained[0][-1] < 0.4 * trained[0][0]
 
 
 if __name__ == "__main__":
