@@ -11,12 +11,17 @@ import torch
 
 from lanbot.console import size
 from lanbot.errors import UserError
-from lanbot.model.attention import PLAIN_ATTENTION
+from lanbot.model.attention import PLAIN_ATTENTION, has_flash
 from lanbot.model.config import ModelConfig
+from lanbot.training import compile
+from lanbot.training.loss import CHUNK, KEPT_BYTES
 from lanbot.training.parallel import world
 
 MICRO_BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536, "mps": 8_192}
 """More than this at a time no longer makes the products faster."""
+
+USABLE = {"cpu": 0.5, "cuda": 0.9, "mps": 0.5}
+"""The share of `total` that training may plan with. A GPU is ours, but for its context and what fragments."""
 
 
 def total() -> int:
@@ -74,7 +79,11 @@ def must_shard(config: ModelConfig, ranks: int) -> bool:
 
 
 def activation_bytes(config: ModelConfig, rows: int, T: int) -> int:
-    """What a forward pass keeps for its backward, in bf16 or fp32 (counted as fp32: an upper estimate)."""
+    """What a forward pass keeps for its backward, on this device. Off CUDA counted as fp32: an upper estimate."""
+    if torch.cuda.is_available():
+        place = world()
+        flash = has_flash(place.device, place.dtype, config.head_dim)
+        return cuda_activation_bytes(config, rows, T, place.dtype, compile.enabled(place.device), flash)
     heads = config.head_dim * (3 * config.n_heads + 4 * config.n_kv_heads)
     per_token = config.n_layers * (8 * config.dim + heads + 4 * config.mlp_dim) + 4 * config.dim
     mask = rows * T * T * 5
@@ -83,10 +92,33 @@ def activation_bytes(config: ModelConfig, rows: int, T: int) -> int:
     return 4 * rows * T * per_token + mask + scores + 3 * 4 * 256 * config.vocab_size
 
 
+def cuda_activation_bytes(
+    config: ModelConfig, rows: int, T: int, dtype: torch.dtype = torch.bfloat16, compiled: bool = True,
+    flash: bool = True,
+) -> int:  # fmt: skip
+    """What a forward pass keeps for its backward on a GPU, with the matrices' casts and what the loss works in.
+
+    Of each layer: its input, what comes of the first half, both normed; queries and keys before and after norm and
+    rotation, values, what attention gives; gate, up and their product, and as written the gate's SiLU too. A test
+    counts the same on the meta device.
+    """
+    s, tokens, V, C = dtype.itemsize, rows * T, config.vocab_size, config.dim
+    query, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    layer = s * (4 * C + 5 * query + kv + (3 if compiled else 4) * config.mlp_dim)
+    layer += 4 * (2 * config.n_heads + config.n_kv_heads + 2)  # sums of exponentials, scales of the norms, in fp32
+    mask = 0 if flash else (s + 1) * tokens * T
+    casts = s * (config.matmul_params() - V * C)
+    chunk = min(tokens, CHUNK["cuda"])
+    gathered = max(chunk, min(tokens, KEPT_BYTES["cuda"] // (s * V))) * V * s
+    logits = chunk * V * (s if compiled else s + 8)
+    loss = gathered + logits + s * tokens * C + (8 + 2 * s) * V * C
+    return config.n_layers * layer * tokens + 2 * s * tokens * C + mask + casts + loss
+
+
 def micro_batch(config: ModelConfig, T: int) -> int:
     """How many rows of T tokens one forward pass may have: as many as are of use, and fit; at least one."""
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    room = total() * 0.5 - state_bytes(config, world().size)
+    room = total() * USABLE[device] - state_bytes(config, world().size)
     rows = max(1, MICRO_BATCH_TOKENS[device] // T)
     while rows > 1 and activation_bytes(config, rows, T) > room:
         rows = (rows + 1) // 2
