@@ -1,10 +1,10 @@
 """Training a vocabulary on text with very many distinct words: time and peak memory of the whole process.
 
-    python benchmarks/tokenizer_scale.py [--chars 2000000000] [--vocab 65536] [--rustbpe] [--json]
+    python benchmarks/tokenizer_scale.py [--chars 2000000000] [--distinct 20000000] [--vocab 65536]
+        [--rustbpe] [--json]
 
-The text is made as it is read: made-up words of one to four syllables whose frequencies follow Zipf's law, one in
-15 of them taken in turn from all, so that every word comes up: chars / 100 distinct ones, 20 million in 2 billion
-characters. --rustbpe: rustbpe alone, which keeps every word, for comparison.
+The text is made as it is read: made-up words of one to four syllables whose frequencies follow Zipf's law; now and
+then the next of all words, so that each comes up. --rustbpe: rustbpe alone, which keeps every word, for comparison.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from lanbot.tokenizer import LLAMA3_PATTERN, train
 
 SYLLABLES = np.array([list((c + v).encode()) for c in "bcdfghjklmnprstvwxyz" for v in "aeiou"], dtype=np.uint8)
 LONGEST = 4
-WORDS_A_TEXT, IN_TURN = 15_000, 15
+WORDS_A_TEXT = 15_000
 STRIDE = 7_368_787
 """A prime: steps of it go through all words before one comes again."""
 
@@ -42,11 +42,11 @@ def spell(words: np.ndarray) -> str:
 def zipf(chars: int, distinct: int) -> Iterator[str]:
     """Texts of `chars` characters in all; the word of rank r is drawn with a probability near 1 / (r ln distinct)."""
     rng = np.random.default_rng(0)
-    turn = 0
+    every, turn = max(1, chars // (7 * distinct)), 0  # a word takes between 6 and 7 characters
     while chars > 0:
         words = np.exp(rng.random(WORDS_A_TEXT) * np.log(distinct)).astype(np.int64) - 1
-        in_turn = np.arange(turn, turn + WORDS_A_TEXT // IN_TURN)
-        words[::IN_TURN], turn = in_turn * STRIDE % distinct, turn + len(in_turn)
+        in_turn = turn + np.arange(len(words[::every]))
+        words[::every], turn = in_turn * STRIDE % distinct, turn + len(in_turn)
         text = spell(words)[:chars]
         chars -= len(text)
         yield text
@@ -55,11 +55,12 @@ def zipf(chars: int, distinct: int) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chars", type=int, default=2_000_000_000)
+    parser.add_argument("--distinct", type=int, default=20_000_000)
     parser.add_argument("--vocab", type=int, default=65_536)
     parser.add_argument("--rustbpe", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    chars, distinct = arguments.chars, arguments.chars // 100
+    chars, distinct = arguments.chars, arguments.distinct
     texts = track(zipf(chars, distinct), "reading", chars, "chars", len)
     began = time.perf_counter()
     if arguments.rustbpe:
