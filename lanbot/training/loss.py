@@ -29,6 +29,7 @@ class _WeightedNLL(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         N, V, device, dtype = len(hidden), len(head), hidden.device, hidden.dtype
         matrix = head.to(dtype)
+        transposed = matrix.T.contiguous() if device.type == "cpu" else matrix.T  # a tenth faster there
         nll = torch.empty(N, dtype=torch.float32, device=device)
         chunk = min(N, CHUNK[device.type])
         group = min(-(-N // chunk), max(1, KEPT_BYTES[device.type] // (chunk * V * dtype.itemsize))) * chunk
@@ -40,19 +41,14 @@ class _WeightedNLL(torch.autograd.Function):
             for start in range(first, last, chunk):
                 part = slice(start, min(start + chunk, last))
                 target, weight = targets[part, None], weights[part, None]
-                if kept is not None and len(target) % FUSED_TOKENS == 0 and compile.enabled(device):
-                    into = kept[part.start - first : part.stop - first]
-                    nll[part] = _fused()(hidden[part] @ matrix.T, target, weight, into)
-                    continue
-                logits = (hidden[part] @ matrix.T).float()
+                logits = hidden[part] @ transposed
                 if kept is None:
-                    nll[part] = (logits.logsumexp(-1, keepdim=True) - logits.gather(-1, target))[:, 0]
+                    exact = logits.float()
+                    nll[part] = (exact.logsumexp(-1, keepdim=True) - exact.gather(-1, target))[:, 0]
                     continue
-                p = logits.softmax(-1)
-                picked = p.gather(-1, target)
-                nll[part] = -picked.clamp_min(TINY).log()[:, 0]
-                p.mul_(weight).scatter_(-1, target, (picked - 1) * weight)
-                kept[part.start - first : part.stop - first] = p
+                fused = len(target) % FUSED_TOKENS == 0 and compile.enabled(device)
+                into = kept[part.start - first : part.stop - first]
+                nll[part] = (_fused() if fused else _by_softmax)(logits, target, weight, into)
             if grad_hidden is not None and grad_head is not None and kept is not None:
                 grad = kept[: last - first]
                 torch.mm(grad, matrix, out=grad_hidden[first:last])
@@ -76,6 +72,16 @@ def _nll_and_gradient(logits: Tensor, target: Tensor, weight: Tensor, gradient: 
     hit = torch.arange(logits.shape[1], device=logits.device) == target
     gradient.copy_(((exact - logsumexp).exp() - hit.float()) * weight)
     return (logsumexp - logits.gather(-1, target).float())[:, 0]
+
+
+def _by_softmax(logits: Tensor, target: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
+    """The same by torch's own softmax, which rounds its result to the logits' dtype, as the gradient is rounded anyway.
+    The target's own entry is had from the sum of the others: where that is small it keeps its precision."""
+    torch.softmax(logits, -1, out=gradient)
+    picked = gradient.gather(-1, target).float()
+    others = gradient.scatter_(-1, target, 0.0).sum(-1, keepdim=True).float()
+    gradient.mul_(weight.to(gradient.dtype)).scatter_(-1, target, (-others * weight).to(gradient.dtype))
+    return torch.where(others < 0.5, -torch.log1p(-others.clamp(max=0.5)), -picked.clamp_min(TINY).log())[:, 0]
 
 
 @cache
