@@ -106,6 +106,8 @@ class Training:
     """The fraction at the end over which the rates fall linearly to zero."""
     clip: float = 1.0
     """Gradients are scaled down to this norm."""
+    fp8: bool = False
+    """Train the layers' matrix products in 8 bits: for large models on Ada, Hopper or Blackwell GPUs."""
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:

@@ -110,8 +110,7 @@ def cuda_activation_bytes(
     casts = s * (config.matmul_params() - V * C)
     chunk = min(tokens, CHUNK["cuda"])
     gathered = max(chunk, min(tokens, KEPT_BYTES["cuda"] // (s * V))) * V * s
-    logits = chunk * V * (s if compiled else s + 8)
-    loss = gathered + logits + s * tokens * C + (8 + 2 * s) * V * C
+    loss = gathered + chunk * V * s + s * tokens * C + (8 + 2 * s) * V * C
     return config.n_layers * layer * tokens + 2 * s * tokens * C + mask + casts + loss
 
 

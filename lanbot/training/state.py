@@ -9,6 +9,7 @@ import torch
 from lanbot.console import say
 from lanbot.data.packing import Batch
 from lanbot.errors import Stopped, UserError
+from lanbot.model import fp8
 from lanbot.model.transformer import Transformer
 from lanbot.recipe import Training
 from lanbot.run import unwritable
@@ -43,6 +44,8 @@ class TrainState:
             norm=settings.norm_lr or 0.0,
             weight_decay=settings.weight_decay,
         )
+        if settings.fp8:
+            fp8.enable(model, self.world.device, f"{phase.name}.fp8")
         fsdp.shard_if_needed(model)
         self.optimizer = MuonAdamW(model, rates, self.world.dtype)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
