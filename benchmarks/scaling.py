@@ -17,7 +17,7 @@ from lanbot.model.config import ModelConfig
 from lanbot.model.transformer import Transformer
 from lanbot.phases.base import model_config
 from lanbot.recipe import ModelSettings, Recipe, TokenizerSettings
-from lanbot.training.memory import activation_bytes
+from lanbot.training.memory import cuda_activation_bytes
 from lanbot.training.optim import MuonAdamW, Rates
 
 PEAK = 989e12
@@ -39,7 +39,7 @@ LATENCY = 20e-6
 """Seconds a collective takes beyond its bytes, in a node; between nodes it is 3 times that."""
 LAUNCH = 5e-3
 """Seconds of a step that depend on nothing: kernels launched, the loader's batch handed over, a scalar awaited."""
-CAPACITY = 72e9
+CAPACITY = 78e9
 """Bytes of an 80 GB card that a step may fill."""
 
 
@@ -92,7 +92,7 @@ def collective(payload: float, gpus: int) -> float:
 def micro_batch(config: ModelConfig, sequence: int, tokens: float, state: float) -> int:
     """Tokens of one forward pass: the power of two of rows that fits beside the state, activations in bf16."""
     rows = int(tokens) // sequence
-    while rows > 1 and state + activation_bytes(config, rows, sequence) / 2 > CAPACITY:
+    while rows > 1 and state + cuda_activation_bytes(config, rows, sequence) > CAPACITY:
         rows //= 2
     return rows * sequence
 
