@@ -365,7 +365,10 @@ class Suite:
         documents = torch.from_numpy(Source(what.vocab, T, None, 0).batch(rows).documents)
         shape = (rows, T, config.n_heads, config.head_dim)
         q, k, v = (torch.randn(shape, device=place.device, dtype=place.dtype).transpose(1, 2) for _ in range(3))
-        masks = {"causal, whole rows": None, "mask": attention.document_mask(documents.to(place.device), place.dtype)}
+        masks: dict[str, Any] = {
+            "causal, whole rows": None,
+            "mask": attention.document_mask(documents.to(place.device), place.dtype),
+        }
         if attention.has_flash(place.device, place.dtype, config.head_dim):
             masks["spans"] = attention.document_spans(documents, place.device)
             padded = documents.clone()
@@ -374,9 +377,10 @@ class Suite:
         result = {}
         for name, mask in masks.items():
             leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+            grad = torch.randn_like(q)
 
-            def once(mask: Any = mask, leaves: Any = leaves) -> None:
-                attention.attend(*leaves, mask).sum().backward()
+            def once(mask: Any = mask, leaves: Any = leaves, grad: torch.Tensor = grad) -> None:
+                attention.attend(leaves[0], leaves[1], leaves[2], mask).backward(grad)
 
             once()
             synchronise()
@@ -398,7 +402,8 @@ class Suite:
         training = Training(what, True, False)
         training.step(source.batch(batch_rows), rows, 1e-6).item()
         seconds = min(seconds, 0.97 * self.left())
-        began, tokens, told, points = time.monotonic(), 0, 0.0, []
+        began, tokens, told = time.monotonic(), 0, 0.0
+        points: list[dict[str, Any]] = []
         losses: list[torch.Tensor] = []
         while (elapsed := time.monotonic() - began) < seconds:
             losses.append(training.step(source.batch(batch_rows), rows, wsd(elapsed / seconds, 0.02, 0.5)))

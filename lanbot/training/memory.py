@@ -83,7 +83,8 @@ def activation_bytes(config: ModelConfig, rows: int, T: int) -> int:
     if torch.cuda.is_available():
         place = world()
         flash = has_flash(place.device, place.dtype, config.head_dim)
-        return cuda_activation_bytes(config, rows, T, place.dtype, compile.enabled(place.device), flash)
+        compiled = compile.enabled(place.device) and place.dtype != torch.float32
+        return cuda_activation_bytes(config, rows, T, place.dtype, compiled, flash)
     heads = config.head_dim * (3 * config.n_heads + 4 * config.n_kv_heads)
     per_token = config.n_layers * (8 * config.dim + heads + 4 * config.mlp_dim) + 4 * config.dim
     mask = rows * T * T * 5

@@ -2,6 +2,8 @@
 it in a slow test."""
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,9 +12,11 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
-from lanbot.model import attention
+from lanbot.model import attention, fp8
+from lanbot.model.config import ModelConfig
 from lanbot.model.transformer import Transformer
-from lanbot.training import compile, loss
+from lanbot.training import compile, fsdp, loss, parallel
+from lanbot.training.optim import MuonAdamW, Rates
 
 MakeModel = Callable[..., Transformer]
 DOCUMENTS = torch.arange(36).view(2, 18) // 5
@@ -73,16 +77,18 @@ def test_compiled_blocks_and_loss_give_the_same_gradients_from_one_program(make_
 
 
 @pytest.mark.usefixtures("forced")
-def test_flash_attention_is_within_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device: what a GPU would compile, of the real operator."""
-    from lanbot.model.config import ModelConfig
-
+@pytest.mark.parametrize("eight_bits", [False, True])
+def test_flash_attention_and_fp8_are_within_the_program(eight_bits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device: what a GPU would compile, of the real operators."""
     monkeypatch.setattr(attention, "has_flash", lambda *_: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     with torch.device("meta"):
         model = Transformer(ModelConfig(512, 64, 2, 4, 2, 16, 96, 32), torch.bfloat16)
-        ids = torch.zeros(2, 18, dtype=torch.long)
+        ids = torch.zeros(2, 16, dtype=torch.long)
+    if eight_bits:
+        fp8.enable(model, torch.device("cuda"), "base.fp8")
     compile.compile_blocks(model)
-    for documents in (DOCUMENTS, torch.flip(DOCUMENTS, (0,)) + 3):
+    for documents in (DOCUMENTS[:, :16], torch.flip(DOCUMENTS[:, :16], (0,)) + 3):
         model(ids, documents).float().sum().backward()
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
     assert model.layers[0].self_attn.q_proj.weight.grad is not None
@@ -123,3 +129,46 @@ def test_inductors_code_gives_the_same_gradients(make_model: MakeModel, monkeypa
         expected = gradients(make_model())
     monkeypatch.setattr(compile, "BACKEND", "inductor")
     alike(gradients(compiled_model(make_model)), expected)
+
+
+def two_ranks() -> None:
+    """A job for torchrun: gradients dealt out while they come, and FSDP2's, of compiled blocks and of written ones."""
+    ranks = parallel.mesh()
+    assert ranks is not None
+    compile.enabled, compile.BACKEND = lambda _: True, "aot_eager"
+    for sharded in (False, True):
+        norms = []
+        for compiled in (False, True):
+            config = ModelConfig(448, 32, 3, 4, 2, 8, 48, 64)
+            model = Transformer(config, torch.bfloat16)
+            model.init_weights(torch.Generator().manual_seed(0))
+            if compiled:
+                counters.clear()
+                compile.compile_blocks(model)
+            model.dtype = torch.float32
+            if sharded:
+                fsdp.shard(model, ranks)
+            optimizer = MuonAdamW(model, Rates(0.02, 0.05, 0.01, 0.005), torch.float32)
+            for step in range(3):
+                ids = torch.randint(448, (2, 19), generator=torch.Generator().manual_seed(step + 10 * ranks.get_rank()))
+                hidden = model(ids[:, :-1], DOCUMENTS)
+                total, _ = loss.weighted_nll(hidden, model.lm_head.weight, ids[:, 1:], torch.ones(2, 18) / 72)
+                optimizer.expect_gradients()
+                total.backward()
+                norms.append(optimizer.clip_gradients(1.0))
+                optimizer.step(1.0, torch.tensor(True))
+                optimizer.zero_grad()
+        assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"], counters
+        assert_close(norms[3:], norms[:3], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_compiled_as_they_do_written() -> None:
+    job = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+    result = subprocess.run(job, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+if __name__ == "__main__":
+    two_ranks()
+    parallel.close()
