@@ -17,8 +17,9 @@ BLOCK = 128
 PLAIN_ATTENTION = 512
 """Rows up to this long are attended over by plain products on a CPU, and the probabilities kept for the backward."""
 
-SPANS_A_ROW = 16
-"""Room for so many documents in each row, before twice as many make another shape for torch.compile."""
+SPANS_A_ROW = 8
+"""Room for so many documents in each row, before twice as many make another shape for torch.compile. Not more: the
+kernel's backward works in 128 tokens of fp32 for each."""
 
 
 class Spans(NamedTuple):

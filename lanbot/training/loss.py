@@ -52,7 +52,10 @@ class _WeightedNLL(torch.autograd.Function):
             if grad_hidden is not None and grad_head is not None and kept is not None:
                 grad = kept[: last - first]
                 torch.mm(grad, matrix, out=grad_hidden[first:last])
-                grad_head += (hidden[first:last].T @ grad).T
+                part_hidden = hidden[first:last]
+                grad_head += (
+                    (part_hidden.T @ grad).T if device.type == "cpu" else grad.T @ part_hidden
+                )  # as each is fast
         if grad_hidden is not None and grad_head is not None:
             ctx.save_for_backward(grad_hidden, grad_head)
         ctx.mark_non_differentiable(nll)
