@@ -221,6 +221,8 @@ class Suite:
         print(f"\n== {name} ({seconds:.0f} s)", flush=True)
         self.until = began + seconds
         try:
+            if seconds <= 0:
+                raise TimeoutError("no time is left for it")
             with alarm(min(1.5 * seconds + 10, self.end - began)):
                 result = what()
         except Exception as error:  # whatever it is, the next section may work
