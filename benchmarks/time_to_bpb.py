@@ -55,9 +55,7 @@ def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | Non
     model = Transformer(config, place.dtype)
     model.init_weights(torch.Generator().manual_seed(recipe.seed))
     model.to(place.device)
-    rates = Rates(
-        settings.muon_lr, settings.embedding_lr, settings.head_lr, settings.norm_lr, settings.weight_decay
-    )
+    rates = Rates(settings.muon_lr, settings.embedding_lr, settings.head_lr, settings.norm_lr, settings.weight_decay)
     optimizer = MuonAdamW(model, rates, place.dtype)
     corpus, held_out = open_corpus(settings.data, recipe.seed)
     validation = Validation(held_out, vocabulary, EVAL_TOKENS, CONTEXT)
@@ -78,9 +76,7 @@ def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | Non
         began = time.perf_counter()
         batch = loader.next_batch()
         scale = wsd(progress, settings.warmup, settings.decay)
-        result = training_step(
-            model, optimizer, batch.scaled(1 / batch.ids.size), scale, settings.clip, micro_batch
-        )
+        result = training_step(model, optimizer, batch.scaled(1 / batch.ids.size), scale, settings.clip, micro_batch)
         losses.append(result.loss.item())
         seconds += time.perf_counter() - began
         seen += batch.ids.size

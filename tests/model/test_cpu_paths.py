@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lanbot.model import attention, transformer
-from lanbot.model.kv_cache import KVCache
 from lanbot.model.attention import attend, document_mask
+from lanbot.model.kv_cache import KVCache
 from lanbot.model.transformer import RMSNorm, Transformer, rotate, rotation
 
 MakeModel = Callable[..., Transformer]
