@@ -113,9 +113,8 @@ from pathlib import Path
 from lanbot.recipe import load
 from lanbot.run import Run
 Run.create(load("smoke"), Path(sys.argv[1]))
-child = os.fork() if sys.argv[2:] else 1
-if child:
-    print(child, flush=True)
+if not sys.argv[2:] or os.fork() == 0:  # a child that speaks has let go
+    print(os.getpid(), flush=True)
 time.sleep(60)
 """
 
