@@ -426,11 +426,18 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        _fail(
-            f"{type(error).__name__}: {error}",
-            "This is LanBot's fault, not yours: run again with --debug to see where.",
-        )
+        what = f"{type(error).__name__}: {error}"
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and _is_of_a_peer(error):
+            _fail(f"another rank is gone ({what})", "See what that one said. The same command goes on.")
+        else:
+            _fail(what, "This is LanBot's fault, not yours: run again with --debug to see where.")
         sys.exit(1)
+
+
+def _is_of_a_peer(error: Exception) -> bool:
+    """Whether an error is what a rank sees of another's end."""
+    said = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+    return type(error).__name__.startswith("Dist") or any(words in str(error) for words in said)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -114,7 +114,7 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Writes tokenizer.json (for `tokenizers`, transformers, llama.cpp) and tokenizer_config.json."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._interchange().save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer.json").write_text(self._interchange().to_str(pretty=True), encoding="utf-8")
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": "<|bos|>",

@@ -37,8 +37,8 @@ class Validation:
         nats = 0.0
         for start in range(place.rank * ROWS, len(self.batch), place.size * ROWS):
             rows = self.batch.rows(slice(start, start + ROWS))
-            ids, documents = (torch.from_numpy(x).to(place.device) for x in (rows.ids, rows.documents))
-            targets = torch.from_numpy(rows.targets).to(place.device)
+            ids, targets = (torch.from_numpy(x).to(place.device) for x in (rows.ids, rows.targets))
+            documents = torch.from_numpy(rows.documents)
             text = torch.from_numpy(self.bytes_of[rows.targets] > 0).to(place.device)
             _, nll = weighted_nll(model(ids, documents), model.lm_head.weight, targets, text.float())
             nats += nll[text].cpu().double().sum().item()

@@ -8,7 +8,7 @@ from lanbot.console import say, table, track
 from lanbot.data import world
 from lanbot.data.corpus import Corpus, open_corpus
 from lanbot.recipe import Recipe
-from lanbot.run import Run, write_atomic
+from lanbot.run import Run, unwritable, write_atomic
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import parallel
 
@@ -29,7 +29,10 @@ def train(run: Run) -> None:
         texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
         trained = tokenizers.train(texts, settings.vocab_size, settings.bare_words)
         say(f"tokenizer done | {trained.vocab_size:,} tokens")
-        trained.save(phase)
+        try:
+            trained.save(phase)
+        except OSError as error:
+            raise unwritable(phase, error) from None
         rows = compression(trained, validation)
         say(table([(kind, f"{n:,}", f"{ratio:.2f}") for kind, n, ratio in rows], ("text", "bytes", "bytes/token")))
         result = [{"text": kind, "bytes": n, "bytes_per_token": round(ratio, 4)} for kind, n, ratio in rows]

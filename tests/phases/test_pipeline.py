@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from lanbot.errors import UsageError, UserError
 from lanbot.evals import chat as evals
 from lanbot.model.transformer import Transformer
 from lanbot.model.weights import save_model
-from lanbot.phases import pipeline
+from lanbot.phases import pipeline, tokenizer
 from lanbot.phases.chat import start_from
 from lanbot.recipe import load
 from lanbot.run import Run
@@ -53,6 +55,16 @@ def test_a_mistake_in_any_phase_is_told_before_the_first_begins(text: str, said:
         pipeline.preflight(run, pipeline.parse_phases("all"))
     assert said in caught.value.problem
     assert not run.folder.exists()
+
+
+def test_a_full_disk_is_told_by_the_tokenizer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run = run_of(tmp_path, "[tokenizer]\nvocab_size = 320\nmax_chars = 5_000")
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=r"cannot be written, the disk is full"):
+        tokenizer.train(run)
 
 
 def test_a_phase_needs_the_one_before_it(tmp_path: Path) -> None:
