@@ -7,6 +7,7 @@ it is built, so that no text can hold the host up or fill its memory.
 import ast
 import math
 import operator
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
@@ -51,7 +52,9 @@ def evaluate(code: str, functions: Mapping[str, Callable[..., object]] = _NO_FUN
     if len(code) > MAX_SOURCE:
         raise ExpressionError(f"too long: {len(code):,} characters of at most {MAX_SOURCE:,}")
     try:
-        tree = ast.parse(code, mode="eval")
+        with warnings.catch_warnings():  # Python's advice on what a model wrote is for nobody
+            warnings.simplefilter("ignore", SyntaxWarning)
+            tree = ast.parse(code, mode="eval")
     except SyntaxError as error:
         raise ExpressionError(f"not a single Python expression: {error.msg}") from None
     except ValueError as error:  # NUL bytes, surrogates

@@ -1,5 +1,6 @@
 import math
 import operator
+import warnings
 from fractions import Fraction
 
 import pytest
@@ -499,3 +500,11 @@ def test_an_answer_never_raises(code):
     text = answer(code, {"f": lambda *args, **keywords: args[0]})
     assert len(text) <= MAX_ANSWER
     text.encode()
+
+
+def test_python_gives_no_advice_on_what_a_model_wrote() -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(ExpressionError):
+            evaluate("12and 3 is 4")
+    assert not said
