@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from outcome import metrics, weights
 
 from lanbot.data.packing import Batch, make_batch
 from lanbot.errors import Stopped, UserError
@@ -23,7 +24,6 @@ from lanbot.training.trainer import train
 
 ROWS, T = 4, 24
 RATES: dict[str, Any] = {"muon_lr": 0.02, "embedding_lr": 0.05, "head_lr": 0.01, "norm_lr": 0.005}
-TIMES = ("seconds", "tokens_per_second", "utilisation", "wait_seconds")
 
 MakeModel = Callable[..., Transformer]
 Run = Callable[..., TrainState]
@@ -74,16 +74,6 @@ def run(make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path) -> Run:
         return state
 
     return run
-
-
-def weights(phase: Path) -> bytes:
-    folder = checkpoint.latest(phase)
-    assert folder is not None
-    return (folder / "model.safetensors").read_bytes()
-
-
-def metrics(phase: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(phase / "metrics.jsonl")]
 
 
 # -- no numbers ----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from outcome import metrics, weights
 from torch.testing import assert_close
 
 from lanbot.chat.lanbot_format import render
@@ -150,7 +151,6 @@ SETTINGS: dict[str, Any] = {
     "warmup": 0.2,
     "checkpoint_every": 3,
 }
-TIMES = ("seconds", "tokens_per_second", "utilisation", "wait_seconds")
 
 
 class Interrupted:
@@ -208,16 +208,6 @@ def run(make_model: MakeModel, tokenizer: Tokenizer, make_loader: Callable[[], L
         return state
 
     return run
-
-
-def weights(phase: Path) -> bytes:
-    folder = checkpoint.latest(phase)
-    assert folder is not None
-    return (folder / "model.safetensors").read_bytes()
-
-
-def metrics(phase: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(phase / "metrics.jsonl")]
 
 
 def test_a_phase_trains_to_its_end_and_then_does_nothing(run, tmp_path: Path, make_model: MakeModel) -> None:  # type: ignore[no-untyped-def]
