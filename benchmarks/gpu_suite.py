@@ -37,6 +37,7 @@ from lanbot.console import size, table
 from lanbot.data.packing import Batch, make_batch
 from lanbot.model import attention, fp8
 from lanbot.model.config import ModelConfig
+from lanbot.model.init import init_weights
 from lanbot.model.transformer import Transformer
 from lanbot.training import compile, memory
 from lanbot.training.loss import weighted_nll
@@ -152,7 +153,7 @@ class Training:
         self.what, self.config = what, what.config()
         with place.device:
             self.model = Transformer(self.config, dtype or place.dtype)
-        self.model.init_weights(torch.Generator(place.device).manual_seed(0))
+        init_weights(self.model, torch.Generator(place.device).manual_seed(0))
         if eight_bits:
             fp8.enable(self.model, place.device, "fp8")
         compiling(compiled)
@@ -321,7 +322,7 @@ class Suite:
         place, config = world(), what.config()
         reference = Transformer(config, torch.float32)
         generator = torch.Generator().manual_seed(0)
-        reference.init_weights(generator)
+        init_weights(reference, generator)
         with torch.no_grad():  # what is born silent shall speak
             for name, p in reference.named_parameters():
                 if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):

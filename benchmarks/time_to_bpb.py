@@ -4,9 +4,9 @@
 
 DATA: a folder of text of which the last file is validation (its first 131,072 tokens in rows of 512). Vocabulary 8,192,
 trained on the same text and kept in --cache. Model and settings are what the scaling rule gives for a depth of 4;
-recipe keys change them. The rates' schedule runs over the clock, which stands while the model is evaluated;
-tokenizer and start-up are not counted. --tokens N trains for so many tokens instead: to compare settings on a
-machine that does other work as well.
+recipe keys change them. The rates' schedule runs over the clock, which stands while the model is evaluated. The
+start from pairs of tokens is counted, the tokenizer's training and the program's start are not. --tokens N trains
+for so many tokens instead: to compare settings on a machine that does other work as well.
 """
 
 import argparse
@@ -23,8 +23,9 @@ from lanbot.console import duration, size, table
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import TextLoader
 from lanbot.evals.bpb import Validation
+from lanbot.model.init import init_weights
 from lanbot.model.transformer import Transformer
-from lanbot.phases.base import model_config
+from lanbot.phases.base import model_config, refined, start_from_pairs
 from lanbot.recipe import Recipe, load
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import memory
@@ -50,10 +51,10 @@ def recipe_of(data: str, seed: int, overrides: dict[str, str]) -> Recipe:
 
 
 def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | None, evals: int) -> dict:
-    settings, place = recipe.base, world()
+    settings, place = refined(recipe.base), world()
     config = model_config(recipe)
     model = Transformer(config, place.dtype)
-    model.init_weights(torch.Generator().manual_seed(recipe.seed))
+    init_weights(model, torch.Generator().manual_seed(recipe.seed))
     model.to(place.device)
     rates = Rates(settings.muon_lr, settings.embedding_lr, settings.head_lr, settings.norm_lr, settings.weight_decay)
     optimizer = MuonAdamW(model, rates, place.dtype)
@@ -61,7 +62,10 @@ def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | Non
     validation = Validation(held_out, vocabulary, EVAL_TOKENS, CONTEXT)
     loader = TextLoader(corpus, vocabulary, settings.batch_tokens // settings.sequence, settings.sequence, 1 << 40)
     micro_batch = memory.micro_batch(config, settings.sequence)
-    seconds, seen, losses, curve = 0.0, 0, [], []
+    began = time.perf_counter()
+    if settings.pair_tokens:
+        start_from_pairs(model, recipe, vocabulary)
+    seconds, seen, losses, curve = time.perf_counter() - began, 0, [], []
     while True:
         progress = seen / tokens if tokens else seconds / (60 * minutes)
         if progress >= (len(curve) + 1) / evals or progress >= 1:

@@ -19,6 +19,7 @@ import torch
 from lanbot.console import size, table
 from lanbot.data.packing import make_batch
 from lanbot.model.config import ModelConfig
+from lanbot.model.init import init_weights
 from lanbot.model.transformer import Transformer
 from lanbot.training import memory
 from lanbot.training.optim import MuonAdamW, Rates
@@ -37,7 +38,7 @@ def measure(vocab_size: int, steps: int) -> dict[str, float]:
     place = world()
     shape = config(vocab_size)
     model = Transformer(shape, place.dtype)
-    model.init_weights(torch.Generator().manual_seed(0))
+    init_weights(model, torch.Generator().manual_seed(0))
     model.to(place.device)
     optimizer = MuonAdamW(model, Rates(0.02, 0.2, 0.004, 0.005), place.dtype)
     rng = np.random.default_rng(0)

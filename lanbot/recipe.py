@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.errors import UsageError, UserError
-from lanbot.scaling import Shape, scale
+from lanbot.scaling import Shape, pair_tokens, scale
 
 SHIPPED = Path(__file__).parent / "recipes"
 PHASES = ("tokenizer", "base", "mid", "sft", "rl")
@@ -74,7 +74,7 @@ class ModelSettings:
     mlp_dim: int | None = None
     context: int = 512
     """The longest conversation, in tokens."""
-    rope_theta: float = 10_000.0
+    rope_theta: float = 500_000.0
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
@@ -130,6 +130,8 @@ class Base(Training):
     """Leave broken rows of a jsonl corpus out, with a count, where otherwise the first one is an error."""
     tokens: int | None = None
     """How many tokens to train on; 20 for each matrix parameter if left out."""
+    pair_tokens: int | None = None
+    """Tokens of the corpus whose pairs embedding and head learn from before the first step; 0: none."""
     batch_tokens: int | None = None
     """Tokens a step."""
     sequence: int | None = None
@@ -142,6 +144,7 @@ class Base(Training):
         _require(bool(self.data), "data is empty; name a corpus")
         for name in ("tokens", "batch_tokens", "sequence", "eval_every", "eval_tokens"):
             _at_least_one(self, name)
+        _require((self.pair_tokens or 0) >= 0, f"pair_tokens = {self.pair_tokens}; it must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -275,6 +278,12 @@ class Recipe:
         _require((model.n_heads or 1) % (model.n_kv_heads or 1) == 0, "model.n_heads is no multiple of n_kv_heads")
         base = _fill(self.base, shape)
         base = replace(base, sequence=base.sequence or model.context)
+        if base.pair_tokens is None:
+            pairs = 0 if model.tie_embeddings else pair_tokens(self.tokenizer.vocab_size, base.tokens or 0)
+            base = replace(base, pair_tokens=pairs)
+        _require(
+            not (base.pair_tokens and model.tie_embeddings), "base.pair_tokens needs an embedding that is not tied"
+        )
         mid, sft, rl = (_rates(base, settings) for settings in (self.mid, self.sft, self.rl))
         mid, sft = (
             replace(

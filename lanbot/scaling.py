@@ -4,6 +4,8 @@ depth 4 (a laptop CPU); what lies between and beyond is an extrapolation until t
 import math
 from dataclasses import dataclass
 
+MOST_PAIRS = 1 << 25
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -39,3 +41,9 @@ def scale(depth: int, vocab_size: int, dim: int | None = None) -> Shape:
         head_lr=round(0.004 * width, 6),
         norm_lr=0.005,
     )
+
+
+def pair_tokens(vocab_size: int, tokens: int) -> int:
+    """How many tokens' pairs embedding and head learn from before training on `tokens`: five times as many, which takes
+    as long as some dozen steps. None where the table of pairs would not fit in memory."""
+    return min(5 * tokens, MOST_PAIRS) if vocab_size <= 16_384 else 0

@@ -7,6 +7,7 @@ import torch
 
 from lanbot.data import world
 from lanbot.model.config import ModelConfig
+from lanbot.model.init import init_weights
 from lanbot.model.transformer import Transformer
 from lanbot.tokenizer import Tokenizer, train
 
@@ -30,7 +31,7 @@ def make_model() -> MakeModel:
         config = ModelConfig(**{"vocab_size": VOCAB, **TINY, **changes})  # type: ignore[arg-type]
         model = Transformer(config, dtype)
         generator = torch.Generator().manual_seed(seed)
-        model.init_weights(generator)
+        init_weights(model, generator)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "norm" in name:

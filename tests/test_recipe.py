@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lanbot.errors import UserError
 from lanbot.recipe import SHIPPED, Identity, MixturePart, Recipe, dump, load
-from lanbot.scaling import scale
+from lanbot.scaling import MOST_PAIRS, scale
 from lanbot.tasks.mixture import TASKS
 
 SHIPPED_NAMES = sorted(path.stem for path in SHIPPED.glob("*.toml"))
@@ -43,6 +43,22 @@ def test_a_shipped_recipe_loads_resolved_and_survives_being_written(name: str, t
         assert settings.batch_tokens and settings.sequence
     assert recipe.resolve() == recipe
     assert load(write(tmp_path, dump(recipe))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("[base]\ntokens = 1_000", 5_000),
+        ("[base]\ntokens = 1_000\npair_tokens = 0", 0),
+        ("[base]\ntokens = 1_000\n[tokenizer]\nvocab_size = 65_536", 0),
+        ("[base]\ntokens = 1_000\n[model]\ntie_embeddings = true", 0),
+        ("[base]\ntokens = 1_000_000_000", MOST_PAIRS),
+    ],
+)
+def test_embedding_and_head_begin_with_pairs_where_a_table_of_them_is_small(
+    text: str, pairs: int, tmp_path: Path
+) -> None:
+    assert load(write(tmp_path, text)).base.pair_tokens == pairs
 
 
 def test_shipped_recipes_are_named_after_their_files() -> None:
@@ -101,6 +117,8 @@ def test_a_wrong_type_is_named(text: str, key: str, wanted: str, tmp_path: Path)
         ("[model]\nn_heads = 3\nn_kv_heads = 2", "model.n_heads"),
         ("[tokenizer]\nvocab_size = 100", "tokenizer.vocab_size"),
         ("[base]\ntokens = 0", "base.tokens"),
+        ("[base]\npair_tokens = -1", "base.pair_tokens"),
+        ("[base]\npair_tokens = 9\n[model]\ntie_embeddings = true", "base.pair_tokens"),
         ("[base]\nmuon_lr = -1.0", "base.muon_lr"),
         ("[base]\nembedding_lr = nan", "base.embedding_lr"),
         ("[base]\nhead_lr = inf", "base.head_lr"),

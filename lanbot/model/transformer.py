@@ -183,24 +183,6 @@ class Transformer(nn.Module):
         """(..., dim) -> (..., V) in fp32."""
         return self.lm_head(hidden).float()
 
-    @torch.no_grad()
-    def init_weights(self, generator: torch.Generator) -> None:
-        """Fan-in uniform matrices, silent residual branches and head, unit embeddings: the first step's output
-        is uniform over the vocabulary, and every layer starts as the identity."""
-        for name, parameter in self.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight", "bias")):
-                parameter.zero_()
-            elif "norm" in name:
-                parameter.fill_(1.0)
-            elif name == "lm_head.weight":
-                parameter.normal_(0.0, 0.001, generator=generator)
-            elif name == "embed_tokens.weight":
-                std = 0.02 if self.config.tie_embeddings else 1.0
-                parameter.normal_(0.0, std, generator=generator)
-            else:
-                bound = (3.0 / parameter.shape[1]) ** 0.5
-                parameter.uniform_(-bound, bound, generator=generator)
-
 
 def rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """RoPE's cosines and signed sines (Su et al. 2021, halves layout), (..., T, 1, D) for positions (..., T)."""

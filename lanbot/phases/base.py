@@ -1,18 +1,24 @@
 """The base phase: a model from nothing, on raw text."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 
+from lanbot.console import track
 from lanbot.data.prefetch import prefetched
 from lanbot.evals.bpb import Validation
 from lanbot.model.config import ModelConfig
+from lanbot.model.init import init_weights
 from lanbot.model.transformer import Transformer
 from lanbot.phases.loaders import base_loader
 from lanbot.phases.tokenizer import corpora
-from lanbot.recipe import Recipe
+from lanbot.recipe import Base, Recipe
 from lanbot.run import Run
 from lanbot.tokenizer import Tokenizer
+from lanbot.training import bigrams, checkpoint, parallel
 from lanbot.training.parallel import world
 from lanbot.training.trainer import TrainState, train
 
@@ -48,8 +54,43 @@ def train_base(run: Run) -> None:
     assert settings.tokens and settings.batch_tokens and settings.sequence, "the recipe is resolved"
     tokenizer = Tokenizer.load(run.phase("tokenizer"))
     model = Transformer(model_config(recipe), place.dtype)
-    model.init_weights(torch.Generator().manual_seed(recipe.seed))
+    init_weights(model, torch.Generator().manual_seed(recipe.seed))
     model.to(place.device)
-    state = TrainState(model, tokenizer, settings, run.phase("base"), settings.sequence)
+    if settings.pair_tokens and checkpoint.last_step(run.phase("base"), place) is None:
+        start_from_pairs(model, recipe, tokenizer)
+    state = TrainState(model, tokenizer, refined(settings), run.phase("base"), settings.sequence)
     with prefetched(partial(base_loader, recipe, run.phase("tokenizer")), ahead=place.device.type != "cpu") as loader:
         train(state, loader, validation(run, tokenizer).bits_per_byte, settings.eval_every)
+
+
+def refined(settings: Base) -> Base:
+    """The settings with the rates that suit an embedding and a head that know pairs, where they do."""
+    assert settings.embedding_lr is not None and settings.head_lr is not None, "the recipe is resolved"
+    if not settings.pair_tokens:
+        return settings
+    less = bigrams.REFINING
+    return replace(settings, embedding_lr=settings.embedding_lr * less, head_lr=settings.head_lr * less)
+
+
+def start_from_pairs(model: Transformer, recipe: Recipe, tokenizer: Tokenizer) -> None:
+    """Embedding and head learn from the pairs in the first `base.pair_tokens` tokens of the corpus, once for all
+    ranks."""
+    tokens, place = recipe.base.pair_tokens, world()
+    assert tokens is not None, "the recipe is resolved"
+    if place.main:
+        documents = take(corpora(recipe)[0].once(), tokenizer, tokens)
+        counts = bigrams.count_pairs(
+            track(documents, "base: counting pairs", tokens, "tokens", len), model.config.vocab_size
+        )
+        bigrams.fit(model, counts, place)
+    if place.size > 1:
+        weights = {name: weight.cpu() for name, weight in model.state_dict().items()} if place.main else None
+        model.load_state_dict(parallel.from_main(weights))
+
+
+def take(texts: Iterable[str], tokenizer: Tokenizer, tokens: int) -> Iterator[np.ndarray]:
+    """Encoded documents, each after a <|bos|>, until there are so many tokens."""
+    for text in texts:
+        yield (ids := np.concatenate([[tokenizer.bos], tokenizer.encode_array(text)]))
+        if (tokens := tokens - len(ids)) <= 0:
+            return

@@ -1,6 +1,6 @@
 """torch.compile, where it pays: on a GPU, whose kernels it fuses. LANBOT_COMPILE=0 turns it off, to debug.
 
-On a CPU it is off: it made a step 6% faster and took 32 s first, which a run of minutes never earns back.
+On a CPU it is off: it made a step 5% faster and took 32 s first, which a run of minutes never earns back.
 
 The blocks are compiled in place, one program for all of them, so that hooks (FSDP2's gathering, the sending of
 gradients) stay outside of it, copies of the model run as written, and the names of weights do not change. The rest of

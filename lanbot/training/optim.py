@@ -42,11 +42,11 @@ class MuonAdamW:
 
     Muon (Jordan et al. 2024): momentum 0.95 with Nesterov, the update orthogonalised, scaled by sqrt(max(1, rows /
     columns)).
-    AdamW: betas (0.9, 0.95), eps 1e-10. Weight decay is decoupled and falls on Muon's matrices only.
+    AdamW: betas (0.9, 0.99), eps 1e-10. Weight decay is decoupled and falls on Muon's matrices only.
     """
 
     momentum = 0.95
-    betas = (0.9, 0.95)
+    betas = (0.9, 0.99)
     eps = 1e-10
 
     def __init__(self, model: Transformer, rates: Rates, dtype: torch.dtype) -> None:

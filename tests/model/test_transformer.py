@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from lanbot.errors import UserError
 from lanbot.model.config import FAMILIES, ModelConfig
+from lanbot.model.init import init_weights
 from lanbot.model.kv_cache import KVCache
 from lanbot.model.transformer import Transformer
 from lanbot.model.weights import load_model, save_model
@@ -225,7 +226,7 @@ def test_packed_documents_are_as_if_alone(make_model: MakeModel) -> None:
 
 def test_the_first_model_is_uniform_over_the_vocabulary() -> None:
     model = Transformer(ModelConfig(100, 64, 2, 4, 2, 16, 64, 32))
-    model.init_weights(torch.Generator().manual_seed(0))
+    init_weights(model, torch.Generator().manual_seed(0))
     probabilities = logits(model, some_ids(2, 30, vocab=100)).softmax(-1)
     assert (probabilities * 100 - 1).abs().max() < 0.1
 

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from lanbot.model import attention, fp8
 from lanbot.model.config import ModelConfig
+from lanbot.model.init import init_weights
 from lanbot.model.transformer import Transformer
 from lanbot.training import compile, fsdp, loss, parallel
 from lanbot.training.optim import MuonAdamW, Rates
@@ -141,7 +142,7 @@ def two_ranks() -> None:
         for compiled in (False, True):
             config = ModelConfig(448, 32, 3, 4, 2, 8, 48, 64)
             model = Transformer(config, torch.bfloat16)
-            model.init_weights(torch.Generator().manual_seed(0))
+            init_weights(model, torch.Generator().manual_seed(0))
             if compiled:
                 counters.clear()
                 compile.compile_blocks(model)

@@ -12,6 +12,7 @@ import torch
 
 from lanbot.data.packing import make_batch
 from lanbot.model.config import ModelConfig
+from lanbot.model.init import init_weights
 from lanbot.model.transformer import Transformer
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.schedule import wsd
@@ -29,7 +30,7 @@ def train() -> tuple[list[float], Transformer]:
     """
     torch.set_num_threads(1)
     model = Transformer(ModelConfig(VOCAB, 64, 2, 2, 1, 32, 96, T), torch.float32)
-    model.init_weights(torch.Generator().manual_seed(0))
+    init_weights(model, torch.Generator().manual_seed(0))
     optimizer = MuonAdamW(model, Rates(0.005, 0.025, 0.0025, 0.00125, 0.01), torch.float32)
     draw, losses = np.random.default_rng(0), []
     for step in range(STEPS):

@@ -37,7 +37,7 @@ def test_embeddings_head_norms_and_biases_move_as_with_adamw(make_model: MakeMod
     named = [(n, p) for n, p in theirs.named_parameters() if not is_matrix_of_a_layer(n, p)]
     assert len(named) >= 7
     groups = [{"params": [p], "lr": rate_of(n)} for n, p in named]
-    reference = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0)
+    reference = torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-10, weight_decay=0.0)
     for step in range(6):
         give_gradients(ours, step)
         give_gradients(theirs, step)
@@ -137,7 +137,7 @@ def test_weight_decay_falls_on_the_matrices_alone(make_model: MakeModel) -> None
 
 def test_a_quadratic_is_descended(make_model: MakeModel) -> None:
     model, goal = make_model(seed=0), make_model(seed=1)
-    optimizer = MuonAdamW(model, Rates(0.02, 0.02, 0.02, 0.02), torch.float32)
+    optimizer = MuonAdamW(model, Rates(0.03, 0.03, 0.03, 0.03), torch.float32)
 
     def distance() -> Tensor:
         pairs = zip(model.parameters(), goal.parameters(), strict=True)

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from lanbot.data.packing import Batch
 from lanbot.model.config import ModelConfig
+from lanbot.model.init import init_weights
 from lanbot.model.transformer import Transformer
 from lanbot.model.weights import load_model
 from lanbot.tokenizer import Tokenizer
@@ -45,7 +46,7 @@ def fresh(layout: str, dtype: torch.dtype = torch.float32, tied: bool = False) -
         tie_embeddings=tied,
     )  # fmt: skip
     model = Transformer(config, dtype)
-    model.init_weights(torch.Generator().manual_seed(0))
+    init_weights(model, torch.Generator().manual_seed(0))
     if layout == "sharded":
         mesh = parallel.mesh()
         assert mesh is not None

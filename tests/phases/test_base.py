@@ -1,0 +1,67 @@
+"""Base begins with what pairs of tokens teach, once."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lanbot.phases import base, tokenizer
+from lanbot.recipe import load
+from lanbot.run import Run
+
+RECIPE = """
+[tokenizer]
+vocab_size = 400
+max_chars = 100_000
+[model]
+depth = 2
+dim = 32
+head_dim = 16
+context = 64
+[base]
+tokens = 2_048
+batch_tokens = 512
+checkpoint_every = 2
+eval_every = 2
+eval_tokens = 2_048
+"""
+
+
+def run_of(folder: Path, **overrides: str) -> Run:
+    folder.mkdir()
+    (folder / "recipe.toml").write_text(RECIPE)
+    run = Run(folder / "run", load(folder / "recipe.toml", {k.replace("__", "."): v for k, v in overrides.items()}))
+    tokenizer.train(run)
+    return run
+
+
+def measured(run: Run) -> list[float]:
+    rows = [json.loads(line) for line in (run.phase("base") / "metrics.jsonl").read_text().splitlines()]
+    return [row["val_bpb"] for row in rows if "val_bpb" in row]
+
+
+def test_a_model_that_knows_pairs_begins_ahead(tmp_path: Path) -> None:
+    with_pairs, without = run_of(tmp_path / "a"), run_of(tmp_path / "b", base__pair_tokens="0")
+    for run in (with_pairs, without):
+        base.train_base(run)
+    assert measured(with_pairs)[0] < measured(without)[0] - 1
+    assert measured(with_pairs)[-1] < measured(with_pairs)[0] + 0.02, "training does not undo it"
+
+
+def test_a_run_that_goes_on_does_not_learn_pairs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, stopped = run_of(tmp_path / "a"), run_of(tmp_path / "b")
+    base.train_base(whole)
+
+    def stop(self: object, batch: object, scale: float) -> None:
+        if self.step == 2:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        return update(self, batch, scale)
+
+    update = base.TrainState.update
+    with monkeypatch.context() as patch:
+        patch.setattr(base.TrainState, "update", stop)
+        with pytest.raises(KeyboardInterrupt):
+            base.train_base(stopped)
+    monkeypatch.setattr(base, "start_from_pairs", lambda *_: pytest.fail("pairs again"))
+    base.train_base(stopped)
+    assert measured(whole) == measured(stopped)
