@@ -62,7 +62,7 @@ def test_every_phase_leaves_a_checkpoint_metrics_evaluations_and_samples(smoke: 
 
 def test_base_learns(smoke: Path) -> None:
     measured = [line["val_bpb"] for line in metrics(smoke, "base") if "val_bpb" in line]
-    assert measured[-1] < 0.6 * measured[0]
+    assert measured[-1] < 0.7 * measured[0]
 
 
 def test_sft_knows_its_name(smoke: Path) -> None:
