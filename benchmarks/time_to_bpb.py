@@ -25,7 +25,7 @@ from lanbot.data.loader import TextLoader
 from lanbot.evals.bpb import Validation
 from lanbot.model.init import init_weights
 from lanbot.model.transformer import Transformer
-from lanbot.phases.base import model_config, refined, start_from_pairs
+from lanbot.phases.base import model_config, start_from_pairs
 from lanbot.recipe import Recipe, load
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import memory
@@ -51,7 +51,7 @@ def recipe_of(data: str, seed: int, overrides: dict[str, str]) -> Recipe:
 
 
 def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | None, evals: int) -> dict:
-    settings, place = refined(recipe.base), world()
+    settings, place = recipe.base, world()
     config = model_config(recipe)
     model = Transformer(config, place.dtype)
     init_weights(model, torch.Generator().manual_seed(recipe.seed))
@@ -65,9 +65,10 @@ def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | Non
     began = time.perf_counter()
     if settings.pair_tokens:
         start_from_pairs(model, recipe, vocabulary)
-    seconds, seen, losses, curve = time.perf_counter() - began, 0, [], []
+    start = time.perf_counter() - began
+    seconds, seen, losses, curve = start, 0, [], []
     while True:
-        progress = seen / tokens if tokens else seconds / (60 * minutes)
+        progress = seen / tokens if tokens else (seconds - start) / (60 * minutes - start)
         if progress >= (len(curve) + 1) / evals or progress >= 1:
             curve.append({"seconds": round(seconds, 1), "tokens": seen, "val_bpb": validation.bits_per_byte(model)})
             print(

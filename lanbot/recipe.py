@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.errors import UsageError, UserError
-from lanbot.scaling import Shape, pair_tokens, scale
+from lanbot.scaling import PAIRS_VOCABULARY, Shape, pair_tokens, refining, scale
 
 SHIPPED = Path(__file__).parent / "recipes"
 PHASES = ("tokenizer", "base", "mid", "sft", "rl")
@@ -277,14 +277,17 @@ class Recipe:
         )
         _require((model.n_heads or 1) % (model.n_kv_heads or 1) == 0, "model.n_heads is no multiple of n_kv_heads")
         base = _fill(self.base, shape)
-        base = replace(base, sequence=base.sequence or model.context)
-        if base.pair_tokens is None:
-            pairs = 0 if model.tie_embeddings else pair_tokens(self.tokenizer.vocab_size, base.tokens or 0)
-            base = replace(base, pair_tokens=pairs)
-        _require(
-            not (base.pair_tokens and model.tie_embeddings), "base.pair_tokens needs an embedding that is not tied"
-        )
         mid, sft, rl = (_rates(base, settings) for settings in (self.mid, self.sft, self.rl))
+        tokens, pairs = base.tokens or 0, base.pair_tokens
+        if pairs is None:
+            pairs = 0 if model.tie_embeddings else pair_tokens(self.tokenizer.vocab_size, tokens)
+        _require(not (pairs and model.tie_embeddings), "base.pair_tokens needs an embedding that is not tied")
+        _require(
+            not pairs or self.tokenizer.vocab_size <= PAIRS_VOCABULARY,
+            f"base.pair_tokens needs a tokenizer.vocab_size of {PAIRS_VOCABULARY:,} or less",
+        )
+        base = _fill(replace(self.base, pair_tokens=pairs), refining(shape, pairs, tokens))
+        base = replace(base, sequence=base.sequence or model.context)
         mid, sft = (
             replace(
                 settings,

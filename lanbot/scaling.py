@@ -2,9 +2,14 @@
 depth 4 (a laptop CPU); what lies between and beyond is an extrapolation until the notebook says otherwise."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MOST_PAIRS = 1 << 25
+PAIRS_VOCABULARY = 16_384
+"""The largest vocabulary of which a table of all pairs is kept: 1 GiB."""
+REFINING = 1 / 16
+"""What remains of embedding's and head's rates in base after a start from pairs: they know pairs from more text than
+training will see, and noise would undo it. Later phases, with tokens of their own, have the whole rates."""
 
 
 @dataclass(frozen=True)
@@ -45,5 +50,12 @@ def scale(depth: int, vocab_size: int, dim: int | None = None) -> Shape:
 
 def pair_tokens(vocab_size: int, tokens: int) -> int:
     """How many tokens' pairs embedding and head learn from before training on `tokens`: five times as many, which takes
-    as long as some dozen steps. None where the table of pairs would not fit in memory."""
-    return min(5 * tokens, MOST_PAIRS) if vocab_size <= 16_384 else 0
+    as long as some dozen steps; 0 for a vocabulary whose table of pairs would be too large."""
+    return min(5 * tokens, MOST_PAIRS) if vocab_size <= PAIRS_VOCABULARY else 0
+
+
+def refining(shape: Shape, pairs: int, tokens: int) -> Shape:
+    """The shape with the rates that base takes after a start from so many pairs. They grow towards the whole rates
+    where training sees more tokens than the pairs were counted in: an extrapolation."""
+    less = min(1.0, REFINING * max(1.0, tokens / pairs)) if pairs else 1.0
+    return replace(shape, embedding_lr=round(shape.embedding_lr * less, 6), head_lr=round(shape.head_lr * less, 6))

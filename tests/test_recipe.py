@@ -61,6 +61,18 @@ def test_embedding_and_head_begin_with_pairs_where_a_table_of_them_is_small(
     assert load(write(tmp_path, text)).base.pair_tokens == pairs
 
 
+def test_what_pairs_taught_takes_a_smaller_rate_in_base_alone(tmp_path: Path) -> None:
+    with_pairs, without = (load(write(tmp_path, f"[base]\ntokens = 1_000{more}")) for more in ("", "\npair_tokens = 0"))
+    assert with_pairs.base.embedding_lr == pytest.approx((without.base.embedding_lr or 0) / 16, rel=1e-3)
+    assert with_pairs.base.head_lr == pytest.approx((without.base.head_lr or 0) / 16, rel=1e-2)
+    assert with_pairs.base.muon_lr == without.base.muon_lr
+    assert with_pairs.mid == without.mid
+    explicit = load(write(tmp_path, "[base]\ntokens = 1_000\nembedding_lr = 0.5"))
+    assert explicit.base.embedding_lr == 0.5
+    long = load(write(tmp_path, "[base]\ntokens = 1_000\npair_tokens = 500"))
+    assert long.base.embedding_lr == pytest.approx((without.base.embedding_lr or 0) / 8, rel=1e-3)
+
+
 def test_shipped_recipes_are_named_after_their_files() -> None:
     assert {"smoke", "demo", "laptop"} <= set(SHIPPED_NAMES)
     assert [load(name).name for name in SHIPPED_NAMES] == SHIPPED_NAMES
@@ -118,6 +130,7 @@ def test_a_wrong_type_is_named(text: str, key: str, wanted: str, tmp_path: Path)
         ("[tokenizer]\nvocab_size = 100", "tokenizer.vocab_size"),
         ("[base]\ntokens = 0", "base.tokens"),
         ("[base]\npair_tokens = -1", "base.pair_tokens"),
+        ("[base]\npair_tokens = 9\n[tokenizer]\nvocab_size = 32_768", "base.pair_tokens"),
         ("[base]\npair_tokens = 9\n[model]\ntie_embeddings = true", "base.pair_tokens"),
         ("[base]\nmuon_lr = -1.0", "base.muon_lr"),
         ("[base]\nembedding_lr = nan", "base.embedding_lr"),
@@ -299,6 +312,7 @@ def test_what_is_written_wins_over_scaling(tmp_path: Path) -> None:
         mlp_dim = 100
         [base]
         tokens = 999
+        pair_tokens = 0
         batch_tokens = 1024
         muon_lr = 0.5
         [mid]

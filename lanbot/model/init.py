@@ -16,8 +16,8 @@ from lanbot.model.config import ModelConfig
 from lanbot.model.transformer import Attention, Block, Transformer
 
 CONSTANT_SHARE = 1 / 12
-"""Of an embedding's square: its first number, the same for all tokens, from which queries and keys can be made that do
-not depend on the token."""
+"""The share of an embedding's squared norm that its first number has. It is the same for all tokens, so queries and
+keys can be made of it that do not depend on the token."""
 LOOKS_BACK = (1, 2)
 """How many tokens back the first heads of the first layer look."""
 FINDERS = 2
@@ -67,51 +67,65 @@ def look_back(model: Transformer, generator: torch.Generator) -> None:
     first = _attention_of(model, 0)
     for head, distance in enumerate(LOOKS_BACK[: config.n_heads]):
         _look_at_distance(first, head, distance)
-    comparable = _comparable(model)
-    if not (n := len(comparable)):
+    _sharpen(first)
+    comparable, finders = _comparable(config), _finders(config)
+    if not finders:
         return
-    second = _attention_of(model, 1)
-    gaussian = torch.randn(dim - 1, 2 * n, generator=generator, device=device).double()
+    second, n = _attention_of(model, 1), len(comparable)
+    _sharpen(second)
+    gaussian = torch.randn(dim - 1, 2 * n, generator=generator, device=device).cpu().double().numpy()
     # numpy's algebra, for torch's differs in the last bits with where a matrix lies in memory
-    orthonormal = torch.from_numpy(np.linalg.qr(gaussian.cpu().numpy())[0].T)
-    own, before = orthonormal.float().to(device).split(n)  # sketches, (n, dim - 1)
+    own, before = torch.from_numpy(np.linalg.qr(gaussian)[0].T).float().to(device).split(n)  # sketches, (n, dim - 1)
     first.v_proj.weight[:D] = 0
     first.v_proj.weight[:n, 1:] = own
     first.o_proj.weight[1:, :n] = 1.5 * before.T
-    for matrix, sketch in ((second.q_proj.weight, own), (second.k_proj.weight, before)):
-        for head in matrix.view(-1, D, dim)[:FINDERS]:
-            head.zero_()
-            head[comparable, 1:] = sketch * (dim / n) ** 0.5
-    for attention in (first, second):
-        attention.q_norm.weight.fill_(SHARPNESS)
-        attention.k_norm.weight.fill_(SHARPNESS)
+    for i, finder in enumerate(finders):
+        for matrix, head, sketch in ((second.q_proj.weight, finder, own), (second.k_proj.weight, i, before)):
+            matrix[head * D : (head + 1) * D] = 0
+            matrix[head * D + comparable, 1:] = sketch * (dim / n) ** 0.5
 
 
 @torch.no_grad()
 def write_copying(model: Transformer, frequency: Tensor) -> None:
     """What the finders find will come again: their values and outputs take a token's embedding to the direction in
-    which its own logit grows, as far as a linear map of head_dim dimensions can.
+    which its own logit grows, as far as a linear map of head_dim dimensions for each of them can.
 
     For an embedding and a head that know something. frequency: (V, 1), by which tokens count.
     """
-    config = model.config
-    if not len(_comparable(model)):
+    config, D = model.config, model.config.head_dim
+    finders = _finders(config)
+    if not finders:
         return
-    D, weight, head = config.head_dim, frequency.sqrt(), model.lm_head.weight
+    weight, head = frequency.sqrt(), model.lm_head.weight
     known = (model.embed_tokens.weight[:, 1:] * weight).cpu().double().numpy()
     wanted = (F.normalize(head - head.mean(0)) * weight).cpu().double().numpy()
     square = known.T @ known
     linear = np.linalg.solve(square + 1e-6 * square.diagonal().mean() * np.eye(len(square)), known.T @ wanted)
-    outputs = np.linalg.eigh(linear.T @ square @ linear)[1][:, -D:]  # the D directions that say most
-    outputs *= np.sign(outputs[np.abs(outputs).argmax(0), range(D)])
-    values = linear @ outputs
-    values *= D**0.5 / np.linalg.norm(values)
+    directions = np.linalg.eigh(linear.T @ square @ linear)[1][:, ::-1]  # what says most first
+    directions = directions * np.sign(directions[np.abs(directions).argmax(0), range(config.dim)])
     second = _attention_of(model, 1)
-    for i in range(min(FINDERS, config.n_heads)):
-        v = second.v_proj.weight.view(-1, D, config.dim)[i * config.n_kv_heads // config.n_heads]
-        v.zero_()
-        v[:, 1:] = torch.from_numpy(values.T)
-        second.o_proj.weight[:, i * D : (i + 1) * D] = torch.from_numpy(0.3 * outputs)
+    for i, finder in enumerate(finders):
+        outputs = directions[:, i * D : (i + 1) * D]
+        values = linear @ outputs
+        values *= D**0.5 / np.linalg.norm(values)
+        rows = second.v_proj.weight[i * D : (i + 1) * D]
+        rows.zero_()
+        rows[:, 1:] = torch.from_numpy(values.T).float()
+        second.o_proj.weight[:, finder * D : (finder + 1) * D] = torch.from_numpy(0.3 * outputs).float()
+
+
+def _finders(config: ModelConfig) -> range:
+    """The heads of layer 1 that find, each the first that uses keys and values of its own, so that the i-th finder has
+    the i-th; as far as there is a second layer and room in the stream."""
+    n = len(_comparable(config))
+    room = config.n_layers > 1 and n and 2 * n < config.dim - 1
+    count = min(FINDERS, config.n_kv_heads, config.dim // config.head_dim) if room else 0
+    return range(0, config.n_heads, config.n_heads // config.n_kv_heads)[:count]
+
+
+def _sharpen(attention: Attention) -> None:
+    attention.q_norm.weight.fill_(SHARPNESS)
+    attention.k_norm.weight.fill_(SHARPNESS)
 
 
 def _attention_of(model: Transformer, layer: int) -> Attention:
@@ -125,13 +139,10 @@ def _frequencies(config: ModelConfig) -> Tensor:
     return config.rope_theta ** -(torch.arange(0, config.head_dim, 2) / config.head_dim)
 
 
-def _comparable(model: Transformer) -> Tensor:
-    """Which numbers of a head RoPE hardly turns, so that two tokens' can be compared wherever they stand; none where
-    no second layer could do that, or the stream has no room for two sketches of so many numbers."""
-    config = model.config
+def _comparable(config: ModelConfig) -> Tensor:
+    """Which numbers of a head RoPE hardly turns, so that two tokens' can be compared wherever they stand."""
     slow = (_frequencies(config) * config.context < DRIFT).nonzero()[:, 0]
-    room = config.n_layers > 1 and 4 * len(slow) < config.dim
-    return torch.cat((slow, slow + config.head_dim // 2)) if room else slow[:0]
+    return torch.cat((slow, slow + config.head_dim // 2))
 
 
 def _look_at_distance(attention: Attention, head: int, distance: int) -> None:
@@ -141,10 +152,13 @@ def _look_at_distance(attention: Attention, head: int, distance: int) -> None:
     D, key_head = config.head_dim, head * config.n_kv_heads // config.n_heads
     angles = distance * _frequencies(config)
     weight = torch.exp(-torch.arange(D // 2) / 8)
-    still = torch.cat((weight, torch.zeros_like(weight)))
-    turned = torch.cat((weight * angles.cos(), -weight * angles.sin()))
+    key = torch.cat((weight, torch.zeros_like(weight)))
+    query = torch.cat((weight * angles.cos(), -weight * angles.sin()))
     constant = math.sqrt(CONSTANT_SHARE * config.dim)
-    for matrix, row, vector in ((attention.q_proj.weight, head, turned), (attention.k_proj.weight, key_head, still)):
+    for matrix, row, vector in (
+        (attention.q_proj.weight, head, query),
+        (attention.k_proj.weight, key_head, key),
+    ):
         rows = matrix[row * D : (row + 1) * D]
-        rows.mul_(0.1)
+        rows[:, 1:] *= 0.1
         rows[:, 0] = vector * (D**0.5 / vector.norm() / constant)

@@ -1,7 +1,6 @@
 """The base phase: a model from nothing, on raw text."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,7 +14,7 @@ from lanbot.model.init import init_weights
 from lanbot.model.transformer import Transformer
 from lanbot.phases.loaders import base_loader
 from lanbot.phases.tokenizer import corpora
-from lanbot.recipe import Base, Recipe
+from lanbot.recipe import Recipe
 from lanbot.run import Run
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import bigrams, checkpoint, parallel
@@ -58,18 +57,9 @@ def train_base(run: Run) -> None:
     model.to(place.device)
     if settings.pair_tokens and checkpoint.last_step(run.phase("base"), place) is None:
         start_from_pairs(model, recipe, tokenizer)
-    state = TrainState(model, tokenizer, refined(settings), run.phase("base"), settings.sequence)
+    state = TrainState(model, tokenizer, settings, run.phase("base"), settings.sequence)
     with prefetched(partial(base_loader, recipe, run.phase("tokenizer")), ahead=place.device.type != "cpu") as loader:
         train(state, loader, validation(run, tokenizer).bits_per_byte, settings.eval_every)
-
-
-def refined(settings: Base) -> Base:
-    """The settings with the rates that suit an embedding and a head that know pairs, where they do."""
-    assert settings.embedding_lr is not None and settings.head_lr is not None, "the recipe is resolved"
-    if not settings.pair_tokens:
-        return settings
-    less = bigrams.REFINING
-    return replace(settings, embedding_lr=settings.embedding_lr * less, head_lr=settings.head_lr * less)
 
 
 def start_from_pairs(model: Transformer, recipe: Recipe, tokenizer: Tokenizer) -> None:
@@ -78,7 +68,7 @@ def start_from_pairs(model: Transformer, recipe: Recipe, tokenizer: Tokenizer) -
     tokens, place = recipe.base.pair_tokens, world()
     assert tokens is not None, "the recipe is resolved"
     if place.main:
-        documents = take(corpora(recipe)[0].once(), tokenizer, tokens)
+        documents = first_tokens(corpora(recipe)[0].once(), tokenizer, tokens)
         counts = bigrams.count_pairs(
             track(documents, "base: counting pairs", tokens, "tokens", len), model.config.vocab_size
         )
@@ -88,9 +78,9 @@ def start_from_pairs(model: Transformer, recipe: Recipe, tokenizer: Tokenizer) -
         model.load_state_dict(parallel.from_main(weights))
 
 
-def take(texts: Iterable[str], tokenizer: Tokenizer, tokens: int) -> Iterator[np.ndarray]:
-    """Encoded documents, each after a <|bos|>, until there are so many tokens."""
+def first_tokens(texts: Iterable[str], tokenizer: Tokenizer, tokens: int) -> Iterator[np.ndarray]:
+    """Encoded documents between the <|bos|> of each and the next one's, until there are so many tokens."""
     for text in texts:
-        yield (ids := np.concatenate([[tokenizer.bos], tokenizer.encode_array(text)]))
-        if (tokens := tokens - len(ids)) <= 0:
+        yield np.concatenate([[tokenizer.bos], ids := tokenizer.encode_array(text), [tokenizer.bos]])
+        if (tokens := tokens - 1 - len(ids)) <= 0:
             return

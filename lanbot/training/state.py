@@ -12,7 +12,7 @@ from lanbot.errors import Stopped, UserError
 from lanbot.model import fp8
 from lanbot.model.transformer import Transformer
 from lanbot.recipe import Training
-from lanbot.run import unwritable
+from lanbot.run import unwritable, write_atomic
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import checkpoint, fsdp, memory
 from lanbot.training.metrics import Metrics
@@ -77,7 +77,7 @@ class TrainState:
         elif self.world.main and any(self.phase.glob("step_*")):
             say(f"{self.phase.name}: no checkpoint is whole, beginning anew")
         lowered = self.phase / MICRO_TOKENS
-        if (most := from_main(int(lowered.read_text()) if lowered.is_file() else None)) is not None:
+        if (most := from_main(int(lowered.read_text()) if self.world.main and lowered.is_file() else None)) is not None:
             self.micro_tokens = min(self.micro_tokens, most)
         self.metrics = Metrics(self.phase / "metrics.jsonl", self.step, self.world.main)
         return loader_state
@@ -114,7 +114,7 @@ class TrainState:
         self.micro_tokens = fewer * T
         if self.world.size > 1:  # the others are on their way into a sum that this rank cannot join
             try:
-                (self.phase / MICRO_TOKENS).write_text(str(self.micro_tokens))
+                write_atomic(self.phase / MICRO_TOKENS, str(self.micro_tokens))
             except OSError as error:
                 raise unwritable(self.phase / MICRO_TOKENS, error) from None
             raise UserError(problem, f"Run the same command again: it goes on from the last save with {fewer:,} rows.")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,15 +46,15 @@ def test_a_model_that_knows_pairs_begins_ahead(tmp_path: Path) -> None:
     for run in (with_pairs, without):
         base.train_base(run)
     assert measured(with_pairs)[0] < measured(without)[0] - 1
-    assert measured(with_pairs)[-1] < measured(with_pairs)[0] + 0.02, "training does not undo it"
+    assert measured(with_pairs)[-1] < measured(with_pairs)[0] - 0.1, "training adds to it"
 
 
 def test_a_run_that_goes_on_does_not_learn_pairs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, stopped = run_of(tmp_path / "a"), run_of(tmp_path / "b")
     base.train_base(whole)
 
-    def stop(self: object, batch: object, scale: float) -> None:
-        if self.step == 2:  # type: ignore[attr-defined]
+    def stop(self: Any, batch: Any, scale: float) -> Any:
+        if self.step == 2:
             raise KeyboardInterrupt
         return update(self, batch, scale)
 
