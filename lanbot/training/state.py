@@ -12,7 +12,7 @@ from lanbot.errors import Stopped, UserError
 from lanbot.model import fp8
 from lanbot.model.transformer import Transformer
 from lanbot.recipe import Training
-from lanbot.run import unwritable, write_atomic
+from lanbot.run import write_atomic
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import checkpoint, fsdp, memory
 from lanbot.training.metrics import Metrics
@@ -113,10 +113,7 @@ class TrainState:
         fewer = (rows + 1) // 2
         self.micro_tokens = fewer * T
         if self.world.size > 1:  # the others are on their way into a sum that this rank cannot join
-            try:
-                write_atomic(self.phase / MICRO_TOKENS, str(self.micro_tokens))
-            except OSError as error:
-                raise unwritable(self.phase / MICRO_TOKENS, error) from None
+            write_atomic(self.phase / MICRO_TOKENS, str(self.micro_tokens))
             raise UserError(problem, f"Run the same command again: it goes on from the last save with {fewer:,} rows.")
         say(f"{problem}; from here on {fewer:,} x {T:,} (the same sums, in smaller parts)")
 

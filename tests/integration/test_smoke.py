@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -62,7 +63,9 @@ def test_every_phase_leaves_a_checkpoint_metrics_evaluations_and_samples(smoke: 
 
 def test_base_learns(smoke: Path) -> None:
     measured = [line["val_bpb"] for line in metrics(smoke, "base") if "val_bpb" in line]
-    assert measured[-1] < 0.7 * measured[0]
+    text = json.loads((smoke / "tokenizer" / "compression.json").read_text())[0]
+    assert measured[-1] < 0.6 * math.log2(512) / text["bytes_per_token"], "of what a guess among all tokens costs"
+    assert measured[-1] < 0.7 * measured[0], "of what the pairs had taught before the first step"
 
 
 def test_sft_knows_its_name(smoke: Path) -> None:

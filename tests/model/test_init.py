@@ -1,5 +1,7 @@
 """How a model from nothing begins: sure of nothing, and looking back."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,9 +14,11 @@ from lanbot.model.transformer import Transformer, rotate, rotation
 T = 512
 
 
-def fresh(**changes: object) -> Transformer:
-    fields = {"vocab_size": 2_000, "dim": 192, "n_layers": 3, "n_heads": 3, "n_kv_heads": 3, "head_dim": 64}
-    model = Transformer(ModelConfig(**{**fields, "mlp_dim": 512, "context": T, **changes}))  # type: ignore[arg-type]
+SHAPE: dict[str, Any] = {"vocab_size": 2_000, "dim": 192, "n_layers": 3, "n_heads": 3, "n_kv_heads": 3, "head_dim": 64}
+
+
+def fresh(**changes: Any) -> Transformer:
+    model = Transformer(ModelConfig(**{**SHAPE, "mlp_dim": 512, "context": T, **changes}))
     init_weights(model, torch.Generator().manual_seed(0))
     return model
 
@@ -92,7 +96,7 @@ def test_two_that_find_say_different_things() -> None:
         {"dim": 48, "n_heads": 1, "n_kv_heads": 1},
     ],
 )
-def test_whatever_its_shape_the_first_output_is_nearly_uniform(changes: dict[str, object]) -> None:
+def test_whatever_its_shape_the_first_output_is_nearly_uniform(changes: dict[str, Any]) -> None:
     model = fresh(**changes)
     with torch.no_grad():
         logits = model.logits(model(some_ids()[None]))
