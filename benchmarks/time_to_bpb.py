@@ -25,7 +25,7 @@ from lanbot.data.loader import TextLoader
 from lanbot.evals.bpb import Validation
 from lanbot.model.init import init_weights
 from lanbot.model.transformer import Transformer
-from lanbot.phases.base import model_config, start_from_pairs
+from lanbot.phases.base import model_config, sampled_softmax, start_from_pairs
 from lanbot.recipe import Recipe, load
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import memory
@@ -65,8 +65,9 @@ def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | Non
     began = time.perf_counter()
     if settings.pair_tokens:
         start_from_pairs(model, recipe, vocabulary)
+    sampled = sampled_softmax(recipe, vocabulary)
     start = time.perf_counter() - began
-    seconds, seen, losses, curve = start, 0, [], []
+    seconds, seen, flops, losses, curve = start, 0, 0.0, [], []
     while True:
         progress = seen / tokens if tokens else (seconds - start) / (60 * minutes - start)
         if progress >= (len(curve) + 1) / evals or progress >= 1:
@@ -81,17 +82,19 @@ def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | Non
         began = time.perf_counter()
         batch = loader.next_batch()
         scale = wsd(progress, settings.warmup, settings.decay)
-        result = training_step(model, optimizer, batch.scaled(1 / batch.ids.size), scale, settings.clip, micro_batch)
+        candidates = sampled.candidates(batch.targets, len(losses), progress) if sampled else None
+        batch_mean = batch.scaled(1 / batch.ids.size)
+        result = training_step(model, optimizer, batch_mean, scale, settings.clip, micro_batch, candidates)
         losses.append(result.loss.item())
         seconds += time.perf_counter() - began
         seen += batch.ids.size
+        flops += batch.ids.size * config.flops_per_token(settings.sequence, result.softmax)
     return {
         "val_bpb": curve[-1]["val_bpb"],
         "seconds": seconds,
         "tokens": seen,
         "parameters": config.params(),
-        "utilisation": seen / seconds * config.flops_per_token(settings.sequence)
-        / memory.matmul_ceiling(place.device, place.dtype),
+        "utilisation": flops / seconds / memory.matmul_ceiling(place.device, place.dtype),
         "peak_memory_bytes": memory.peak(),
         "curve": curve,
     }  # fmt: skip

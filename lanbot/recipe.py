@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.errors import UsageError, UserError
-from lanbot.scaling import PAIRS_VOCABULARY, Shape, pair_tokens, refining, scale
+from lanbot.scaling import PAIRS_VOCABULARY, Shape, pair_tokens, refining, scale, softmax_tokens
 
 SHIPPED = Path(__file__).parent / "recipes"
 PHASES = ("tokenizer", "base", "mid", "sft", "rl")
@@ -132,6 +132,8 @@ class Base(Training):
     """How many tokens to train on; 20 for each matrix parameter if left out."""
     pair_tokens: int | None = None
     """Tokens of the corpus whose pairs embedding and head learn from before the first step; 0: none."""
+    softmax_tokens: int | None = None
+    """The most frequent tokens, which are in every step's softmax; the rarer are sampled. 0: all tokens, every step."""
     batch_tokens: int | None = None
     """Tokens a step."""
     sequence: int | None = None
@@ -144,7 +146,9 @@ class Base(Training):
         _require(bool(self.data), "data is empty; name a corpus")
         for name in ("tokens", "batch_tokens", "sequence", "eval_every", "eval_tokens"):
             _at_least_one(self, name)
-        _require((self.pair_tokens or 0) >= 0, f"pair_tokens = {self.pair_tokens}; it must be 0 or more")
+        for name in ("pair_tokens", "softmax_tokens"):
+            value = getattr(self, name)
+            _require((value or 0) >= 0, f"{name} = {value}; it must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -287,6 +291,9 @@ class Recipe:
             f"base.pair_tokens needs a tokenizer.vocab_size of {PAIRS_VOCABULARY:,} or less",
         )
         base = _fill(replace(self.base, pair_tokens=pairs), refining(shape, pairs, tokens))
+        if base.softmax_tokens is None:
+            batch_tokens = base.batch_tokens or 0
+            base = replace(base, softmax_tokens=softmax_tokens(self.tokenizer.vocab_size, batch_tokens, pairs))
         base = replace(base, sequence=base.sequence or model.context)
         mid, sft = (
             replace(

@@ -73,6 +73,23 @@ def test_what_pairs_taught_takes_a_smaller_rate_in_base_alone(tmp_path: Path) ->
     assert long.base.embedding_lr == pytest.approx((without.base.embedding_lr or 0) / 8, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("text", "frequent"),
+    [
+        ("[tokenizer]\nvocab_size = 8_192", 1_024),
+        ("[tokenizer]\nvocab_size = 8_192\n[base]\nsoftmax_tokens = 0", 0),
+        ("[tokenizer]\nvocab_size = 8_192\n[base]\npair_tokens = 0", 0),
+        ("[tokenizer]\nvocab_size = 8_192\n[base]\nbatch_tokens = 65_536", 0),
+        ("[tokenizer]\nvocab_size = 1_024", 0),
+        ("[tokenizer]\nvocab_size = 65_536", 0),
+    ],
+)
+def test_rare_tokens_are_sampled_where_a_batch_is_small_beside_the_vocabulary(
+    text: str, frequent: int, tmp_path: Path
+) -> None:
+    assert load(write(tmp_path, text)).base.softmax_tokens == frequent
+
+
 def test_shipped_recipes_are_named_after_their_files() -> None:
     assert {"smoke", "demo", "laptop"} <= set(SHIPPED_NAMES)
     assert [load(name).name for name in SHIPPED_NAMES] == SHIPPED_NAMES

@@ -43,9 +43,11 @@ class ModelConfig:
         """All parameters, norms and biases left out (they are under a thousandth)."""
         return self.matmul_params() + (0 if self.tie_embeddings else self.vocab_size * self.dim)
 
-    def flops_per_token(self, sequence: int) -> float:
-        """Forward and backward: 6 x matmul parameters, and causal attention over `sequence` counted at half."""
-        return 6 * self.matmul_params() + 6 * self.n_layers * self.n_heads * self.head_dim * sequence
+    def flops_per_token(self, sequence: int, softmax: int | None = None) -> float:
+        """Forward and backward: 6 x matmul parameters, and causal attention over `sequence` counted at half.
+        softmax: over how many tokens, if not all."""
+        left_out = 0 if softmax is None else (self.vocab_size - softmax) * self.dim
+        return 6 * (self.matmul_params() - left_out) + 6 * self.n_layers * self.n_heads * self.head_dim * sequence
 
     # -- Hugging Face's config.json ------------------------------------------------------------------------
 

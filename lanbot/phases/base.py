@@ -19,7 +19,11 @@ from lanbot.run import Run
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import bigrams, checkpoint, parallel
 from lanbot.training.parallel import world
+from lanbot.training.sampled_softmax import SampledSoftmax, count_tokens
 from lanbot.training.trainer import TrainState, train
+
+FREQUENCY_TOKENS = 1 << 21
+"""So many tokens say how frequent each is: some seconds to encode."""
 
 
 def model_config(recipe: Recipe) -> ModelConfig:
@@ -59,7 +63,8 @@ def train_base(run: Run) -> None:
         start_from_pairs(model, recipe, tokenizer)
     state = TrainState(model, tokenizer, settings, run.phase("base"), settings.sequence)
     with prefetched(partial(base_loader, recipe, run.phase("tokenizer")), ahead=place.device.type != "cpu") as loader:
-        train(state, loader, validation(run, tokenizer).bits_per_byte, settings.eval_every)
+        evaluate = validation(run, tokenizer).bits_per_byte
+        train(state, loader, evaluate, settings.eval_every, sampled_softmax(recipe, tokenizer))
 
 
 def start_from_pairs(model: Transformer, recipe: Recipe, tokenizer: Tokenizer) -> None:
@@ -76,6 +81,16 @@ def start_from_pairs(model: Transformer, recipe: Recipe, tokenizer: Tokenizer) -
     if place.size > 1:
         weights = {name: weight.cpu() for name, weight in model.state_dict().items()} if place.main else None
         model.load_state_dict(parallel.from_main(weights))
+
+
+def sampled_softmax(recipe: Recipe, tokenizer: Tokenizer) -> SampledSoftmax | None:
+    """By the frequencies in the corpus's first tokens, so that a run that goes on finds the same; None: not wanted."""
+    frequent = recipe.base.softmax_tokens
+    assert frequent is not None, "the recipe is resolved"
+    if not frequent:
+        return None
+    documents = first_tokens(corpora(recipe)[0].once(), tokenizer, FREQUENCY_TOKENS)
+    return SampledSoftmax(count_tokens(documents, recipe.tokenizer.vocab_size), frequent, recipe.seed)
 
 
 def first_tokens(texts: Iterable[str], tokenizer: Tokenizer, tokens: int) -> Iterator[np.ndarray]:

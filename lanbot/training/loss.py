@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lanbot.training import compile
+from lanbot.training.sampled_softmax import Candidates
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -25,7 +26,7 @@ class _WeightedNLL(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, needed: bool
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, shift: Tensor | None, needed: bool
     ) -> tuple[Tensor, Tensor]:
         N, V, device, dtype = len(hidden), len(head), hidden.device, hidden.dtype
         matrix = head.to(dtype)
@@ -42,11 +43,14 @@ class _WeightedNLL(torch.autograd.Function):
                 part = slice(start, min(start + chunk, last))
                 target, weight = targets[part, None], weights[part, None]
                 logits = hidden[part] @ transposed
+                if shift is not None:  # of all logits but the target's own
+                    logits += shift
+                    logits.scatter_add_(-1, target, -shift[target])
                 if kept is None:
                     exact = logits.float()
                     nll[part] = (exact.logsumexp(-1, keepdim=True) - exact.gather(-1, target))[:, 0]
                     continue
-                fused = len(target) % FUSED_TOKENS == 0 and compile.enabled(device)
+                fused = shift is None and len(target) % FUSED_TOKENS == 0 and compile.enabled(device)
                 into = kept[part.start - first : part.stop - first]
                 nll[part] = (_fused() if fused else _by_softmax)(logits, target, weight, into)
             if grad_hidden is not None and grad_head is not None and kept is not None:
@@ -62,9 +66,9 @@ class _WeightedNLL(torch.autograd.Function):
         return (nll * weights).sum(), nll
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         grad_hidden, grad_head = ctx.saved_tensors
-        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_head * grad_loss, None, None, None
+        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_head * grad_loss, None, None, None, None
 
 
 def _nll_and_gradient(logits: Tensor, target: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
@@ -92,13 +96,21 @@ def _fused() -> Any:
     return compile.compiled(_nll_and_gradient)
 
 
-def weighted_nll(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def weighted_nll(
+    hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, candidates: Candidates | None = None
+) -> tuple[Tensor, Tensor]:
     """(the sum over tokens of weight x -log p(target), the -log p of each token without gradient).
 
     hidden: (..., dim). head: (V, dim). targets: (...) int64. weights: (...) fp32, of either sign.
     With weights 1/N this is the mean cross-entropy of N tokens; with advantage/N it is the policy gradient.
+    candidates: the tokens that are in the softmax, the targets among them; None: all.
     """
+    shift = None
+    if candidates is not None:
+        ids = candidates.ids.to(head.device)
+        head, targets = head[ids], torch.searchsorted(ids, targets)
+        shift = candidates.log_weights.to(head.device, hidden.dtype)
     flat = hidden.reshape(-1, hidden.shape[-1])
     needed = torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad)
-    loss, nll = _WeightedNLL.apply(flat, head, targets.reshape(-1), weights.reshape(-1), needed)
+    loss, nll = _WeightedNLL.apply(flat, head, targets.reshape(-1), weights.reshape(-1), shift, needed)
     return loss, nll.view(targets.shape)

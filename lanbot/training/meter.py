@@ -50,7 +50,6 @@ class Meter:
         self.state, self.loader = state, loader
         self.bytes_of = state.tokenizer.token_bytes()
         self.ceiling = memory.matmul_ceiling(state.world.device, state.world.dtype) * state.world.size
-        self.flops = state.model.config.flops_per_token(state.sequence)
         self.line = Progress(quiet=not state.world.main)
         self.began = self.last = time.monotonic()
         self.start_progress = loader.progress()
@@ -108,7 +107,8 @@ class Meter:
         )
         loss, grad_norm, bpb = result.loss.item(), result.grad_norm.item(), nats / math.log(2) / max(1.0, text_bytes)
         rate = step.tokens / seconds
-        utilisation = rate * self.flops / self.ceiling
+        flops = state.model.config.flops_per_token(state.sequence, result.softmax)
+        utilisation = rate * flops / self.ceiling
         spike = state.metrics.spike(loss) if finite else None
         state.metrics.write(
             step=step.step, progress=step.progress, loss=loss, bpb=bpb, grad_norm=grad_norm, lr_scale=step.scale,
@@ -169,16 +169,16 @@ class Meter:
 
 def _fetched(result: StepResult) -> Callable[[], StepResult]:
     """The result on the host, begun to be copied now and there when called: later, no step after it is waited for."""
-    if not result.loss.is_cuda:
-        return lambda: StepResult(result.loss.cpu(), result.grad_norm.cpu(), result.finite.cpu(), result.nll.cpu())
     figures = (result.loss, result.grad_norm, result.finite, result.nll)
+    if not result.loss.is_cuda:
+        return lambda: StepResult(*(figure.cpu() for figure in figures), softmax=result.softmax)
     copies = [figure.to("cpu", non_blocking=True) for figure in figures]  # into pinned memory
     arrived = torch.cuda.Event()
     arrived.record()
 
     def wait() -> StepResult:
         arrived.synchronize()
-        return StepResult(*copies)
+        return StepResult(*copies, softmax=result.softmax)
 
     return wait
 

@@ -18,6 +18,7 @@ from lanbot.training import checkpoint, fsdp, memory
 from lanbot.training.metrics import Metrics
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.parallel import World, from_main, world
+from lanbot.training.sampled_softmax import Candidates
 from lanbot.training.step import StepResult, training_step
 
 SKIPS_IN_A_ROW = 5
@@ -82,7 +83,7 @@ class TrainState:
         self.metrics = Metrics(self.phase / "metrics.jsonl", self.step, self.world.main)
         return loader_state
 
-    def update(self, batch: Batch, scale: float) -> StepResult:
+    def update(self, batch: Batch, scale: float, candidates: Candidates | None = None) -> StepResult:
         """One training step on this rank's rows; with half as many at a time, the same sums, where memory is short.
 
         Raises UserError if it does not hold a single row, or if one of several ranks runs out of it.
@@ -92,7 +93,8 @@ class TrainState:
             rows = min(max(1, self.micro_tokens // T), max(1, len(batch)))
             before = self.optimizer.steps.clone()
             try:
-                result = training_step(self.model, self.optimizer, batch, scale, self.settings.clip, rows)
+                clip = self.settings.clip
+                result = training_step(self.model, self.optimizer, batch, scale, clip, rows, candidates)
             except (RuntimeError, MemoryError) as error:
                 if not memory.exhausted(error):
                     raise

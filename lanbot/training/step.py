@@ -13,6 +13,7 @@ from lanbot.training.fsdp import is_sharded
 from lanbot.training.loss import weighted_nll
 from lanbot.training.optim import MuonAdamW
 from lanbot.training.parallel import max_over_ranks, sum_over_ranks_, world
+from lanbot.training.sampled_softmax import Candidates
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,27 @@ class StepResult:
 
     loss: the weighted sum over the batch of all ranks. grad_norm: before clipping. finite: whether both are numbers;
     if not, the update was skipped and weights and optimiser are as before. nll: (rows, T) of this rank.
+    softmax: over how many tokens it was; with fewer than all, loss and nll are estimates.
     """
 
     loss: Tensor
     grad_norm: Tensor
     finite: Tensor
     nll: Tensor
+    softmax: int
 
 
 def training_step(
-    model: Transformer, optimizer: MuonAdamW, batch: Batch, scale: float, clip: float, micro_batch: int
+    model: Transformer,
+    optimizer: MuonAdamW,
+    batch: Batch,
+    scale: float,
+    clip: float,
+    micro_batch: int,
+    candidates: Candidates | None = None,
 ) -> StepResult:
-    """One update from this rank's rows. The weights are those of the whole batch: they decide the normalisation."""
+    """One update from this rank's rows. The weights are those of the whole batch: they decide the normalisation.
+    candidates: the tokens of a sampled softmax, the same on all ranks; None: all tokens."""
     device = world().device
     loss, nll = torch.zeros((), device=device), []
     passes = -(-len(batch) // micro_batch)
@@ -44,7 +54,7 @@ def training_step(
         rows = rows if count else _blank(batch)
         ids, targets, weights = (send(array, device) for array in (rows.ids, rows.targets, rows.weights))
         hidden = model(ids, torch.from_numpy(rows.documents))
-        part, rows_nll = weighted_nll(hidden, model.lm_head.weight, targets, weights)
+        part, rows_nll = weighted_nll(hidden, model.lm_head.weight, targets, weights, candidates)
         if i == passes - 1:
             optimizer.expect_gradients()
         part.backward()
@@ -55,7 +65,8 @@ def training_step(
     finite = torch.isfinite(loss) & torch.isfinite(norm)
     optimizer.step(scale, finite)
     optimizer.zero_grad()
-    return StepResult(loss, norm, finite, torch.cat(nll) if nll else torch.empty(0))
+    softmax = model.config.vocab_size if candidates is None else len(candidates.ids)
+    return StepResult(loss, norm, finite, torch.cat(nll) if nll else torch.empty(0), softmax)
 
 
 def _blank(batch: Batch) -> Batch:

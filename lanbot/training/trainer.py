@@ -4,17 +4,25 @@ from lanbot.data.loader import Loader
 from lanbot.errors import UserError
 from lanbot.training import compile
 from lanbot.training.meter import Evaluate, Meter, notes_of
+from lanbot.training.sampled_softmax import SampledSoftmax
 from lanbot.training.schedule import wsd
 from lanbot.training.signals import StopSignals
 from lanbot.training.state import TrainState
 
 
-def train(state: TrainState, loader: Loader, evaluate: Evaluate | None = None, eval_every: int = 0) -> None:
+def train(
+    state: TrainState,
+    loader: Loader,
+    evaluate: Evaluate | None = None,
+    eval_every: int = 0,
+    sampled: SampledSoftmax | None = None,
+) -> None:
     """Trains to the loader's end, from the phase's last checkpoint if it has one.
 
     evaluate(model) -> validation bits per byte, called before the first step, every `eval_every` and at the end; a
-    checkpoint of the same step comes first. Raises Stopped when a signal came (the state is saved), UserError when
-    too many updates in a row are no numbers, memory is too small or the disk full.
+    checkpoint of the same step comes first. sampled: which tokens are in a step's softmax; None: all.
+    Raises Stopped when a signal came (the state is saved), UserError when too many updates in a row are no numbers,
+    memory is too small or the disk full.
     """
     settings, place = state.settings, state.world
     compile.compile_blocks(state.model)
@@ -27,13 +35,15 @@ def train(state: TrainState, loader: Loader, evaluate: Evaluate | None = None, e
             while True:
                 if evaluate and state.step % eval_every == 0:
                     meter.validate(evaluate)
-                scale = wsd(loader.progress(), settings.warmup, settings.decay)
+                progress = loader.progress()
+                scale = wsd(progress, settings.warmup, settings.decay)
                 batch = meter.next_batch()
                 if batch is None:
                     break
                 tokens_under_loss = max(1, int((batch.weights != 0).sum()))
                 mine = batch.rows(slice(place.rank, None, place.size))
-                result = state.update(mine.scaled(1 / tokens_under_loss), scale)
+                candidates = sampled.candidates(batch.targets, state.step, progress) if sampled else None
+                result = state.update(mine.scaled(1 / tokens_under_loss), scale, candidates)
                 meter.log(batch, mine, result, scale)
                 if state.step % settings.checkpoint_every == 0:
                     meter.save()

@@ -49,14 +49,17 @@ def test_a_model_that_knows_pairs_begins_ahead(tmp_path: Path) -> None:
     assert measured(with_pairs)[-1] < measured(with_pairs)[0] - 0.1, "training adds to it"
 
 
-def test_a_run_that_goes_on_does_not_learn_pairs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, stopped = run_of(tmp_path / "a"), run_of(tmp_path / "b")
+@pytest.mark.parametrize("softmax_tokens", ["0", "64"])
+def test_a_run_that_goes_on_is_the_same_and_does_not_learn_pairs_again(
+    softmax_tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = (run_of(tmp_path / name, base__softmax_tokens=softmax_tokens) for name in "ab")
     base.train_base(whole)
 
-    def stop(self: Any, batch: Any, scale: float) -> Any:
+    def stop(self: Any, *of_the_step: Any) -> Any:
         if self.step == 2:
             raise KeyboardInterrupt
-        return update(self, batch, scale)
+        return update(self, *of_the_step)
 
     update = base.TrainState.update
     with monkeypatch.context() as patch:
