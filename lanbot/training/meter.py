@@ -170,15 +170,17 @@ class Meter:
 def _fetched(result: StepResult) -> Callable[[], StepResult]:
     """The result on the host, begun to be copied now and there when called: later, no step after it is waited for."""
     figures = (result.loss, result.grad_norm, result.finite, result.nll)
-    if not result.loss.is_cuda:
-        return lambda: StepResult(*(figure.cpu() for figure in figures), softmax=result.softmax)
-    copies = [figure.to("cpu", non_blocking=True) for figure in figures]  # into pinned memory
-    arrived = torch.cuda.Event()
-    arrived.record()
+    on_gpu = result.loss.is_cuda
+    copies = [figure.to("cpu", non_blocking=on_gpu) for figure in figures]  # into pinned memory
+    arrived = torch.cuda.Event() if on_gpu else None
+    if arrived is not None:
+        arrived.record()
 
     def wait() -> StepResult:
-        arrived.synchronize()
-        return StepResult(*copies, softmax=result.softmax)
+        if arrived is not None:
+            arrived.synchronize()
+        loss, grad_norm, finite, nll = copies
+        return StepResult(loss, grad_norm, finite, nll, result.softmax)
 
     return wait
 
