@@ -2,9 +2,10 @@
 
 In a small model half of a step is the head. But of 8,192 tokens a batch of 2,048 has some 800 for targets, and most of
 the rest have next to no probability. So a step takes the most frequent tokens, the batch's targets and a few others at
-random. Each stands for those of its frequency that are not there: its probability is divided by the chance with which
-it came in (Horvitz & Thompson 1952), so that the softmax's sum is right on average. The last part of training takes all
-tokens, or the rare ones would stay a little off.
+random. Each stands for those of its frequency that are not there: its probability is divided by the chance with
+which it came in (Horvitz & Thompson 1952), as if targets were drawn one by one by frequency. For such batches the
+softmax's sum is right on average; real ones come in topics, so for them it is an approximation. The last part of
+training takes all tokens, or the rare ones would stay a little off.
 """
 
 from collections.abc import Iterable
