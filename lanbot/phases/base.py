@@ -84,13 +84,17 @@ def start_from_pairs(model: Transformer, recipe: Recipe, tokenizer: Tokenizer) -
 
 
 def sampled_softmax(recipe: Recipe, tokenizer: Tokenizer) -> SampledSoftmax | None:
-    """By the frequencies in the corpus's first tokens, so that a run that goes on finds the same; None: not wanted."""
-    frequent = recipe.base.softmax_tokens
+    """By the frequencies in the corpus's first tokens, counted once for all ranks, so that a run that goes on finds the
+    same; None: not wanted."""
+    frequent, counts = recipe.base.softmax_tokens, None
     assert frequent is not None, "the recipe is resolved"
     if not frequent:
         return None
-    documents = first_tokens(corpora(recipe)[0].once(), tokenizer, FREQUENCY_TOKENS)
-    return SampledSoftmax(count_tokens(documents, recipe.tokenizer.vocab_size), frequent, recipe.seed)
+    if world().main:
+        documents = first_tokens(corpora(recipe)[0].once(), tokenizer, FREQUENCY_TOKENS)
+        shown = track(documents, "base: counting tokens", FREQUENCY_TOKENS, "tokens", len)
+        counts = count_tokens(shown, recipe.tokenizer.vocab_size)
+    return SampledSoftmax(parallel.from_main(counts), frequent, recipe.seed)
 
 
 def first_tokens(texts: Iterable[str], tokenizer: Tokenizer, tokens: int) -> Iterator[np.ndarray]:

@@ -103,13 +103,13 @@ def weighted_nll(
 
     hidden: (..., dim). head: (V, dim). targets: (...) int64. weights: (...) fp32, of either sign.
     With weights 1/N this is the mean cross-entropy of N tokens; with advantage/N it is the policy gradient.
-    candidates: the tokens that are in the softmax, the targets among them; None: all.
+    candidates: the tokens that are in the softmax, the targets among them, on the same device; None: all.
     """
     shift = None
     if candidates is not None:
-        ids = candidates.ids.to(head.device)
-        head, targets = head[ids], torch.searchsorted(ids, targets)
-        shift = candidates.log_weights.to(head.device, hidden.dtype)
+        head = head[candidates.ids]
+        targets = torch.searchsorted(candidates.ids, targets.contiguous())
+        shift = candidates.log_weights.to(hidden.dtype)
     flat = hidden.reshape(-1, hidden.shape[-1])
     needed = torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad)
     loss, nll = _WeightedNLL.apply(flat, head, targets.reshape(-1), weights.reshape(-1), shift, needed)

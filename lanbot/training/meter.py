@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -169,18 +169,18 @@ class Meter:
 
 def _fetched(result: StepResult) -> Callable[[], StepResult]:
     """The result on the host, begun to be copied now and there when called: later, no step after it is waited for."""
-    figures = (result.loss, result.grad_norm, result.finite, result.nll)
     on_gpu = result.loss.is_cuda
-    copies = [figure.to("cpu", non_blocking=on_gpu) for figure in figures]  # into pinned memory
-    arrived = torch.cuda.Event() if on_gpu else None
-    if arrived is not None:
-        arrived.record()
+    figures = ("loss", "grad_norm", "finite", "nll")
+    copies = {name: getattr(result, name).to("cpu", non_blocking=on_gpu) for name in figures}  # into pinned memory
+    host = replace(result, **copies)
+    if not on_gpu:
+        return lambda: host
+    arrived = torch.cuda.Event()
+    arrived.record()
 
     def wait() -> StepResult:
-        if arrived is not None:
-            arrived.synchronize()
-        loss, grad_norm, finite, nll = copies
-        return StepResult(loss, grad_norm, finite, nll, result.softmax)
+        arrived.synchronize()
+        return host
 
     return wait
 

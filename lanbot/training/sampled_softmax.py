@@ -46,10 +46,10 @@ class SampledSoftmax:
         taken = np.random.default_rng((self.seed, step)).random(len(self.frequency)) < self.chance
         taken[self.frequent] = taken[targets.reshape(-1)] = True
         ids = taken.nonzero()[0]
-        log_absent = targets.size * np.log1p(-self.frequency) + np.log1p(-min(self.chance, 1 - 1e-9))
+        log_absent = targets.size * np.log1p(-self.frequency[ids]) + np.log1p(-min(self.chance, 1 - 1e-9))
         log_weights = -np.log(-np.expm1(log_absent))
-        log_weights[self.frequent] = 0
-        return Candidates(torch.from_numpy(ids), torch.from_numpy(log_weights[ids].astype(np.float32)))
+        log_weights[np.isin(ids, self.frequent)] = 0
+        return Candidates(torch.from_numpy(ids), torch.from_numpy(log_weights.astype(np.float32)))
 
 
 def count_tokens(documents: Iterable[np.ndarray], vocab_size: int) -> np.ndarray:

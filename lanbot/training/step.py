@@ -44,6 +44,8 @@ def training_step(
     """One update from this rank's rows. The weights are those of the whole batch: they decide the normalisation.
     candidates: the tokens of a sampled softmax, the same on all ranks; None: all tokens."""
     device = world().device
+    if candidates is not None:
+        candidates = Candidates(*(send(tensor.numpy(), device) for tensor in candidates))
     loss, nll = torch.zeros((), device=device), []
     passes = -(-len(batch) // micro_batch)
     if is_sharded(model):  # a pass gathers weights from all ranks, so all make the same number of them
