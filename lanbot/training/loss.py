@@ -43,9 +43,8 @@ class _WeightedNLL(torch.autograd.Function):
                 part = slice(start, min(start + chunk, last))
                 target, weight = targets[part, None], weights[part, None]
                 logits = hidden[part] @ transposed
-                if shift is not None:  # of all logits but the target's own
+                if shift is not None:
                     logits += shift
-                    logits.scatter_add_(-1, target, -shift[target])
                 if kept is None:
                     exact = logits.float()
                     nll[part] = (exact.logsumexp(-1, keepdim=True) - exact.gather(-1, target))[:, 0]
