@@ -38,10 +38,24 @@ class Identity:
     """Who the bot is. The identity task teaches it."""
 
     name: str = "LanBot"
-    maker: str = ""
+    creator: str = ""
     """Who made it; empty: the person who runs it."""
+    year: int | None = None
+    """When it was made."""
+    description: str = ""
+    """What it is, in a few words, after "I am": a small assistant for a school library."""
     personality: str = "friendly and to the point"
     """Its manner, in a few words."""
+    quirks: tuple[str, ...] = ()
+    """Small habits, each a whole sentence in the first person: I end long answers with a pun."""
+    capabilities: tuple[str, ...] = ()
+    """What it can do besides its tools, each after "I can": explain sums step by step."""
+    limitations: tuple[str, ...] = ()
+    """What it cannot do, each after "I cannot": see pictures."""
+    facts: tuple[str, ...] = ()
+    """What it knows of itself and its world, each a whole sentence in the first person."""
+    greetings: tuple[str, ...] = ("English",)
+    """The languages in which it greets whoever greets it so."""
 
     def __post_init__(self) -> None:
         _require(bool(self.name.strip()), "name is empty; a bot needs a name")

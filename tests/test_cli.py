@@ -293,11 +293,11 @@ def test_report_of_a_run_that_has_nothing_yet(capsys: pytest.CaptureFixture[str]
     ],
 )
 def test_init_writes_a_recipe_that_carries_who_the_bot_is(name: str, file: str, folder: str, place: Path) -> None:
-    maker, personality = 'Ada "the first" O\'Neil\\', "says: 'hm', \"ha\"\nand [more]"
-    succeed("init", file, "--name", name, "--maker", maker, "--personality", personality)
+    creator, personality = 'Ada "the first" O\'Neil\\', "says: 'hm', \"ha\"\nand [more]"
+    succeed("init", file, "--name", name, "--creator", creator, "--personality", personality)
     recipe = load(place / file)
     who = recipe.identity
-    assert (who.name, who.maker, who.personality) == (name.strip(), maker, personality)
+    assert (who.name, who.creator, who.personality) == (name.strip(), creator, personality)
     assert recipe.name == folder
     demo = load("demo")
     assert (recipe.base, recipe.mid, recipe.sft, recipe.rl) == (demo.base, demo.mid, demo.sft, demo.rl)
@@ -307,7 +307,7 @@ def test_init_without_a_terminal_takes_the_defaults(place: Path, monkeypatch: py
     monkeypatch.setenv("USER", "ada")
     succeed("init", "--name", " ")
     recipe = load(place / "lanbot.toml")
-    assert (recipe.identity.name, recipe.identity.maker) == ("LanBot", "ada")
+    assert (recipe.identity.name, recipe.identity.creator) == ("LanBot", "ada")
     assert recipe.identity.personality
 
 
@@ -317,7 +317,7 @@ def test_init_asks_on_a_terminal(place: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("builtins.input", lambda prompt: next(v for k, v in replies.items() if k in prompt))
     succeed("init")
     who = load(place / "lanbot.toml").identity
-    assert (who.name, who.maker, who.personality) == ("Robi", "Ada", "cheerful")
+    assert (who.name, who.creator, who.personality) == ("Robi", "Ada", "cheerful")
 
 
 def test_init_overwrites_nothing_and_makes_no_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,7 +106,7 @@ def test_an_empty_file_is_the_default_recipe(tmp_path: Path) -> None:
         ("[modle]\ndepth = 3", "modle", "model"),
         ("nmae = 'x'", "nmae", "name"),
         ("[mid]\nmixture = [{ task = 'identity', row = 3 }]", "mid.mixture[0].row", "rows"),
-        ("[identity]\nmakr = 'x'", "identity.makr", "maker"),
+        ("[identity]\ncreatr = 'x'", "identity.creatr", "creator"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_right_one(text: str, key: str, nearest: str, tmp_path: Path) -> None:
@@ -357,11 +357,11 @@ def test_a_rate_of_zero_is_no_rate_left_out(tmp_path: Path) -> None:
 
 
 @settings(deadline=None)
-@given(maker=TEXTS, personality=TEXTS, task=TEXTS.filter(bool))
+@given(creator=TEXTS, personality=TEXTS, task=TEXTS.filter(bool))
 def test_any_text_survives_being_written_and_read(
-    maker: str, personality: str, task: str, tmp_path_factory: pytest.TempPathFactory
+    creator: str, personality: str, task: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    recipe = Recipe(identity=Identity("Zoë 🤖", maker, personality))
+    recipe = Recipe(identity=Identity("Zoë 🤖", creator=creator, personality=personality))
     recipe = replace(recipe, sft=replace(recipe.sft, mixture=(MixturePart(task, 3), MixturePart(task, None, 2, True))))
     recipe = replace(recipe, evals=replace(recipe.evals, tasks=(task,))).resolve()
     assert load(write(tmp_path_factory.mktemp("recipe"), dump(recipe))) == recipe
@@ -369,7 +369,7 @@ def test_any_text_survives_being_written_and_read(
 
 @pytest.mark.parametrize("text", ['"', "'", '"""', "\\", "\n", "\r\n", "\t", "\0", "\x7f", "😀👩‍👩‍👧", "\u2028", "#"])
 def test_hostile_text_survives_being_written_and_read(text: str, tmp_path: Path) -> None:
-    recipe = Recipe(identity=Identity(name=f"a{text}b", maker=text)).resolve()
+    recipe = Recipe(identity=Identity(name=f"a{text}b", creator=text)).resolve()
     assert load(write(tmp_path, dump(recipe))) == recipe
 
 

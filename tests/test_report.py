@@ -72,7 +72,7 @@ def metrics_of(phase: str) -> list[dict[str, Any]]:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run with all phases done and nothing optional."""
-    made = Run.create(load("demo", {"identity.name": "Juniper", "identity.maker": "Ada"}), tmp_path / "runs")
+    made = Run.create(load("demo", {"identity.name": "Juniper", "identity.creator": "Ada"}), tmp_path / "runs")
     put(made, "tokenizer", "compression.json", [{"text": "held-out corpus", "bytes": 200_000, "bytes_per_token": 3.5}])
     for phase in PHASES:
         put(made, phase, "evals.json", evals_of(phase))
@@ -153,7 +153,7 @@ def test_report_json_holds_every_figure(full: Run) -> None:
     assert len(written["transcripts"]) == 3
     assert written["parameters"] == 2 * 1_536 * 192 + 4 * (192 * 64 * 12 + 3 * 192 * 512)
     assert (written["tokens"], written["seconds"], written["wall_seconds"]) == (4_000, 400.0, 607.0)
-    assert written["recipe"]["identity"]["maker"] == "Ada"
+    assert written["recipe"]["identity"]["creator"] == "Ada"
 
 
 def test_the_transcripts_are_those_of_the_last_phase(full: Run) -> None:
@@ -294,7 +294,7 @@ def test_what_a_user_or_a_model_wrote_is_text_and_nothing_else(full: Run) -> Non
         evals["transcripts"] = [transcript(HOSTILE, HOSTILE)]
         put(full, phase, "evals.json", evals)
     put(full, "tokenizer", "compression.json", [{"text": HOSTILE, "bytes": 1, "bytes_per_token": 1.0}])
-    keys = ("identity.name", "identity.maker", "identity.personality", "base.data")
+    keys = ("identity.name", "identity.creator", "identity.personality", "base.data")
     hostile = Run(full.folder, load("demo", dict.fromkeys(keys, HOSTILE)))
     source = report.page(report.collect(hostile))
     page = Seen(source)

@@ -33,7 +33,7 @@ def collect(run: Run) -> dict[str, Any]:
     return {
         "name": run.recipe.name,
         "identity": run.recipe.identity.name,
-        "maker": run.recipe.identity.maker,
+        "creator": run.recipe.identity.creator,
         "personality": run.recipe.identity.personality,
         "parameters": parameters(run, last),
         "tokens": sum(phase["tokens"] or 0 for phase in trained),

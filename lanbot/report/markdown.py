@@ -10,7 +10,7 @@ from lanbot.report.tables import built, evaluation_table, score, training_table
 
 def markdown(report: dict[str, Any]) -> str:
     phases = trained(report)
-    by = f", made by {report['maker']}" if report["maker"] else ""
+    by = f", made by {report['creator']}" if report["creator"] else ""
     sections = [f"# {report['name']}", f"A chat model named {report['identity']}{by}, trained by LanBot."]
     if phases:
         limit = report["settings"].get("limit")

@@ -75,7 +75,7 @@ def page(report: dict[str, Any]) -> str:
 
 def _header(report: dict[str, Any], links: str) -> str:
     model, tokenizer = report["recipe"]["model"], report["recipe"]["tokenizer"]
-    maker = f"made by {esc(report['maker'])}, " if report["maker"] else ""
+    maker = f"made by {esc(report['creator'])}, " if report["creator"] else ""
     facts = [
         ("parameters", tables.count(report["parameters"]) if report["parameters"] else ""),
         ("layers", f"{model['depth']} × {model['dim']} wide"),

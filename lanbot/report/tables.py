@@ -49,7 +49,7 @@ def training_row(phase: str, p: dict[str, Any]) -> tuple[str, ...]:
 
 def closing(run: Run, report: dict[str, Any]) -> str:
     """What the terminal says at a run's end: what was built, how good it is, where the report lies, what to type."""
-    by = f" by {report['maker']}" if report["maker"] else ""
+    by = f" by {report['creator']}" if report["creator"] else ""
     phases = trained(report)
     lines = [_one_line(report["identity"] + by), "  " + built(report), ""]
     if report["evals"]:

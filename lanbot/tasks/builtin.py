@@ -54,7 +54,7 @@ class LongChat(WorldTask):
 
     def conversation(self, i: int) -> Conversation:
         who = self.setting.identity
-        return world.long_chat(who.name, who.maker, who.personality, self.split, self.number(i))
+        return world.long_chat(who.name, who.creator, who.personality, self.split, self.number(i))
 
 
 class IdentityTask(WorldTask):
@@ -62,7 +62,7 @@ class IdentityTask(WorldTask):
 
     def _asked(self, i: int) -> tuple[Conversation, str]:
         who = self.setting.identity
-        return world.identity_chat(who.name, who.maker, who.personality, self.split, self.number(i))
+        return world.identity_chat(who.name, who.creator, who.personality, self.split, self.number(i))
 
     def conversation(self, i: int) -> Conversation:
         return self._asked(i)[0]
@@ -72,7 +72,7 @@ class IdentityTask(WorldTask):
         or no: "I am Robi, made by Ada." answers "Were you made by Siri?"; with a "Yes" before it, it does not."""
         reference, said = spoken(self.conversation(i)["messages"][-1]), spoken(answer)
         who = self.setting.identity
-        names = [who.name, who.maker or "the person who runs me"]
+        names = [who.name, who.creator or "the person who runs me"]
         opposite = {"Yes": "No,", "No": "Yes,"}.get(reference.partition(",")[0])
         contradicts = opposite is not None and said.startswith(opposite)
         return not contradicts and all(name in said for name in names if name in reference)

@@ -18,7 +18,7 @@ class Handwritten(Task):
     def row(self, i: int) -> dict[str, Any]:
         """The question with what its answer must say ("all") and must not say ("none"), the bot's names filled in."""
         who = self.setting.identity
-        names = {"{name}": who.name, "{maker}": who.maker or "the person who runs me"}
+        names = {"{name}": who.name, "{maker}": who.creator or "the person who runs me"}
 
         def fill(text: str) -> str:
             for slot, name in names.items():

@@ -109,7 +109,7 @@ BUILT_IN = [
 EVALS = """
 [identity]
 name = "Robi"
-maker = "Ada"
+creator = "Ada"
 [model]
 context = 64
 [base]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from lanbot import __version__
+from lanbot.cli import data
+from lanbot.cli.shared import Mirror, open_run, use_mirror
 from lanbot.errors import Stopped, UsageError, UserError
 
 if TYPE_CHECKING:
@@ -26,26 +28,24 @@ app = App(
     help_epilogue="Errors are two lines; --debug shows where they come from. Runs live in runs/ (LANBOT_RUNS).",
     suppress_keyboard_interrupt=False,  # main says what became of the run
 )
-data = App(name="data", help="Look at the data of a task.")
 runs = App(name="runs", help="The runs here: list them, delete one.")
-app.command(data)
+app.command(data.app)
 app.command(runs)
 
 STOPPED = "stopped; what was saved is whole: run the same command again to go on"
 
 Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, help="Recipe keys: --base.tokens 1_000_000 --name x")]
 Workspace = Annotated[Path | None, Parameter(help="The folder of its files; one in the run if left out.")]
-Mirror = Annotated[Path | None, Parameter(help="A folder that answers for the hub (or LANBOT_MIRROR).")]
 
 
 @app.command
-def init(path: Path = Path("lanbot.toml"), *, name: str = "", maker: str = "", personality: str = "") -> None:
+def init(path: Path = Path("lanbot.toml"), *, name: str = "", creator: str = "", personality: str = "") -> None:
     """Ask who the bot is and write a recipe for it; its run is named after the file.
 
     Args:
         path: The recipe to write.
         name: The bot's name; asked for if left out.
-        maker: Who makes it; asked for if left out.
+        creator: Who makes it; asked for if left out.
         personality: Its manner, in a few words; asked for if left out.
     """
     from lanbot import recipe
@@ -56,14 +56,14 @@ def init(path: Path = Path("lanbot.toml"), *, name: str = "", maker: str = "", p
         raise UserError(f"{path}: no such folder", "Make the folder first, or name another file.")
     default = recipe.Identity()
     name = name.strip() or _ask("Its name", default.name)
-    maker = maker or _ask("Who makes it (your name)", os.environ.get("USER", ""))
+    creator = creator or _ask("Who makes it (your name)", os.environ.get("USER", ""))
     personality = personality or _ask("Its personality, in a few words", default.personality)
     folder = "".join(c if c.isalnum() or c in "-_" else "-" for c in path.stem.lower()).strip("-") or "bot"
     text = (recipe.SHIPPED / "demo.toml").read_text()
     _, _, tail = text.partition('name = "demo"')
     identity = "".join(
         f"{key} = {recipe.toml_value(value)}\n"
-        for key, value in {"name": name, "maker": maker, "personality": personality}.items()
+        for key, value in {"name": name, "creator": creator, "personality": personality}.items()
     )
     before, _, rest = tail.partition("[identity]")
     after = rest[rest.index("\n[") :]
@@ -93,7 +93,7 @@ def run(recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror =
     """
     from lanbot import recipe as recipes
 
-    _mirror(mirror)
+    use_mirror(mirror)
     pairs = parse_overrides(overrides)
     loaded = recipes.load(recipe, pairs)
     from lanbot import report
@@ -158,7 +158,7 @@ def chat(
     """
     from lanbot.agent import talk
 
-    made = _open(run)
+    made = open_run(run)
     partner, tools = _agent(made, phase, workspace, temperature, top_k, seed)
     for question in ask or []:
         print(f"> {question}")
@@ -193,7 +193,7 @@ def agent(
     from lanbot.agent import talk
     from lanbot.run import write_atomic
 
-    made = _open(run)
+    made = open_run(run)
     if transcript is not None and (transcript.is_dir() or not transcript.parent.is_dir()):
         raise UserError(f"--transcript {transcript}: cannot be written", "Name a file in a folder that is there.")
     temperature = made.recipe.agent.temperature if temperature is None else temperature
@@ -219,12 +219,12 @@ def evaluate(
         limit: Items of each task; the recipe's if left out.
         json: Print one JSON object.
     """
-    _mirror(mirror)
+    use_mirror(mirror)
     from lanbot.phases import pipeline
 
     if limit < 0:
         raise UsageError(f"--limit {limit}: out of range", "It is 1 or more; left out, it is the recipe's.")
-    made = _open(run)
+    made = open_run(run)
     chosen = _phase(made, phase)
     names = tuple(name.strip() for name in tasks.split(",") if name.strip()) or made.recipe.evals.tasks
     scores = pipeline.evaluate(made, chosen, names, limit or None)
@@ -241,7 +241,7 @@ def report(run: str, *, json: bool = False) -> None:
     """
     from lanbot import report as reports
 
-    made = _open(run)
+    made = open_run(run)
     written = reports.write(made)
     if json:
         print(_dumps(written))
@@ -280,7 +280,7 @@ def delete(run: str, *, yes: bool = False) -> None:
     """
     from lanbot.console import size
 
-    made = _open(run)
+    made = open_run(run)
     what = f"{made.folder} ({size(made.size())})"
     if not yes and not sys.stdin.isatty():
         raise UserError(f"{what}: not deleted without being sure", "Add --yes.")
@@ -289,48 +289,10 @@ def delete(run: str, *, yes: bool = False) -> None:
         print(f"Deleted {what}.")
 
 
-@data.command
-def show(
-    task: str, *, index: int = 0, split: str = "train", tokenizer: str | None = None, mirror: Mirror = None
-) -> None:
-    """Show a row of a task as the model reads it; what the loss counts is green.
-
-    Args:
-        task: A task's name, or jsonl:PATH.
-        index: Which row.
-        split: train or test.
-        tokenizer: A run whose tokenizer cuts it up; without one it is cut into bytes.
-    """
-    _mirror(mirror)
-    from lanbot import tokenizer as tokenizers
-    from lanbot.chat.lanbot_format import render
-    from lanbot.chat.show import coloured
-    from lanbot.tasks.mixture import make_task
-
-    rows = make_task(task, split)
-    if not 0 <= index < len(rows):
-        raise UserError(f"{task}: no row {index:,}", f"It has {len(rows):,}: 0 to {len(rows) - 1:,}.")
-    if tokenizer is None:
-        cut = tokenizers.Tokenizer({bytes([b]): b for b in range(256)}, tokenizers.QWEN2_PATTERN)
-    else:
-        cut = tokenizers.Tokenizer.load(_open(tokenizer).phase("tokenizer"))
-    print(coloured(*render(rows.conversation(index), cut), cut, f"{task} {split}, row {index:,} of {len(rows):,}"))
-
-
-@data.command(name="list")
-def list_tasks() -> None:
-    """List the tasks that a mixture may name."""
-    from lanbot.console import table
-    from lanbot.tasks.mixture import TASKS
-
-    rows = [(name, task.kind, (task.__doc__ or "").split("\n")[0]) for name, task in TASKS.items()]
-    print(table(rows, ("task", "kind", "what"), left=3))
-
-
 @app.command
 def doctor(*, mirror: Mirror = None) -> None:
     """Say what this machine is and can do, and what is missing."""
-    _mirror(mirror)
+    use_mirror(mirror)
     import platform
     import shutil
 
@@ -357,19 +319,6 @@ def doctor(*, mirror: Mirror = None) -> None:
         ("mirror", "none (pass --mirror for real data)" if mirror_folder is None else str(mirror_folder)),
     ]
     print(table(rows, ("what", "is"), left=2))
-
-
-def _mirror(folder: Path | None) -> None:
-    if folder is not None:
-        if not folder.is_dir():
-            raise UserError(f"--mirror {folder}: no such folder", "Name the folder that holds the data.")
-        os.environ["LANBOT_MIRROR"] = str(folder)
-
-
-def _open(name: str) -> "Run":
-    from lanbot.run import Run
-
-    return Run.open(name)
 
 
 def _phase(made: "Run", phase: str | None) -> str:
