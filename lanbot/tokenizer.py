@@ -86,6 +86,9 @@ class Tokenizer:
                 pass
         return np.array(self.encode(text), dtype=np.uint32)
 
+    def encode_bulk(self, text: str) -> list[int]:
+        return self.encode_array(text).tolist()
+
     @cached_property
     def _fast(self) -> Any:
         """A fastokens.Tokenizer; None if it is not installed, or is of a version that gives other ids."""

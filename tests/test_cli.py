@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lanbot.cli import main, parse_overrides
+from lanbot.cli import main
+from lanbot.cli.shared import parse_overrides
 from lanbot.errors import UsageError
 from lanbot.phases import pipeline
 from lanbot.recipe import load
@@ -208,10 +209,14 @@ def test_data_show_in_a_pipe_that_closes_early_ends_quietly() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_data_show_of_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_show_of_what_is_not_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LANBOT_OFFLINE", "1")
+    monkeypatch.setenv("LANBOT_CACHE", str(tmp_path))
     assert "Did you mean gsm8k?" in error_of(capsys, "data", "show", "gsm8")[0]
     assert "no row 2,000" in error_of(capsys, "data", "show", "identity", "--split", "test", "--index", "2000")[0]
-    assert "--mirror" in error_of(capsys, "data", "show", "gsm8k")[1]
+    assert "offline" in error_of(capsys, "data", "show", "gsm8k")[0]
 
 
 def test_data_show_of_a_file_of_ones_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

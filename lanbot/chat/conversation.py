@@ -1,5 +1,6 @@
 """What a conversation is: messages with roles, made of parts. The same shape in memory and in JSON."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict
 
@@ -7,6 +8,9 @@ from lanbot.errors import UserError
 
 ROLES = ("system", "user", "assistant", "tool")
 PART_TYPES = ("text", "python", "output")
+MAX_CHARS = 1_000_000
+"""Of a message: a whole book, which no context holds."""
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class Part(TypedDict):
@@ -87,7 +91,7 @@ def _problem(message: object, previous: str, first: bool) -> str | None:
     if role == previous and not first:
         return f"is the second of the role {role!r} in a row"
     if isinstance(content, str):
-        return None
+        return _text_problem(content)
     if not isinstance(content, Sequence):
         return "has no content"
     for part in content:
@@ -95,4 +99,14 @@ def _problem(message: object, previous: str, first: bool) -> str | None:
             return f"has a part that is not {{type: {'|'.join(PART_TYPES)}, text}}"
         if role != "assistant" and part["type"] != "text":
             return f"has a {part['type']} part, which only the assistant may have"
+    return _text_problem("".join(part["text"] for part in content))
+
+
+def _text_problem(content: str) -> str | None:
+    if not content.strip():
+        return "is empty"
+    if len(content) > MAX_CHARS:
+        return f"is {len(content):,} characters long; more than {MAX_CHARS:,} is a mistake"
+    if not content.isascii() and _HALF.search(content):
+        return "holds half of a surrogate pair, which is no text"
     return None

@@ -5,7 +5,7 @@
 The loss counts what the assistant itself must write: text, calls and the end of its turn, never an output.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lanbot.chat.conversation import Conversation, Message, Part, parts
 from lanbot.errors import UserError
@@ -14,11 +14,15 @@ from lanbot.tokenizer import Tokenizer
 ROLES = ("system", "user", "assistant")
 
 
-def render(conversation: Conversation, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """(ids, mask): mask is 1 for tokens that the assistant writes. Both are as long as the conversation."""
+def render(conversation: Conversation, tokenizer: Tokenizer, bulk: bool = False) -> tuple[list[int], list[int]]:
+    """(ids, mask): mask is 1 for tokens that the assistant writes. Both are as long as the conversation.
+
+    bulk: one of many, for which the tokenizer may take a second to make itself ready.
+    """
+    encode = tokenizer.encode_bulk if bulk else tokenizer.encode
     ids, mask = [tokenizer.bos], [0]
     for message in conversation["messages"]:
-        message_ids, message_mask = _render_message(message, tokenizer)
+        message_ids, message_mask = _render_message(message, tokenizer, encode)
         ids += message_ids
         mask += message_mask
     return ids, mask
@@ -62,7 +66,9 @@ def parse(ids: Sequence[int], tokenizer: Tokenizer) -> Message:
     return {"role": "assistant", "content": content}
 
 
-def _render_message(message: Message, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+def _render_message(
+    message: Message, tokenizer: Tokenizer, encode: Callable[[str], list[int]]
+) -> tuple[list[int], list[int]]:
     role = message["role"]
     if role not in ROLES:
         raise UserError(
@@ -73,7 +79,7 @@ def _render_message(message: Message, tokenizer: Tokenizer) -> tuple[list[int], 
     own = int(role == "assistant")
     ids, mask = [start], [0]
     for part in parts(message):
-        body = tokenizer.encode(part["text"])
+        body = encode(part["text"])
         written = own
         if part["type"] != "text":
             kind = part["type"]

@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from lanbot import __version__
 from lanbot.cli import data
-from lanbot.cli.shared import Mirror, open_run, use_mirror
+from lanbot.cli.shared import Mirror, Overrides, open_run, parse_overrides, use_mirror
 from lanbot.errors import Stopped, UsageError, UserError
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ app.command(runs)
 
 STOPPED = "stopped; what was saved is whole: run the same command again to go on"
 
-Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, help="Recipe keys: --base.tokens 1_000_000 --name x")]
 Workspace = Annotated[Path | None, Parameter(help="The folder of its files; one in the run if left out.")]
 
 
@@ -88,7 +87,7 @@ def run(recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror =
     """Run a recipe: all phases, or some; go on where it stopped.
 
     Args:
-        recipe: A recipe's file, or the name of a shipped one: smoke, demo, laptop.
+        recipe: A recipe's file, or the name of a shipped one: smoke, demo, laptop, d20.
         phase: base, mid+sft, all: phases joined by +.
     """
     from lanbot import recipe as recipes
@@ -118,23 +117,6 @@ def run(recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror =
 def phase_door(phase: str) -> None:
     """What scripts/*.py are: one phase of `lanbot run`, under python or torchrun."""
     main(["run", *sys.argv[1:], "--phase", phase])
-
-
-def parse_overrides(tokens: tuple[str, ...]) -> dict[str, str]:
-    """--a.b c, --a.b=c -> {"a.b": "c"}."""
-    pairs: dict[str, str] = {}
-    rest = list(tokens)
-    while rest:
-        token = rest.pop(0)
-        key, equals, value = token.removeprefix("--").partition("=")
-        if not token.startswith("--") or not key:
-            raise UsageError(f"{token}: not expected here", "Recipe keys are given as --section.key value.")
-        if not equals:
-            if not rest:
-                raise UsageError(f"--{key}: no value", f"Write --{key} VALUE.")
-            value = rest.pop(0)
-        pairs[key.replace("-", "_")] = value
-    return pairs
 
 
 @app.command
@@ -316,7 +298,7 @@ def doctor(*, mirror: Mirror = None) -> None:
         ("matmul", f"{memory.matmul_ceiling(place.device, place.dtype) / 1e9:,.0f} GFLOP/s"),
         ("memory free", size(memory.available())),
         ("disk free", f"{size(shutil.disk_usage(root).free)} at {runs_root()}/"),
-        ("mirror", "none (pass --mirror for real data)" if mirror_folder is None else str(mirror_folder)),
+        ("mirror", "none: data comes from the hub" if mirror_folder is None else str(mirror_folder)),
     ]
     print(table(rows, ("what", "is"), left=2))
 

@@ -1,8 +1,12 @@
 """lanbot data: look at what a mixture trains on."""
 
+from dataclasses import asdict
+from json import dumps
+
 from cyclopts import App
 
-from lanbot.cli.shared import Mirror, open_run, use_mirror
+from lanbot.cli.shared import Mirror, Overrides, open_run, parse_overrides, use_mirror
+from lanbot.console import say
 from lanbot.errors import UserError
 
 app = App(name="data", help="Look at the data of a task.")
@@ -44,3 +48,48 @@ def list_tasks() -> None:
 
     rows = [(name, task.kind, (task.__doc__ or "").split("\n")[0]) for name, task in TASKS.items()]
     print(table(rows, ("task", "kind", "what"), left=3))
+
+
+@app.command
+def plan(
+    recipe: str, *overrides: Overrides, tokenizer: str | None = None, json: bool = False, mirror: Mirror = None
+) -> None:
+    """Say what each phase of a recipe will train on: rows, tokens, how full the rows get; estimated from samples.
+
+    Args:
+        recipe: A recipe's file, or the name of a shipped one.
+        tokenizer: The run whose tokenizer counts; the recipe's own run if left out.
+        json: Print one JSON object.
+    """
+    use_mirror(mirror)
+    from lanbot import recipe as recipes
+    from lanbot.console import table
+    from lanbot.run import Run, runs_root
+    from lanbot.tasks import plan as plans
+    from lanbot.tokenizer import Tokenizer
+
+    loaded = recipes.load(recipe, parse_overrides(overrides))
+    made = open_run(tokenizer) if tokenizer else Run(runs_root() / loaded.name, loaded)
+    if not (made.phase("tokenizer") / "tokenizer.json").is_file():
+        remedy = f"Train it first: lanbot run {recipe} --phase tokenizer. Or name a run that has one: --tokenizer RUN."
+        raise UserError(f"{made.folder}: no tokenizer to count with", remedy)
+    vocabulary = Tokenizer.load(made.phase("tokenizer"))
+    if vocabulary.vocab_size != loaded.tokenizer.vocab_size:
+        say(f"the tokenizer has {vocabulary.vocab_size:,} tokens, the recipe asks for {loaded.tokenizer.vocab_size:,}")
+    phases = [plans.plan_base(loaded, vocabulary), *(plans.plan_chat(loaded, p, vocabulary) for p in ("mid", "sft"))]
+    if json:
+        print(dumps([asdict(phase) | {"tokens": phase.tokens, "steps": phase.steps} for phase in phases]))
+        return
+    header = ("", "rows", "epochs", "tokens", "± error", "share", "under loss", "truncated", "dropped", "bad")
+    for phase in phases:
+        rows = [
+            (part.task, f"{part.rows:,}", part.epochs, f"{part.tokens:,}", f"{part.tokens_error:,}",
+             f"{part.tokens / phase.tokens:.1%}", f"{part.under_loss / max(1, part.tokens):.1%}", f"{part.truncated:,}",
+             f"{part.dropped:,}", f"{part.bad:,}")
+            for part in phase.parts
+        ]  # fmt: skip
+        print(table(rows, (phase.phase, *header[1:])))
+        print(
+            f"{phase.tokens:,} tokens, rows of {phase.sequence:,} filled to {phase.filled:.1%}: "
+            f"{phase.steps:,} steps of {phase.batch_tokens:,} tokens\n"
+        )

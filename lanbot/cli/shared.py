@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from lanbot.errors import UserError
+from lanbot.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from lanbot.run import Run
 
+Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, help="Recipe keys: --base.tokens 1_000_000 --name x")]
 Mirror = Annotated[Path | None, Parameter(help="A folder that answers for the hub (or LANBOT_MIRROR).")]
 
 
@@ -25,3 +26,20 @@ def open_run(name: str) -> "Run":
     from lanbot.run import Run
 
     return Run.open(name)
+
+
+def parse_overrides(tokens: tuple[str, ...]) -> dict[str, str]:
+    """--a.b c, --a.b=c -> {"a.b": "c"}."""
+    pairs: dict[str, str] = {}
+    rest = list(tokens)
+    while rest:
+        token = rest.pop(0)
+        key, equals, value = token.removeprefix("--").partition("=")
+        if not token.startswith("--") or not key:
+            raise UsageError(f"{token}: not expected here", "Recipe keys are given as --section.key value.")
+        if not equals:
+            if not rest:
+                raise UsageError(f"--{key}: no value", f"Write --{key} VALUE.")
+            value = rest.pop(0)
+        pairs[key.replace("-", "_")] = value
+    return pairs

@@ -1,30 +1,37 @@
 """A corpus: a stream of documents in a seeded order that can be taken up again at any of them.
 
 A corpus is a list of files, each a row of chunks, each a list of documents. Files come in an order drawn anew for
-each epoch, documents in an order drawn anew for each chunk. Only one chunk is in memory at a time.
+each epoch, documents in an order drawn anew for each chunk. Only one chunk is in memory at a time. Files of the hub are
+downloaded when they are read, the next few while one is read.
 """
 
 import glob
 import random
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from lanbot.console import say
-from lanbot.data import hub, world
+from lanbot.data import download, hub, world
+from lanbot.data.download import Remote
+from lanbot.data.hub import Source
+from lanbot.data.readers import CHUNK_DOCUMENTS, EXTENSIONS, KINDS, Chunks, reader
 from lanbot.errors import UserError
 
-HUB_CORPORA = {"HuggingFaceFW/fineweb-edu": "pretrain/mix_edu"}
-"""Hub data set -> its folder in a mirror."""
+HUB_CORPORA = {
+    # 100B tokens of it, shuffled, in 1,823 shards: shard_00000.parquet to shard_01822.parquet, which is validation
+    "HuggingFaceFW/fineweb-edu": Source("karpathy/fineweb-edu-100b-shuffle", "shard_*.parquet", "pretrain/mix_edu"),
+    # unverified: written down where the hub could not be reached
+    "karpathy/climbmix-400b-shuffle": Source(
+        "karpathy/climbmix-400b-shuffle", "shard_*.parquet", "karpathy/climbmix-400b-shuffle"
+    ),
+}
+"""Data sets of which we know which files to read, or which other data set is the same in a better order."""
 
-EXTENSIONS = (".parquet", ".jsonl", ".jsonl.gz", ".txt")
-CHUNK_DOCUMENTS = 256
-PIECE_CHARS = 100_000
-"""A longer .txt file is read in pieces of this size, cut at line ends: each is a document."""
-
-Chunks = Callable[[int], Iterator[list[str]]]
-"""The chunks of a file from the n-th on."""
+TRAIN = re.compile(r"(^|[/._-])train[/._-]")
+"""In the name of a file of the train split."""
 
 
 @dataclass
@@ -37,19 +44,31 @@ class Position:
     document: int = 0
 
 
-class Corpus:
-    """files: (name, chunks) pairs. The order of documents depends on `seed` and nothing else; None: as they lie."""
+def _nothing(files: Sequence[int]) -> None:
+    """For files that are here."""
 
-    def __init__(self, files: list[tuple[str, Chunks]], seed: int | None) -> None:
-        self.files, self.seed = files, seed
+
+class Corpus:
+    """files: (name, chunks) pairs. The order of documents depends on `seed` and nothing else; None: as they lie.
+
+    ahead: is told the numbers of the file that is opened and of those that come next.
+    """
+
+    def __init__(
+        self, files: list[tuple[str, Chunks]], seed: int | None, ahead: Callable[[Sequence[int]], None] = _nothing
+    ) -> None:
+        self.files, self.seed, self.ahead = files, seed, ahead
 
     def documents(self, position: Position) -> Iterator[str]:
         """Endless. `position` is moved along: after a document is yielded it stands on the next."""
+        reach = 1  # doubled with each file: who reads only a little shall not download much
         while True:
             order = list(range(len(self.files)))
             self._shuffle(order, f"{position.epoch}")
             whole, read = position == Position(position.epoch), 0
             while position.file < len(order):
+                self.ahead(order[position.file : position.file + 1 + reach])
+                reach = min(2 * reach, download.PARALLEL)
                 name, chunks = self.files[order[position.file]]
                 for chunk in chunks(position.chunk):
                     self._shuffle(chunk, f"{position.epoch}/{name}/{position.chunk}")
@@ -79,7 +98,8 @@ class Corpus:
 def open_corpus(source: str, seed: int, skip_bad_rows: bool = False) -> tuple[Corpus, Corpus]:
     """(train, validation) of a source. Validation is the last file, or of a single file its last chunk.
 
-    source: hf:OWNER/NAME, a path (file, folder or glob), or builtin:world.
+    source: hf:OWNER/NAME, hf:OWNER/NAME/FOLDER (either may end in @REVISION), a path (file, folder or glob), or
+    builtin:world. Of the hub nothing but the listing is downloaded here, unless it is a single file.
     Raises UserError if there is nothing there, or no text in it.
     """
     if source.startswith("builtin:"):
@@ -89,8 +109,13 @@ def open_corpus(source: str, seed: int, skip_bad_rows: bool = False) -> tuple[Co
             Corpus([("train", _world_chunks("train"))], seed),
             Corpus([("test", _world_chunks("test"))], None),
         )
+    if source.startswith("hf:"):
+        if not hub.mirror():
+            return _from_hub(_hub_files(source), seed, skip_bad_rows)
+        hub_id, known, inside = _hub_source(source)
+        source = str(hub.find(hub_id, known.mirror if known else "/".join([hub_id, *inside])))
     paths = _paths(source)
-    files: list[tuple[str, Chunks]] = [(path.name, _reader(path, skip_bad_rows)) for path in paths]
+    files = [(path.name, reader(path, skip_bad_rows)) for path in paths]
     if len(files) > 1:
         return Corpus(files[:-1], seed), Corpus(files[-1:], None)
     return _split(paths[0], files[0], seed)
@@ -117,11 +142,7 @@ def _split(path: Path, file: tuple[str, Chunks], seed: int) -> tuple[Corpus, Cor
 
 
 def _paths(source: str) -> list[Path]:
-    if source.startswith("hf:"):
-        hub_id = source.removeprefix("hf:")
-        path = hub.find(hub_id, HUB_CORPORA.get(hub_id, hub_id))
-    else:
-        path = Path(source)
+    path = Path(source)
     if path.is_dir():
         found = [p for p in path.rglob("*") if p.name.endswith(EXTENSIONS)]
     elif path.is_file():
@@ -133,84 +154,44 @@ def _paths(source: str) -> list[Path]:
     return sorted(found)
 
 
-# -- readers -----------------------------------------------------------------------------------------------
+# -- the hub -----------------------------------------------------------------------------------------------
 
 
-def _reader(path: Path, skip_bad_rows: bool) -> Chunks:
-    if path.suffix == ".parquet":
-        return lambda start: _parquet_chunks(path, start)
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return lambda start: _skip(_grouped(_jsonl_texts(path, skip_bad_rows)), start)
-    if path.suffix == ".txt":
-        return lambda start: _skip(_grouped(_txt_pieces(path)), start)
-    raise UserError(f"{path}: not a kind of file that LanBot reads", f"It reads {', '.join(EXTENSIONS)}.")
+def _hub_source(source: str) -> tuple[str, Source | None, list[str]]:
+    """(OWNER/NAME, what we know of it, the folder inside that is named) of hf:OWNER/NAME/FOLDER."""
+    owner, *rest = source.removeprefix("hf:").partition("@")[0].strip("/").split("/")
+    hub_id, inside = "/".join([owner, *rest[:1]]), rest[1:]
+    return hub_id, None if inside else HUB_CORPORA.get(hub_id), inside
 
 
-def _parquet_chunks(path: Path, start: int) -> Iterator[list[str]]:
-    import pyarrow.parquet as pq
-    from pyarrow.lib import ArrowException
-
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if "text" not in names:
-                raise UserError(f"{path}: no column 'text' (it has {', '.join(names)})", "Rename the text's column.")
-            for group in range(start, file.num_row_groups):
-                texts = file.read_row_group(group, columns=["text"])["text"].to_pylist()
-                if not all(text is None or isinstance(text, str) for text in texts):
-                    raise UserError(f"{path}: its column 'text' holds no text", "Name a column of strings 'text'.")
-                yield [text for text in texts if text]
-    except (ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read as parquet ({error})", "Fetch the file again.") from None
-
-
-def _jsonl_texts(path: Path, skip_bad_rows: bool) -> Iterator[str]:
-    broken: list[str] = []
-    for number, row in hub.read_jsonl(path, broken if skip_bad_rows else None):
-        text = row.get("text") if isinstance(row, dict) else None
-        if not isinstance(text, str):
-            problem = f"{path}, line {number}: no 'text' in the row"
-            if not skip_bad_rows:
-                raise UserError(problem, 'A row is {"text": "..."}. ' + hub.SKIP)
-            broken.append(problem)
-        elif text:
-            yield text
-    if broken:
-        say(f"{path}: {len(broken):,} broken rows skipped; first: {broken[0]}")
+def _hub_files(source: str) -> list[Remote]:
+    """What is to be read of a hub data set: the train split's files if names tell, else all; of the first kind in
+    KINDS that it has, for several are mostly the same text in several forms."""
+    hub_id, known, inside = _hub_source(source)
+    revision = source.partition("@")[2]
+    listed = hub.listing((known.id if known else hub_id) + (f"@{revision}" if revision else ""))
+    if known:
+        names = [name for name in listed if fnmatchcase(name, known.path)]
+    else:
+        folder = "/".join(inside)
+        here = [name for name in listed if not folder or name == folder or name.startswith(folder + "/")]
+        of_kind = ([name for name in here if name.endswith(kind)] for kind in KINDS)
+        names = next((found for found in of_kind if found), [])
+        names = [name for name in names if TRAIN.search(name)] or names
+    if not names:
+        raise UserError(f"{source}: no {', '.join(EXTENSIONS)} there", hub.holds(listed))
+    return [listed[name] for name in names]
 
 
-def _txt_pieces(path: Path) -> Iterator[str]:
-    piece: list[str] = []
-    size = 0
-    try:
-        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-            for line in file:
-                piece.append(line)
-                size += len(line)
-                if size >= PIECE_CHARS:
-                    yield "".join(piece)
-                    piece, size = [], 0
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error})", "Check the file.") from None
-    if "".join(piece).strip():
-        yield "".join(piece)
+def _from_hub(remotes: list[Remote], seed: int, skip_bad_rows: bool) -> tuple[Corpus, Corpus]:
+    def chunks(remote: Remote) -> Chunks:
+        return lambda start: reader(download.get([remote])[0], skip_bad_rows)(start)
 
-
-def _grouped(texts: Iterator[str]) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    for text in texts:
-        chunk.append(text)
-        if len(chunk) == CHUNK_DOCUMENTS:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _skip(chunks: Iterator[Any], start: int) -> Iterator[Any]:
-    for i, chunk in enumerate(chunks):
-        if i >= start:
-            yield chunk
+    files = [(remote.path.name, chunks(remote)) for remote in remotes]
+    if len(files) == 1:
+        return _split(remotes[0].path, files[0], seed)
+    ahead: Callable[[Sequence[int]], None] = lambda numbers: download.ahead([remotes[i] for i in numbers])  # noqa: E731
+    return Corpus(files[:-1], seed, ahead), Corpus(files[-1:], None)
 
 
 def _world_chunks(split: str, documents: int = 1 << 20) -> Chunks:

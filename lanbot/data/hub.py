@@ -1,16 +1,36 @@
 """Where data comes from: the hub, or a mirror folder that answers for it."""
 
 import gzip
+import hashlib
+import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
+from lanbot.console import Progress
+from lanbot.data import download, http
+from lanbot.data.download import Remote
 from lanbot.errors import UserError
+from lanbot.run import write_atomic
 
 SKIP = "Mend the line; in a mixture's part or in [base], skip_bad_rows = true leaves broken rows out."
+
+
+class Source(NamedTuple):
+    """Files of a hub data set."""
+
+    id: str
+    """OWNER/NAME, or OWNER/NAME@REVISION."""
+    path: str
+    """A file or glob inside it: main/train-*.parquet."""
+    mirror: str
+    """The file or folder in a mirror that answers for them: gsm8k/train.jsonl.gz."""
 
 
 def mirror() -> Path | None:
@@ -19,12 +39,35 @@ def mirror() -> Path | None:
     return Path(folder) if folder else None
 
 
+def files(source: Source) -> list[Path]:
+    """The files of a source, sorted: the mirror's if there is one, else the hub's, downloaded into the cache.
+
+    Raises UserError if they are not there or cannot be had.
+    """
+    if mirror():
+        path = find(source.id, source.mirror)
+        return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    listed = listing(source.id)
+    found = [remote for path, remote in listed.items() if fnmatchcase(path, source.path)]
+    if not found:
+        raise UserError(f"{source.id}: the hub has no {source.path} in it", holds(listed))
+    return download.get(found)
+
+
+def url_file(url: str, mirror_path: str) -> Path:
+    """A file with an address of its own: the mirror's if there is one, else downloaded into the cache, once."""
+    if mirror():
+        return find(url, mirror_path)
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{PurePosixPath(url.partition('?')[0]).name}"
+    return download.get([Remote(url, url, download.cache_folder() / "urls" / name)])[0]
+
+
 def find(hub_id: str, mirror_path: str) -> Path:
-    """The file or folder of a hub data set, in the mirror. Raises UserError if it is not there."""
+    """The file or folder in the mirror that answers for a hub data set. Raises UserError if it is not there."""
     folder = mirror()
     if folder is None:
         raise UserError(
-            f"{hub_id}: needs a mirror folder (downloading from the hub is not built yet)",
+            f"{hub_id}: needs a mirror folder",
             "Pass --mirror DIR, or set LANBOT_MIRROR; docs/architecture.md shows its layout.",
         )
     path = folder / mirror_path
@@ -33,22 +76,89 @@ def find(hub_id: str, mirror_path: str) -> Path:
     return path
 
 
+# -- what the hub has --------------------------------------------------------------------------------------
+
+
+def listing(hub_id: str) -> dict[str, Remote]:
+    """The files of a data set (OWNER/NAME, or OWNER/NAME@REVISION) by their paths in it, sorted; none is downloaded.
+
+    The hub is asked once; from then on the cache pins the commit, so that a run that goes on, another rank, or one
+    without a network sees the same files in the same order. Raises UserError.
+    """
+    owner_name, _, revision = hub_id.partition("@")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", owner_name):
+        raise UserError(f"{hub_id}: not the name of a hub data set", "It is OWNER/NAME, as in its address on the hub.")
+    folder = download.cache_folder() / "hub" / owner_name / quote(revision or "main", safe="")
+    saved = folder / "listing.json"
+    if not saved.is_file():
+        if download.offline():
+            download.refuse_offline(hub_id)
+        try:
+            with download.locked(saved.with_name("listing.part"), lambda note: None):
+                if not saved.is_file():
+                    write_atomic(saved, json.dumps(_ask(hub_id, owner_name, revision)))
+        except OSError as error:
+            raise download.unkept(hub_id, error) from None
+    listed = json.loads(saved.read_text())
+    base = f"{http.endpoint()}/datasets/{owner_name}/resolve/{listed['sha']}"
+    return {
+        path: Remote(f"{hub_id}: {path}", f"{base}/{quote(path)}", folder / "files" / path, size, digest)
+        for path, size, digest in listed["files"]
+    }
+
+
+def _ask(hub_id: str, owner_name: str, revision: str) -> dict[str, Any]:
+    """{"sha": the commit, "files": [path, size, digest] of each file} of a data set, as the hub has it now."""
+    progress, api = Progress(), f"{http.endpoint()}/api/datasets/{owner_name}"
+
+    def ask(url: str) -> tuple[Any, str | None]:
+        return http.read_json(
+            url, hub_id, lambda note: progress.show(f"{hub_id}: listing | {len(found)} files | {note}")
+        )
+
+    found: list[tuple[str, int, str]] = []
+    try:
+        sha = ask(f"{api}/revision/{quote(revision, safe='')}" if revision else api)[0]["sha"]
+        url: str | None = f"{api}/tree/{sha}?recursive=true"
+        while url:
+            entries, url = ask(url)
+            for entry in entries:
+                path, lfs = PurePosixPath(entry["path"]), entry.get("lfs")
+                if entry["type"] == "file" and not path.is_absolute() and ".." not in path.parts:
+                    digest = f"sha256:{lfs['oid']}" if lfs else f"git:{entry['oid']}"
+                    found.append((str(path), (lfs or entry)["size"], digest))
+    except (KeyError, TypeError):
+        raise http.unlike_the_hub(hub_id) from None
+    finally:
+        progress.close()
+    return {"sha": sha, "files": sorted(found, key=lambda file: PurePosixPath(file[0]))}
+
+
+def holds(listed: dict[str, Remote]) -> str:
+    """What a data set has at its top, for the remedy of an error."""
+    tops = sorted({path.partition("/")[0] + "/" * ("/" in path) for path in listed})
+    return f"It holds {', '.join(tops[:8])}{' ...' if len(tops) > 8 else ''}." if tops else "It is empty."
+
+
+# -- rows --------------------------------------------------------------------------------------------------
+
+
 def read_jsonl(path: Path, bad_rows: list[str] | None = None) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, parsed row) of a .jsonl or .jsonl.gz file; empty lines are passed over.
+    """(line number from 1, parsed row) of a .jsonl, .jsonl.gz or .jsonl.zst file; empty lines are passed over.
 
     A row that is not JSON raises UserError naming file and line, or is appended to `bad_rows` if that is given.
     Lines end at \\n alone: U+2028 and U+0085 may stand inside a row.
     """
-    opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rb") as file:
+        with _open(path) as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = json.loads(line.decode("utf-8-sig"))
                 except (ValueError, RecursionError) as error:
-                    problem = f"{path}, line {number}: not JSON ({error})"
+                    what = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "not JSON"
+                    problem = f"{path}, line {number}: {what} ({error})"
                     if bad_rows is None:
                         raise UserError(problem, SKIP) from None
                     bad_rows.append(problem)
@@ -57,4 +167,15 @@ def read_jsonl(path: Path, bad_rows: list[str] | None = None) -> Iterator[tuple[
     except FileNotFoundError:
         raise UserError(f"{path}: no such file", "Check the path.") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error})", "Check the file; a .gz may be cut short.") from None
+        raise UserError(
+            f"{path}: cannot be read ({error})", "Check the file; a .gz or .zst may be cut short."
+        ) from None
+
+
+def _open(path: Path) -> Any:
+    """A file of bytes that gives lines."""
+    if path.suffix == ".zst":
+        import pyarrow as pa
+
+        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")

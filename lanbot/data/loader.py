@@ -35,7 +35,7 @@ class Loader(Protocol):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
     def notes(self) -> dict[str, int]:
-        """Counts worth telling: truncated, dropped."""
+        """Counts worth telling: truncated, dropped, bad."""
 
 
 class TextLoader:
@@ -89,17 +89,18 @@ class ChatLoader:
 
     A row begins with the conversation that waits longest, so that none waits for more than BUFFER rows, and is filled
     with the longest that fits, again and again (best fit). One longer than a row is truncated; one that has no token
-    under loss (left) is dropped; both are counted.
+    under loss (left) is dropped; one that is empty was a bad row: all are counted.
     """
 
     def __init__(self, conversations: Sequence[Rendered], bos: int, rows: int, T: int) -> None:
         self.conversations, self.bos, self.rows, self.T = conversations, bos, rows, T
-        self.load_state({"next": 0, "buffer": [], "truncated": 0, "dropped": 0})
+        self.load_state({"next": 0, "buffer": [], "truncated": 0, "dropped": 0, "bad": 0})
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.next: int = state["next"]
         self.truncated: int = state["truncated"]
         self.dropped: int = state["dropped"]
+        self.bad: int = state["bad"]
         self.buffer: dict[int, Rendered] = {}
         """Number -> the conversation, in the order of their coming."""
         self.by_length: list[tuple[int, int]] = []
@@ -107,14 +108,13 @@ class ChatLoader:
             self._admit(i, *self.conversations[i])
 
     def state(self) -> dict[str, Any]:
-        buffer = list(self.buffer)
-        return {"next": self.next, "buffer": buffer, "truncated": self.truncated, "dropped": self.dropped}
+        return {"next": self.next, "buffer": list(self.buffer), **self.notes()}
 
     def progress(self) -> float:
         return (self.next - len(self.buffer)) / max(1, len(self.conversations))
 
     def notes(self) -> dict[str, int]:
-        return {"truncated": self.truncated, "dropped": self.dropped}
+        return {"truncated": self.truncated, "dropped": self.dropped, "bad": self.bad}
 
     def next_batch(self) -> Batch | None:
         self._refill()
@@ -141,6 +141,8 @@ class ChatLoader:
             self.truncated += len(ids) > self.T + 1
             if any(mask[: self.T + 1]):
                 self._admit(i, ids, mask)
+            elif not ids:
+                self.bad += 1
             else:
                 self.dropped += 1
 

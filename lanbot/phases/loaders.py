@@ -28,6 +28,9 @@ def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool) -> Chat
     assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
     encoder = Tokenizer.load(tokenizer)
     mixture = Mixture(settings.mixture, recipe.identity, encoder, recipe.seed)
-    for note in mixture.notes() if main else []:
-        say(note)
+    if main:
+        for note in mixture.notes():
+            say(note)
+    else:
+        mixture.told = None
     return ChatLoader(mixture, encoder.bos, settings.batch_tokens // settings.sequence, settings.sequence)

@@ -1,9 +1,20 @@
 """ARC: science questions with four choices or so, easy and challenging (Clark et al. 2018)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from lanbot.chat.conversation import Conversation
+from lanbot.data.hub import Source
 from lanbot.tasks.task import LETTERS, HubTask, multiple_choice
+
+SPLITS = ("train", "validation", "test")
+
+
+def files(name: str) -> dict[str, Source]:
+    return {
+        split: Source("allenai/ai2_arc", f"{name}/{split}-*.parquet", f"arc/{name}/{split}.jsonl.gz")
+        for split in SPLITS
+    }
 
 
 class ARCEasy(HubTask):
@@ -11,20 +22,19 @@ class ARCEasy(HubTask):
 
     kind = "choice"
     chance = 0.25
-    splits = ("train", "validation", "test")
-    hub_id = "allenai/ai2_arc"
-    files = {split: f"arc/ARC-Easy/{split}.jsonl.gz" for split in ("train", "validation", "test")}  # noqa: RUF012
+    splits = SPLITS
+    sources = files("ARC-Easy")
+    columns = {"question": str, "choices": dict, "answerKey": str}  # noqa: RUF012
 
-    def conversation(self, i: int) -> Conversation:
-        row = self.rows[i]
+    def converted(self, row: dict[str, Any]) -> Conversation:
         choices = row["choices"]
         return multiple_choice(row["question"], choices["text"], choices["label"].index(row["answerKey"]))
 
     def letters(self, i: int) -> Sequence[str]:
-        return LETTERS[: len(self.rows[i]["choices"]["text"])]
+        return LETTERS[: len(self.row(i)["choices"]["text"])]
 
 
 class ARCChallenge(ARCEasy):
     """The harder ones of them."""
 
-    files = {split: f"arc/ARC-Challenge/{split}.jsonl.gz" for split in ("train", "validation", "test")}  # noqa: RUF012
+    sources = files("ARC-Challenge")

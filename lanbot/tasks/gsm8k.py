@@ -1,8 +1,10 @@
 """GSM8K: grade-school math in words (Cobbe et al. 2021). Its <<48/2=24>> marks become calculator calls."""
 
 import re
+from typing import Any
 
 from lanbot.chat.conversation import Conversation, Message, Part, chat, output, python, spoken, text
+from lanbot.data.hub import Source
 from lanbot.tasks.task import HubTask, final_number
 from lanbot.tools.expression import answer
 
@@ -12,16 +14,18 @@ MARK = re.compile(r"<<([^>]*?)=([^=>]*)>>")
 class GSM8K(HubTask):
     """Grade-school math in words, solved with the calculator."""
 
-    hub_id = "openai/gsm8k"
-    files = {"train": "gsm8k/train.jsonl.gz", "test": "gsm8k/test.jsonl.gz"}  # noqa: RUF012
+    sources = {  # noqa: RUF012
+        split: Source("openai/gsm8k", f"main/{split}-*.parquet", f"gsm8k/{split}.jsonl.gz")
+        for split in ("train", "test")
+    }
+    columns = {"question": str, "answer": str}  # noqa: RUF012
 
-    def conversation(self, i: int) -> Conversation:
-        row = self.rows[i]
+    def converted(self, row: dict[str, Any]) -> Conversation:
         return chat(row["question"], with_calls(row["answer"]))
 
     def check(self, i: int, answer: Message) -> bool:
         number = final_number(spoken(answer))
-        return number is not None and number == final_number(self.rows[i]["answer"])
+        return number is not None and number == final_number(self.row(i)["answer"])
 
 
 def with_calls(solution: str) -> list[Part]:

@@ -1,46 +1,101 @@
-"""Conversations of one's own: a .jsonl or .jsonl.gz of {"messages": [...]}, or of bare lists of messages."""
+"""Conversations of one's own, in the layouts in which people keep them."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from lanbot.chat.conversation import Conversation, validate
-from lanbot.data import hub
+from lanbot.chat.conversation import Conversation, parts, validate
+from lanbot.console import track
+from lanbot.data.rows import Rows, open_rows
 from lanbot.errors import UserError
-from lanbot.tasks.task import Task
+from lanbot.tasks.task import Setting, Task
+from lanbot.tokenizer import SPECIAL_TOKENS
+
+SKIP = "Mend the line; in a mixture's part, skip_bad_rows = true leaves broken rows out."
 
 
 class Jsonl(Task):
-    """Conversations of one's own: jsonl:PATH.
+    """Conversations of one's own: jsonl:PATH, a .jsonl, .jsonl.gz or .jsonl.zst.
 
-    A broken row is an error that names file and line, or is skipped if told so, with a count.
+    A row is {"messages": [...]}, a bare list of messages, ShareGPT's {"conversations": [{"from", "value"}]} or Alpaca's
+    {"instruction", "input", "output"}. All are looked at first: a broken one is an error that names file and line, or
+    is skipped if told so, with a count.
     """
 
     kind = "chat"
+    real = True
     arguments = None
 
     @cached_property
-    def rows(self) -> list[Conversation]:
-        path, skipped = Path(self.argument), []  # type: Path, list[str]
-        skip = self.setting.skip_bad_rows
-        rows = []
-        for number, row in hub.read_jsonl(path, skipped if skip else None):
-            try:
-                rows.append(accepted(validate(row, f"{path}, line {number}"), f"{path}, line {number}"))
-            except UserError as error:
-                if not skip:
-                    raise
-                skipped.append(error.problem)
-        if skipped:
-            self.note = f"{path}: {len(skipped):,} of {len(skipped) + len(rows):,} rows skipped; first: {skipped[0]}"
-        if not rows:
-            raise UserError(f"{path}: no conversation in it", "Give the file at least one row.")
-        return rows
+    def rows(self) -> Rows:
+        return open_rows((Path(self.argument),))
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.good)
 
     def conversation(self, i: int) -> Conversation:
-        return self.rows[i]
+        return self._read(self.good[i])
+
+    @cached_property
+    def good(self) -> Sequence[int]:
+        """The rows that are conversations. Raises UserError for the first that is not, unless bad ones are skipped."""
+        good, skipped, special = [], [], []  # type: list[int], list[str], list[str]
+        for i in track(range(len(self.rows)), f"checking {self.argument}", len(self.rows), "rows"):
+            try:
+                conversation = self._read(i)
+            except UserError as error:
+                if not self.setting.skip_bad_rows:
+                    raise UserError(error.problem, SKIP if "not JSON" in error.problem else error.remedy) from None
+                skipped.append(error.problem)
+                continue
+            good.append(i)
+            if any(token in part["text"] for m in conversation["messages"] for part in parts(m) for token in _MARKS):
+                special.append(self.rows.where(i))
+        notes = []
+        if skipped:
+            notes.append(f"{len(skipped):,} of {len(self.rows):,} rows skipped; first: {skipped[0]}")
+        if special:
+            notes.append(f"{len(special):,} rows hold special tokens' names, read as plain text; first: {special[0]}")
+        self.note = f"{self.argument}: {'. '.join(notes)}" if notes else ""
+        if not good:
+            raise UserError(f"{self.argument}: no conversation in it", "Give the file at least one good row.")
+        return good
+
+    def _read(self, i: int) -> Conversation:
+        where = self.rows.where(i)
+        return accepted(validate(converted(self.rows[i]), where), where)
+
+
+_MARKS = (*SPECIAL_TOKENS, "<|im_start|>", "<|endoftext|>", "<|eot_id|>")
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+
+def converted(row: Any) -> Any:
+    """ShareGPT's and Alpaca's layouts as messages; any other row as it is."""
+    if not isinstance(row, dict) or "messages" in row:
+        return row
+    turns = row.get("conversations")
+    if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):
+        return {
+            "messages": [
+                {"role": _ROLES.get(str(turn.get("from")), turn.get("from")), "content": turn.get("value")}
+                for turn in turns
+            ]
+        }
+    if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
+        asked = [row["instruction"], *([row["input"]] if row.get("input") else [])]
+        if not all(isinstance(text, str) for text in asked):
+            return row
+        system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+        return {
+            "messages": [
+                *system,
+                {"role": "user", "content": "\n\n".join(asked)},
+                {"role": "assistant", "content": row["output"]},
+            ]
+        }
+    return row
 
 
 def accepted(conversation: Conversation, where: str) -> Conversation:

@@ -2,12 +2,13 @@
 
 import difflib
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from lanbot.chat.conversation import Conversation
 from lanbot.chat.lanbot_format import render
+from lanbot.console import say
 from lanbot.data.loader import Rendered
 from lanbot.errors import UserError
 from lanbot.recipe import Identity, MixturePart
@@ -16,6 +17,7 @@ from lanbot.tasks.arc import ARCChallenge, ARCEasy
 from lanbot.tasks.builtin import IdentityTask, LongChat, WordProblems, WorldChat
 from lanbot.tasks.gsm8k import GSM8K
 from lanbot.tasks.handwritten import Handwritten
+from lanbot.tasks.humaneval import HumanEval
 from lanbot.tasks.jsonl import Jsonl
 from lanbot.tasks.mmlu import MMLU
 from lanbot.tasks.smoltalk import SmolTalk
@@ -29,6 +31,7 @@ TASKS: dict[str, type[Task]] = {
     "gsm8k": GSM8K,
     "arc_easy": ARCEasy,
     "arc_challenge": ARCChallenge,
+    "humaneval": HumanEval,
     "simple_spelling": SimpleSpelling,
     "spelling_bee": SpellingBee,
     "identity": IdentityTask,
@@ -62,14 +65,17 @@ def make_task(spec: str, split: str, setting: Setting | None = None) -> Task:
 class Mixture(Sequence[Rendered]):
     """The training conversations of a mixture, rendered when asked for, in one seeded order.
 
-    Each part's rows are drawn without repetition; an epoch is over before a row comes again within its part.
+    Each part's rows are drawn without repetition; an epoch is over before a row comes again within its part. A row that
+    is no conversation is an error, or ([], []) where its part says skip_bad_rows.
     """
 
     def __init__(
         self, parts: Sequence[MixturePart], identity: Identity, tokenizer: Tokenizer, seed: int, split: str = "train"
     ) -> None:
-        self.tokenizer = tokenizer
+        self.parts, self.tokenizer = parts, tokenizer
         self.tasks = [make_task(part.task, split, Setting(identity, part.skip_bad_rows)) for part in parts]
+        self.told: set[str] | None = set()
+        """Tasks of whose bad rows something was said; None: say nothing."""
         which, rows = [], []
         for k, (part, task) in enumerate(zip(parts, self.tasks, strict=True)):
             size = min(len(task), part.rows or len(task))
@@ -94,14 +100,26 @@ class Mixture(Sequence[Rendered]):
         return task.conversation(row)
 
     def __getitem__(self, i):  # type: ignore[no-untyped-def]
-        return render(self.conversation(i), self.tokenizer)
+        try:
+            return render(self.conversation(i), self.tokenizer, bulk=True)
+        except UserError as error:
+            part = self.parts[self.which[i]]
+            if not part.skip_bad_rows:
+                raise
+            if self.told is not None and part.task not in self.told:
+                self.told.add(part.task)
+                say(f"{error.problem}: skipped, as are all such rows of {part.task}; the log counts them")
+            return [], []
 
     def notes(self) -> list[str]:
         return [task.note for task in self.tasks if task.note]
 
 
-def sample_rows(task: Task, limit: int, seed: int) -> list[int]:
-    """`limit` rows of a task, or all: a seeded sample, the same for every model."""
-    if len(task) <= limit:
-        return list(range(len(task)))
-    return sorted(random.Random(f"eval/{seed}").sample(range(len(task)), limit))
+def sample_rows(task: Task, limit: int, seed: int, left_out: Collection[int] = ()) -> list[int]:
+    """`limit` rows of a task without those left out, or all: a seeded sample, the same for every model."""
+    rows: Sequence[int] = range(len(task))
+    if left_out:
+        rows = sorted(set(rows) - set(left_out))
+    if len(rows) <= limit:
+        return list(rows)
+    return sorted(random.Random(f"eval/{seed}").sample(rows, limit))

@@ -1,8 +1,10 @@
 """MMLU: exam questions of 57 subjects, four choices (Hendrycks et al. 2021). Training uses its auxiliary set."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from lanbot.chat.conversation import Conversation
+from lanbot.data.hub import Source
 from lanbot.tasks.task import LETTERS, HubTask, multiple_choice
 
 
@@ -12,16 +14,18 @@ class MMLU(HubTask):
     kind = "choice"
     chance = 0.25
     splits = ("train", "validation", "test")
-    hub_id = "cais/mmlu"
-    files = {  # noqa: RUF012
-        "train": "mmlu/auxiliary_train_partial.jsonl.gz",
-        "validation": "mmlu/validation.jsonl.gz",
-        "test": "mmlu/test.jsonl.gz",
+    sources = {  # noqa: RUF012
+        split: Source("cais/mmlu", f"all/{name}-*.parquet", f"mmlu/{file}.jsonl.gz")
+        for split, name, file in (
+            ("train", "auxiliary_train", "auxiliary_train_partial"),
+            ("validation", "validation", "validation"),
+            ("test", "test", "test"),
+        )
     }
+    columns = {"question": str, "choices": list, "answer": int}  # noqa: RUF012
 
-    def conversation(self, i: int) -> Conversation:
-        row = self.rows[i]
+    def converted(self, row: dict[str, Any]) -> Conversation:
         return multiple_choice(row["question"], row["choices"], row["answer"])
 
     def letters(self, i: int) -> Sequence[str]:
-        return LETTERS[: len(self.rows[i]["choices"])]
+        return LETTERS[: len(self.row(i)["choices"])]

@@ -1,6 +1,9 @@
 """SmolTalk: chats about everything, for training only."""
 
+from typing import Any
+
 from lanbot.chat.conversation import Conversation
+from lanbot.data.hub import Source
 from lanbot.tasks.task import HubTask
 
 
@@ -8,11 +11,11 @@ class SmolTalk(HubTask):
     """Chats about everything."""
 
     kind = "chat"
-    hub_id = "HuggingFaceTB/smol-smoltalk"
-    files = {  # noqa: RUF012
-        "train": "smoltalk_like/train.jsonl.gz",
-        "test": "smoltalk_like/test.jsonl.gz",
+    sources = {  # noqa: RUF012
+        split: Source("HuggingFaceTB/smol-smoltalk", f"data/{split}-*.parquet", f"smoltalk_like/{split}.jsonl.gz")
+        for split in ("train", "test")
     }
+    columns = {"messages": list}  # noqa: RUF012
 
-    def conversation(self, i: int) -> Conversation:
-        return {"messages": self.rows[i]["messages"]}
+    def converted(self, row: dict[str, Any]) -> Conversation:
+        return {"messages": [{"role": message["role"], "content": message["content"]} for message in row["messages"]]}

@@ -1,17 +1,16 @@
 """What a task is: rows that become conversations, and where it applies a checker that is also RL's reward."""
 
-import gzip
 import random
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lanbot.chat.conversation import Conversation, Message, spoken
+from lanbot.chat.conversation import Conversation, Message, spoken, validate
 from lanbot.data import hub, world
+from lanbot.data.rows import Rows, open_rows, read
 from lanbot.errors import UserError
 from lanbot.recipe import Identity
 
@@ -37,6 +36,8 @@ class Task(ABC):
     arguments: ClassVar[tuple[str, ...] | None] = ()
     """What may follow the name and a colon; None: anything, and something must."""
     chance: float = 0.0
+    real: ClassVar[bool] = False
+    """Its rows were written elsewhere, LanBot does not make them: one that is tested on may be in training data."""
     note: str = ""
 
     def __init__(self, split: str, argument: str = "", setting: Setting | None = None) -> None:
@@ -63,23 +64,49 @@ class Task(ABC):
 
 
 class HubTask(Task):
-    """A task whose rows are those of a hub data set, in memory."""
+    """A task whose rows are those of a hub data set, or of a mirror's files."""
 
-    hub_id: ClassVar[str]
-    files: ClassVar[dict[str, str]]
-    """split -> the file in a mirror."""
+    real = True
+    sources: ClassVar[dict[str, hub.Source]]
+    """Of each split."""
+    columns: ClassVar[dict[str, type]]
+    """What a row must have."""
 
-    @property
-    def rows(self) -> Sequence[Any]:
-        return _rows(hub.find(self.hub_id, self.files[self.split]))
+    @cached_property
+    def rows(self) -> Rows:
+        return open_rows(tuple(hub.files(self.sources[self.split])))
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def row(self, i: int) -> dict[str, Any]:
+        """Raises UserError, with file and row, if it lacks a column or one is of another type."""
+        row, where = self.rows[i], self.rows.where(i)
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: not a row of columns", BAD_ROW)
+        for name, kind in self.columns.items():
+            if name not in row:
+                raise UserError(f"{where}: no column {name!r} (it has {', '.join(row)})", BAD_ROW)
+            if not isinstance(row[name], kind) or row[name] == "":
+                raise UserError(f"{where}: {name} is {str(row[name])[:40]!r}, not {_KINDS[kind]}", BAD_ROW)
+        return row
 
-@lru_cache(maxsize=16)
-def _rows(path: Path) -> Sequence[Any]:
-    return [row for _, row in hub.read_jsonl(path)]
+    def conversation(self, i: int) -> Conversation:
+        """Raises UserError, with file and row, for a row that is none."""
+        row, where = self.row(i), self.rows.where(i)
+        try:
+            return validate(self.converted(row), where)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise UserError(f"{where}: no row of {self.sources[self.split].id} ({what})", BAD_ROW) from None
+
+    @abstractmethod
+    def converted(self, row: dict[str, Any]) -> Conversation:
+        """A row with its reference answer as the last message."""
+
+
+BAD_ROW = "Fetch the file again, or mend it; in a mixture's part, skip_bad_rows = true leaves bad rows out."
+_KINDS = {str: "text", int: "a whole number", list: "a list", dict: "a group of columns"}
 
 
 LETTERS = "ABCDEFGHIJ"
@@ -90,6 +117,8 @@ def multiple_choice(question: str, choices: Sequence[str], answer: int) -> Conve
 
     The letter stands after its choice, so that a small model only has to copy the one beside what it believes.
     """
+    if not 0 <= answer < len(choices) <= len(LETTERS) or not all(isinstance(text, str) for text in choices):
+        raise ValueError(f"answer {answer} of the choices {choices}")
     lines = [question, *(f"- {text} = {LETTERS[i]}" for i, text in enumerate(choices)), "Answer with the letter."]
     return {
         "messages": [
@@ -118,12 +147,15 @@ def words(source: str, split: str) -> Sequence[str]:
     source: "builtin", or "" for the hub's word list. The built-in list is short: made-up words, which nothing tests,
     are trained on besides, so that the model learns the letters of each piece and not of each word.
     """
-    return _split_words(None if source == "builtin" else hub.find(*WORD_LIST), split)
+    return _split_words(None if source == "builtin" else hub.url_file(*WORD_LIST), split)
 
 
 MADE_UP = 6_000
-WORD_LIST = ("dwyl/english-words", "words/words_alpha.txt.gz")
-"""Its hub id, and its path in a mirror."""
+WORD_LIST = (
+    "https://raw.githubusercontent.com/dwyl/english-words/refs/heads/master/words_alpha.txt",
+    "words/words_alpha.txt.gz",
+)
+"""Its address, and its path in a mirror."""
 
 
 @lru_cache(maxsize=8)
@@ -141,8 +173,8 @@ def _words(path: Path | None) -> Sequence[str]:
     if path is None:
         return world.WORDS
     try:
-        text = gzip.decompress(path.read_bytes()).decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        text = read(path).decode()
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read ({error})", "Fetch the file again.") from None
     return [word.strip() for word in text.split("\n") if 2 < len(word.strip()) <= 12]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from lanbot.chat.conversation import chat, output, parts, python, spoken, text, validate
+from lanbot.chat.conversation import MAX_CHARS, chat, output, parts, python, spoken, text, validate
 from lanbot.errors import UserError
 
 USER = {"role": "user", "content": "2+2?"}
@@ -18,7 +18,8 @@ TOOL = {"role": "tool", "content": "4"}
         [USER, ANSWER, USER],
         [USER, ANSWER, TOOL, ANSWER],
         [{"role": "user", "content": [text("2+2?")]}, ANSWER],
-        [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}],
+        [{"role": "user", "content": "a" * MAX_CHARS}, ANSWER],
+        [{"role": "user", "content": "<|bos|> is a name like any other, 👩‍🚀"}, ANSWER],
     ],
 )
 def test_a_good_row_is_passed_on(messages: list) -> None:
@@ -38,6 +39,11 @@ def test_a_good_row_is_passed_on(messages: list) -> None:
         ({"messages": []}, "no list of messages"),
         ([], "no list of messages"),
         ([USER], "nobody answers"),
+        ([{"role": "user", "content": " \n"}, ANSWER], "message 1 is empty"),
+        ([USER, {"role": "assistant", "content": []}], "message 2 is empty"),
+        ([USER, {"role": "assistant", "content": [text("")]}], "message 2 is empty"),
+        ([USER, {"role": "assistant", "content": "a\ud800"}], "message 2 holds half of a surrogate pair"),
+        ([{"role": "user", "content": "a" * 10_000_000}, ANSWER], "message 1 is 10,000,000 characters long"),
         ([SYSTEM], "nobody answers"),
         ([SYSTEM, USER], "nobody answers"),
         (["hello", ANSWER], "message 1 is not an object"),

@@ -161,7 +161,7 @@ def test_conversations_are_whole_each_once(count: int, rows: int, T: int) -> Non
         for row in rows_of(batch):
             found += [document for document in split(row, BOS) if len(document) > 1]  # others are padding
     assert sorted(found) == sorted(ids for ids, _ in given)
-    assert loader.notes() == {"truncated": 0, "dropped": 0}
+    assert loader.notes() == {"truncated": 0, "dropped": 0, "bad": 0}
     assert loader.progress() == 1.0
 
 
@@ -181,7 +181,7 @@ def test_rows_are_well_filled() -> None:
     assert ((tokens != BOS).sum() + starts.sum()) / tokens.size > 0.97
 
 
-def test_too_long_is_truncated_and_without_loss_is_dropped_both_counted() -> None:
+def test_too_long_is_truncated_without_loss_is_dropped_and_bad_is_left_out_all_counted() -> None:
     T = 20
     given = [
         conversation(0, T + 1, 5),  # just fits
@@ -189,12 +189,13 @@ def test_too_long_is_truncated_and_without_loss_is_dropped_both_counted() -> Non
         conversation(2, 3 * T, 3 * T - 5),
         conversation(3, 2 * T, 3),  # nothing under loss is left
         conversation(4, 8, 0),  # nothing under loss at all
+        ([], []),  # what a mixture gives for a bad row
         conversation(5, 9, 4),
     ]
     loader = ChatLoader(given, BOS, 2, T)
     found = [d for batch in all_batches(loader) for row in rows_of(batch) for d in split(row, BOS) if len(d) > 1]
-    assert sorted(found) == sorted(given[i][0][: T + 1] for i in (0, 1, 2, 5))
-    assert loader.notes() == {"truncated": 3, "dropped": 2}
+    assert sorted(found) == sorted(given[i][0][: T + 1] for i in (0, 1, 2, 6))
+    assert loader.notes() == {"truncated": 3, "dropped": 2, "bad": 1}
 
 
 @given(
@@ -221,7 +222,7 @@ def test_any_conversations_are_packed_by_the_policy(
         assert np.array_equal(batch.weights, (batch.targets >= UNDER_LOSS).astype(np.float32))
         assert batch.weights.sum() > 0, "no batch is padding alone"
     truncated = sum(len(ids) > T + 1 for ids, _ in given)
-    assert loader.notes() == {"truncated": truncated, "dropped": len(given) - len(expected)}
+    assert loader.notes() == {"truncated": truncated, "dropped": len(given) - len(expected), "bad": 0}
 
 
 @given(st.lists(st.integers(3, 30), min_size=1, max_size=120), st.integers(1, 12))

@@ -5,12 +5,15 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lanbot.chat.conversation import chat, output, parts, python, spoken, text, validate
 from lanbot.chat.lanbot_format import render
-from lanbot.data import world
+from lanbot.data import hub, world
 from lanbot.data.corpus import open_corpus
+from lanbot.data.loader import ChatLoader
 from lanbot.data.world.grammar import Cell, held_out_row, sections
 from lanbot.errors import UserError
 from lanbot.recipe import Identity, MixturePart
@@ -335,11 +338,13 @@ def test_jsonl_without_a_file_says_how() -> None:
         make_task("jsonl", "train")
 
 
-def test_a_hub_task_without_a_mirror_or_with_an_incomplete_one_says_so(
+def test_a_hub_task_offline_or_with_an_incomplete_mirror_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LANBOT_MIRROR", raising=False)
-    with pytest.raises(UserError, match="--mirror"):
+    monkeypatch.setenv("LANBOT_OFFLINE", "1")
+    monkeypatch.setenv("LANBOT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"openai/gsm8k.*offline"):
         len(make_task("gsm8k", "train"))
     monkeypatch.setenv("LANBOT_MIRROR", str(tmp_path))
     with pytest.raises(UserError, match=r"openai/gsm8k.*gsm8k/train\.jsonl\.gz"):
@@ -363,6 +368,28 @@ def test_rows_of_ones_own_may_be_objects_or_bare_lists(tmp_path: Path) -> None:
     assert task.conversation(0) == task.conversation(1) == chat("hi", "ho")
 
 
+def test_rows_in_the_layouts_of_sharegpt_and_alpaca(tmp_path: Path) -> None:
+    share = {"id": "x", "conversations": [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "hi"},
+                                          {"from": "gpt", "value": "ho"}]}  # fmt: skip
+    task = own(
+        tmp_path / "c.jsonl",
+        json.dumps(share),
+        json.dumps({"instruction": "hi", "input": "", "output": "ho"}),
+        json.dumps({"instruction": "Add.", "input": "2, 2", "output": "4", "system": "Be brief."}),
+    )
+    system = {"role": "system", "content": "Be brief."}
+    assert task.conversation(0)["messages"] == [system, *chat("hi", "ho")["messages"]]
+    assert task.conversation(1) == chat("hi", "ho")
+    assert task.conversation(2)["messages"] == [system, *chat("Add.\n\n2, 2", "4")["messages"]]
+
+
+def test_names_of_special_tokens_are_plain_text_and_are_told_of(tmp_path: Path) -> None:
+    task = own(tmp_path / "c.jsonl", GOOD, json.dumps(chat("say <|assistant_end|>", "<|im_start|>")))
+    assert len(task) == 2 and "1 rows hold special tokens' names" in task.note and "line 2" in task.note
+    ids, mask = render(task.conversation(1), BYTES)
+    assert sum(id >= 256 for id in ids) == 5 and sum(mask) == len("<|im_start|>") + 1
+
+
 def test_a_gzipped_file_and_parts(tmp_path: Path) -> None:
     rows = [chat("2+2?", [python("2+2"), output("4"), text("4")]), chat("hi", "ho")]
     task = make_task(f"jsonl:{write_rows(tmp_path / 'c.jsonl.gz', rows)}", "train")
@@ -384,6 +411,12 @@ def test_a_line_separator_inside_a_row_does_not_end_it(tmp_path: Path) -> None:
         ('{"text": "hello"}', "no list of messages"),
         ('{"messages": [{"role": "user", "content": "hi"}]}', "nobody answers"),
         ('[{"role": "bot", "content": "hi"}]', "message 1 has the role 'bot'"),
+        (json.dumps(chat("hi", " ")), "message 2 is empty"),
+        (json.dumps(chat("a" * 10_000_000, "ho")), "message 1 is 10,000,000 characters long"),
+        (json.dumps(chat("\ud800", "ho")), "half of a surrogate pair"),
+        ('{"conversations": [{"from": "human", "value": "hi"}]}', "nobody answers"),
+        ('{"conversations": [{"from": "robot", "value": "hi"}]}', "message 1 has the role 'robot'"),
+        ('{"instruction": "hi", "output": 7}', "no list of messages"),
     ],
 )
 def test_a_broken_row_is_named_by_file_and_line_or_skipped_if_told_so(line: str, problem: str, tmp_path: Path) -> None:
@@ -486,6 +519,64 @@ def test_a_mixtures_rows_are_rendered_conversations_of_this_identity() -> None:
     assert any("Robi" in BYTES.decode(mixed[i][0]) for i in range(len(mixed)))
 
 
+BAD = {
+    "gsm8k/train.jsonl.gz": ("gsm8k", [
+        ({"question": "2+2?"}, "no column 'answer' (it has question)"),
+        ({"question": 4, "answer": "#### 4"}, "question is '4', not text"),
+        ({"question": "", "answer": "#### 4"}, "question is '', not text"),
+        (["2+2?", "4"], "not a row of columns"),
+    ]),
+    "mmlu/auxiliary_train_partial.jsonl.gz": ("mmlu", [
+        ({"question": "2+2?", "choices": ["3", "4"], "answer": 2}, "answer 2 of the choices"),
+        ({"question": "2+2?", "choices": ["3", "4"], "answer": -1}, "answer -1 of the choices"),
+        ({"question": "2+2?", "choices": ["3", None], "answer": 1}, "answer 1 of the choices"),
+        ({"question": "2+2?", "choices": "34", "answer": 1}, "choices is '34', not a list"),
+    ]),
+    "arc/ARC-Easy/train.jsonl.gz": ("arc_easy", [
+        ({"question": "2+2?", "choices": {"text": ["3", "4"], "label": ["A", "B"]}, "answerKey": "E"}, "no row of"),
+        ({"question": "2+2?", "choices": {"text": ["3", "4"]}, "answerKey": "B"}, "no row of allenai/ai2_arc"),
+    ]),
+    "smoltalk_like/train.jsonl.gz": ("smoltalk", [
+        ({"messages": []}, "no list of messages"),
+        ({"messages": [{"role": "user"}]}, "no row of"),
+        ({"messages": [{"role": "user", "content": "hi"}]}, "nobody answers"),
+        ({"messages": [{"role": "assistant", "content": "hi"}]}, "before anyone asked"),
+        ({"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "hi"}]}, "is empty"),
+        ({"messages": [{"role": "user", "content": "hi"}] * 2}, "second of the role 'user'"),
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "row", "problem"), [(file, name, *bad) for file, (name, bads) in BAD.items() for bad in bads]
+)
+def test_a_bad_row_of_a_data_set_is_named_and_left_out_only_if_told_so(
+    file: str, name: str, row: object, problem: str, mirror: Path, capsys: pytest.CaptureFixture
+) -> None:
+    good = {
+        "gsm8k": {"question": "2+2?", "answer": "<<2+2=4>>4 #### 4"},
+        "mmlu": {"question": "2+2?", "choices": ["3", "4"], "answer": 1},
+        "arc_easy": {"question": "2+2?", "choices": {"text": ["3", "4"], "label": ["A", "B"]}, "answerKey": "B"},
+        "smoltalk": chat("hi", "ho"),
+    }[name]
+    write_rows(mirror / file, [good, row, good, row])
+    task = make_task(name, "train")
+    assert len(task) == 4 and validate(task.conversation(0), "here") == task.conversation(2)
+    with pytest.raises(UserError) as caught:
+        task.conversation(1)
+    assert caught.value.problem.startswith(f"{mirror / file}, line 2: ") and problem in caught.value.problem
+    assert "skip_bad_rows" in caught.value.remedy or "messages" in caught.value.remedy
+    with pytest.raises(UserError, match=r"line [24]: "):
+        list(mixture(0, (MixturePart(name),)))
+    rendered = list(mixture(0, (MixturePart(name, epochs=2, skip_bad_rows=True),)))
+    assert rendered.count(([], [])) == 4 and len(rendered) == 8
+    loader = ChatLoader(rendered, BYTES.bos, 1, 512)
+    while loader.next_batch() is not None:
+        pass
+    assert loader.notes()["bad"] == 4
+    assert capsys.readouterr().err.count("skipped") == 1, "it is said once"
+
+
 def test_a_mixture_passes_on_what_was_skipped(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     own(path, GOOD, "{", GOOD)
@@ -512,6 +603,7 @@ ROWS = {  # as data/MANIFEST.md counts them
     ("mmlu", "train"): 12_126,
     ("mmlu", "validation"): 1_531,
     ("mmlu", "test"): 14_042,
+    ("humaneval", "test"): 164,
     ("smoltalk", "train"): 24_498,
     ("smoltalk", "test"): 1_278,
 }
@@ -532,6 +624,22 @@ def test_every_real_row_is_a_conversation_that_renders(name: str, split: str, mo
             assert last["content"] in task.letters(i)
         if task.kind != "chat":
             assert task.check(i, last)
+
+
+@needs_mirror
+@pytest.mark.parametrize("name", ["gsm8k", "arc_easy", "arc_challenge", "mmlu", "humaneval", "smoltalk"])
+def test_the_hubs_parquet_gives_the_conversations_of_the_mirrors_rows(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    task = make_task(name, "test")
+    expected = [task.conversation(i) for i in range(50)]
+    pq.write_table(pa.Table.from_pylist([task.rows[i] for i in range(50)]), tmp_path / "a.parquet")  # type: ignore[attr-defined]
+    monkeypatch.setattr(hub, "files", lambda source: [tmp_path / "a.parquet"])
+    task = make_task(name, "test")
+    assert [task.conversation(i) for i in range(len(task))] == expected
+    if task.kind == "choice":
+        assert all(task.check(i, expected[i]["messages"][-1]) and task.letters(i)[0] == "A" for i in range(50))
 
 
 @needs_mirror

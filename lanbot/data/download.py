@@ -1,0 +1,302 @@
+"""Downloads: each file once, whole and checked, into one folder that all runs share.
+
+A file comes in as NAME.part under a lock, is checked, and gets its name by renaming: what has its name is whole. A
+.part that a cut, a kill or a crash left behind is gone on with. Files of the hub and of plain URLs go the same way.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import SimpleQueue
+from time import monotonic
+from typing import IO, NamedTuple
+
+from lanbot.console import Progress, duration, size
+from lanbot.data import http
+from lanbot.data.http import Note
+from lanbot.errors import UserError
+
+PARALLEL = 8
+"""Files that come in at a time."""
+WRONG_TRIES = 3
+"""Of a file that came in whole and is not what is listed."""
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: $LANBOT_CACHE, or ~/.cache/lanbot."""
+    return Path(os.environ.get("LANBOT_CACHE") or "~/.cache/lanbot").expanduser()
+
+
+def offline() -> bool:
+    """Whether only what is in the cache may be used: $LANBOT_OFFLINE or $HF_HUB_OFFLINE is 1."""
+    names = ("LANBOT_OFFLINE", "HF_HUB_OFFLINE")
+    return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in names)
+
+
+class Remote(NamedTuple):
+    """A file elsewhere, and where it is kept here."""
+
+    name: str
+    """What messages call it."""
+    url: str
+    path: Path
+    size: int | None = None
+    digest: str = ""
+    """sha256:HEX, or git:HEX (the name that git gives the content); empty if nobody says."""
+
+    def here(self) -> bool:
+        try:
+            return self.path.stat().st_size == self.size or self.size is None
+        except OSError:
+            return False
+
+    def part(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.part")
+
+
+# -- many files --------------------------------------------------------------------------------------------
+
+
+class _Job:
+    """A download under way. Its error is raised by whoever waits for it."""
+
+    def __init__(self, remote: Remote) -> None:
+        self.remote, self.done, self.note = remote, threading.Event(), ""
+        self.error: Exception | None = None
+
+    def say(self, note: str) -> None:
+        self.note = note
+
+    def bytes_here(self) -> int:
+        """Of what has come in, by this process or another."""
+        for path in (self.remote.path, self.remote.part()):
+            with suppress(OSError):
+                return path.stat().st_size
+        return 0
+
+
+_jobs: dict[Path, _Job] = {}
+_queue: SimpleQueue[_Job] = SimpleQueue()
+_workers: list[threading.Thread] = []
+_lock = threading.Lock()
+
+
+def get(remotes: Sequence[Remote]) -> list[Path]:
+    """The files, when all of them are here; shows progress. Raises UserError if one cannot be had."""
+    missing = [remote for remote in remotes if not remote.here()]
+    if missing and offline():
+        also = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
+        refuse_offline(missing[0].name + also)
+    if missing:
+        _wait([_ask(remote) for remote in missing])
+    return [remote.path for remote in remotes]
+
+
+def ahead(remotes: Sequence[Remote]) -> None:
+    """Starts to fetch, in daemon threads, what will be needed soon. What fails is tried again when it is needed."""
+    for remote in remotes:
+        if not remote.here() and not offline():
+            _ask(remote)
+
+
+def refuse_offline(name: str) -> None:
+    raise UserError(
+        f"{name}: not in the cache ({cache_folder()}), and this is offline",
+        "Run it once with the network (without --offline, LANBOT_OFFLINE and HF_HUB_OFFLINE), or name a --mirror.",
+    )
+
+
+def _ask(remote: Remote) -> _Job:
+    """The file's job, a new one if it has none."""
+    with _lock:
+        if remote.path not in _jobs:
+            _jobs[remote.path] = _Job(remote)
+            _queue.put(_jobs[remote.path])
+            if len(_workers) < PARALLEL:
+                _workers.append(threading.Thread(target=_work, daemon=True))
+                _workers[-1].start()
+        return _jobs[remote.path]
+
+
+def _work() -> None:
+    while True:
+        job = _queue.get()
+        try:
+            fetch(job.remote, job.say)
+        except Exception as error:
+            job.error = error
+        with _lock:
+            del _jobs[job.remote.path]
+        job.done.set()
+
+
+def _wait(jobs: list[_Job]) -> None:
+    """Until all are done, or one has failed."""
+    progress = Progress(quiet=os.environ.get("RANK", "0") != "0")
+    start, first = monotonic(), sum(job.bytes_here() for job in jobs)
+    try:
+        while waiting := [job for job in jobs if not job.done.is_set()]:
+            if any(job.error for job in jobs):
+                break
+            waiting[0].done.wait(0.1)
+            progress.show(_line(jobs, waiting, first, monotonic() - start))
+    finally:
+        progress.close()
+    for job in jobs:
+        if job.error:
+            raise job.error
+
+
+def _line(jobs: list[_Job], waiting: list[_Job], first: int, seconds: float) -> str:
+    """What is awaited, how much of it is here, the rate since `first` bytes were, the time left, the trouble if any."""
+    what = jobs[0].remote.name if len(jobs) == 1 else f"{len(jobs)} files, {len(jobs) - len(waiting)} done"
+    here = sum(job.bytes_here() for job in jobs)
+    rate = (here - first) / max(seconds, 1e-9)
+    sizes = [job.remote.size for job in jobs if job.remote.size is not None]
+    total = sum(sizes) if len(sizes) == len(jobs) else 0
+    amount = f"{size(here)} of {size(total)}" if total else size(here)
+    left = f" | {duration((total - here) / rate)} left" if total and rate > 0 else ""
+    others = f" | {len(_jobs) - len(waiting)} more ahead" if len(_jobs) > len(waiting) else ""
+    trouble = next((f" | {job.note}" for job in waiting if job.note), "")
+    return f"downloading {what} | {amount} | {size(max(rate, 0))}/s{left}{others}{trouble}"
+
+
+# -- one file ----------------------------------------------------------------------------------------------
+
+
+def fetch(remote: Remote, note: Note) -> Path:
+    """The file; whoever comes first, of all threads and processes, downloads it.
+
+    Raises UserError if it cannot be had or kept.
+    """
+    try:
+        with locked(remote.part(), note) as part:
+            if not remote.here():
+                _download(remote, part, note)
+                remote.part().replace(remote.path)
+    except OSError as error:
+        raise unkept(remote.name, error, remote.size) from None
+    return remote.path
+
+
+@contextmanager
+def locked(path: Path, note: Note) -> Iterator[IO[bytes]]:
+    """A file to append to that no other thread or process has locked; one that is empty afterwards is removed.
+
+    Its holder may rename or remove it: those who wait for it begin anew. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                note("another process downloads it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+                note("")
+            if not _is_at(file, path):
+                continue
+            try:
+                yield file
+            finally:
+                if not os.fstat(file.fileno()).st_size:
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _download(remote: Remote, part: IO[bytes], note: Note) -> None:
+    """What is missing in `part`, the file's .part, and a check of the whole."""
+    etag, most = "", 0
+    if not remote.digest:
+        part.truncate(0)  # nothing could tell that what an earlier process left is of the same file
+
+    def pull() -> None:
+        nonlocal etag, most
+        here = _length(part)
+        if not (remote.digest or etag) or here > (remote.size or here):
+            part.truncate(here := 0)
+        if here and here == remote.size:
+            return
+        _check_room(remote, here)
+        headers = {"Range": f"bytes={here}-"} if here else {}
+        if here and not remote.digest:
+            headers["If-Range"] = etag
+        try:
+            with http.answer(remote.url, remote.name, headers) as response:
+                if here and not response.headers.get("Content-Range", "").startswith(f"bytes {here}-"):
+                    part.truncate(here := 0)
+                    if response.status_code != 200:
+                        raise http.Again("the server would not go on where it stopped")
+                etag = response.headers.get("ETag", "")
+                etag = "" if etag.startswith("W/") else etag  # a weak one does not vouch for bytes
+                note("")
+                for data in response.iter_bytes():
+                    part.write(data)
+                    part.flush()
+                    here += len(data)
+                    if here > (remote.size or here):
+                        return  # too long already: the check says so
+        except http.Again as again:
+            again.moved = _length(part) > most
+            most = max(most, _length(part))
+            raise
+
+    for _ in range(WRONG_TRIES):
+        http.patiently(remote.name, pull, note, http.TRIES)
+        if not (wrong := _wrong(remote)):
+            os.fsync(part.fileno())
+            return
+        part.truncate(0)
+        most = 0
+        note(f"wrong bytes ({wrong}), fetched again")
+    raise UserError(
+        f"{remote.name}: what arrives is not what is listed: {wrong} ({WRONG_TRIES} times)",
+        "Something on the way changes it (a proxy?), or the hub is at fault; try again later.",
+    )
+
+
+def _length(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _wrong(remote: Remote) -> str:
+    """What is wrong with the .part of a file; "" if it agrees with what is known of it."""
+    with remote.part().open("rb") as file:
+        length = _length(file)
+        if remote.size is not None and length != remote.size:
+            return f"{length:,} bytes instead of {remote.size:,}"
+        kind, _, digest = remote.digest.partition(":")
+        start = hashlib.sha256() if kind != "git" else hashlib.sha1(b"blob %d\0" % length)  # as git names content
+        found = hashlib.file_digest(file, lambda: start).hexdigest() if digest else ""
+        return "" if found == digest else f"its {kind} digest is {found[:12]}..., not {digest[:12]}..."
+
+
+def _check_room(remote: Remote, here: int) -> None:
+    if remote.size is not None and shutil.disk_usage(remote.path.parent).free < remote.size - here:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def unkept(name: str, error: OSError, needed: int | None = None) -> UserError:
+    """Why something cannot be kept in the cache, for the reader."""
+    folder = cache_folder()
+    if error.errno != errno.ENOSPC:
+        problem = f"{folder}: {name} cannot be kept there ({error.strerror or error})"
+        return UserError(problem, "Mend that, or set LANBOT_CACHE to a folder that can be written and locked.")
+    free = size(shutil.disk_usage(folder).free)
+    return UserError(
+        f"{folder}: no room for {name}" + (f": it has {size(needed)}, {free} are free" if needed else ""),
+        "Make room, or set LANBOT_CACHE to a folder on a larger disk, and run the same command again.",
+    )

@@ -1,0 +1,137 @@
+"""The rows of a data set, none parsed before it is asked for: a phase with half a million of them starts at once."""
+
+import gzip
+import json
+import zlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lanbot.errors import UserError
+
+
+class _File(Protocol):
+    def __len__(self) -> int: ...
+    def row(self, i: int) -> Any: ...
+    def where(self, i: int) -> str: ...
+
+
+class Rows(Sequence[Any]):
+    """The rows of .parquet, .jsonl, .jsonl.gz and .jsonl.zst files, one file after another, as dictionaries (a row of
+    jsonl may be any JSON). What they take in memory is their text."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Raises UserError if a file cannot be read."""
+        self.files: list[_File] = [_Table(path) if path.suffix == ".parquet" else _Lines(path) for path in paths]
+        self.ends = list(accumulate(len(file) for file in self.files))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def __getitem__(self, i):  # type: ignore[no-untyped-def]
+        """Raises UserError, with file and row, if it is broken."""
+        file, k = self._at(i)
+        return file.row(k)
+
+    def where(self, i: int) -> str:
+        """File and row, for a message."""
+        file, k = self._at(i)
+        return file.where(k)
+
+    def _at(self, i: int) -> tuple[_File, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        n = bisect_right(self.ends, i)
+        return self.files[n], i - (self.ends[n - 1] if n else 0)
+
+
+class _Lines:
+    """Lines end at \\n alone: U+2028 and U+0085 may stand inside a row. Empty ones are passed over, but counted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.data = path, read(path)
+        self.starts, self.numbers = _starts(self.data)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def row(self, i: int) -> Any:
+        start = self.starts[i]
+        end = self.data.find(b"\n", start)
+        try:
+            return json.loads(self.data[start : end if end >= 0 else None])
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.where(i)}: not JSON ({error})", "Mend the line.") from None
+
+    def where(self, i: int) -> str:
+        return f"{self.path}, line {self.numbers[i]}"
+
+
+def _starts(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Where the lines that are not empty begin, and their numbers from 1. A piece at a time: a flag a byte is much."""
+    breaks = [np.zeros(1, dtype=np.int64)]
+    for first in range(0, len(data), PIECE):
+        piece = np.frombuffer(data, np.uint8, min(PIECE, len(data) - first), first)
+        breaks.append(np.flatnonzero(piece == ord("\n")) + first + 1)
+    starts = np.concatenate(breaks)
+    ends = np.append(starts[1:], len(data))
+    long = ends - starts > 80
+    full = np.array([long[i] or bool(data[starts[i] : ends[i]].strip()) for i in range(len(starts))], dtype=bool)
+    return starts[full], np.flatnonzero(full) + 1
+
+
+PIECE = 1 << 24
+
+
+def read(path: Path) -> bytes:
+    """All of a file, unpacked if its name ends in .gz or .zst. Raises UserError."""
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            return gzip.decompress(data)
+        if path.suffix == ".zst":
+            import pyarrow as pa
+
+            with pa.input_stream(pa.py_buffer(data), compression="zstd") as stream:
+                return stream.read()
+        return data
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file", "Check the path.") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error})", "Check the file; it may be cut short.") from None
+
+
+class _Table:
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+        from pyarrow.lib import ArrowException
+
+        self.path = path
+        try:
+            self.table = pq.read_table(path)
+        except (ArrowException, OSError) as error:
+            raise UserError(f"{path}: cannot be read as parquet ({error})", "Fetch the file again.") from None
+        self.columns = {name: self.table[name] for name in self.table.column_names}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def row(self, i: int) -> dict[str, Any]:
+        try:
+            return {name: column[i].as_py() for name, column in self.columns.items()}
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.where(i)}: not UTF-8 ({error})", "Mend the row.") from None
+
+    def where(self, i: int) -> str:
+        return f"{self.path}, row {i + 1}"
+
+
+@lru_cache(maxsize=32)
+def open_rows(paths: tuple[Path, ...]) -> Rows:
+    """The same files are opened once: phases and evaluations share them."""
+    return Rows(paths)
