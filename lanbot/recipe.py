@@ -238,6 +238,8 @@ class Evals:
     base_limit: int = 50
     """The same after base, which cannot answer yet and takes longest for it."""
     max_tokens: int = 128
+    drop_contaminated: bool = False
+    """Leave out the items whose question is in the training data; they are counted in any case."""
 
     def __post_init__(self) -> None:
         names = [task.partition(":")[0] for task in self.tasks]

@@ -49,7 +49,7 @@ def test_a_room_imports_only_from_rooms_below_it(module: Path) -> None:
 
 
 def test_every_room_that_there_is_was_looked_at() -> None:
-    assert {"data/corpus.py", "cli.py", "phases/pipeline.py"} <= {str(module) for module in MODULES}
+    assert {"data/corpus.py", "cli/__init__.py", "phases/pipeline.py"} <= {str(module) for module in MODULES}
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,18 @@ def full(run: Run) -> Run:
     }
     put(run, "rl", "evals.json", {**run.read("rl", "evals.json"), "pass": both})
     put(run, "tokenizer", "evals.json", {"wall_seconds": 7.0})
+    put(run, "", "contamination.json", contamination_of(3))
     return run
+
+
+def contamination_of(items: int) -> dict[str, Any]:
+    """contamination.json, so many items of word_problems found, and none of a task that is not evaluated any more."""
+    example = {"item": 4, "words": "thirteen words in a row"}
+    sources = {"mid smoltalk": {"items": items, "example": example}, "base": {"items": 1, "example": example}}
+    found = {"items": 1_319, "contaminated": list(range(items)), "sources": sources if items else {}}
+    other = {"items": 10, "contaminated": [], "sources": {}}
+    words = {"mid smoltalk": 504_890, "base": 5_400_000}
+    return {"plan": {"n": 13}, "words": words, "tasks": {"word_problems:real": found, "mmlu": other}}
 
 
 def put(run: Run, phase: str, file: str, value: Any) -> None:
@@ -360,6 +371,37 @@ def test_the_style_sheet_is_shipped() -> None:
     assert "report/page.css" in tomllib.loads(project.read_text())["tool"]["setuptools"]["package-data"]["lanbot"]
 
 
+def test_contaminated_items_are_told_with_where_they_are_and_whether_they_count(full: Run) -> None:
+    written = report.write(full)
+    assert list(written["contamination"]["tasks"]) == ["word_problems"]
+    row = "word_problems | mid smoltalk (3), base (1) | 1,319 | 3 | {}"
+    says = "13 words of its question in a row are in the training data"
+    looked = "mid smoltalk (505K), base (5.4M)"
+    told = "In the training data: 3 of 1,319 items of word_problems; scored {}."
+    for dropped, scored in ((0, "with them"), (3, "without them")):
+        evals = full.read("rl", "evals.json")
+        evals["tasks"]["word_problems"]["left_out"] = dropped
+        put(full, "rl", "evals.json", evals)
+        written = report.write(full)
+        page = re.sub(r"\s+", " ", Seen((full.folder / "report.html").read_text()).text)
+        text = re.sub(r" +", " ", (full.folder / "report.md").read_text())
+        assert f"| {row.format(scored)} |" in text and says in text and looked in text
+        assert row.format(scored).replace(" | ", "") in page and says in page and looked in page
+        assert told.format(scored) in report.closing(full, written)
+
+
+def test_a_check_that_found_nothing_is_told_and_one_that_was_not_made_is_not(full: Run) -> None:
+    put(full, "", "contamination.json", contamination_of(0))
+    written = report.write(full)
+    assert "| word_problems |          | 1,319 |            0 |" in (full.folder / "report.md").read_text()
+    assert "In the training data" not in report.closing(full, written)
+    (full.folder / "contamination.json").unlink()
+    written = report.write(full)
+    assert written["contamination"] == {}
+    assert "ontamina" not in (full.folder / "report.md").read_text()
+    assert "ontamina" not in Seen((full.folder / "report.html").read_text()).text.partition("Settings")[0]
+
+
 # -- report.md and the terminal ----------------------------------------------------------------------------
 
 
@@ -405,6 +447,8 @@ def test_the_closing_word(full: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         "  -------------  ----------------------  ---  ------",
         "  identity       0.500 -> 0.750 ± 0.043  100    0.25",
         "  word_problems  0.400 -> 0.600 ± 0.049  100    0.25",
+        "",
+        "  In the training data: 3 of 1,319 items of word_problems; scored with them.",
         "",
         f"  report         {full.folder}/report.html",
         f"  as text        {full.folder}/report.md",

@@ -7,7 +7,7 @@ from cyclopts import App
 
 from lanbot.cli.shared import Mirror, Overrides, open_run, parse_overrides, use_mirror
 from lanbot.console import say
-from lanbot.errors import UserError
+from lanbot.errors import UsageError, UserError
 
 app = App(name="data", help="Look at the data of a task.")
 
@@ -93,3 +93,28 @@ def plan(
             f"{phase.tokens:,} tokens, rows of {phase.sequence:,} filled to {phase.filled:.1%}: "
             f"{phase.steps:,} steps of {phase.batch_tokens:,} tokens\n"
         )
+
+
+@app.command
+def contamination(
+    recipe: str, *overrides: Overrides, base_chars: int | None = None, json: bool = False, mirror: Mirror = None
+) -> None:
+    """Look for a recipe's evaluation items in what it trains on: 13 words in a row of a question.
+
+    Args:
+        recipe: A recipe's file, or the name of a shipped one.
+        base_chars: How much of the base corpus to look through; what base can read, 100 million at most, if left out.
+        json: Print one JSON object.
+    """
+    use_mirror(mirror)
+    from lanbot import recipe as recipes
+    from lanbot.tasks import contamination
+
+    loaded = recipes.load(recipe, parse_overrides(overrides))
+    if base_chars is not None and base_chars < 0:
+        raise UsageError(f"--base-chars {base_chars}: out of range", "It is 0 or more.")
+    if not contamination.real(loaded.evals.tasks):
+        print(f"{recipe} is evaluated on nothing but what LanBot makes itself, and keeps apart: nothing to look for.")
+        return
+    found = contamination.check(loaded, loaded.evals.tasks, base_chars)
+    print(dumps(found) if json else contamination.summary(found))

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ CALLS = 8
 class Score:
     """score: the share that is right. stderr: its standard error, sqrt(p (1 - p) / n). chance: of a guess.
 
-    parts: the same for the parts of a task that has some.
+    parts: the same for the parts of a task that has some. left_out: items that were not asked because they are in the
+    training data.
     """
 
     score: float
@@ -38,6 +39,7 @@ class Score:
     stderr: float
     chance: float
     parts: dict[str, "Score"] = field(default_factory=dict)
+    left_out: int = 0
 
     @classmethod
     def of(cls, right: Sequence[bool], chance: float, parts: Sequence[str] = ()) -> "Score":
@@ -58,14 +60,25 @@ class Score:
 
     def json(self) -> dict[str, Any]:
         values: dict[str, Any] = {"score": self.score, "n": self.n, "stderr": self.stderr, "chance": self.chance}
+        values |= {"left_out": self.left_out} if self.left_out else {}
         return values | ({"parts": {name: part.json() for name, part in self.parts.items()}} if self.parts else {})
 
     def __str__(self) -> str:
         return f"{self.score:.3f} ± {self.stderr:.3f} (n {self.n:,}, chance {self.chance:.2f})"
 
 
-def evaluate(engine: Engine, task: Task, name: str, limit: int, max_tokens: int, seed: int = 0) -> Score:
+def evaluate(
+    engine: Engine,
+    task: Task,
+    name: str,
+    limit: int,
+    max_tokens: int,
+    seed: int = 0,
+    left_out: Collection[int] = (),
+) -> Score:
     """The score on `limit` rows of a task's split, a seeded sample. All ranks share the work and get the score.
+
+    left_out: rows that the sample is drawn without.
 
     A prompt longer than the context is cut on the left where a letter is chosen; where an answer is generated
     there is no room for one, and the row counts as wrong.
@@ -73,7 +86,7 @@ def evaluate(engine: Engine, task: Task, name: str, limit: int, max_tokens: int,
     if task.kind == "chat":
         raise ValueError(f"{name} is for training only")
     place = world()
-    rows = sample_rows(task, limit, seed)
+    rows = sample_rows(task, limit, seed, left_out)
     mine = rows[place.rank :: place.size]
     told = Counter(f"evaluating {name}", len(mine))
     if task.kind == "choice":
@@ -82,7 +95,8 @@ def evaluate(engine: Engine, task: Task, name: str, limit: int, max_tokens: int,
         right = [desk.right() for desk in do_errands(engine, task, mine, max_tokens, told)]
     else:
         right = _generate(engine, task, mine, max_tokens, told)
-    return Score.of(gather(right), task.chance, gather([task.part(row) for row in mine]))
+    score = Score.of(gather(right), task.chance, gather([task.part(row) for row in mine]))
+    return replace(score, left_out=len(left_out))
 
 
 def pass_at_k(

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,12 +14,13 @@ from lanbot.evals import chat as evals
 from lanbot.phases import base, chat, rl, tokenizer
 from lanbot.recipe import PHASES, Recipe
 from lanbot.run import Run, read_metrics, write_atomic
+from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import make_task
 from lanbot.tasks.task import Setting, Task
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import checkpoint, memory
-from lanbot.training.parallel import barrier, world
+from lanbot.training.parallel import barrier, from_main, world
 
 TRAIN: dict[str, Callable[[Run], None]] = {
     "tokenizer": tokenizer.train,
@@ -79,7 +80,10 @@ def preflight(run: Run, phases: list[str]) -> None:
                 f"which {size} processes cannot share",
                 f"Choose {phase}.batch_tokens so that it is a multiple of {size} x {phase}.sequence.",
             )
-        for part in getattr(settings, "mixture", ()):
+    # who looks for test items in the training data needs all of it, be the phase for today or not
+    all_of_it = phases and contamination.real(recipe.evals.tasks) and not _known(run, recipe.evals.tasks)
+    for phase in PHASES if all_of_it else phases:
+        for part in getattr(getattr(recipe, phase), "mixture", ()):
             task = make_task(part.task, "train", Setting(recipe.identity, part.skip_bad_rows))
             if not len(task):
                 raise UserError(f"{phase}.mixture: {part.task} is empty", "Leave it out, or give it rows.")
@@ -100,16 +104,19 @@ def evaluate(
     folder = checkpoint.last_step(run.phase(phase), place)
     if folder is None:
         raise UserError(f"{run.folder}: {phase} has no checkpoint", f"Run it first: lanbot run RECIPE --phase {phase}")
+    names, drop = tasks or recipe.evals.tasks, recipe.evals.drop_contaminated
+    found = contaminated(run, names, write=tasks is None) if tasks is None or drop else {}
     model = checkpoint.load(folder, place)
     vocabulary = Tokenizer.load(run.phase("tokenizer"))
     engine = Engine(model, vocabulary)
     if limit is None:
         limit = recipe.evals.base_limit if phase == "base" else recipe.evals.limit
     scores: dict[str, Any] = {}
-    for name in tasks or recipe.evals.tasks:
+    for name in names:
         task = _checked(name, recipe)
+        left_out = found.get(name, []) if drop else []
         scores[name.partition(":")[0]] = evals.evaluate(
-            engine, task, name, limit, recipe.evals.max_tokens, recipe.seed
+            engine, task, name, limit, recipe.evals.max_tokens, recipe.seed, left_out
         ).json()
     if tasks is not None:
         return scores
@@ -134,6 +141,35 @@ def evaluate(
         write_atomic(run.phase(phase) / "samples.md", f"# What {run.recipe.name} says after {phase}\n\n{samples}")
         write_atomic(run.phase(phase) / "evals.json", json.dumps(result, indent=1) + "\n")
     return result
+
+
+def contaminated(run: Run, names: Sequence[str], write: bool) -> dict[str, list[int]]:
+    """For those of the tasks whose rows are real, the rows that are in the run's training data.
+
+    contamination.json keeps what was found, with sources and examples, until the recipe trains on or is evaluated on
+    other data; the main rank looks, which takes seconds. write: keep it if it is new.
+    """
+    tasks = run.recipe.evals.tasks
+    if not set(names) <= set(tasks):
+        tasks = tuple(names)
+    if not contamination.real(tasks):
+        return {}
+    rows = None
+    if world().main:
+        found = _known(run, tasks)
+        if not found:
+            found = contamination.check(run.recipe, tasks)
+            say(contamination.summary(found))
+            if write:
+                write_atomic(run.folder / contamination.FILE, json.dumps(found, indent=1) + "\n")
+        rows = {name: task["contaminated"] for name, task in found["tasks"].items()}
+    return from_main(rows)
+
+
+def _known(run: Run, tasks: Sequence[str]) -> contamination.Found:
+    """contamination.json, if it is of these tasks and of what the recipe trains on now; else {}."""
+    found: contamination.Found = run.read("", contamination.FILE)
+    return found if found.get("plan") == contamination.plan(run.recipe, tasks) else {}
 
 
 def _checked(name: str, recipe: Recipe) -> Task:

@@ -17,7 +17,9 @@ def collect(run: Run) -> dict[str, Any]:
     """All figures of a run.
 
     evals[task][phase], phases[phase], pass[before | after][k], tokenizer, what_changed (the same prompts after each
-    phase), transcripts (of the agent, after the last phase), curves[phase], settings (of the evaluations), recipe.
+    phase), contamination (of each task with real rows: how many items are in the training data and where, and whether
+    the last score is without them), transcripts (of the agent, after the last phase), curves[phase], settings (of the
+    evaluations), recipe.
     """
     results = {phase: run.read(phase, "evals.json") for phase in PHASES[1:] if run.done(phase)}
     evals: dict[str, dict[str, Any]] = {}
@@ -42,6 +44,7 @@ def collect(run: Run) -> dict[str, Any]:
         "tokenizer": run.read("tokenizer", "compression.json") or [],
         "phases": phases,
         "evals": evals,
+        "contamination": _contamination(run, evals),
         "pass": results.get("rl", {}).get("pass", {}),
         "what_changed": [{"prompt": prompt, "answers": by_phase} for prompt, by_phase in answers.items()],
         "transcripts": last.get("transcripts", []),
@@ -69,6 +72,18 @@ def _figures(result: dict[str, Any]) -> dict[str, Any]:
     if "wall_seconds" in result:
         figures["wall_seconds"] = result["wall_seconds"]
     return dict.fromkeys(FIGURES) | figures
+
+
+def _contamination(run: Run, evals: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """n, words and tasks as contamination.json has them, a task by the name of its score; {} if nothing was checked."""
+    found = run.read("", "contamination.json")
+    tasks = {}
+    for spec, task in found.get("tasks", {}).items():
+        name = spec.partition(":")[0]
+        if name in evals:
+            last = next(reversed(evals[name].values()))
+            tasks[name] = task | {"contaminated": len(task["contaminated"]), "dropped": bool(last.get("left_out"))}
+    return {"n": found["plan"]["n"], "words": found["words"], "tasks": tasks} if tasks else {}
 
 
 def _tokenizer(run: Run) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from lanbot.chat.conversation import Message, parts
 from lanbot.console import table
+from lanbot.report import tables
 from lanbot.report.figures import trained
 from lanbot.report.tables import built, evaluation_table, score, training_table
 
@@ -18,6 +19,10 @@ def markdown(report: dict[str, Any]) -> str:
         sections += [built(report)[0].upper() + built(report)[1:] + "."]
         sections += ["## Evaluations", evaluation_table(report, md=True)]
         sections.append(f"Score ± standard error (n items). Items are held out{sampled}. Answers are greedy.")
+    if report["contamination"]:
+        rows = [tuple(cell.replace("|", "/") for cell in row) for row in tables.contamination_rows(report)]
+        sections += ["### Contamination", table(rows, tables.CONTAMINATION, markdown=True, left=2)]
+        sections.append(tables.contamination_says(report))
     if report["pass"]:
         rows = [(k, *(score(by_k.get(when)) for when in ("before", "after"))) for k, by_k in pass_rows(report).items()]
         sections += ["## RL", table(rows, ("metric", "before", "after"), markdown=True), "Sampled at temperature 1."]

@@ -106,11 +106,11 @@ def _scores(report: dict[str, Any]) -> str:
     limit = report["settings"].get("limit")
     sampled = f" Of a task with more than {limit:,} items a seeded sample is asked." if limit else ""
     return (
-        f'<p>What it gets right after <b class="{last}">{last}</b>, on items it never trained on.</p>\n'
+        f'<p>What it gets right after <b class="{last}">{last}</b>, on held-out items.</p>\n'
         f'<ul class="scores">{headline}</ul>\n'
         '<p class="note">Whiskers: ± one standard error. Dotted line: what guessing would score. '
         f"Answers are greedy.{sampled}</p>\n<h3>All tasks, phase by phase</h3>\n{_evaluations(report, phases)}"
-    )
+    ) + _contamination(report)
 
 
 def _headline(task: str, by_phase: dict[str, Any], last: str) -> str:
@@ -141,6 +141,14 @@ def _evaluations(report: dict[str, Any], phases: list[str]) -> str:
     rows.append(("total", ["held-out bits per byte", *bpb, "", ""]))
     note = '<p class="note">* fewer after base, which cannot answer yet</p>' if fewer else ""
     return _table("Scores by phase", ("task", *phases, "n", "chance"), rows, strong=len(phases)) + note
+
+
+def _contamination(report: dict[str, Any]) -> str:
+    rows = [("", [esc(cell) for cell in row]) for row in tables.contamination_rows(report)]
+    if not rows:
+        return ""
+    said = f'<p class="note">{esc(tables.contamination_says(report))}</p>'
+    return "<h3>Contaminated items</h3>" + _table("Contaminated items", tables.CONTAMINATION, rows) + said
 
 
 def _figure(score: dict[str, Any] | None) -> str:

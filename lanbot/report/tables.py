@@ -28,6 +28,29 @@ def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
     return table(rows, ("task", "chance", *phases), markdown=md)
 
 
+CONTAMINATION = ("task", "found in", "items", "contaminated", "scores")
+
+
+def contamination_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """For each task with real rows: how many of its items are in the training data, and whether scores count them."""
+    rows: list[tuple[str, ...]] = []
+    for name, task in report["contamination"].get("tasks", {}).items():
+        where = ", ".join(f"{source} ({hits['items']:,})" for source, hits in task["sources"].items())
+        counted = "without them" if task["dropped"] else "with them" if task["contaminated"] else ""
+        rows.append((name, where, f"{task['items']:,}", f"{task['contaminated']:,}", counted))
+    return rows
+
+
+def contamination_says(report: dict[str, Any]) -> str:
+    """What the rows are, in words."""
+    found = report["contamination"]
+    looked = ", ".join(f"{source} ({count(words)})" for source, words in found["words"].items()) or "nothing"
+    return (
+        f"An item is contaminated if {found['n']} words of its question in a row are in the training data. All items "
+        f"of a task were looked for, not only those asked. Looked through, in words: {looked}."
+    )
+
+
 def training_table(report: dict[str, Any], md: bool = False) -> str:
     header = ("phase", "steps", "tokens", "time", "tok/s", "util", "loss", "peak memory")
     return table([training_row(phase, report["phases"][phase]) for phase in trained(report)], header, markdown=md)
@@ -55,6 +78,11 @@ def closing(run: Run, report: dict[str, Any]) -> str:
     if report["evals"]:
         table_lines = _standing(report["evals"], phases).split("\n")
         lines += ["  " + line for line in table_lines] + [""]
+    for counted in ("with them", "without them"):
+        rows = [row for row in contamination_rows(report) if row[-1] == counted]
+        if rows:
+            said = ", ".join(f"{k} of {items} items of {task}" for task, _, items, k, _ in rows)
+            lines += [f"  In the training data: {said}; scored {counted}.", ""]
     missing = [phase for phase in PHASES if phase not in report["phases"]]
     if missing:
         lines += [f"  Not yet done: {', '.join(missing)}.", ""]

@@ -9,7 +9,7 @@ from lanbot.chat.conversation import Conversation, parts, validate
 from lanbot.console import track
 from lanbot.data.rows import Rows, open_rows
 from lanbot.errors import UserError
-from lanbot.tasks.task import Setting, Task
+from lanbot.tasks.task import Task
 from lanbot.tokenizer import SPECIAL_TOKENS
 
 SKIP = "Mend the line; in a mixture's part, skip_bad_rows = true leaves broken rows out."

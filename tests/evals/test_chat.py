@@ -152,6 +152,26 @@ def test_a_limit_takes_a_sample() -> None:
     assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 15, 8).n == 15
 
 
+def test_what_is_left_out_is_not_asked_and_the_sample_stays_as_large() -> None:
+    asked: list[str] = []
+    engine = ScriptedEngine(lambda prompt: asked.append(prompt) or "?")
+    prompts = list(references(Sums("test")))
+    assert evaluate(engine, Sums("test"), "sums", 15, 8).json().get("left_out") is None
+    before = list(asked)
+    left_out = [prompts.index(prompt) for prompt in before[::2]]
+    asked.clear()
+    score = evaluate(engine, Sums("test"), "sums", 15, 8, left_out=left_out)
+    assert (score.n, score.left_out, score.json()["left_out"]) == (15, 8, 8)
+    assert len(set(asked)) == 15 and not set(asked) & set(before[::2])
+    asked.clear()
+    assert evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(30)).n == 10, "no more are left"
+    assert asked == prompts[30:]
+    assert evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(40)).json() == {
+        **Score.of([], 0.0).json(),
+        "left_out": 40,
+    }
+
+
 @pytest.mark.parametrize("choices", [3, 4])
 def test_an_oracle_scores_one_in_multiple_choice(choices: int) -> None:
     quiz = Quiz(300, choices)

@@ -1,4 +1,5 @@
 import errno
+import gzip
 import json
 import os
 import time
@@ -18,6 +19,7 @@ from lanbot.phases import pipeline, tokenizer
 from lanbot.phases.chat import start_from
 from lanbot.recipe import load
 from lanbot.run import Run
+from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import checkpoint
@@ -140,8 +142,9 @@ def trained(
 ) -> Callable[..., Run]:
     """A run whose base and sft have a checkpoint each, of a model that knows nothing."""
 
-    def make(tasks: list[str]) -> Run:
-        run = run_of(tmp_path, EVALS.format(tasks=tasks))
+    def make(tasks: list[str], more: str = "") -> Run:
+        """more: of the recipe, in [evals] or after it."""
+        run = run_of(tmp_path, EVALS.format(tasks=tasks) + more)
         tokenizer.save(run.phase("tokenizer"))
         for phase in ("base", "sft"):
             save_model(make_model(), run.phase(phase) / "step_000007")
@@ -230,3 +233,78 @@ def test_a_phase_is_evaluated_with_the_time_it_took(
     assert pipeline.execute(run, ["sft"])
     assert "wall_seconds" not in run.read("sft", "evals.json"), "taken up again, it has none of its own"
     assert not pipeline.execute(run, ["sft"]), "it is done"
+
+
+# -- contamination -----------------------------------------------------------------------------------------
+
+TRAINED_ON = "[sft]\nmixture = [{{ task = 'jsonl:{}' }}]"
+
+
+@pytest.fixture
+def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Four questions of gsm8k, of which a file of chats has the first and the third; the recipe that trains on it."""
+
+    def write(name: str, rows: list[Any]) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+        return path
+
+    monkeypatch.setenv("LANBOT_MIRROR", str(tmp_path))
+    questions = [" ".join(f"word{i}x{k}" for k in range(14)) + "?" for i in range(4)]
+    write("gsm8k/test.jsonl.gz", [{"question": question, "answer": "#### 1"} for question in questions])
+    chats = [[{"role": "user", "content": questions[i]}, {"role": "assistant", "content": "#### 1"}] for i in (0, 2)]
+    return TRAINED_ON.format(write("chats.jsonl.gz", chats))
+
+
+def test_contaminated_items_are_counted_and_asked_nevertheless(trained: Callable[..., Run], real: str) -> None:
+    run = trained(["identity", "gsm8k"], real)
+    scores = pipeline.evaluate(run, "sft")["tasks"]
+    assert scores["gsm8k"]["n"] == 3 and "left_out" not in scores["gsm8k"]
+    found = json.loads((run.folder / "contamination.json").read_text())["tasks"]
+    assert list(found) == ["gsm8k"] and found["gsm8k"]["contaminated"] == [0, 2] and found["gsm8k"]["items"] == 4
+    counted = report.write(run)["contamination"]["tasks"]["gsm8k"]
+    assert (counted["contaminated"], counted["items"], counted["dropped"]) == (2, 4, False)
+
+
+def test_contaminated_items_are_dropped_if_the_recipe_says_so(
+    trained: Callable[..., Run], real: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(["identity", "gsm8k"], "drop_contaminated = true\n" + real)
+    alone = pipeline.evaluate(run, "sft", ("gsm8k",))["gsm8k"]
+    assert (alone["n"], alone["left_out"]) == (2, 2)
+    assert not (run.folder / "contamination.json").exists(), "scores alone write nothing"
+    scores = pipeline.evaluate(run, "sft")["tasks"]
+    assert scores["gsm8k"] == alone and "left_out" not in scores["identity"]
+    assert report.write(run)["contamination"]["tasks"]["gsm8k"]["dropped"]
+
+    monkeypatch.setattr(contamination, "check", None)  # it is known: nobody looks again
+    assert pipeline.evaluate(run, "base")["tasks"]["gsm8k"]["left_out"] == 2
+    assert pipeline.evaluate(run, "sft", ("gsm8k",))["gsm8k"] == alone
+
+
+def test_data_that_is_looked_through_is_missed_before_any_phase_begins(real: str, tmp_path: Path) -> None:
+    text = "[evals]\ntasks = ['gsm8k']\n" + real
+    pipeline.preflight(run_of(tmp_path, text), ["tokenizer", "base"])
+    with pytest.raises(UserError, match="no such file"):
+        pipeline.preflight(run_of(tmp_path, text.replace("chats", "nowhere")), ["tokenizer", "base"])
+    with_no_real_tasks = text.replace("gsm8k", "identity").replace("chats", "nowhere")
+    pipeline.preflight(run_of(tmp_path, with_no_real_tasks), ["tokenizer", "base"])
+
+
+def test_contamination_is_looked_for_again_when_the_data_is_another(trained: Callable[..., Run], real: str) -> None:
+    run = trained(["gsm8k"], real)
+    assert pipeline.contaminated(run, ["gsm8k"], write=True) == {"gsm8k": [0, 2]}
+    one_row = trained(["gsm8k"], real.replace("gz' }", "gz', rows = 1 }"))
+    again = pipeline.contaminated(one_row, ["gsm8k"], write=True)
+    assert again in ({"gsm8k": [0]}, {"gsm8k": [2]})
+    assert (
+        json.loads((run.folder / "contamination.json").read_text())["tasks"]["gsm8k"]["contaminated"] == again["gsm8k"]
+    )
+
+
+def test_the_built_in_world_is_not_looked_for(trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contamination, "check", None)
+    run = trained(BUILT_IN)
+    pipeline.evaluate(run, "sft")
+    assert not (run.folder / "contamination.json").exists() and report.write(run)["contamination"] == {}
