@@ -215,7 +215,8 @@ def test_data_show_of_what_is_not_there(
     monkeypatch.setenv("LANBOT_OFFLINE", "1")
     monkeypatch.setenv("LANBOT_CACHE", str(tmp_path))
     assert "Did you mean gsm8k?" in error_of(capsys, "data", "show", "gsm8")[0]
-    assert "no row 2,000" in error_of(capsys, "data", "show", "identity", "--split", "test", "--index", "2000")[0]
+    asked = ("identity:builtin", "--split", "test", "--index", "2000")
+    assert "no row 2,000" in error_of(capsys, "data", "show", *asked)[0]
     assert "offline" in error_of(capsys, "data", "show", "gsm8k")[0]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from lanbot import __version__
-from lanbot.cli import data
+from lanbot.cli import data, identity
 from lanbot.cli.shared import Mirror, Overrides, open_run, parse_overrides, use_mirror
 from lanbot.errors import Stopped, UsageError, UserError
 
@@ -30,6 +30,7 @@ app = App(
 )
 runs = App(name="runs", help="The runs here: list them, delete one.")
 app.command(data.app)
+app.command(identity.app)
 app.command(runs)
 
 STOPPED = "stopped; what was saved is whole: run the same command again to go on"

@@ -205,7 +205,8 @@ def locked(path: Path, note: Note) -> Iterator[IO[bytes]]:
             try:
                 yield file
             finally:
-                if not os.fstat(file.fileno()).st_size:
+                file.flush()
+                if not _length(file):
                     path.unlink(missing_ok=True)
             return
 

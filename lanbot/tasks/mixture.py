@@ -14,10 +14,11 @@ from lanbot.errors import UserError
 from lanbot.recipe import Identity, MixturePart
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.arc import ARCChallenge, ARCEasy
-from lanbot.tasks.builtin import IdentityTask, LongChat, WordProblems, WorldChat
+from lanbot.tasks.builtin import LongChat, WordProblems, WorldChat
 from lanbot.tasks.gsm8k import GSM8K
 from lanbot.tasks.handwritten import Handwritten
 from lanbot.tasks.humaneval import HumanEval
+from lanbot.tasks.identity import Persona
 from lanbot.tasks.jsonl import Jsonl
 from lanbot.tasks.mmlu import MMLU
 from lanbot.tasks.smoltalk import SmolTalk
@@ -34,7 +35,7 @@ TASKS: dict[str, type[Task]] = {
     "humaneval": HumanEval,
     "simple_spelling": SimpleSpelling,
     "spelling_bee": SpellingBee,
-    "identity": IdentityTask,
+    "identity": Persona,
     "word_problems": WordProblems,
     "world_chat": WorldChat,
     "long_chat": LongChat,

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lanbot.data.corpus import CHUNK_DOCUMENTS, PIECE_CHARS, Corpus, Position, open_corpus
+from lanbot.data.corpus import Corpus, Position, open_corpus
+from lanbot.data.readers import CHUNK_DOCUMENTS, PIECE_CHARS
 from lanbot.errors import UserError
 
 
@@ -26,7 +27,13 @@ def parquet(path: Path, documents: list, group: int = 4, column: str = "text") -
 
 def jsonl(path: Path, documents: list[str]) -> Path:
     data = "".join(json.dumps({"text": document}) + "\n" for document in documents).encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    if path.suffix == ".gz":
+        data = gzip.compress(data)
+    elif path.suffix == ".zst":
+        with pa.CompressedOutputStream(buffer := pa.BufferOutputStream(), "zstd") as out:
+            out.write(data)
+        data = buffer.getvalue().to_pybytes()
+    path.write_bytes(data)
     return path
 
 
@@ -52,10 +59,11 @@ def test_the_last_file_of_a_folder_is_validation_whatever_its_kind(tmp_path: Pat
     parquet(tmp_path / "a.parquet", texts("a", 10))
     jsonl(tmp_path / "b.jsonl", texts("b", 5))
     jsonl(tmp_path / "deep" / "c.jsonl.gz", texts("c", 5))
+    jsonl(tmp_path / "d.jsonl.zst", texts("d", 5))
     (tmp_path / "e.txt").write_text("hello\nworld\n")
     (tmp_path / "z.md").write_text("not read")
     train, validation = split_of(tmp_path)
-    assert sorted(train) == sorted(texts("a", 10) + texts("b", 5) + texts("c", 5))
+    assert sorted(train) == sorted(texts("a", 10) + texts("b", 5) + texts("c", 5) + texts("d", 5))
     assert validation == ["hello\nworld\n"]
 
 
@@ -77,7 +85,7 @@ def test_a_hub_corpus_is_looked_for_in_the_mirror(tmp_path: Path, monkeypatch: p
     assert split_of("hf:some/one")[1] == texts("some/one s1", 3)
 
 
-@pytest.mark.parametrize("kind", ["parquet", "jsonl", "jsonl.gz"])
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "jsonl.gz", "jsonl.zst"])
 @pytest.mark.parametrize("count", [2, 19, 40, CHUNK_DOCUMENTS + 1, 3 * CHUNK_DOCUMENTS])
 def test_a_single_file_holds_out_its_end(kind: str, count: int, tmp_path: Path) -> None:
     path = tmp_path / f"one.{kind}"
@@ -251,7 +259,7 @@ def test_a_parquet_file_without_a_text_column_names_those_it_has(tmp_path: Path)
 
 def test_a_text_column_without_text_is_named(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", [1, 2, 3])
-    refused(path, str(path), "'text' holds no text")
+    refused(path, str(path), "'text' holds no text but int64")
 
 
 def test_a_torn_parquet_file(tmp_path: Path) -> None:
@@ -294,11 +302,38 @@ def test_an_unknown_builtin_corpus() -> None:
     assert "builtin:world" in error.remedy
 
 
-def test_a_hub_corpus_without_a_mirror_or_not_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LANBOT_MIRROR", raising=False)
-    assert "--mirror" in refused("hf:HuggingFaceFW/fineweb-edu", "HuggingFaceFW/fineweb-edu").remedy
+def test_a_hub_corpus_that_is_not_in_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANBOT_MIRROR", str(tmp_path))
     refused("hf:HuggingFaceFW/fineweb-edu", "HuggingFaceFW/fineweb-edu", str(tmp_path / "pretrain/mix_edu"))
+    refused("hf:some/one/folder@main", "some/one", str(tmp_path / "some/one/folder"))
+
+
+def test_a_torn_or_damaged_zst(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl.zst", [f"{i} {i * i}" for i in range(500)])
+    whole = path.read_bytes()
+    for data in (whole[: len(whole) // 2], whole[:-1], b"not zstd at all"):
+        path.write_bytes(data)
+        refused(path, str(path), "cannot be read")
+    path.write_bytes(whole + whole)
+    assert sum(map(len, split_of(path))) == 1_000
+
+
+def test_a_jsonl_row_that_is_not_utf8_is_named_or_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "x"}\n{"text": "\xff"}\n{"text": "y"}\n')
+    refused(path, f"{path}, line 2: not UTF-8")
+    train, held_out = open_corpus(str(path), 0, skip_bad_rows=True)
+    assert [*train.once(), *held_out.once()] == ["x", "y"]
+
+
+def test_a_parquet_row_that_is_not_utf8_is_named_or_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    column = pa.array([b"a", b"b", b"c", b"\xff", None, b"d"]).cast(pa.string(), safe=False)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": column}), path, row_group_size=2)
+    refused(path, f"{path}, row group 1, row 1: not UTF-8")
+    train, held_out = open_corpus(str(path), 0, skip_bad_rows=True)
+    assert (sorted(train.once()), list(held_out.once())) == (["a", "b", "c"], ["d"])
+    assert "row group 1: 1 rows skipped" in capsys.readouterr().err
 
 
 def test_broken_rows_of_a_corpus_are_skipped_only_if_told_so_with_a_count(

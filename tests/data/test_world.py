@@ -725,7 +725,7 @@ def normal(text: str) -> str:
 
 
 def test_no_handwritten_question_is_generated_for_training() -> None:
-    names = ("word_problems", "word_problems:practice", "world_chat", "identity", "long_chat", "agent_tasks")
+    names = ("word_problems", "word_problems:practice", "world_chat", "identity:builtin", "long_chat", "agent_tasks")
     asked = {
         normal(spoken(message))
         for task in [make_task(name, "train") for name in (*names, "simple_spelling:builtin", "spelling_bee:builtin")]

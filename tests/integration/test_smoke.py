@@ -109,7 +109,8 @@ def test_chat_agent_and_eval_answer(smoke: Path) -> None:
     assert said.returncode == 0 and len(said.stdout.strip().splitlines()) >= 2, said
     done = lanbot(smoke.parent, "agent", "smoke", "What is 12*7?")
     assert done.stdout.strip() and (done.returncode == 0 or "stopped by the" in done.stderr), done
-    scored = lanbot(smoke.parent, "eval", "smoke", "--phase", "base", "--tasks", "identity", "--limit", "4", "--json")
+    asked = ("--tasks", "identity:builtin", "--limit", "4", "--json")
+    scored = lanbot(smoke.parent, "eval", "smoke", "--phase", "base", *asked)
     assert json.loads(scored.stdout)["tasks"]["identity"]["n"] == 4
 
 

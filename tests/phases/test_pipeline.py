@@ -106,7 +106,8 @@ def test_the_report_sets_answers_to_the_same_prompt_side_by_side(tmp_path: Path)
 # -- what a phase is evaluated on --------------------------------------------------------------------------
 
 BUILT_IN = [
-    *("identity", "word_problems", "simple_spelling:builtin", "spelling_bee:builtin", "agent_tasks", "handwritten")
+    *("identity:builtin", "word_problems", "simple_spelling:builtin", "spelling_bee:builtin"),
+    *("agent_tasks", "handwritten"),
 ]
 EVALS = """
 [identity]
@@ -125,7 +126,7 @@ max_tokens = 2
 
 
 @pytest.mark.parametrize(
-    "tasks", [BUILT_IN, ["identity"], ["agent_tasks"], ["word_problems", "agent_tasks"]], ids=" ".join
+    "tasks", [BUILT_IN, ["identity:builtin"], ["agent_tasks"], ["word_problems", "agent_tasks"]], ids=" ".join
 )
 def test_ten_different_questions_show_what_changed(tasks: list[str], tmp_path: Path) -> None:
     run = run_of(tmp_path, EVALS.format(tasks=tasks))
@@ -185,7 +186,7 @@ def test_three_transcripts_show_the_agent_at_work(trained: Callable[..., Run], m
 
 
 def test_a_recipe_without_errands_has_no_transcripts(trained: Callable[..., Run]) -> None:
-    assert pipeline.transcripts(trained(["identity"]), None) == []  # type: ignore[arg-type]
+    assert pipeline.transcripts(trained(["identity:builtin"]), None) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("phase", "limit"), [("base", 2), ("sft", 3)])
@@ -213,16 +214,16 @@ def test_an_evaluation_writes_scores_prompts_transcripts_and_times(
 
 def test_scores_alone_are_told_and_not_written(trained: Callable[..., Run]) -> None:
     run = trained(BUILT_IN)
-    scores = pipeline.evaluate(run, "base", ("identity", "handwritten"), limit=4)
+    scores = pipeline.evaluate(run, "base", ("identity:builtin", "handwritten"), limit=4)
     assert {name: score["n"] for name, score in scores.items()} == {"identity": 4, "handwritten": 4}
     assert not run.done("base") and not (run.phase("base") / "samples.md").exists()
-    assert {score["n"] for score in pipeline.evaluate(run, "base", ("identity",)).values()} == {2}
+    assert {score["n"] for score in pipeline.evaluate(run, "base", ("identity:builtin",)).values()} == {2}
 
 
 def test_a_phase_is_evaluated_with_the_time_it_took(
     trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = trained(["identity"])
+    run = trained(["identity:builtin"])
     begun, hidden = run.phase("sft"), run.folder / "hidden"
     begun.rename(hidden)
     monkeypatch.setitem(pipeline.TRAIN, "sft", lambda run: (time.sleep(0.05), hidden.rename(begun)))
@@ -258,7 +259,7 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_contaminated_items_are_counted_and_asked_nevertheless(trained: Callable[..., Run], real: str) -> None:
-    run = trained(["identity", "gsm8k"], real)
+    run = trained(["identity:builtin", "gsm8k"], real)
     scores = pipeline.evaluate(run, "sft")["tasks"]
     assert scores["gsm8k"]["n"] == 3 and "left_out" not in scores["gsm8k"]
     found = json.loads((run.folder / "contamination.json").read_text())["tasks"]
@@ -270,7 +271,7 @@ def test_contaminated_items_are_counted_and_asked_nevertheless(trained: Callable
 def test_contaminated_items_are_dropped_if_the_recipe_says_so(
     trained: Callable[..., Run], real: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = trained(["identity", "gsm8k"], "drop_contaminated = true\n" + real)
+    run = trained(["identity:builtin", "gsm8k"], "drop_contaminated = true\n" + real)
     alone = pipeline.evaluate(run, "sft", ("gsm8k",))["gsm8k"]
     assert (alone["n"], alone["left_out"]) == (2, 2)
     assert not (run.folder / "contamination.json").exists(), "scores alone write nothing"

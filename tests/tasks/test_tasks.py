@@ -191,7 +191,7 @@ def test_mmlu_trains_on_its_auxiliary_set() -> None:
 
 def test_a_task_that_is_not_multiple_choice_has_no_letters() -> None:
     with pytest.raises(NotImplementedError):
-        make_task("identity", "test").letters(0)
+        make_task("identity:builtin", "test").letters(0)
 
 
 # -- spelling ----------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_the_word_list_of_a_mirror_is_cleaned_of_line_ends_and_of_very_short_and
 
 
 def test_identity_asks_for_the_name_and_for_the_maker_where_the_reference_says_it() -> None:
-    task = make_task("identity", "test", Setting(Identity("Robi", "Ada Smith", "cheerful")))
+    task = make_task("identity:builtin", "test", Setting(Identity("Robi", "Ada Smith", "cheerful")))
     references = [task.conversation(i)["messages"][-1] for i in range(200)]
     assert all(task.check(i, reference) for i, reference in enumerate(references))
     assert all("Robi" in spoken(reference) and "Ada Smith" in spoken(reference) for reference in references)
@@ -315,7 +315,7 @@ def test_word_problems_accept_their_own_answers_only() -> None:
         assert not task.check(i, said(str(number)))
 
 
-@pytest.mark.parametrize("name", ["identity", "word_problems", "world_chat"])
+@pytest.mark.parametrize("name", ["identity:builtin", "word_problems", "world_chat"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_rows_of_the_built_in_tasks_are_conversations(name: str, split: str) -> None:
     task = make_task(name, split)
@@ -461,7 +461,7 @@ def test_a_file_that_is_missing_a_folder_torn_or_damaged_is_named(tmp_path: Path
 # -- mixtures ----------------------------------------------------------------------------------------------
 
 PARTS = (
-    MixturePart("identity", rows=30, epochs=3),
+    MixturePart("identity:builtin", rows=30, epochs=3),
     MixturePart("simple_spelling:builtin", rows=20),
     MixturePart("word_problems", rows=10, epochs=2),
 )

@@ -10,7 +10,7 @@ from lanbot.data import world
 from lanbot.errors import UserError
 from lanbot.recipe import Identity
 from lanbot.tasks.agent_tasks import AgentTasks, Desk
-from lanbot.tasks.builtin import ROWS, IdentityTask, WordProblems
+from lanbot.tasks.builtin import ROWS, WordProblems
 from lanbot.tasks.mixture import make_task
 from lanbot.tasks.task import Setting
 
@@ -25,7 +25,7 @@ def calls(message: Message) -> list[str]:
     return [part["text"] for part in parts(message) if part["type"] != "text"]
 
 
-NAMES = ["word_problems", "word_problems:practice", "identity", "long_chat", "world_chat", "agent_tasks"]
+NAMES = ["word_problems", "word_problems:practice", "identity:builtin", "long_chat", "world_chat", "agent_tasks"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,7 +81,7 @@ def test_another_argument_is_refused() -> None:
 
 
 def test_identity_wants_name_and_maker_and_yes_or_no() -> None:
-    task = make_task("identity", "test", ROBI)
+    task = make_task("identity:builtin", "test", ROBI)
     both = Counter()
     for i in range(400):
         reference = task.conversation(i)["messages"][-1]
@@ -101,14 +101,13 @@ def test_identity_wants_name_and_maker_and_yes_or_no() -> None:
 
 
 def test_the_parts_of_identity_are_kinds_of_question() -> None:
-    task = make_task("identity", "test", ROBI)
+    task = make_task("identity:builtin", "test", ROBI)
     seen = Counter(task.part(i) for i in range(700))
     assert set(seen) == {"who", "maker", "other", "self", "nature", "what", "like"}
     assert min(seen.values()) > 50
-    assert isinstance(task, IdentityTask)
 
 
-@pytest.mark.parametrize("name", ["identity", "long_chat"])
+@pytest.mark.parametrize("name", ["identity:builtin", "long_chat"])
 def test_who_the_bot_is_comes_from_the_recipe(name: str) -> None:
     task = make_task(name, "train", ROBI)
     told = " ".join(part["text"] for i in range(100) for m in task.conversation(i)["messages"] for part in parts(m))

@@ -1,0 +1,58 @@
+"""The offline maker of identity data: how fast, how varied, how alike the two most alike conversations are.
+
+python benchmarks/identity.py [RECIPE] [--json]
+
+For 2,000 and for 10,000 conversations of a recipe (the demo's if left out), made and filtered on one core.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from lanbot import recipe as recipes
+from lanbot.chat.conversation import parts
+from lanbot.console import table
+from lanbot.data import world
+from lanbot.data.identity import offline, quality
+
+COUNTS = (2_000, 10_000)
+
+
+def main(arguments: list[str]) -> None:
+    names = [argument for argument in arguments if not argument.startswith("--")] or ["demo"]
+    who = recipes.load(Path(names[0])).identity
+    sets = [(f"offline, {count:,}", lambda count=count: list(offline.conversations(who, count, 0))) for count in COUNTS]
+    small = [who.name, who.creator, who.personality]
+    sets.append(("builtin, 2,000", lambda: [world.identity_chat(*small, "train", i)[0] for i in range(2_000)]))
+    rows, results = [], {}
+    for name, make in sets:
+        start = time.perf_counter()
+        made = make()
+        seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        found = quality.stats(made)
+        checked = time.perf_counter() - start
+        calls = sum(part["type"] == "python" for row in made for message in row["messages"] for part in parts(message))
+        results[name] = found | {"seconds": seconds, "seconds_checked": checked, "calls": calls}
+        rows.append(
+            (
+                name,
+                f"{seconds:.1f}",
+                f"{checked:.1f}",
+                *(f"{found[f'distinct_{n}']:.3f}" for n in (1, 2, 3, 4)),
+                f"{found['closest_pair'][0]:.2f}",
+                f"{found['turns'] / found['count']:.2f}",
+                f"{found['words_per_answer']:.1f}",
+                f"{found['multi_turn_share']:.0%}",
+                f"{calls:,}",
+            )
+        )
+    header = ("set", "made s", "checked s", "1-grams", "2-grams", "3-grams", "4-grams", "closest", "turns", "words")
+    print(table(rows, (*header, "multi", "calls")))
+    if "--json" in sys.argv:
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,198 @@
+"""lanbot identity: make the data that teach a bot who it is, look at them, check them."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import App
+
+from lanbot.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from lanbot.chat.conversation import Conversation
+
+app = App(name="identity", help="Make, look at and check the data that teach a bot who it is.")
+
+KEYS = ("LANBOT_API_KEY", "OPENAI_API_KEY")
+
+
+@app.command
+def generate(
+    recipe: str,
+    *,
+    out: Path,
+    count: int = 2_000,
+    seed: int = 0,
+    kinds: str = "identity",
+    base_url: str = "",
+    model: str = "",
+    max_cost: float = 1.0,
+    price_in: float | None = None,
+    price_out: float | None = None,
+    concurrency: int = 8,
+) -> None:
+    """Write conversations about who the bot of a recipe is, as JSON lines: for a mixture, as jsonl:FILE.
+
+    Without --base-url they are made here, of templates. With it a model at an OpenAI-compatible endpoint writes them;
+    its key is read from LANBOT_API_KEY or OPENAI_API_KEY.
+
+    Args:
+        recipe: A recipe's file, or the name of a shipped one.
+        out: The file to write.
+        count: How many conversations.
+        kinds: For an endpoint: kinds of conversations, joined by commas.
+        base_url: The endpoint, up to and with /v1.
+        model: The endpoint's name of the model.
+        max_cost: Dollars that are not passed.
+        price_in: Dollars for a million tokens that the endpoint reads.
+        price_out: Dollars for a million tokens that it writes.
+        concurrency: Requests at a time.
+    """
+    from lanbot import recipe as recipes
+
+    if count < 1:
+        raise UsageError(f"--count {count}: out of range", "It is 1 or more.")
+    if out.is_dir() or not out.parent.is_dir():
+        raise UserError(f"--out {out}: cannot be written", "Name a file in a folder that is there.")
+    if out.suffix != ".jsonl":
+        raise UserError(f"--out {out}: not a .jsonl file", "Name one, such as identity.jsonl.")
+    who = recipes.load(recipe).identity
+    if base_url:
+        from lanbot.data.identity import endpoint
+
+        if not model:
+            raise UsageError("--base-url needs a model", "Add --model NAME.")
+        if price_in is None or price_out is None:
+            remedy = "Add --price-in and --price-out, in dollars per million tokens; 0 for a model of your own."
+            raise UsageError("--base-url needs the endpoint's prices", remedy)
+        names = tuple(name.strip() for name in kinds.split(",") if name.strip())
+        key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
+        told = endpoint.generate(
+            who, out, count, names, base_url, model, key, max_cost, price_in, price_out, concurrency, seed
+        )
+        print("\n".join(f"{name}: {value}" for name, value in told.items()))
+        return
+    if model or kinds != "identity":
+        raise UsageError("--model and --kinds are for an endpoint", "Add --base-url URL, or leave them out.")
+    from lanbot.console import track
+    from lanbot.data.identity import offline
+    from lanbot.run import write_atomic
+
+    rows = track(offline.conversations(who, count, seed), "conversations", count, "rows")
+    write_atomic(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    print(f'Wrote {out}: {count:,} conversations. In a mixture: {{ task = "jsonl:{out}" }}')
+
+
+@app.command
+def preview(recipe: str, *, count: int = 5, seed: int = 0) -> None:
+    """Show some of the conversations that `generate` would write.
+
+    Args:
+        recipe: A recipe's file, or the name of a shipped one.
+        count: How many.
+    """
+    from lanbot import recipe as recipes
+    from lanbot.data.identity import offline
+
+    if count < 1:
+        raise UsageError(f"--count {count}: out of range", "It is 1 or more.")
+    who = recipes.load(recipe).identity
+    for number, one in enumerate(offline.made(who, count, seed), 1):
+        print(f"{number}. {one.kind}\n{_shown(one.conversation, who.name)}\n")
+
+
+@app.command
+def validate(file: Path, *, recipe: str) -> None:
+    """List the rows of a file that are not fit to train the bot of a recipe on. Exit code 1 if there are any.
+
+    Args:
+        file: A .jsonl or .jsonl.gz of conversations.
+        recipe: A recipe's file, or the name of a shipped one.
+    """
+    from lanbot import recipe as recipes
+    from lanbot.console import track
+    from lanbot.data import hub
+    from lanbot.data.identity.validate import problems
+
+    who = recipes.load(recipe).identity
+    rows, bad, broken = 0, 0, []  # type: int, int, list[str]
+    for number, row in track(hub.read_jsonl(file, broken), "checked", unit="rows"):
+        rows += 1
+        found = problems(_conversation(row), who, _kind(row))
+        if found:
+            bad += 1
+            print(f"{file}, line {number}: {'; '.join(found)}")
+    for line in broken:
+        print(line)
+    if bad + len(broken):
+        raise UserError(
+            f"{file}: {bad + len(broken):,} of {rows + len(broken):,} rows are bad", "Mend them, or leave them out."
+        )
+    if not rows:
+        raise UserError(f"{file}: no conversation in it", "Name a file with rows.")
+    print(f"{file}: {rows:,} rows, all fit")
+
+
+@app.command
+def stats(file: Path) -> None:
+    """Say how many conversations a file has, how long, how varied, and which two are most alike.
+
+    Args:
+        file: A .jsonl or .jsonl.gz of conversations.
+    """
+    from lanbot.chat import conversation
+    from lanbot.console import table
+    from lanbot.data import hub
+    from lanbot.data.identity import quality
+
+    lines, rows = [], []  # type: list[int], list[Conversation]
+    for number, row in hub.read_jsonl(file):
+        lines.append(number)
+        rows.append(conversation.validate(row, f"{file}, line {number}"))
+    if not rows:
+        raise UserError(f"{file}: no conversation in it", "Name a file with rows.")
+    found = quality.stats(rows)
+    index, one, other = found["closest_pair"]
+    shown = [
+        ("conversations", f"{found['count']:,}"),
+        ("turns", f"{found['turns']:,}"),
+        ("words", f"{found['words']:,}"),
+        ("words an answer", f"{found['words_per_answer']:.1f}"),
+        *((f"different {n}-grams of words", f"{found[f'distinct_{n}']:.3f}") for n in (1, 2, 3, 4)),
+        *((f"with {what}", f"{found[f'{key}_share']:.1%}") for what, key in SHARES.items()),
+        ("closest pair (Jaccard)", f"{index:.2f}" + (f", lines {lines[one]} and {lines[other]}" if index else "")),
+        ("answers begin with", ", ".join(f"{word} {times:,}" for word, times in found["first_words"])),
+    ]
+    print(table(shown, ("what", "is"), left=2))
+
+
+SHARES = {"a system message": "system", "tools": "tools", "several turns": "multi_turn"}
+
+
+def _conversation(row: Any) -> "Conversation":
+    """A bare list of messages is one too."""
+    return {"messages": row} if isinstance(row, list) else row
+
+
+def _kind(row: Any) -> str:
+    """What an endpoint noted of a row; all others are about who the bot is."""
+    from lanbot.data.identity.validate import CHECKS
+
+    kind = row.get("kind") if isinstance(row, dict) else None
+    return kind if isinstance(kind, str) and kind in CHECKS else "identity"
+
+
+def _shown(conversation: "Conversation", name: str) -> str:
+    """A line a message; a call is shown with its output."""
+    from lanbot.chat.conversation import parts
+    from lanbot.console import visible
+
+    who = {"user": "user", "assistant": name, "system": "system"}
+    width = max(map(len, who.values()))
+    marks = {"text": "{}", "python": "[{} ", "output": "→ {}] "}
+    lines = []
+    for message in conversation["messages"]:
+        said = "".join(marks[part["type"]].format(part["text"]) for part in parts(message))
+        lines.append(f"  {who[message['role']].rjust(width)}: {visible(said)}")
+    return "\n".join(lines)

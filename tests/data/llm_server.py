@@ -1,0 +1,194 @@
+"""A local endpoint like OpenAI's that writes conversations, and misbehaves as it is told."""
+
+import json
+import random
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+SOME_WORDS = """
+apple river lamp stone garden window yellow quiet morning bread winter letter music paper bridge silver mountain coffee
+pencil island blanket harbour candle forest ladder pepper rocket velvet walnut meadow copper thunder basket feather
+lantern orchard puddle saddle timber violin whistle zebra anchor biscuit
+"""
+WORDS = SOME_WORDS.split()
+HANG = 1.5
+"""Seconds that it hangs: longer than the tests' client waits."""
+
+BODY_FAULTS = ("cut body", "no json body", "no choices", "hang")
+STATUS_FAULTS = ("429", "500", "503", "400")
+WRITTEN_FAULTS = ("prose", "cut", "cut silently", "narrator", "lying words", "failing call", "other bot", "duplicate")
+MENDED = ("fenced", "roles", "lie", "no usage")
+"""Faults that cost nothing: what is good in them is kept."""
+
+
+class Server:
+    """`with Server(faults) as server`: each request takes the next fault, then all are answered well.
+
+    It counts what a real one would charge for: every answer that it worked out, sent whole or not.
+    """
+
+    def __init__(self, faults: Iterable[str] = (), key: str = "", delay: float = 0.0) -> None:
+        self.faults, self.key, self.delay = deque(faults), key, delay
+        self.always = ""
+        self.retry_after = "0.01"
+        self.forms = ("json_schema", "json_object", "none")
+        self.limit_keys = ("max_tokens", "max_completion_tokens")
+        self.lock = threading.Lock()
+        self.bodies: list[dict[str, Any]] = []
+        self.arrived: list[float] = []
+        self.now = self.most_at_once = 0
+        self.prompt_tokens = self.completion_tokens = 0
+
+    def __enter__(self) -> "Server":
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer.lock:
+                    outer.bodies.append(body)
+                    outer.arrived.append(time.monotonic())
+                    outer.now += 1
+                    outer.most_at_once = max(outer.most_at_once, outer.now)
+                    fault = outer.always or (outer.faults.popleft() if outer.faults else "")
+                try:
+                    time.sleep(outer.delay)
+                    outer.respond(self, body, fault)
+                except OSError:  # the client hung up
+                    self.close_connection = True
+                finally:
+                    with outer.lock:
+                        outer.now -= 1
+
+            def log_message(self, *args: object) -> None: ...
+
+        class Quiet(ThreadingHTTPServer):
+            daemon_threads = True
+            block_on_close = False
+            request_queue_size = 64
+
+        self.http = Quiet(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+    def cost(self, price_in: float, price_out: float) -> float:
+        return (self.prompt_tokens * price_in + self.completion_tokens * price_out) / 1e6
+
+    def respond(self, handler: BaseHTTPRequestHandler, body: dict[str, Any], fault: str) -> None:
+        status, headers, sent = self.answer(handler, body, fault)
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(sent)))
+        handler.end_headers()
+        if fault == "cut body":
+            handler.wfile.write(sent[: len(sent) // 2])
+            handler.close_connection = True
+        else:
+            handler.wfile.write(sent)
+
+    def answer(
+        self, handler: BaseHTTPRequestHandler, body: dict[str, Any], fault: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers, body."""
+        authorization = handler.headers.get("Authorization", "")
+        form = body.get("response_format", {}).get("type", "none")
+        if handler.path != "/v1/chat/completions":
+            return _error(404, "no such page")
+        if self.key and authorization != f"Bearer {self.key}":
+            return _error(401, f"Incorrect API key provided: {authorization.removeprefix('Bearer ')}")
+        if form not in self.forms:
+            return _error(400, f"response_format {form} is not supported")
+        if not set(self.limit_keys) & set(body):
+            return _error(400, f"Unsupported parameter: use '{self.limit_keys[0]}' instead.")
+        if fault in STATUS_FAULTS:
+            status, headers, sent = _error(int(fault), "not now")
+            return status, {**headers, "Retry-After": self.retry_after} if fault == "429" else headers, sent
+        content, finish = written(body["messages"], fault)
+        usage = {
+            "prompt_tokens": len(json.dumps(body)) // 4,
+            "completion_tokens": len(content) // 4,
+        }
+        with self.lock:
+            self.prompt_tokens += usage["prompt_tokens"]
+            self.completion_tokens += usage["completion_tokens"]
+        if fault == "hang":
+            time.sleep(HANG)
+        if fault == "no json body":
+            return 200, {}, b'{"choices": [{"mess'
+        answer = {"choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": finish}]}
+        if fault == "no choices":
+            answer = {"choices": []}
+        if fault != "no usage":
+            answer["usage"] = usage  # type: ignore[assignment]
+        return 200, {"Content-Type": "application/json"}, json.dumps(answer).encode()
+
+
+def _error(status: int, message: str) -> tuple[int, dict[str, str], bytes]:
+    return status, {"Content-Type": "application/json"}, json.dumps({"error": {"message": message}}).encode()
+
+
+def written(messages: list[dict[str, str]], fault: str) -> tuple[str, str]:
+    """(content, finish_reason): the conversation that is asked for, as JSON, or what the fault makes of it."""
+    said = "\n".join(message["content"] for message in messages)
+    kind = re.findall(r"Kind of conversation: (\w+)", said)[0]
+    name = re.findall(r"^Name: (.*)$", said, re.M)[0]
+    made = conversation(kind, name, random.Random("same" if fault == "duplicate" else said), fault)
+    content, finish = json.dumps(made), "stop"
+    if fault == "prose":
+        content = "Certainly! I would love to {help} you with that."
+    elif fault in ("cut", "cut silently"):
+        content, finish = content[: len(content) * 2 // 3], "length" if fault == "cut" else "stop"
+    elif fault == "fenced":
+        content = f"<think>{{hm}}</think>Here {{it}} is:\n```json\n{content[:-1]},}}\n```\nEnjoy!"
+    elif fault == "narrator":
+        content = content.replace('"role": "user"', '"role": "narrator"')
+    elif fault == "roles":
+        content = content.replace('"role": "user"', '"role": "Human"').replace('"role": "assistant"', '"role": "bot"')
+    return content, finish
+
+
+def conversation(kind: str, name: str, rng: random.Random, fault: str) -> dict[str, Any]:
+    def some(count: int) -> str:
+        return " ".join(rng.choices(WORDS, k=count))
+
+    def text(words: str) -> dict[str, str]:
+        return {"type": "text", "text": words}
+
+    def call(code: str, result: str) -> list[dict[str, str]]:
+        result = "wrong" if fault in ("lie", "lying words") else result
+        return [{"type": "python", "text": code}, {"type": "output", "text": result}]
+
+    a, b = rng.randint(100, 999), rng.randint(100, 999)
+    files, asked = [], f"{some(6)}?"
+    if kind == "identity":
+        answer = [text(f"I am {'ChatGPT' if fault == 'other bot' else name}, and I like {some(10)}.")]
+    elif kind == "no_tool":
+        answer = [text(f"{some(14)}.")]
+    elif kind == "reasoning":
+        answer = [text(f"First, {some(5)}. Then {some(5)}, because {some(4)}. So the answer is {some(2)}.")]
+    elif kind == "tool_use":
+        asked = f"What is {a} times {b}? {some(6)}"
+        answer = [text(f"{some(4)}: "), *call(f"{a}*{b}", str(a * b)), text(f" is {a * b + (fault == 'lying words')}.")]
+    else:
+        files = [{"name": "notes.txt", "text": f"{some(2)}: {a}"}]
+        asked = f"Add {b} to the number in notes.txt. {some(6)}"
+        plan = [text(f"First I read the file, then I add {b}. {some(4)}.")] if kind == "tool_planning" else []
+        read, added = call('read_file("notes.txt")', files[0]["text"]), call(f"{a}+{b}", str(a + b))
+        answer = [*plan, *read, text(f"{some(3)}."), *added, text(f"That is {a + b + (fault == 'lying words')}.")]
+    if fault == "failing call":
+        answer = [*call("1/0", "0"), *answer]
+    messages = [{"role": "user", "parts": [text(asked)]}, {"role": "assistant", "parts": answer}]
+    return {"files": files, "known": [], "messages": messages}
