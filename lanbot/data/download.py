@@ -221,13 +221,12 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 def _download(remote: Remote, part: IO[bytes], note: Note) -> None:
     """What is missing in `part`, the file's .part, and a check of the whole."""
     etag, most = "", 0
-    if not remote.digest:
-        part.truncate(0)  # nothing could tell that what an earlier process left is of the same file
 
     def pull() -> None:
         nonlocal etag, most
         here = _length(part)
-        if not (remote.digest or etag) or here > (remote.size or here):
+        unsure = not remote.digest and not etag  # nothing could tell that what is here is of the same file
+        if unsure or here > (remote.size or here):
             part.truncate(here := 0)
         if here and here == remote.size:
             return

@@ -180,7 +180,7 @@ def test_any_name_will_do(name: str) -> None:
 
 def test_tests_ask_in_rows_and_of_names_that_training_never_has() -> None:
     for file in ("asked", "talks", "jobs", "leads", "hellos"):
-        for section in sections(f"../identity/{file}"):
+        for section in sections(f"identity/{file}"):
             if section.endswith("=") or (file, section) in (("leads", "offer"), ("leads", "extra"), ("talks", "sign")):
                 continue
             assert table(file, section, "test"), f"{file} [{section}] has no row for tests"

@@ -32,7 +32,7 @@ SPLIT_WORDS = {
     split: tuple(word for word in WORDS if held_out(word) == (split == "test") and len(word) > 3)
     for split in ("train", "test")
 }
-FOLDER = "../identity/"
+FOLDER = "identity/"
 """Where the templates are, seen from the world's."""
 
 _SWAPS = {

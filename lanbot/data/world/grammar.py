@@ -57,10 +57,11 @@ def new_rows(file: str, section: str) -> tuple[Row, ...]:
 
 @cache
 def sections(file: str) -> dict[str, tuple[Row, ...]]:
-    """All sections of a file of templates."""
+    """All sections of a file of templates: talk is world/talk.txt, identity/asked is identity/asked.txt."""
     found: dict[str, list[Row]] = {}
     rows_here: list[Row] = []
-    for line in files("lanbot.data.world").joinpath(f"{file}.txt").read_text("utf-8").split("\n"):
+    path = file if "/" in file else f"world/{file}"
+    for line in files("lanbot.data").joinpath(f"{path}.txt").read_text("utf-8").split("\n"):
         if line.startswith("[") and line.endswith("]") and "|" not in line:
             rows_here = found.setdefault(line[1:-1], [])
         elif line and not line.startswith("#"):
