@@ -139,9 +139,10 @@ class Training:
 @dataclass(frozen=True)
 class Base(Training):
     data: str = "builtin:world"
-    """The corpus: hf:OWNER/NAME, a file, folder or glob (parquet, jsonl, jsonl.gz, txt), or builtin:world."""
+    """The corpus: hf:OWNER/NAME (or hf:OWNER/NAME/FOLDER, either with @REVISION behind it), a file, folder or glob
+    (parquet, jsonl, jsonl.gz, jsonl.zst, txt), or builtin:world."""
     skip_bad_rows: bool = False
-    """Leave broken rows of a jsonl corpus out, with a count, where otherwise the first one is an error."""
+    """Leave broken rows of the corpus out, with a count, where otherwise the first one is an error."""
     tokens: int | None = None
     """How many tokens to train on; 20 for each matrix parameter if left out."""
     pair_tokens: int | None = None
@@ -174,7 +175,7 @@ class MixturePart:
     rows: int | None = None
     epochs: int = 1
     skip_bad_rows: bool = False
-    """jsonl only: leave broken rows out, with a count, where otherwise the first one is an error."""
+    """Leave bad rows out, with a count, where otherwise the first one is an error."""
 
     def __post_init__(self) -> None:
         _require(bool(self.task), "task is missing; name one (lanbot data list)")

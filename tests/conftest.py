@@ -1,5 +1,6 @@
 """What most tests need: a small tokenizer, and tiny models whose every part has something to say."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from lanbot.model.init import init_weights
 from lanbot.model.transformer import Transformer
 from lanbot.tokenizer import Tokenizer, train
 
+os.environ["LANBOT_OFFLINE"] = "1"  # no test waits for a network; those of downloads bring their own hub
 VOCAB = 448
 TINY = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "mlp_dim": 48, "context": 64}
 

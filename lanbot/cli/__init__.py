@@ -282,7 +282,7 @@ def doctor(*, mirror: Mirror = None) -> None:
     import torch
 
     from lanbot.console import size, table
-    from lanbot.data import hub
+    from lanbot.data import download, hub
     from lanbot.run import runs_root
     from lanbot.training import memory, parallel
 
@@ -300,6 +300,7 @@ def doctor(*, mirror: Mirror = None) -> None:
         ("memory free", size(memory.available())),
         ("disk free", f"{size(shutil.disk_usage(root).free)} at {runs_root()}/"),
         ("mirror", "none: data comes from the hub" if mirror_folder is None else str(mirror_folder)),
+        ("cache", f"{download.cache_folder()}{', offline' if download.offline() else ''}"),
     ]
     print(table(rows, ("what", "is"), left=2))
 

@@ -9,7 +9,7 @@ from lanbot.data import http
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub on this machine, which LanBot takes for the real one; an empty cache; little patience."""
+    """A hub on this machine, which LanBot takes for the real one; an empty cache; no long pauses."""
     server = Hub()
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("LANBOT_CACHE", str(tmp_path / "cache"))
@@ -17,6 +17,5 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     for name in ("LANBOT_MIRROR", "LANBOT_OFFLINE", "HF_HUB_OFFLINE", "HF_TOKEN", "RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(http, "BACKOFF", 0.005)
-    monkeypatch.setattr(http, "STALL_SECONDS", 0.4)
     yield server
     server.close()

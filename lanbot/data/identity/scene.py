@@ -33,7 +33,7 @@ SPLIT_WORDS = {
     for split in ("train", "test")
 }
 FOLDER = "identity/"
-"""Where the templates are, seen from the world's."""
+"""Where the templates are, under data/."""
 
 _SWAPS = {
     **{"i": "you", "me": "you", "my": "your", "mine": "yours", "myself": "yourself", "i'm": "you're", "i've": "you've"},
