@@ -52,6 +52,11 @@ def visible(said: str) -> str:
     return said.translate(CONTROLS).encode("utf-8", "replace").decode()
 
 
+def main_rank() -> bool:
+    """Whether this process is the one of several that speaks for all; so is one that is alone."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def say(text: str = "") -> None:
     """A line of its own on stderr, where progress goes; results go to stdout."""
     print(text, file=sys.stderr, flush=True)
@@ -59,7 +64,7 @@ def say(text: str = "") -> None:
 
 def track(items: Iterable[T], label: str, total: int | None = None, unit: str = "items", size=None) -> Iterator[T]:  # type: ignore[no-untyped-def]
     """Passes `items` on, showing how many (or how much, by `size(item)`), the rate and the time left."""
-    progress, start, done = Progress(), time.monotonic(), 0
+    progress, start, done = Progress(quiet=not main_rank()), time.monotonic(), 0
     try:
         for item in items:
             yield item

@@ -5,14 +5,14 @@ import fcntl
 import json
 import os
 import shutil
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lanbot import recipe as recipes
 from lanbot.console import say
 from lanbot.errors import UserError
-from lanbot.recipe import PHASES, Recipe
+from lanbot.recipe import PHASES, MixturePart, Recipe
 
 MADE_BY = {
     "tokenizer": ("seed", "tokenizer", "base.data"),
@@ -23,8 +23,8 @@ MADE_BY = {
 }
 """What of the recipe each phase was made by: it may change only until that phase has begun."""
 
-OPERATIONAL = ("checkpoint_every", "eval_every", "micro_batch")
-"""These may change at any time: they do not say what is trained."""
+OPERATIONAL = ("checkpoint_every", "eval_every", "micro_batch", "skip_bad_rows")
+"""These may change at any time: they do not say what is trained. (Rows before the first bad one are the same.)"""
 
 LOCK = ".lock"
 """Held by the process that trains in a run's folder; the file stays, the kernel's lock ends with the process."""
@@ -196,8 +196,15 @@ def _settings(recipe: Recipe, path: str) -> dict[str, object]:
     for name in path.split("."):
         value = getattr(value, name)
     if is_dataclass(value):
-        return {f"{path}.{field.name}": getattr(value, field.name) for field in fields(value)}
+        return {f"{path}.{field.name}": _always_the_same(getattr(value, field.name)) for field in fields(value)}
     return {path: value}
+
+
+def _always_the_same(value: Any) -> Any:
+    """A mixture without what may change at any time; any other value as it is."""
+    if isinstance(value, tuple) and value and isinstance(value[0], MixturePart):
+        return tuple(replace(part, skip_bad_rows=False) for part in value)
+    return value
 
 
 def _short(value: object) -> str:

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,19 @@ def test_settings_that_do_not_say_what_is_trained_may_change_at_any_time(tmp_pat
     run.phase("base").mkdir()
     changes = {"base.checkpoint_every": "7", "base.eval_every": "9", "base.micro_batch": "1"}
     assert Run.create(load("smoke", changes), tmp_path).recipe.base.checkpoint_every == 7
+
+
+def test_bad_rows_may_be_left_out_once_the_first_was_met(tmp_path: Path) -> None:
+    recipe = load("smoke")
+    run = Run.create(recipe, tmp_path)
+    for phase in ("tokenizer", "base", "mid"):
+        run.phase(phase).mkdir()
+    lenient = tuple(replace(part, skip_bad_rows=True) for part in recipe.mid.mixture)
+    changed = replace(recipe, base=replace(recipe.base, skip_bad_rows=True), mid=replace(recipe.mid, mixture=lenient))
+    assert Run.create(changed, tmp_path).recipe.mid.mixture[0].skip_bad_rows
+    other = tuple(replace(part, rows=7) for part in lenient)
+    with pytest.raises(UserError, match=r"mid\.mixture"):
+        Run.create(replace(changed, mid=replace(recipe.mid, mixture=other)), tmp_path)
 
 
 def test_another_corpus_is_refused_once_the_tokenizer_was_trained_on_the_first(tmp_path: Path) -> None:

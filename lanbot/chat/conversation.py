@@ -86,8 +86,8 @@ def _problem(message: object, previous: str, first: bool) -> str | None:
         return f"has the role {role!r}; roles are {', '.join(ROLES)}"
     if role == "system" and not first:
         return "is a system message, which may only come first"
-    if role == "assistant" and first:
-        return "is the assistant's, before anyone asked"
+    if role in ("assistant", "tool") and previous == "system":
+        return f"is the {role}'s, before anyone asked"
     if role == previous and not first:
         return f"is the second of the role {role!r} in a row"
     if isinstance(content, str):

@@ -28,7 +28,7 @@ def coloured(ids: Sequence[int], mask: Sequence[int], tokenizer: Tokenizer, titl
     for i in range(1, len(ids) + 1):
         if i < len(ids) and mask[i] == mask[start] and ids[i - 1] not in breaks:
             continue
-        run = tokenizer.decode(ids[start:i])
+        run = visible(tokenizer.decode(ids[start:i]))
         text += f"{on}{run}{off}" if mask[start] else run
         if ids[i - 1] in breaks:
             lines.append(text)

@@ -14,22 +14,23 @@ app = App(name="data", help="Look at the data of a task.")
 
 @app.command
 def show(
-    task: str, *, index: int = 0, split: str = "train", tokenizer: str | None = None, mirror: Mirror = None
+    task: str, *, index: int = 0, split: str | None = None, tokenizer: str | None = None, mirror: Mirror = None
 ) -> None:
     """Show a row of a task as the model reads it; what the loss counts is green.
 
     Args:
         task: A task's name, or jsonl:PATH.
         index: Which row.
-        split: train or test.
+        split: train, validation or test, as the task has them; its first if left out.
         tokenizer: A run whose tokenizer cuts it up; without one it is cut into bytes.
     """
     use_mirror(mirror)
     from lanbot import tokenizer as tokenizers
     from lanbot.chat.lanbot_format import render
     from lanbot.chat.show import coloured
-    from lanbot.tasks.mixture import make_task
+    from lanbot.tasks.mixture import first_split, make_task
 
+    split = split or first_split(task)
     rows = make_task(task, split)
     if not 0 <= index < len(rows):
         raise UserError(f"{task}: no row {index:,}", f"It has {len(rows):,}: 0 to {len(rows) - 1:,}.")
@@ -77,15 +78,17 @@ def plan(
     if vocabulary.vocab_size != loaded.tokenizer.vocab_size:
         say(f"the tokenizer has {vocabulary.vocab_size:,} tokens, the recipe asks for {loaded.tokenizer.vocab_size:,}")
     phases = [plans.plan_base(loaded, vocabulary), *(plans.plan_chat(loaded, p, vocabulary) for p in ("mid", "sft"))]
+    rl = plans.plan_rl(loaded, vocabulary)
     if json:
-        print(dumps([asdict(phase) | {"tokens": phase.tokens, "steps": phase.steps} for phase in phases]))
+        told = [asdict(phase) | {"tokens": phase.tokens, "steps": phase.steps} for phase in phases]
+        print(dumps([*told, {"phase": "rl", **asdict(rl)}]))
         return
     header = ("", "rows", "epochs", "tokens", "± error", "share", "under loss", "truncated", "dropped", "bad")
     for phase in phases:
         rows = [
             (part.task, f"{part.rows:,}", part.epochs, f"{part.tokens:,}", f"{part.tokens_error:,}",
-             f"{part.tokens / phase.tokens:.1%}", f"{part.under_loss / max(1, part.tokens):.1%}", f"{part.truncated:,}",
-             f"{part.dropped:,}", f"{part.bad:,}")
+             f"{part.tokens / max(1, phase.tokens):.1%}", f"{part.under_loss / max(1, part.tokens):.1%}",
+             f"{part.truncated:,}", f"{part.dropped:,}", f"{part.bad:,}")
             for part in phase.parts
         ]  # fmt: skip
         print(table(rows, (phase.phase, *header[1:])))
@@ -93,6 +96,10 @@ def plan(
             f"{phase.tokens:,} tokens, rows of {phase.sequence:,} filled to {phase.filled:.1%}: "
             f"{phase.steps:,} steps of {phase.batch_tokens:,} tokens\n"
         )
+    print(
+        f"rl: {rl.questions:,} questions, {rl.steps:,} steps, {rl.passes:.2g} times over all; a prompt has "
+        f"{rl.prompt_tokens:,.0f} tokens on average, {rl.too_long:,} of {rl.looked_at:,} leave no room to answer"
+    )
 
 
 @app.command

@@ -6,6 +6,7 @@ downloaded when they are read, the next few while one is read.
 """
 
 import glob
+import hashlib
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from lanbot.console import main_rank, say
 from lanbot.data import download, hub, world
 from lanbot.data.download import Remote
 from lanbot.data.hub import Source
-from lanbot.data.readers import CHUNK_DOCUMENTS, EXTENSIONS, KINDS, Chunks, reader
+from lanbot.data.readers import CHUNK_DOCUMENTS, EXTENSIONS, KINDS, Chunk, Chunks, reader
 from lanbot.errors import UserError
 
 HUB_CORPORA = {
@@ -42,6 +44,8 @@ class Position:
     file: int = 0
     chunk: int = 0
     document: int = 0
+    bad: int = 0
+    """Rows left out so far."""
 
 
 def _nothing(files: Sequence[int]) -> None:
@@ -58,6 +62,10 @@ class Corpus:
         self, files: list[tuple[str, Chunks]], seed: int | None, ahead: Callable[[Sequence[int]], None] = _nothing
     ) -> None:
         self.files, self.seed, self.ahead = files, seed, ahead
+        self.told = not main_rank()
+        names = "\n".join(name for name, _ in files)
+        self.fingerprint = f"{len(files)} files ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
+        """Of their names: another set of files has another order."""
 
     def documents(self, position: Position) -> Iterator[str]:
         """Endless. `position` is moved along: after a document is yielded it stands on the next."""
@@ -65,12 +73,15 @@ class Corpus:
         while True:
             order = list(range(len(self.files)))
             self._shuffle(order, f"{position.epoch}")
-            whole, read = position == Position(position.epoch), 0
+            whole, read = position == Position(position.epoch, bad=position.bad), 0
             while position.file < len(order):
                 self.ahead(order[position.file : position.file + 1 + reach])
                 reach = min(2 * reach, download.PARALLEL)
                 name, chunks = self.files[order[position.file]]
                 for chunk in chunks(position.chunk):
+                    if position.document == 0:  # else it was counted before the stop
+                        position.bad += chunk.bad
+                        self._tell(chunk)
                     self._shuffle(chunk, f"{position.epoch}/{name}/{position.chunk}")
                     while position.document < len(chunk):
                         position.document += 1
@@ -85,6 +96,11 @@ class Corpus:
     def _shuffle(self, items: list[Any], what: str) -> None:
         if self.seed is not None:
             random.Random(f"{self.seed}/{what}").shuffle(items)
+
+    def _tell(self, chunk: Chunk) -> None:
+        if chunk.bad and not self.told:
+            self.told = True
+            say(f"{chunk.problem}: skipped, as are all such rows of the corpus; the log counts them")
 
     def once(self) -> Iterator[str]:
         """Every document of the corpus, once."""
@@ -129,16 +145,22 @@ def _split(path: Path, file: tuple[str, Chunks], seed: int) -> tuple[Corpus, Cor
         last = count - 1
         train: Chunks = lambda start: (c for i, c in enumerate(chunks(start), start) if i < last)  # noqa: E731
         return Corpus([(name, train)], seed), Corpus([(name, lambda start: chunks(last + start))], None)
-    documents = next(chunks(0), [])
+    documents = next(chunks(0), Chunk())
     held_out = max(1, len(documents) // 20)
     if len(documents) < 2:
         problem = "no text in it" if not documents else "one document only; none is left for validation"
         raise UserError(f"{path}: {problem}", "Give base.data more text, or a folder with a second file.")
     head, tail = documents[:-held_out], documents[-held_out:]
     return (
-        Corpus([(name, lambda start: iter([list(head)][start:]))], seed),
-        Corpus([(name, lambda start: iter([list(tail)][start:]))], None),
+        Corpus([(name, lambda start: iter([_like(documents, head)][start:]))], seed),
+        Corpus([(name, lambda start: iter([Chunk(tail)][start:]))], None),
     )
+
+
+def _like(whole: Chunk, part: list[str]) -> Chunk:
+    chunk = Chunk(part)
+    chunk.bad, chunk.problem = whole.bad, whole.problem
+    return chunk
 
 
 def _paths(source: str) -> list[Path]:
@@ -197,8 +219,8 @@ def _from_hub(remotes: list[Remote], seed: int, skip_bad_rows: bool) -> tuple[Co
 def _world_chunks(split: str, documents: int = 1 << 20) -> Chunks:
     """The built-in world: a million documents of each split, made as they are read."""
 
-    def chunks(start: int) -> Iterator[list[str]]:
+    def chunks(start: int) -> Iterator[Chunk]:
         for first in range(start * CHUNK_DOCUMENTS, documents, CHUNK_DOCUMENTS):
-            yield [world.document(split, i) for i in range(first, first + CHUNK_DOCUMENTS)]
+            yield Chunk(world.document(split, i) for i in range(first, first + CHUNK_DOCUMENTS))
 
     return chunks

@@ -108,7 +108,7 @@ def ahead(remotes: Sequence[Remote]) -> None:
 def refuse_offline(name: str) -> None:
     raise UserError(
         f"{name}: not in the cache ({cache_folder()}), and this is offline",
-        "Run it once with the network (without --offline, LANBOT_OFFLINE and HF_HUB_OFFLINE), or name a --mirror.",
+        "Run it once with the network (unset LANBOT_OFFLINE and HF_HUB_OFFLINE), or name a --mirror.",
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from lanbot.data.corpus import Corpus, Position
 from lanbot.data.packing import Batch, best_fit, make_batch, pack_stream
+from lanbot.errors import UserError
 from lanbot.tokenizer import Tokenizer
 
 Rendered = tuple[list[int], list[int]]
@@ -38,6 +39,14 @@ class Loader(Protocol):
         """Counts worth telling: truncated, dropped, bad."""
 
 
+def _same_data(then: str, now: str) -> None:
+    if then != now:
+        raise UserError(
+            f"the data are not those that this phase began with: {then}; now {now}",
+            "Give it the same (the same --mirror, the files as they were), or begin anew: lanbot runs delete RUN.",
+        )
+
+
 class TextLoader:
     """`steps` batches of `rows` x T tokens from a corpus.
 
@@ -46,9 +55,10 @@ class TextLoader:
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, rows: int, T: int, steps: int) -> None:
         self.corpus, self.tokenizer, self.rows, self.T, self.steps = corpus, tokenizer, rows, T, steps
-        self.load_state({"step": 0, "document": {}, "used": 0})
+        self.load_state({"step": 0, "document": {}, "used": 0, "data": corpus.fingerprint})
 
     def load_state(self, state: dict[str, Any]) -> None:
+        _same_data(state["data"], self.corpus.fingerprint)
         self.step: int = state["step"]
         self.document = Position(**state["document"])
         self.stream = self._encoded(replace(self.document))
@@ -58,13 +68,14 @@ class TextLoader:
             self.left_over = next(self.stream)[state["used"] :].tolist()
 
     def state(self) -> dict[str, Any]:
-        return {"step": self.step, "document": vars(self.document).copy(), "used": self.length - len(self.left_over)}
+        document, used = vars(self.document).copy(), self.length - len(self.left_over)
+        return {"step": self.step, "document": document, "used": used, "data": self.corpus.fingerprint}
 
     def progress(self) -> float:
         return self.step / self.steps
 
     def notes(self) -> dict[str, int]:
-        return {"epochs": self.document.epoch}
+        return {"epochs": self.document.epoch, "bad": self.document.bad}
 
     def next_batch(self) -> Batch | None:
         if self.step >= self.steps:
@@ -92,11 +103,16 @@ class ChatLoader:
     under loss (left) is dropped; one that is empty was a bad row: all are counted.
     """
 
-    def __init__(self, conversations: Sequence[Rendered], bos: int, rows: int, T: int) -> None:
+    def __init__(
+        self, conversations: Sequence[Rendered], bos: int, rows: int, T: int, bad: int = 0, data: str = ""
+    ) -> None:
+        """bad: rows that were left out before. data: what the conversations are of, which may not change."""
         self.conversations, self.bos, self.rows, self.T = conversations, bos, rows, T
-        self.load_state({"next": 0, "buffer": [], "truncated": 0, "dropped": 0, "bad": 0})
+        self.data = f"{len(conversations):,} conversations: {data}"
+        self.load_state({"next": 0, "buffer": [], "truncated": 0, "dropped": 0, "bad": bad, "data": self.data})
 
     def load_state(self, state: dict[str, Any]) -> None:
+        _same_data(state["data"], self.data)
         self.next: int = state["next"]
         self.truncated: int = state["truncated"]
         self.dropped: int = state["dropped"]
@@ -108,7 +124,7 @@ class ChatLoader:
             self._admit(i, *self.conversations[i])
 
     def state(self) -> dict[str, Any]:
-        return {"next": self.next, "buffer": list(self.buffer), **self.notes()}
+        return {"next": self.next, "buffer": list(self.buffer), **self.notes(), "data": self.data}
 
     def progress(self) -> float:
         return (self.next - len(self.buffer)) / max(1, len(self.conversations))

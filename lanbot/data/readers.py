@@ -1,10 +1,10 @@
 """The kinds of text file, each read in chunks of documents, from any chunk on."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lanbot.console import say
 from lanbot.data import hub
 from lanbot.errors import UserError
 
@@ -14,7 +14,19 @@ CHUNK_DOCUMENTS = 256
 PIECE_CHARS = 100_000
 """A longer .txt file is read in pieces of this size, cut at line ends: each is a document."""
 
-Chunks = Callable[[int], Iterator[list[str]]]
+
+class Chunk(list[str]):
+    """Documents; `bad` rows that stood among them were left out, of which the first is `problem`."""
+
+    bad = 0
+    problem = ""
+
+    def left_out(self, problems: list[str]) -> "Chunk":
+        self.bad, self.problem = len(problems), problems[0] if problems else ""
+        return self
+
+
+Chunks = Callable[[int], Iterator[Chunk]]
 """The chunks of a file from the n-th on."""
 
 
@@ -23,13 +35,14 @@ def reader(path: Path, skip_bad_rows: bool) -> Chunks:
     if path.suffix == ".parquet":
         return lambda start: _parquet_chunks(path, start, skip_bad_rows)
     if path.name.endswith(KINDS[1]):
-        return lambda start: _skip(_grouped(_jsonl_texts(path, skip_bad_rows)), start)
+        return lambda start: islice(_jsonl_chunks(path, skip_bad_rows), start, None)
     if path.suffix == ".txt":
-        return lambda start: _skip(_grouped(_txt_pieces(path)), start)
+        return lambda start: islice(_grouped(_txt_pieces(path)), start, None)
     raise UserError(f"{path}: not a kind of file that LanBot reads", f"It reads {', '.join(EXTENSIONS)}.")
 
 
-def _parquet_chunks(path: Path, start: int, skip_bad_rows: bool) -> Iterator[list[str]]:
+def _parquet_chunks(path: Path, start: int, skip_bad_rows: bool) -> Iterator[Chunk]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
     from pyarrow.lib import ArrowException
 
@@ -40,36 +53,36 @@ def _parquet_chunks(path: Path, start: int, skip_bad_rows: bool) -> Iterator[lis
                 raise UserError(f"{path}: no column 'text' (it has {', '.join(names)})", "Rename the text's column.")
             for group in range(start, file.num_row_groups):
                 column = file.read_row_group(group, columns=["text"])["text"]
-                try:
-                    texts = column.to_pylist()
-                except UnicodeDecodeError:
-                    texts = _decoded(column, f"{path}, row group {group}", skip_bad_rows)
-                if not all(text is None or isinstance(text, str) for text in texts):
+                if not column.type.equals(pa.string()) and not column.type.equals(pa.large_string()):
                     problem = f"{path}: its column 'text' holds no text but {column.type}"
                     raise UserError(problem, "Name a column of strings 'text'.")
-                yield [text for text in texts if text]
+                yield _decoded(column, f"{path}, row group {group}", skip_bad_rows)
     except (ArrowException, OSError) as error:
         problem = f"{path}: cannot be read as parquet ({error})"
         raise UserError(problem, "Fetch the file again; one in LanBot's cache is, once it is deleted.") from None
 
 
-def _decoded(column: Any, where: str, skip_bad_rows: bool) -> list[str | None]:
-    """The texts of a column of which some are no UTF-8."""
-    texts: list[str | None] = []
-    broken = 0
+def _decoded(column: Any, where: str, skip_bad_rows: bool) -> Chunk:
+    """The texts of a column; where there is none, or an empty one, it is passed over."""
+    try:
+        return Chunk(text for text in column.to_pylist() if text)
+    except UnicodeDecodeError:
+        pass
+    chunk, problems = Chunk(), []
     for i, raw in enumerate(column.cast("large_binary").to_pylist()):
         try:
-            texts.append(raw and raw.decode())
+            if raw:
+                chunk.append(raw.decode())
         except UnicodeDecodeError as error:
-            broken += 1
+            problems.append(f"{where}, row {i}: not UTF-8 ({error})")
             if not skip_bad_rows:
-                raise UserError(f"{where}, row {i}: not UTF-8 ({error})", "Mend the row. " + hub.SKIP) from None
-    say(f"{where}: {broken:,} rows skipped that are not UTF-8")
-    return texts
+                raise UserError(problems[0], "Mend the row. " + hub.SKIP) from None
+    return chunk.left_out(problems)
 
 
-def _jsonl_texts(path: Path, skip_bad_rows: bool) -> Iterator[str]:
+def _jsonl_chunks(path: Path, skip_bad_rows: bool) -> Iterator[Chunk]:
     broken: list[str] = []
+    chunk = Chunk()
     for number, row in hub.read_jsonl(path, broken if skip_bad_rows else None):
         text = row.get("text") if isinstance(row, dict) else None
         if not isinstance(text, str):
@@ -78,9 +91,13 @@ def _jsonl_texts(path: Path, skip_bad_rows: bool) -> Iterator[str]:
                 raise UserError(problem, 'A row is {"text": "..."}. ' + hub.SKIP)
             broken.append(problem)
         elif text:
-            yield text
-    if broken:
-        say(f"{path}: {len(broken):,} broken rows skipped; first: {broken[0]}")
+            chunk.append(text)
+        if len(chunk) == CHUNK_DOCUMENTS:
+            yield chunk.left_out(broken)
+            chunk = Chunk()
+            broken.clear()
+    if chunk or broken:
+        yield chunk.left_out(broken)
 
 
 def _txt_pieces(path: Path) -> Iterator[str]:
@@ -100,18 +117,6 @@ def _txt_pieces(path: Path) -> Iterator[str]:
         yield "".join(piece)
 
 
-def _grouped(texts: Iterator[str]) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    for text in texts:
-        chunk.append(text)
-        if len(chunk) == CHUNK_DOCUMENTS:
-            yield chunk
-            chunk = []
-    if chunk:
+def _grouped(texts: Iterator[str]) -> Iterator[Chunk]:
+    while chunk := Chunk(islice(texts, CHUNK_DOCUMENTS)):
         yield chunk
-
-
-def _skip(chunks: Iterator[Any], start: int) -> Iterator[Any]:
-    for i, chunk in enumerate(chunks):
-        if i >= start:
-            yield chunk

@@ -131,7 +131,13 @@ class _Table:
         return f"{self.path}, row {i + 1}"
 
 
+def open_rows(paths: Sequence[Path]) -> Rows:
+    """The same files are opened once, as long as they stay as they are: phases and evaluations share them."""
+    return _opened(
+        tuple(paths), tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.exists())
+    )
+
+
 @lru_cache(maxsize=32)
-def open_rows(paths: tuple[Path, ...]) -> Rows:
-    """The same files are opened once: phases and evaluations share them."""
+def _opened(paths: tuple[Path, ...], as_they_are: tuple[tuple[int, int], ...]) -> Rows:
     return Rows(paths)

@@ -28,9 +28,7 @@ def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool) -> Chat
     assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
     encoder = Tokenizer.load(tokenizer)
     mixture = Mixture(settings.mixture, recipe.identity, encoder, recipe.seed)
-    if main:
-        for note in mixture.notes():
-            say(note)
-    else:
-        mixture.told = None
-    return ChatLoader(mixture, encoder.bos, settings.batch_tokens // settings.sequence, settings.sequence)
+    for note in mixture.notes() if main else []:
+        say(note)
+    rows = settings.batch_tokens // settings.sequence
+    return ChatLoader(mixture, encoder.bos, rows, settings.sequence, mixture.skipped, mixture.fingerprint)

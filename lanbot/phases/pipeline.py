@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from lanbot.chat.conversation import Message
 from lanbot.console import duration, say, table
 from lanbot.engine.engine import Engine
 from lanbot.errors import UsageError, UserError
@@ -81,7 +80,8 @@ def preflight(run: Run, phases: list[str]) -> None:
                 f"Choose {phase}.batch_tokens so that it is a multiple of {size} x {phase}.sequence.",
             )
     # who looks for test items in the training data needs all of it, be the phase for today or not
-    all_of_it = phases and contamination.real(recipe.evals.tasks) and not _known(run, recipe.evals.tasks)
+    evaluates = phases and phases != ["tokenizer"]
+    all_of_it = evaluates and contamination.real(recipe.evals.tasks) and not _known(run, recipe.evals.tasks)
     for phase in PHASES if all_of_it else phases:
         for part in getattr(getattr(recipe, phase), "mixture", ()):
             task = make_task(part.task, "train", Setting(recipe.identity, part.skip_bad_rows))
@@ -219,9 +219,17 @@ def prompts_of_change(run: Run) -> list[str]:
     asked = [task for task in tasks if task.kind != "agent"]
     for i in range(PROMPTS - len(questions) if asked else 0):
         task = asked[i % len(asked)]
-        message: Message = task.conversation(len(task) // (2 + i // len(asked)))["messages"][-2]
-        questions.append(str(message["content"]))
+        questions.append(_alone(task, len(task) // (2 + i // len(asked))))
     return questions
+
+
+def _alone(task: Task, row: int) -> str:
+    """The question of a row, or of the next that is no longer talk: what was said before would be missing."""
+    for i in range(row, row + len(task)):
+        *before, asked, _ = task.conversation(i % len(task))["messages"]
+        if not before and isinstance(asked["content"], str):
+            return asked["content"]
+    return "Who are you?"
 
 
 def transcripts(run: Run, engine: Engine) -> list[dict[str, Any]]:

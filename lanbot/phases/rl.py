@@ -46,6 +46,7 @@ def train_rl(run: Run) -> None:
     state = start_from(run, "rl")
     settings, place = run.recipe.rl, state.world
     questions = Mixture(settings.mixture, run.recipe.identity, state.tokenizer, run.recipe.seed)
+    bad = questions.leave_out_bad_rows()
     engine = Engine(state.model, state.tokenizer)
     measure(run, engine, "before")
     state.resume()
@@ -65,7 +66,7 @@ def train_rl(run: Run) -> None:
                     result = state.update(batch.scaled(1 / sampled_tokens), scale)
                 else:  # every group's rewards are equal: there is nothing to learn from this step
                     state.step += 1
-                figures = {"lr_scale": scale, "sampled_tokens": sampled_tokens}
+                figures = {"lr_scale": scale, "sampled_tokens": sampled_tokens, "bad": bad}
                 if result is not None:
                     figures |= {"loss": result.loss.item(), "grad_norm": result.grad_norm.item()}
                     state.count(bool(result.finite))

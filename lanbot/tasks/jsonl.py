@@ -1,11 +1,11 @@
 """Conversations of one's own, in the layouts in which people keep them."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lanbot.chat.conversation import Conversation, parts, validate
+from lanbot.chat.conversation import Conversation, chat, parts, validate
 from lanbot.console import track
 from lanbot.data.rows import Rows, open_rows
 from lanbot.errors import UserError
@@ -29,7 +29,7 @@ class Jsonl(Task):
 
     @cached_property
     def rows(self) -> Rows:
-        return open_rows((Path(self.argument),))
+        return open_rows([Path(self.argument)])
 
     def __len__(self) -> int:
         return len(self.good)
@@ -40,31 +40,47 @@ class Jsonl(Task):
     @cached_property
     def good(self) -> Sequence[int]:
         """The rows that are conversations. Raises UserError for the first that is not, unless bad ones are skipped."""
-        good, skipped, special = [], [], []  # type: list[int], list[str], list[str]
-        for i in track(range(len(self.rows)), f"checking {self.argument}", len(self.rows), "rows"):
-            try:
-                conversation = self._read(i)
-            except UserError as error:
-                if not self.setting.skip_bad_rows:
-                    raise UserError(error.problem, SKIP if "not JSON" in error.problem else error.remedy) from None
-                skipped.append(error.problem)
-                continue
-            good.append(i)
-            if any(token in part["text"] for m in conversation["messages"] for part in parts(m) for token in _MARKS):
-                special.append(self.rows.where(i))
-        notes = []
-        if skipped:
-            notes.append(f"{len(skipped):,} of {len(self.rows):,} rows skipped; first: {skipped[0]}")
-        if special:
-            notes.append(f"{len(special):,} rows hold special tokens' names, read as plain text; first: {special[0]}")
-        self.note = f"{self.argument}: {'. '.join(notes)}" if notes else ""
-        if not good:
-            raise UserError(f"{self.argument}: no conversation in it", "Give the file at least one good row.")
-        return good
+        checked = _checked(self.rows, self.argument, self.setting.skip_bad_rows)
+        self.skipped, self.note = len(self.rows) - len(checked.good), checked.note
+        return checked.good
 
     def _read(self, i: int) -> Conversation:
-        where = self.rows.where(i)
-        return accepted(validate(converted(self.rows[i]), where), where)
+        return _read(self.rows, i)
+
+
+class _Checked(NamedTuple):
+    good: list[int]
+    note: str
+
+
+@lru_cache(maxsize=32)
+def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> _Checked:
+    """Once for all phases. Raises UserError."""
+    good, skipped, special = [], [], []  # type: list[int], list[str], list[str]
+    for i in track(range(len(rows)), f"checking {name}", len(rows), "rows"):
+        try:
+            conversation = _read(rows, i)
+        except UserError as error:
+            if not skip_bad_rows:
+                raise UserError(error.problem, SKIP if "not JSON" in error.problem else error.remedy) from None
+            skipped.append(error.problem)
+            continue
+        good.append(i)
+        if any(token in part["text"] for m in conversation["messages"] for part in parts(m) for token in _MARKS):
+            special.append(rows.where(i))
+    notes = []
+    if skipped:
+        notes.append(f"{len(skipped):,} of {len(rows):,} rows skipped; first: {skipped[0]}")
+    if special:
+        notes.append(f"{len(special):,} rows hold special tokens' names, read as plain text; first: {special[0]}")
+    if not good:
+        raise UserError(f"{name}: no conversation in it", "Give the file at least one good row.")
+    return _Checked(good, f"{name}: {'. '.join(notes)}" if notes else "")
+
+
+def _read(rows: Rows, i: int) -> Conversation:
+    where = rows.where(i)
+    return accepted(validate(converted(rows[i]), where), where)
 
 
 _MARKS = (*SPECIAL_TOKENS, "<|im_start|>", "<|endoftext|>", "<|eot_id|>")
@@ -77,25 +93,24 @@ def converted(row: Any) -> Any:
         return row
     turns = row.get("conversations")
     if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):
-        return {
-            "messages": [
-                {"role": _ROLES.get(str(turn.get("from")), turn.get("from")), "content": turn.get("value")}
-                for turn in turns
-            ]
-        }
+        said: list[Any] = [
+            {"role": _ROLES.get(str(turn.get("from")), turn.get("from")), "content": turn.get("value")}
+            for turn in turns
+        ]
+        return {"messages": [*_system(row), *said]}
     if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
-        asked = [row["instruction"], *([row["input"]] if row.get("input") else [])]
-        if not all(isinstance(text, str) for text in asked):
+        history = row.get("history") or []  # pairs of what was asked and answered before
+        if not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
             return row
-        system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-        return {
-            "messages": [
-                *system,
-                {"role": "user", "content": "\n\n".join(asked)},
-                {"role": "assistant", "content": row["output"]},
-            ]
-        }
+        asked = "\n\n".join(str(row[key]) for key in ("instruction", "input") if row.get(key))
+        turns = [*history, (asked, row["output"])]
+        answered = [message for user, answer in turns for message in chat(user, answer)["messages"]]
+        return {"messages": [*_system(row), *answered]}
     return row
+
+
+def _system(row: dict[str, Any]) -> list[Any]:
+    return [{"role": "system", "content": row["system"]}] if row.get("system") else []
 
 
 def accepted(conversation: Conversation, where: str) -> Conversation:

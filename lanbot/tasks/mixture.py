@@ -8,7 +8,7 @@ import numpy as np
 
 from lanbot.chat.conversation import Conversation
 from lanbot.chat.lanbot_format import render
-from lanbot.console import say
+from lanbot.console import main_rank, say
 from lanbot.data.loader import Rendered
 from lanbot.errors import UserError
 from lanbot.recipe import Identity, MixturePart
@@ -63,6 +63,12 @@ def make_task(spec: str, split: str, setting: Setting | None = None) -> Task:
     return TASKS[name](split, argument, setting)
 
 
+def first_split(spec: str) -> str:
+    """train, where a task has it. Of a task that is not there: train."""
+    task = TASKS.get(spec.partition(":")[0])
+    return task.splits[0] if task else "train"
+
+
 class Mixture(Sequence[Rendered]):
     """The training conversations of a mixture, rendered when asked for, in one seeded order.
 
@@ -75,8 +81,8 @@ class Mixture(Sequence[Rendered]):
     ) -> None:
         self.parts, self.tokenizer = parts, tokenizer
         self.tasks = [make_task(part.task, split, Setting(identity, part.skip_bad_rows)) for part in parts]
-        self.told: set[str] | None = set()
-        """Tasks of whose bad rows something was said; None: say nothing."""
+        self.told: set[str] = set()
+        """Tasks of whose bad rows something was said."""
         which, rows = [], []
         for k, (part, task) in enumerate(zip(parts, self.tasks, strict=True)):
             size = min(len(task), part.rows or len(task))
@@ -96,24 +102,49 @@ class Mixture(Sequence[Rendered]):
         """The task and its row."""
         return self.tasks[self.which[i]], int(self.rows[i])
 
-    def conversation(self, i: int) -> Conversation:
+    def conversation(self, i: int) -> Conversation | None:
+        """None: a bad row, which its part leaves out. Raises UserError for one that it does not."""
         task, row = self.item(i)
-        return task.conversation(row)
-
-    def __getitem__(self, i):  # type: ignore[no-untyped-def]
         try:
-            return render(self.conversation(i), self.tokenizer, bulk=True)
+            return task.conversation(row)
         except UserError as error:
             part = self.parts[self.which[i]]
             if not part.skip_bad_rows:
                 raise
-            if self.told is not None and part.task not in self.told:
+            if main_rank() and part.task not in self.told:
                 self.told.add(part.task)
                 say(f"{error.problem}: skipped, as are all such rows of {part.task}; the log counts them")
-            return [], []
+            return None
+
+    def __getitem__(self, i):  # type: ignore[no-untyped-def]
+        conversation = self.conversation(i)
+        return ([], []) if conversation is None else render(conversation, self.tokenizer, bulk=True)
+
+    def leave_out_bad_rows(self) -> int:
+        """Looks at all rows and goes on without the bad ones, in the same order. How many there are, or were."""
+        good = [i for i in range(len(self)) if self.conversation(i) is not None]
+        bad = len(self) - len(good) + self.skipped
+        self.which, self.rows = self.which[good], self.rows[good]
+        return bad
+
+    @property
+    def skipped(self) -> int:
+        """Bad rows that are not even among the rows: files of one's own are looked at first."""
+        return sum(task.skipped for task in self.tasks)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what it mixes: with other numbers of rows the order is another."""
+        return ", ".join(f"{part.task} {len(task):,}" for part, task in zip(self.parts, self.tasks, strict=True))
 
     def notes(self) -> list[str]:
-        return [task.note for task in self.tasks if task.note]
+        """What a user should know: rows skipped, fewer rows than asked for."""
+        short = [
+            f"{part.task}: {part.rows:,} rows are asked for, {len(task):,} are there"
+            for part, task in zip(self.parts, self.tasks, strict=True)
+            if part.rows and part.rows > len(task)
+        ]
+        return [task.note for task in self.tasks if task.note] + short
 
 
 def sample_rows(task: Task, limit: int, seed: int, left_out: Collection[int] = ()) -> list[int]:

@@ -6,9 +6,11 @@ from itertools import islice
 
 import numpy as np
 
+from lanbot.chat.lanbot_format import prompt_of
 from lanbot.console import track
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import ChatLoader
+from lanbot.errors import UserError
 from lanbot.recipe import ChatTraining, Recipe
 from lanbot.tasks.mixture import Mixture
 from lanbot.tokenizer import Tokenizer
@@ -52,7 +54,9 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """The last may be short of conversations."""
+        """The last may be short of conversations. 0: nothing is left to train on."""
+        if not self.filled:
+            return 0
         rows = self.tokens / self.filled / (self.sequence + (self.phase != "base"))
         return math.ceil(rows / (self.batch_tokens // self.sequence))
 
@@ -69,6 +73,8 @@ def plan_chat(recipe: Recipe, phase: str, tokenizer: Tokenizer) -> Plan:
 
 def _part(mixture: Mixture, k: int, longest: int) -> Part:
     places = np.flatnonzero(mixture.which == k)
+    if not len(places):
+        raise UserError(f"{mixture.parts[k].task}: no rows in it", "Leave it out, or give it rows.")
     epochs = mixture.parts[k].epochs
     places = places[: len(places) // epochs]  # the first epoch has every row once
     chosen = places[:SAMPLE]  # their order is random
@@ -89,7 +95,7 @@ def _part(mixture: Mixture, k: int, longest: int) -> Part:
         under_loss=round(factor * sum(sum(mask[:longest]) for _, mask in seen)),
         truncated=round(factor * sum(len(ids) > longest for ids, _ in seen)),
         dropped=round(factor * (int((lengths == 0).sum()) - bad)),
-        bad=round(factor * bad),
+        bad=round(factor * bad) + mixture.tasks[k].skipped,
     )
 
 
@@ -111,7 +117,40 @@ def plan_base(recipe: Recipe, tokenizer: Tokenizer) -> Plan:
     corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows)
     documents = track(islice(corpus.once(), SAMPLE), "plan: base", SAMPLE, "documents")
     lengths = np.array([1 + len(tokenizer.encode_array(text)) for text in documents])
-    steps = max(1, base.tokens // base.batch_tokens)
-    tokens = steps * base.batch_tokens
-    part = Part(base.data, round(tokens / lengths.mean()), 1, len(lengths), tokens, 0, tokens, 0, 0, 0)
+    tokens = max(1, base.tokens // base.batch_tokens) * base.batch_tokens
+    rows = round(tokens / lengths.mean())
+    part = Part(base.data, rows, 1, len(lengths), tokens, 0, tokens, 0, 0, 0)
     return Plan("base", (part,), base.batch_tokens, base.sequence, 1.0)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What rl asks. passes: over all questions. prompt_tokens: of one, on average, of the `looked_at`; too_long: how
+    many of these leave no room for an answer."""
+
+    questions: int
+    bad: int
+    steps: int
+    passes: float
+    looked_at: int
+    prompt_tokens: float
+    too_long: int
+
+
+def plan_rl(recipe: Recipe, tokenizer: Tokenizer) -> Questions:
+    settings = recipe.rl
+    mixture = Mixture(settings.mixture, recipe.identity, tokenizer, recipe.seed)
+    order = range(min(SAMPLE, len(mixture)))
+    asked = [mixture.conversation(i) for i in track(order, "plan: rl", len(order), "questions")]
+    lengths = [len(prompt_of(one, tokenizer)) for one in asked if one is not None]
+    if not lengths:
+        raise UserError("rl.mixture: no question in it", "Give it rows that are not bad.")
+    return Questions(
+        questions=len(mixture),
+        bad=sum(one is None for one in asked),
+        steps=settings.steps,
+        passes=settings.steps * settings.prompts / len(mixture),
+        looked_at=len(asked),
+        prompt_tokens=sum(lengths) / len(lengths),
+        too_long=sum(length >= recipe.model.context for length in lengths),
+    )

@@ -39,6 +39,8 @@ class Task(ABC):
     real: ClassVar[bool] = False
     """Its rows were written elsewhere, LanBot does not make them: one that is tested on may be in training data."""
     note: str = ""
+    skipped: int = 0
+    """Bad rows that were left out, and are not among the rows."""
 
     def __init__(self, split: str, argument: str = "", setting: Setting | None = None) -> None:
         self.split, self.argument, self.setting = split, argument, setting or Setting()
@@ -74,7 +76,7 @@ class HubTask(Task):
 
     @cached_property
     def rows(self) -> Rows:
-        return open_rows(tuple(hub.files(self.sources[self.split])))
+        return open_rows(hub.files(self.sources[self.split]))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -170,13 +172,18 @@ def _split_words(path: Path | None, split: str) -> Sequence[str]:
 
 @lru_cache(maxsize=2)
 def _words(path: Path | None) -> Sequence[str]:
+    """Raises UserError for a file that is no list of words: what a server says of itself may come in its place."""
     if path is None:
         return world.WORDS
     try:
         text = read(path).decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read ({error})", "Fetch the file again.") from None
-    return [word.strip() for word in text.split("\n") if 2 < len(word.strip()) <= 12]
+    everything = [word.strip() for word in text.split("\n") if word.strip()]
+    wrong = next((word for word in everything if not (word.isalpha() and word.islower())), None)
+    if wrong is not None or not everything:
+        raise UserError(f"{path}: no list of words ({str(wrong)[:40]!r})", "Delete the file; it is fetched again.")
+    return [word for word in everything if 2 < len(word) <= 12]
 
 
 def spelled(word: str) -> str:

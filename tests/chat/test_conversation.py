@@ -39,6 +39,8 @@ def test_a_good_row_is_passed_on(messages: list) -> None:
         ({"messages": []}, "no list of messages"),
         ([], "no list of messages"),
         ([USER], "nobody answers"),
+        ([SYSTEM, ANSWER], "message 2 is the assistant's, before anyone asked"),
+        ([TOOL, ANSWER], "message 1 is the tool's, before anyone asked"),
         ([{"role": "user", "content": " \n"}, ANSWER], "message 1 is empty"),
         ([USER, {"role": "assistant", "content": []}], "message 2 is empty"),
         ([USER, {"role": "assistant", "content": [text("")]}], "message 2 is empty"),

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lanbot.data.corpus import Corpus, Position, open_corpus
+from lanbot.data.loader import TextLoader
 from lanbot.data.readers import CHUNK_DOCUMENTS, PIECE_CHARS
 from lanbot.errors import UserError
+from lanbot.tokenizer import Tokenizer
 
 
 def texts(name: str, count: int) -> list[str]:
@@ -327,13 +329,13 @@ def test_a_jsonl_row_that_is_not_utf8_is_named_or_skipped(tmp_path: Path) -> Non
 
 
 def test_a_parquet_row_that_is_not_utf8_is_named_or_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    column = pa.array([b"a", b"b", b"c", b"\xff", None, b"d"]).cast(pa.string(), safe=False)
+    column = pa.array([b"a", b"b", b"c", b"\xff", b"", b"d"]).cast(pa.string(), safe=False)
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": column}), path, row_group_size=2)
     refused(path, f"{path}, row group 1, row 1: not UTF-8")
     train, held_out = open_corpus(str(path), 0, skip_bad_rows=True)
     assert (sorted(train.once()), list(held_out.once())) == (["a", "b", "c"], ["d"])
-    assert "row group 1: 1 rows skipped" in capsys.readouterr().err
+    assert f"{path}, row group 1, row 1: not UTF-8" in capsys.readouterr().err
 
 
 def test_broken_rows_of_a_corpus_are_skipped_only_if_told_so_with_a_count(
@@ -346,4 +348,27 @@ def test_broken_rows_of_a_corpus_are_skipped_only_if_told_so_with_a_count(
     assert "skip_bad_rows" in caught.value.remedy
     train, held_out = open_corpus(str(path), 0, skip_bad_rows=True)
     assert sorted([*train.once(), *held_out.once()]) == ["four", "one", "three"]
-    assert "2 broken rows skipped" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("skipped") == 1, "the first is told, and only once"
+
+
+def test_bad_rows_are_counted_once_wherever_training_stops(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    lines = ["{" if i % 5 == 0 else json.dumps({"text": f"text {i}"}) for i in range(1_400)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines[:700]) + "\n")
+    (tmp_path / "b.jsonl").write_text("\n".join(lines[700:]) + "\n")
+    (tmp_path / "c.jsonl").write_text(json.dumps({"text": "held out"}) + "\n")
+
+    def loader() -> TextLoader:
+        train, _ = open_corpus(str(tmp_path), 0, skip_bad_rows=True)
+        return TextLoader(train, tokenizer, 1, 64, 200)
+
+    whole, counts = loader(), []
+    while whole.next_batch() is not None:
+        counts.append((whole.notes(), whole.state()))
+    assert counts[0][0]["bad"] > 0 and counts[-1][0]["epochs"] >= 1
+    first_epoch = max(notes["bad"] for notes, _ in counts if notes["epochs"] == 0)
+    assert first_epoch == 280
+    for stop in range(0, 190, 19):
+        later = loader()
+        later.load_state(json.loads(json.dumps(counts[stop][1])))
+        later.next_batch()
+        assert later.notes() == counts[stop + 1][0]

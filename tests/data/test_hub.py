@@ -109,7 +109,7 @@ def test_offline_without_a_listing_or_a_file(server: Hub, monkeypatch: pytest.Mo
     monkeypatch.setenv("LANBOT_OFFLINE", "1")
     assert len(hub.files(TRAIN)) == 2
     error = refused(hub.Source("some/one", "main/test-*.parquet", ""))
-    assert "main/test-00000-of-00001.parquet: not in the cache" in error.problem and "offline" in error.remedy
+    assert "main/test-00000-of-00001.parquet: not in the cache" in error.problem and "OFFLINE" in error.remedy
     assert len(server.asked) == asked
 
 

@@ -110,7 +110,7 @@ def test_reading_begins_before_later_shards_are_there(server: Hub) -> None:
     train, _ = open_corpus(EDU, 7)
     order = list(range(SHARDS - 1))
     train._shuffle(order, "0")
-    server.faults[shard(order[1])] = [slow(0.3)]
+    server.faults[shard(order[1])] = [slow(30)]
     stream = train.documents(Position())
     first = list(itertools.islice(stream, 10))
     assert sorted(first) == texts(order[0]) and order[1] not in downloaded()

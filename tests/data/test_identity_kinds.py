@@ -158,7 +158,7 @@ def test_each_validator_catches_its_fault(kind: str, answer: str | list[Part], w
         ({"messages": [{"role": "assistant", "content": "I am Juno."}]}, "shape: message 1"),
         ({"messages": [*chat("Hi", "Juno")["messages"], {"role": "user", "content": "Bye"}]}, "does not end with the"),
         ({"messages": [*chat("Hi", "Juno")["messages"], {"role": "tool", "content": "5"}]}, "a message of the tool"),
-        ({"messages": [{"role": "system", "content": "x"}, {"role": "assistant", "content": "Juno"}]}, "nobody asks"),
+        ({"messages": [{"role": "system", "content": "x"}, {"role": "assistant", "content": "Juno"}]}, "before anyone"),
         (chat(" ", "I am Juno."), "shape: message 1 is empty"),
     ],
 )

@@ -17,6 +17,8 @@ from lanbot.data import world
 from lanbot.data.corpus import Corpus, open_corpus
 from lanbot.data.loader import BUFFER, ChatLoader, Loader, Rendered, TextLoader
 from lanbot.data.packing import Batch, best_fit, make_batch, pack_stream
+from lanbot.data.readers import Chunk
+from lanbot.errors import UserError
 from lanbot.tokenizer import Tokenizer
 
 BOS = 0
@@ -294,7 +296,7 @@ def test_text_goes_on_from_anywhere(corpus: tuple[Corpus, list[str] | None], tok
 def test_text_goes_on_at_the_end_of_an_epoch(tokenizer: Tokenizer) -> None:
     """With one document a batch, the stops fall on every document, the last of an epoch too."""
     texts = ["x" * 10, "y" * 10, "z" * 10]
-    corpus = Corpus([("texts", lambda start: iter([list(texts)][start:]))], 1)
+    corpus = Corpus([("texts", lambda start: iter([Chunk(texts)][start:]))], 1)
     T = len(tokenizer.encode(texts[0])) + 1
     assert goes_on_from_anywhere(lambda: TextLoader(corpus, tokenizer, 1, T, 11))
 
@@ -320,11 +322,27 @@ def test_each_epoch_has_every_document_once_in_another_order(
 def test_the_state_of_text_stays_small(tokenizer: Tokenizer) -> None:
     """Also in the middle of a long document."""
     book = " ".join(world.document("train", i) for i in range(50))
-    loader = TextLoader(Corpus([("book", lambda start: iter([[book]][start:]))], 0), tokenizer, 2, 64, 100)
+    loader = TextLoader(Corpus([("book", lambda start: iter([Chunk([book])][start:]))], 0), tokenizer, 2, 64, 100)
     for _ in range(40):
         loader.next_batch()
-        assert len(json.dumps(loader.state())) < 200
+        assert len(json.dumps(loader.state())) < 300
     assert goes_on_from_anywhere(lambda: TextLoader(loader.corpus, tokenizer, 2, 64, 40))
+
+
+def test_other_data_than_before_the_stop_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for i in range(4):
+        (tmp_path / f"{i}.txt").write_text("some text " * 50)
+    loader = TextLoader(open_corpus(str(tmp_path), 0)[0], tokenizer, 1, 16, 9)
+    loader.next_batch()
+    (tmp_path / "2b.txt").write_text("more text")
+    with pytest.raises(UserError, match="not those that this phase began with: 3 files"):
+        TextLoader(open_corpus(str(tmp_path), 0)[0], tokenizer, 1, 16, 9).load_state(loader.state())
+    few = ChatLoader(conversations(30, 20), BOS, 1, 30, data="chats 30")
+    few.next_batch()
+    with pytest.raises(UserError, match="30 conversations: chats 30; now 31 conversations"):
+        ChatLoader(conversations(31, 20), BOS, 1, 30, data="chats 31").load_state(few.state())
+    with pytest.raises(UserError, match="lanbot runs delete"):
+        ChatLoader(conversations(30, 20), BOS, 1, 30, data="chats 40").load_state(few.state())
 
 
 def test_text_ends_after_its_steps(corpus: tuple[Corpus, list[str] | None], tokenizer: Tokenizer) -> None:

@@ -18,6 +18,7 @@ from lanbot.data.corpus import Corpus
 from lanbot.data.loader import ChatLoader, Loader, TextLoader
 from lanbot.data.packing import Batch, make_batch
 from lanbot.data.prefetch import PrefetchLoader, prefetched
+from lanbot.data.readers import Chunk
 from lanbot.errors import UserError
 from lanbot.phases.loaders import base_loader, chat_loader
 from lanbot.tokenizer import Tokenizer
@@ -165,7 +166,9 @@ time.sleep(600)
 
 def endless() -> TextLoader:
     tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, r"\w+|\W+")
-    return TextLoader(Corpus([("x", lambda start: iter([["text " * 100] * 9][start:]))], 0), tokenizer, 64, 512, 10**9)
+    return TextLoader(
+        Corpus([("x", lambda start: iter([Chunk(["text " * 100] * 9)][start:]))], 0), tokenizer, 64, 512, 10**9
+    )
 
 
 @pytest.mark.parametrize("taken", [False, True])

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from lanbot.chat.conversation import chat
-from lanbot.phases.loaders import chat_loader
+from lanbot.phases.loaders import base_loader, chat_loader
 from lanbot.recipe import MixturePart, Recipe, load
 from lanbot.tasks import plan as plans
-from lanbot.tasks.plan import plan_base, plan_chat
+from lanbot.tasks.plan import plan_base, plan_chat, plan_rl
 from lanbot.tokenizer import Tokenizer
 
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
@@ -67,11 +67,33 @@ def test_a_plan_of_a_sample_is_near_and_knows_its_error(
     assert plan.steps == pytest.approx(trained_on(recipe, tokenizer, tmp_path)["steps"], rel=0.1)
 
 
-def test_base_reads_what_it_was_told_to(tokenizer: Tokenizer) -> None:
+def test_base_reads_what_it_was_told_to(tokenizer: Tokenizer, tmp_path: Path) -> None:
     recipe = load("smoke")
+    tokenizer.save(tmp_path)
     plan = plan_base(recipe, tokenizer)
     assert plan.tokens == recipe.base.tokens // recipe.base.batch_tokens * recipe.base.batch_tokens
-    assert plan.steps == recipe.base.tokens // recipe.base.batch_tokens and plan.filled == 1.0
+    loader = base_loader(recipe, tmp_path)
+    steps = documents = 0
+    while (batch := loader.next_batch()) is not None:
+        steps += 1
+        documents += int((batch.ids == tokenizer.bos).sum())
+    assert plan.steps == steps
+    assert plan.parts[0].rows == pytest.approx(documents, rel=0.1)
+
+
+def test_nothing_to_train_on_is_said(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text(json.dumps(chat("hi " * 400, "too late")) + "\n")
+    plan = plan_chat(recipe_of((MixturePart(f"jsonl:{tmp_path / 'c.jsonl'}"),)), "mid", tokenizer)
+    assert (plan.tokens, plan.steps, plan.parts[0].dropped) == (0, 0, 1)
+
+
+def test_rl_asks_its_questions_so_many_times(tokenizer: Tokenizer) -> None:
+    recipe = load("smoke")
+    plan = plan_rl(recipe, tokenizer)
+    rows = sum(part.rows or 1_000_000 for part in recipe.rl.mixture)
+    assert (plan.questions, plan.bad, plan.steps) == (rows, 0, recipe.rl.steps)
+    assert plan.passes == pytest.approx(recipe.rl.steps * recipe.rl.prompts / rows)
+    assert 5 < plan.prompt_tokens < recipe.model.context and plan.too_long == 0
 
 
 @needs_mirror

@@ -376,7 +376,11 @@ def test_rows_in_the_layouts_of_sharegpt_and_alpaca(tmp_path: Path) -> None:
         json.dumps(share),
         json.dumps({"instruction": "hi", "input": "", "output": "ho"}),
         json.dumps({"instruction": "Add.", "input": "2, 2", "output": "4", "system": "Be brief."}),
+        json.dumps({"instruction": "", "input": "hi", "output": "ho", "history": [["a", "b"]]}),
+        json.dumps({"conversations": share["conversations"][1:], "system": "Be brief."}),
     )
+    assert task.conversation(3)["messages"] == [*chat("a", "b")["messages"], *chat("hi", "ho")["messages"]]
+    assert task.conversation(4) == task.conversation(0)
     system = {"role": "system", "content": "Be brief."}
     assert task.conversation(0)["messages"] == [system, *chat("hi", "ho")["messages"]]
     assert task.conversation(1) == chat("hi", "ho")
@@ -489,7 +493,9 @@ def test_all_rows_are_taken_where_no_number_or_too_many_are_asked_for() -> None:
     name = "simple_spelling:builtin"
     size = len(make_task(name, "train"))
     for rows in (None, size + 1_000):
-        assert {row for _, row in items(mixture(0, (MixturePart(name, rows),)))} == set(range(size))
+        mixed = mixture(0, (MixturePart(name, rows),))
+        assert {row for _, row in items(mixed)} == set(range(size))
+        assert [f"{size:,} are there" in note for note in mixed.notes()] == [True] * (rows is not None)
 
 
 def test_no_row_comes_again_before_its_epoch_is_over() -> None:
@@ -575,6 +581,9 @@ def test_a_bad_row_of_a_data_set_is_named_and_left_out_only_if_told_so(
         pass
     assert loader.notes()["bad"] == 4
     assert capsys.readouterr().err.count("skipped") == 1, "it is said once"
+    asked = mixture(0, (MixturePart(name, skip_bad_rows=True),))
+    assert asked.leave_out_bad_rows() == 2 and len(asked) == 2
+    assert all(asked.conversation(i) == task.conversation(0) for i in range(2))
 
 
 def test_a_mixture_passes_on_what_was_skipped(tmp_path: Path) -> None:
