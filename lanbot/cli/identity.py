@@ -11,6 +11,7 @@ from lanbot.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from lanbot.chat.conversation import Conversation
+    from lanbot.recipe import Identity
 
 app = App(name="identity", help="Make, look at and check the data that teach a bot who it is.")
 
@@ -27,10 +28,10 @@ def generate(
     kinds: str = "identity",
     base_url: str = "",
     model: str = "",
-    max_cost: float = 1.0,
+    max_cost: float | None = None,
     price_in: float | None = None,
     price_out: float | None = None,
-    concurrency: int = 8,
+    concurrency: int | None = None,
 ) -> None:
     """Write conversations about who the bot of a recipe is, as JSON lines: for a mixture, as jsonl:FILE.
 
@@ -44,10 +45,10 @@ def generate(
         kinds: For an endpoint: kinds of conversations, joined by commas.
         base_url: The endpoint, up to and with /v1.
         model: The endpoint's name of the model.
-        max_cost: Dollars that are not passed.
+        max_cost: Dollars that are not passed; 1 if left out.
         price_in: Dollars for a million tokens that the endpoint reads.
         price_out: Dollars for a million tokens that it writes.
-        concurrency: Requests at a time.
+        concurrency: Requests at a time; 8 if left out.
     """
     from lanbot import recipe as recipes
 
@@ -68,19 +69,27 @@ def generate(
             raise UsageError("--base-url needs the endpoint's prices", remedy)
         names = tuple(name.strip() for name in kinds.split(",") if name.strip())
         key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
+        cost, at_a_time = 1.0 if max_cost is None else max_cost, 8 if concurrency is None else concurrency
         told = endpoint.generate(
-            who, out, count, names, base_url, model, key, max_cost, price_in, price_out, concurrency, seed
+            who, out, count, names, base_url, model, key, cost, price_in, price_out, at_a_time, seed
         )
         print("\n".join(f"{name}: {value}" for name, value in told.items()))
         return
-    if model or kinds != "identity":
-        raise UsageError("--model and --kinds are for an endpoint", "Add --base-url URL, or leave them out.")
+    given = {"--model": model or None, "--kinds": kinds if kinds != "identity" else None, "--max-cost": max_cost}
+    given |= {"--price-in": price_in, "--price-out": price_out, "--concurrency": concurrency}
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"{option} is for an endpoint", f"Add --base-url URL, or leave out {option}.")
     from lanbot.console import track
     from lanbot.data.identity import offline
     from lanbot.run import write_atomic
 
+    _tell_unknown_languages(who)
     rows = track(offline.conversations(who, count, seed), "conversations", count, "rows")
-    write_atomic(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if out.exists() and not text.encode().startswith(out.read_bytes()):
+        raise UserError(f"{out}: is there already, with other rows than these", "Delete it, or name another.")
+    write_atomic(out, text)
     print(f'Wrote {out}: {count:,} conversations. In a mixture: {{ task = "jsonl:{out}" }}')
 
 
@@ -98,6 +107,7 @@ def preview(recipe: str, *, count: int = 5, seed: int = 0) -> None:
     if count < 1:
         raise UsageError(f"--count {count}: out of range", "It is 1 or more.")
     who = recipes.load(recipe).identity
+    _tell_unknown_languages(who)
     for number, one in enumerate(offline.made(who, count, seed), 1):
         print(f"{number}. {one.kind}\n{_shown(one.conversation, who.name)}\n")
 
@@ -107,7 +117,7 @@ def validate(file: Path, *, recipe: str) -> None:
     """List the rows of a file that are not fit to train the bot of a recipe on. Exit code 1 if there are any.
 
     Args:
-        file: A .jsonl or .jsonl.gz of conversations.
+        file: A .jsonl or .jsonl.gz of conversations, in a layout that jsonl:FILE reads.
         recipe: A recipe's file, or the name of a shipped one.
     """
     from lanbot import recipe as recipes
@@ -139,7 +149,7 @@ def stats(file: Path) -> None:
     """Say how many conversations a file has, how long, how varied, and which two are most alike.
 
     Args:
-        file: A .jsonl or .jsonl.gz of conversations.
+        file: A .jsonl or .jsonl.gz of conversations, in a layout that jsonl:FILE reads.
     """
     from lanbot.chat import conversation
     from lanbot.console import table
@@ -149,7 +159,7 @@ def stats(file: Path) -> None:
     lines, rows = [], []  # type: list[int], list[Conversation]
     for number, row in hub.read_jsonl(file):
         lines.append(number)
-        rows.append(conversation.validate(row, f"{file}, line {number}"))
+        rows.append(conversation.validate(_conversation(row), f"{file}, line {number}"))
     if not rows:
         raise UserError(f"{file}: no conversation in it", "Name a file with rows.")
     found = quality.stats(rows)
@@ -170,8 +180,19 @@ def stats(file: Path) -> None:
 SHARES = {"a system message": "system", "tools": "tools", "several turns": "multi_turn"}
 
 
+def _tell_unknown_languages(who: "Identity") -> None:
+    from lanbot.data.identity.turns import unknown_languages
+
+    unknown = unknown_languages(who)
+    if unknown:
+        print(f"No greetings are known in {', '.join(unknown)}: whoever greets so is answered in English.")
+
+
 def _conversation(row: Any) -> "Conversation":
-    """A bare list of messages is one too."""
+    """A row of any layout that jsonl: reads; a bare list of messages is one too."""
+    from lanbot.tasks.jsonl import converted
+
+    row = converted(row)
     return {"messages": row} if isinstance(row, list) else row
 
 

@@ -6,22 +6,33 @@ from functools import lru_cache
 
 from lanbot.chat.conversation import Conversation, Message, spoken
 from lanbot.data.identity import offline
+from lanbot.data.identity.quality import says
+from lanbot.data.identity.validate import claims
 from lanbot.recipe import Identity
 from lanbot.tasks.builtin import IdentityTask
 from lanbot.tasks.task import Setting, Task
 
 ROWS = {"train": 2_000, "test": 500}
 SEED = 0
+OPEN = {
+    *("who", "maker", "year", "like", "fact", "hello", "hello in"),
+    *("pressure", "the user's name", "what the user told", "able", "unable"),
+}
+"""Kinds whose questions nobody answers with yes or no, unless the reference does."""
+DENIAL = re.compile(r"\b(?:no|not|never|nobody|nothing|another|somebody else)\b|n['’]t\b", re.I)
 
 
 class Persona(Task):
     """Who the bot is, in many kinds of talk; identity:builtin are the demo's small chats about it."""
 
     arguments = ("builtin",)
+    chance = 0.44
+    """About what who always says "I am NAME, a program, not another, made by MAKER." scores."""
 
     def __init__(self, split: str, argument: str = "", setting: Setting | None = None) -> None:
         super().__init__(split, argument, setting)
         self.builtin = IdentityTask(split, "", setting) if argument else None
+        self.chance = IdentityTask.chance if argument else Persona.chance
 
     @property
     def rows(self) -> Sequence[offline.Made]:
@@ -34,28 +45,42 @@ class Persona(Task):
         return self.rows[i].conversation if self.builtin is None else self.builtin.conversation(i)
 
     def check(self, i: int, answer: Message) -> bool:
-        """Right if it says what was asked for (the bot's name, its maker's, the year, what the user told), and does
-        not contradict the reference's yes or no; where only that was asked for, it must say it."""
+        """Right if it says what was asked for (the bot's name, its maker's, the year, what the user told), gives the
+        reference's yes or no, and does not say that the bot is another, or is not itself."""
         if self.builtin is not None:
             return self.builtin.check(i, answer)
-        row, said = self.rows[i], spoken(answer)
-        wanted = offline.yes_or_no(row.conversation["messages"][-1])
-        given = offline.yes_or_no(answer)
-        if wanted is not None and given != wanted and (given is not None or not row.said):
+        row, said, who = self.rows[i], spoken(answer), self.setting.identity
+        if another(said, row.others, who):
             return False
-        return all(any(says(said, text) for text in group) for group in row.said)
+        wanted, given = offline.yes_or_no(row.conversation["messages"][-1]), offline.yes_or_no(answer)
+        if wanted is None:
+            wrong = given is not None and row.kind in OPEN
+        elif given is None:
+            wrong = not row.said or (wanted == "No" and not _denies(said, row.others))
+        else:
+            wrong = given != wanted
+        return not wrong and all(any(says(said, text) for text in group) for group in row.said)
 
     def part(self, i: int) -> str:
         return self.rows[i].kind if self.builtin is None else self.builtin.part(i)
 
 
-def says(answer: str, text: str) -> bool:
-    """Is `text` in the answer, whatever the case, and not as a part of a longer word or number?
+def another(said: str, others: Sequence[str], who: Identity) -> bool:
+    """Does it say that the bot is one of the others, a bot or of a maker that the world knows, or that it is not
+    itself, or not of its maker?"""
+    if next(claims([{"role": "assistant", "content": said}], who), None):
+        return True
+    own = "|".join(re.escape(name) for name in (who.name.strip(), who.creator.strip()) if name)
+    if re.search(rf"\bnot (?:called |by |made by )?(?:{own})(?!\w)", said, re.I):
+        return True
+    names = "|".join(re.escape(name) for name in others if name.casefold() not in own.casefold())
+    i_am = r"\b(?:I am|I['’]m|my name is|call me|(?<!not )(?<!never )(?:made|built|trained|created|developed) by)"
+    return bool(names) and re.search(rf"{i_am} (?:called )?(?:{names})(?!\w)", said, re.I) is not None
 
-    Letters of other scripts may follow: there a word has no space after it.
-    """
-    text = re.escape(text.casefold())
-    return re.search(rf"(?<![a-z0-9]){text}(?![a-z0-9]|[.,]\d)", answer.casefold()) is not None
+
+def _denies(said: str, others: Sequence[str]) -> bool:
+    """A no in other words; where another is in question, it must be named."""
+    return DENIAL.search(said) is not None and (not others or any(says(said, name) for name in others))
 
 
 @lru_cache(maxsize=8)

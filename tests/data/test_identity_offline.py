@@ -11,7 +11,10 @@ import pytest
 from lanbot.chat.conversation import Conversation, parts, spoken, validate
 from lanbot.cli import identity as commands
 from lanbot.data.identity import offline, quality
+from lanbot.data.identity.draft import real_outputs
 from lanbot.data.identity.scene import COMPANIES, OTHERS, about, languages, low, swapped, table
+from lanbot.data.identity.talk import untrue
+from lanbot.data.identity.turns import unknown_languages
 from lanbot.data.identity.validate import problems
 from lanbot.data.world.grammar import sections
 from lanbot.errors import UsageError, UserError
@@ -68,6 +71,7 @@ def test_two_thousand_are_varied_and_no_two_nearly_the_same(plain: list[Conversa
     found = quality.stats(plain)
     assert found["count"] == 2_000 and found["distinct_4"] >= 0.5
     assert found["closest_pair"][0] < 0.8
+    assert quality.distinct_n(offline.conversations(ROBI, 2_000, 0)) >= 0.5
     assert 0.35 < found["multi_turn_share"] < 0.65 and found["tools_share"] > 0.08 and found["system_share"] > 0.05
     assert sum(len(quality.words_of(said)) < 60 for said in answers(plain)) > 0.97 * found["turns"]
 
@@ -103,6 +107,20 @@ def test_outputs_are_what_the_calculator_says(plain: list[Conversation]) -> None
                 assert result == {"type": "output", "text": answer(call["text"])}
                 checked += 1
     assert checked > 100
+
+
+def test_all_calls_of_a_conversation_give_their_outputs_again_in_one_toolbox(plain: list[Conversation]) -> None:
+    """One workspace and one memory a conversation, one call after the other."""
+    several = 0
+    for row in plain:
+        said = [part for message in row["messages"] for part in parts(message)]
+        told = [part["text"] for part in said if part["type"] == "output"]
+        assert real_outputs(row) == told, row
+        stateful = [part for part in said if re.match(r"(read|write|list)_file|remember|recall", part["text"])]
+        several += sum(part["type"] == "python" for part in stateful) > 1
+    assert several > 5
+    listed = [row for row in plain if "list_files()" in json.dumps(row)]
+    assert any("write_file" in json.dumps(row) for row in plain) and any("files" in row for row in listed)
 
 
 def test_when_nothing_new_comes_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +168,30 @@ def test_greetings_are_answered_in_the_languages_of_the_recipe_and_else_in_engli
     assert "Je suis" not in said and "I answer in English" in said
 
 
+def test_the_languages_of_greetings_are_found_whatever_their_case_and_others_are_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    who = Identity("Zed", greetings=("ENGLISH", "japanese", " korean", "Klingon"))
+    assert unknown_languages(who) == ["Klingon"] and unknown_languages(PLAIN) == []
+    said = answers(list(offline.conversations(who, 600, 0)))
+    assert any("Zedです" in words for words in said) and any("Zed입니다" in words for words in said)
+    for words in said:  # it has said who it is
+        assert not re.search(r"(です。|입니다\.) (I am|I'm|My name is|Yours)", words), words
+    recipe = tmp_path / "zed.toml"
+    recipe.write_text('[identity]\nname = "Zed"\ngreetings = ["French", "Klingon"]\n')
+    commands.preview(str(recipe), count=1)
+    assert capsys.readouterr().out.count("No greetings are known in Klingon") == 1
+
+
+def test_no_greeting_is_of_two_languages() -> None:
+    found: dict[str, str] = {}
+    for language in languages():
+        for row in sections("identity/hellos")[language]:
+            greeting = " ".join(quality.words_of(str(row[0][0])))
+            assert greeting not in found, (greeting, language, found[greeting])
+            found[greeting] = language
+
+
 def test_under_pressure_and_after_play_it_says_who_it_is(robi: list[offline.Made]) -> None:
     pressed = [row for row in robi if row.kind in ("pressure", "play")]
     assert len(pressed) > 80
@@ -165,7 +207,72 @@ def test_the_users_name_is_remembered(robi: list[offline.Made]) -> None:
         ((name,),) = row.said
         before = "\n".join(asked([row.conversation])[:-1])
         assert name.casefold() in before.casefold() and name in spoken(row.conversation["messages"][-1])
+        said = "\n".join(answers([row.conversation]))
+        assert not re.search(r"I only know my own name|do not know your name|have not told me your name", said), row
+        assert "No, I do not know" not in said, row
+    assert len(named) > 50
     assert any("No wait, I am" in said for row in named for said in asked([row.conversation]))
+
+
+def test_who_the_user_is_the_user_says(plain: list[Conversation]) -> None:
+    """No answer names a city or a job of the user's that was not said before, and no user has two homes."""
+    homes = 0
+    for row in plain:
+        said = ""
+        for message in row["messages"]:
+            words = spoken(message)
+            if message["role"] == "assistant":
+                for city in re.findall(r"(?:[Gg]reetings|[Hh]ello) to ([A-Z]\w+)[!.]", words):
+                    assert city.casefold() in said.casefold(), row
+                for job in re.findall(r"[Nn]ice to meet (an? [\w ]+?)(?: from|[.!])", words):
+                    assert job.casefold() in said.casefold(), row
+            said += words + "\n"
+        users = "\n".join(asked([row]))
+        lives = re.findall(r"(?:I live in|[Hh]ello from|here in|I am an? [\w ]+ from|come from) ([A-Z]\w+)", users)
+        moved = re.findall(r"I moved from (?:[A-Z]\w+) to ([A-Z]\w+)", users)
+        assert len({*lives, *moved}) <= 1, row
+        homes += len({*lives, *moved})
+    assert homes > 60
+
+
+def test_what_the_bot_can_do_is_said_with_can(plain: list[Conversation]) -> None:
+    """ "I can add", never "I add"; nothing is remembered or noted without a call."""
+    verbs = "add|multiply|divide|subtract|compare|spell|search|find|read|write|talk"
+    for row in plain:
+        for message in row["messages"]:
+            if message["role"] == "assistant":
+                words = spoken(message)
+                able = re.search(rf"(?<!Shall )\bI ({verbs})\b", words)
+                assert not able, row
+                if all(part["type"] == "text" for part in parts(message)):
+                    assert not re.search(r"I noted|I will remember|I keep (it )?in mind", words), row
+
+
+def test_numbers_of_things_that_are_asked_for_are_given() -> None:
+    two = [row for row in offline.made(PLAIN, 2_000, 5) if row.kind == "able"]
+    asked_two = [row for row in two if "Name two things" in spoken(row.conversation["messages"][-2])]
+    for row in asked_two:
+        assert re.search(r"I can .+, and I can .+", spoken(row.conversation["messages"][-1])), row
+    assert asked_two
+
+
+def test_fixed_sentences_do_not_contradict_the_recipe() -> None:
+    who = Identity(
+        "Zed",
+        capabilities=("play the piano", "be patient with beginners"),
+        limitations=("browse the web", "remember things", "read files"),
+        facts=("I live in a lighthouse in Oban.",),
+    )
+    rows = list(offline.conversations(who, 1_000, 0))
+    said = "\n".join(answers(rows))
+    assert "I can be patient with beginners" in said and "I can play the piano" in said
+    assert not re.search(r"I (cannot|do not|never) [^.;:!?,]*\bplay\b", said)
+    assert not re.search(r"I can [^.;:!?,]*\b(remember|files?)\b", said)
+    assert not re.search(r"Without a body I cannot (browse|remember|read)|where it stands|I live in a computer", said)
+    calls = [part["text"] for row in rows for m in row["messages"] for part in parts(m) if part["type"] == "python"]
+    assert calls and not any(re.search("_file|remember", call) for call in calls)
+    assert not re.search(r"I can (play the piano|be patient with beginners)\. I have tools for that", said)
+    assert untrue("Yes, I can remember names.", who) and not untrue("I cannot browse the web.", who)
 
 
 @pytest.mark.parametrize("name", ["Claude", "O'Neil 2.0", "{name}", "Ünal-Bot", "机器人"])
@@ -260,9 +367,39 @@ def test_what_generate_cannot_do_is_said_before_it_begins(tmp_path: Path) -> Non
         commands.generate("demo", out=tmp_path / "who.txt")
     with pytest.raises(UsageError, match="out of range"):
         commands.generate("demo", out=tmp_path / "who.jsonl", count=0)
-    with pytest.raises(UsageError, match="are for an endpoint"):
-        commands.generate("demo", out=tmp_path / "who.jsonl", model="x")
+    for option in ({"model": "x"}, {"kinds": "tool_use"}, {"max_cost": 0.5}, {"price_in": 1.0}, {"concurrency": 2}):
+        with pytest.raises(UsageError, match=f"--{next(iter(option)).replace('_', '-')} is for an endpoint"):
+            commands.generate("demo", out=tmp_path / "who.jsonl", **option)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="needs a model"):
         commands.generate("demo", out=tmp_path / "who.jsonl", base_url="http://127.0.0.1:1/v1")
     with pytest.raises(UsageError, match="prices"):
         commands.generate("demo", out=tmp_path / "who.jsonl", base_url="http://127.0.0.1:1/v1", model="x")
+
+
+def test_generate_adds_to_its_own_rows_and_overwrites_no_others(tmp_path: Path) -> None:
+    out = tmp_path / "who.jsonl"
+    commands.generate("demo", out=out, count=20)
+    before = out.read_text()
+    commands.generate("demo", out=out, count=30)
+    assert out.read_text().startswith(before) and out.read_text().count("\n") == 30
+    for changed in ({"count": 20}, {"count": 40, "seed": 1}):
+        with pytest.raises(UserError, match="other rows") as refused:
+            commands.generate("demo", out=out, **changed)
+        assert "Delete it, or name another" in refused.value.remedy
+    out.write_text('{"messages": "paid for"}\n')
+    with pytest.raises(UserError, match="other rows"):
+        commands.generate("demo", out=out, count=5)
+    assert out.read_text() == '{"messages": "paid for"}\n'
+
+
+def test_validate_and_stats_read_the_layouts_that_jsonl_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "other.jsonl"
+    sharegpt = {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "I am LanBot."}]}
+    alpaca = {"instruction": "Who are you?", "input": "", "output": "I am LanBot, a small model."}
+    file.write_text(f"{json.dumps(sharegpt)}\n{json.dumps(alpaca)}\n")
+    commands.validate(file, recipe="demo")
+    commands.stats(file)
+    said = capsys.readouterr().out
+    assert "2 rows, all fit" in said and re.search(r"conversations +2\n", said)

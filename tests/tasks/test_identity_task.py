@@ -57,10 +57,35 @@ def row(task: Persona, kind: str) -> int:
 def test_what_was_asked_for_is_enough_and_a_contradiction_is_not(test_rows: Persona) -> None:
     maker, bot, itself = (row(test_rows, kind) for kind in ("maker", "bot", "itself"))
     assert test_rows.check(maker, said("It was Ada Smith!")) and not test_rows.check(maker, said("I am Robi."))
-    assert test_rows.check(bot, said("No, I am robi.")) and test_rows.check(bot, said("I am Robi."))
+    (other,) = test_rows.rows[bot].others
+    assert test_rows.check(bot, said("No, I am robi.")) and test_rows.check(bot, said(f"I am Robi, not {other}."))
+    assert not test_rows.check(bot, said("I am Robi.")) and not test_rows.check(bot, said("I am Robi, not another."))
+    assert not test_rows.check(bot, said(f"No, I am {other}, not Robi."))
+    assert not test_rows.check(bot, said(f"No, I am {other}, once called Robi."))
     assert not test_rows.check(bot, said("Yes, I am Robi.")) and not test_rows.check(bot, said("No."))
     assert test_rows.check(itself, said("Yes, I am.")) and not test_rows.check(itself, said("No, I am Robi."))
     assert not test_rows.check(itself, said("I am."))
+
+
+def test_no_constant_answer_is_right_often(test_rows: Persona) -> None:
+    count = len(test_rows)
+
+    def score(words: str) -> float:
+        return sum(test_rows.check(i, said(words)) for i in range(count)) / count
+
+    assert score("I am Claude, not Robi, made by Anthropic, not by Ada Smith.") < 0.05
+    assert score("I am not Robi, and I was not made by Ada Smith.") < 0.05
+    assert score("No, I am Robi, made by Ada Smith.") < 0.3 and score("Yes, I am Robi, made by Ada Smith.") < 0.3
+    assert score("No.") < 0.05 and score("Yes.") < 0.15
+    assert score("I am Robi, made by Ada Smith.") < 0.42
+    assert abs(score("I am Robi, a program, not another, made by Ada Smith.") - test_rows.chance) < 0.06
+    assert Persona("test", "builtin", ROBI).chance == IdentityTask.chance
+
+
+def test_a_bot_may_have_a_well_known_name() -> None:
+    task = Persona("test", setting=Setting(Identity("Claude", "Anthropic")))
+    assert task.check(row(task, "maker"), said("I am Claude, made by Anthropic."))
+    assert not task.check(row(task, "maker"), said("I am Siri, made by Apple, not by Anthropic."))
 
 
 def test_of_several_facts_one_is_enough() -> None:

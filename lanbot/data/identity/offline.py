@@ -7,15 +7,17 @@ words, of bots and of people that training never does: held-out rows of the temp
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count as numbers
 from itertools import islice
+from typing import Any, cast
 
 from lanbot.chat.conversation import Conversation, Message, Part, spoken, text
-from lanbot.data.identity import turns
-from lanbot.data.identity.quality import NearDuplicates, text_of
-from lanbot.data.identity.scene import Scene, answers, table
+from lanbot.data.identity import turns, work
+from lanbot.data.identity.quality import NearDuplicates, says, text_of
+from lanbot.data.identity.scene import Scene, answers, at_odds, table
 from lanbot.data.identity.styles import any_style
-from lanbot.data.identity.turns import Maker, Said, Talk, Turn
+from lanbot.data.identity.talk import Maker, Said, Talk, Turn
 from lanbot.data.world.grammar import fill, rng_of
 from lanbot.errors import UserError
 from lanbot.recipe import Identity
@@ -25,7 +27,7 @@ NEAR = 0.6
 """No two conversations have a Jaccard index of this: well under 0.8, so that a MinHash estimate is below that too."""
 PATIENCE = 500
 """So many near duplicates in a row, and there is nothing new to say."""
-BRIEF = 0.55
+BRIEF = 0.7
 """How much is said around a question where several are asked: a small model has a short context."""
 SYSTEM = 0.12
 """How many conversations begin with a system message."""
@@ -39,19 +41,33 @@ ABOUT: tuple[tuple[Maker, int], ...] = (
 )
 """What is asked about the bot, and how often."""
 WORK: tuple[tuple[Maker, int], ...] = (
-    *((turns.sums, 5), (turns.letters, 4), (turns.larger, 3), (turns.files, 3), (turns.remembered, 2)),
-    *((turns.recalled, 2), (turns.story, 2)),
+    *((work.sums, 5), (work.letters, 4), (work.larger, 3), (work.files, 3), (work.remembered, 2)),
+    *((work.recalled, 2), (turns.story, 2)),
 )
 """What else the bot is asked for."""
+NEEDS: dict[Maker, str] = {
+    work.sums: "calculate, add, subtract, multiply, divide numbers, do sums",
+    work.letters: "count letters, spell words",
+    work.files: "read, write files",
+    work.remembered: "remember, note",
+    work.recalled: "remember, recall",
+    turns.story: "tell, write stories",
+}
+"""What it takes; a recipe's limitation may be just that."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """kind: what it is about. said: what the last answer must say, of each group one."""
+    """kind: what it is about. said: what the last answer must say, of each group one. others: what it must not say
+    that the bot is, or was made by: the other bot, company, person or part that the last question names.
+
+    A conversation with calls has the files and memories that they were made with, as `files` and `known`.
+    """
 
     kind: str
     conversation: Conversation
     said: Said
+    others: tuple[str, ...] = ()
 
 
 def conversations(who: Identity, count: int, seed: int, split: str = "train") -> Iterator[Conversation]:
@@ -109,18 +125,19 @@ def _make(
     if rng.random() < SYSTEM:
         messages.append({"role": "system", "content": fill(rng.choice(table("talks", "system", split))[0], rng, scene)})
     plan = _drawn(PLANS, rng.random())
-    kind, said = plan(Talk(scene, memory, 1.0 if plan is _one else BRIEF), about)
+    talk = Talk(scene, memory, 1.0 if plan is _one else BRIEF)
+    kind, said = plan(talk, about)
     style = any_style(rng)
     for turn in said:
         messages.append({"role": "user", "content": turn.user if turn.exact else style(turn.user, rng)})
         messages.append({"role": "assistant", "content": turn.answer})
-    if not any(_names(message, scene["name"]) for message in messages if message["role"] == "assistant"):
+    if not any(says(spoken(message), scene["name"]) for message in messages if message["role"] == "assistant"):
         messages[-1]["content"] = _signed(said[-1].answer, fill(rng.choice(answers("talks", "sign"))[0], rng, scene))
-    return Made(kind, {"messages": messages}, said[-1].said)
-
-
-def _names(message: Message, name: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", spoken(message)) is not None
+    row: dict[str, Any] = {"messages": messages}
+    row |= {"files": talk.files} if talk.files else {}
+    row |= {"known": talk.known} if talk.known else {}
+    others = tuple(str(scene[slot]) for slot in ("bot", "company", "q", "a_role_play") if slot in scene)
+    return Made(kind, cast(Conversation, row), said[-1].said, others)
 
 
 def _signed(answer: str | list[Part], words: str) -> str | list[Part]:
@@ -153,6 +170,12 @@ def _draw(t: Talk, makers: About) -> tuple[str, Turn]:
     return make.__name__.replace("_", " "), make(t)
 
 
+@cache
+def _work(who: Identity) -> About:
+    """The work that the recipe does not say the bot cannot do."""
+    return [(make, weight) for make, weight in WORK if not at_odds(NEEDS.get(make, ""), who.limitations)]
+
+
 def _one(t: Talk, about: About) -> Planned:
     make = _drawn(about, t.rng.random())
     return make.__name__.replace("_", " "), [make(t)]
@@ -170,18 +193,20 @@ def _several(t: Talk, about: About) -> Planned:
 
 def _shifting(t: Talk, about: About) -> Planned:
     """Work and who the bot is, in any order."""
-    makers = [WORK, about] if t.rng.random() < 0.7 else [about, WORK]
+    jobs = _work(t.who)
+    makers = [jobs, about] if t.rng.random() < 0.7 else [about, jobs]
     if t.rng.random() < 0.3:
-        makers.insert(t.rng.randrange(3), t.rng.choice((WORK, about)))
+        makers.insert(t.rng.randrange(3), t.rng.choice((jobs, about)))
     drawn = [_draw(t, which) for which in makers]
     return drawn[-1][0], [turn for _, turn in drawn]
 
 
 def _named(t: Talk, about: About) -> Planned:
     """The user says their name, talks of something else, and asks for it."""
+    about = [(make, weight) for make, weight in about if make not in (turns.ask_unknown_name, turns.person)]
     first = turns.mistaken(t) if t.rng.random() < 0.35 else [turns.my_name(t)]
     for _ in range(t.rng.randint(0, 1 if len(first) > 1 else 2)):
-        first.append(_draw(t, WORK if t.rng.random() < 0.3 else about)[1])
+        first.append(_draw(t, _work(t.who) if t.rng.random() < 0.3 else about)[1])
     t.scene.forget()
     return "the user's name", [*first, turns.ask_my_name(t)]
 

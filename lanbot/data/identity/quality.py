@@ -30,6 +30,15 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def says(answer: str, text: str) -> bool:
+    """Is `text` in the answer, whatever the case, and not as a part of a longer word or number?
+
+    Letters of other scripts may follow: there a word has no space after it.
+    """
+    text = re.escape(text.casefold())
+    return re.search(rf"(?<![a-z0-9]){text}(?![a-z0-9]|[.,]\d)", answer.casefold()) is not None
+
+
 def text_of(conversation: Conversation) -> str:
     """All that is said, a line a message."""
     return "\n".join(spoken(message) for message in conversation["messages"])

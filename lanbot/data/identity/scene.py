@@ -11,6 +11,7 @@ from lanbot.data.world.chats import OTHERS
 from lanbot.data.world.grammar import Rng, Row, fill, new_rows, rows, sections
 from lanbot.data.world.scene import HE, IN_WORDS, SHE, WORDS, an, held_out, made_up, plural
 from lanbot.recipe import Identity
+from lanbot.tools.words import content_words
 
 
 def _words(block: str) -> tuple[str, ...]:
@@ -25,6 +26,11 @@ WOMEN = SHE + _words("""Astrid Bianca Chloe Delia Elif Farida Gloria Hilda Ines 
     Priya Rania""")
 MEN = HE + _words("""Anders Bastian Cyrus Dario Emil Farid Gustav Hiro Ismail Jorge Kofi Lorenzo Mateo Niko Olaf Piotr
     Raul""")
+NAMES = {
+    (split, women): tuple(name for name in (WOMEN if women else MEN) if held_out(name) == (split == "test"))
+    for split in ("train", "test")
+    for women in (True, False)
+}
 HER_ROLES = _words("sister aunt mother daughter niece grandmother landlady girlfriend")
 HIS_ROLES = _words("brother uncle father son nephew grandfather landlord boyfriend")
 ROLES = _words("cousin neighbor boss teacher roommate colleague coach friend dentist doctor student")
@@ -32,6 +38,10 @@ SPLIT_WORDS = {
     split: tuple(word for word in WORDS if held_out(word) == (split == "test") and len(word) > 3)
     for split in ("train", "test")
 }
+USER = ("trade", "home", "age", "mood", "where", "clock", "today", "weather", "daytime")
+"""What the user says of themselves: it stays for the whole conversation."""
+FAMILIES = {"trade": "job", "home": "city", "today": "weekday"}
+"""Slots that draw from another's bank, and never the same: {home} is not {city}."""
 FOLDER = "identity/"
 """Where the templates are, under data/."""
 
@@ -103,7 +113,9 @@ class Scene(dict[str, Any]):
     def __init__(self, rng: Rng, split: str, who: Identity) -> None:
         super().__init__(about(who))
         self.rng, self.split, self.who = rng, split, who
-        self.kept = set(self)
+        self.kept = {*self, *USER}
+        self.names: set[str] = set()
+        """Of people: none comes twice."""
 
     def forget(self) -> None:
         """The next turn is about something else."""
@@ -112,6 +124,13 @@ class Scene(dict[str, Any]):
 
     def keep(self, *slots: str) -> None:
         self.kept.update(slots)
+
+    def beside(self) -> "Scene":
+        """A scene of its own, of the same user and bot."""
+        other = Scene(self.rng, self.split, self.who)
+        other.update({slot: self[slot] for slot in self.kept if slot in self})
+        other.names = self.names
+        return other
 
     def __missing__(self, slot: str) -> Any:
         value = self._draw(slot)
@@ -132,22 +151,24 @@ class Scene(dict[str, Any]):
         return self.other(slot)
 
     def other(self, slot: str) -> Any:
-        """From a bank, and not what another of the kind begins with: {city2} is not {city}, {can2} not {can}."""
-        base = slot.rstrip("23")
+        """From a bank, and not what another of the kind is: {city2} is not {city}, {can2} speaks of other things than
+        {can}."""
+        base = FAMILIES.get(slot, slot.rstrip("23"))
         bank = answers("words", slot) or answers("words", base)
-        taken = [str(self[name]).split()[0] for name in (base, base + "2", base + "3") if name in self]
+        family = (base, base + "2", base + "3", *(name for name, of in FAMILIES.items() if of == base))
+        taken = tuple(str(self[name]) for name in family if name in self)
         for _ in range(20):
             value = DRAW[base](self) if base in DRAW else fill(self.rng.choice(bank)[0], self.rng, self)
-            if str(value).split()[0] not in taken:
+            if not (at_odds(value, taken) if base in PHRASES else str(value).split()[0] in map(_first, taken)):
                 break
         return value
 
     def name(self, women: bool) -> str:
-        taken = {self[slot] for slot in ("name", "p", "q", "p2", "kin_name") if slot in self}
-        while True:
-            name = self.rng.choice(WOMEN if women else MEN)
-            if held_out(name) == (self.split == "test") and name not in taken and name not in self["maker"]:
-                return str(name)
+        pool = NAMES[self.split, women]
+        free = [name for name in pool if name not in self.names and name not in self["name"] + self["maker"]]
+        name = str(self.rng.choice(free or pool))
+        self.names.add(name)
+        return name
 
 
 def about(who: Identity) -> dict[str, str]:
@@ -211,11 +232,36 @@ def _two_numbers(s: Scene, slot: str) -> str:
     return str(s[slot])
 
 
-def _of_who(s: Scene, kind: str, given: tuple[str, ...]) -> str:
+def _first(words: str) -> str:
+    return words.split()[0]
+
+
+def at_odds(words: str, opposite: tuple[str, ...]) -> bool:
+    """Does it speak of what one of the opposite list speaks of? Then the bot should not say it."""
+    mine = _meant(words)
+    return any(mine & _meant(one) for one in opposite)
+
+
+def _meant(words: str) -> set[str]:
+    """One thing or several: "files" is "file"."""
+    return {word.rstrip("s") for word in content_words(words)}
+
+
+def _of_bank(s: Scene, kinds: tuple[str, ...], opposite: tuple[str, ...]) -> str:
+    """Something of a bank that the recipe does not say the opposite of."""
+    for _ in range(50):
+        row = s.rng.choice(answers("words", s.rng.choice(kinds)))
+        words = fill(row[0], s.rng, s)
+        if not at_odds(words, opposite):
+            break
+    return words
+
+
+def _of_who(s: Scene, own: tuple[str, ...], kinds: tuple[str, ...], opposite: tuple[str, ...]) -> str:
     """Something that the bot can or cannot do: now and then one of the recipe's, if it has any."""
-    if given and s.rng.random() < 0.15:
-        return str(s.rng.choice(given)).strip().rstrip(".")
-    return fill(s.rng.choice(answers("words", kind))[0], s.rng, s)
+    if own and s.rng.random() < 0.1:
+        return str(s.rng.choice(own)).strip().rstrip(".")
+    return _of_bank(s, kinds, opposite)
 
 
 def _clock(s: Scene) -> str:
@@ -226,6 +272,9 @@ def _clock(s: Scene) -> str:
     )
 
 
+PHRASES = {"can", "cannot", "tool_can", "human"}
+CAN = ("tool_can",) * 3 + ("talk_can",)
+"""What the tools do, and less often what they are not needed for."""
 DRAW: dict[str, Any] = {
     "p": lambda s: s.name(s.rng.random() < 0.5),
     "q": lambda s: s.name(s.rng.random() < 0.5),
@@ -236,8 +285,11 @@ DRAW: dict[str, Any] = {
     "things": lambda s: plural(s["thing"]),
     "role_play": lambda s: _role_play(s, "role_play"),
     "role_line": lambda s: _role_play(s, "role_line"),
-    "can": lambda s: _of_who(s, "can", s.who.capabilities),
-    "cannot": lambda s: _of_who(s, "cannot", s.who.limitations),
+    "can": lambda s: _of_who(s, s.who.capabilities, CAN, s.who.limitations),
+    "tool_can": lambda s: _of_bank(s, ("tool_can",), s.who.limitations),
+    "cannot": lambda s: _of_who(s, s.who.limitations, ("cannot",), s.who.capabilities),
+    "bodily": lambda s: _of_bank(s, ("cannot",), s.who.capabilities),
+    "human": lambda s: _of_bank(s, ("human",), s.who.capabilities),
     "quirk": lambda s: sentence(s.rng.choice(s.who.quirks)),
     "fact": lambda s: sentence(s.rng.choice(s.who.facts)),
     "k": lambda s: str(s.rng.randint(3, 12)),

@@ -1,86 +1,11 @@
 """One turn of a conversation: what the user says, what the bot answers, and what its answer must say to be right."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
 
-from lanbot.chat.conversation import Part, output, python, text
-from lanbot.data.identity.scene import Scene, answers, languages, low, sentence, table
-from lanbot.data.world.grammar import Row, fill
+from lanbot.data.identity.scene import languages, sentence
+from lanbot.data.identity.talk import Maker, Said, Talk, Turn
 from lanbot.recipe import Identity
-from lanbot.tools.expression import answer
-from lanbot.tools.memory import Memory
-from lanbot.tools.toolbox import Toolbox
-from lanbot.tools.workspace import Workspace
-
-Said = tuple[tuple[str, ...], ...]
-"""What an answer must say: of each group one."""
-
-
-@dataclass
-class Turn:
-    user: str
-    answer: str | list[Part]
-    said: Said = ()
-    exact: bool = False
-    """The user's words stay as they are, however the user writes: the tools need them so."""
-
-
-Maker = Callable[["Talk"], Turn]
-
-
-class Talk:
-    """What the makers of turns share: the scene, a memory, and how much is said around what is asked (0 to 1)."""
-
-    def __init__(self, scene: Scene, memory: Memory, around: float) -> None:
-        self.scene, self.rng, self.who, self.memory = scene, scene.rng, scene.who, memory
-        self.much = around
-
-    def row(self, file: str, section: str) -> Row:
-        row: Row = self.rng.choice(table(file, section, self.scene.split))
-        return row
-
-    def fill(self, cell: Sequence[str | tuple[str, ...]]) -> str:
-        return fill(tuple(cell), self.rng, self.scene)
-
-    def answer(self, file: str, section: str) -> str:
-        return self.fill(self.rng.choice(answers(file, section))[0])
-
-    def ask(
-        self,
-        section: str,
-        said: Said = (),
-        lead: float = 0.6,
-        more: float = 0.6,
-        replies: str = "",
-        file: str = "asked",
-    ) -> Turn:
-        """A question of a section, with its own answer or one of the section's (or of `replies`), and its setting."""
-        row = self.row(file, section)
-        asked = self.fill(row[0])
-        core = self.fill(self.rng.choice(row[1:])) if len(row) > 1 else self.answer(file, replies or f"{section} =")
-        return self.around(asked, core, said, lead, more)
-
-    def around(self, asked: str, core: str, said: Said = (), lead: float = 0.65, more: float = 0.7) -> Turn:
-        """The question with what comes before it, the answer with what goes with that.
-
-        lead: how often the user tells something first. more: how often the bot goes on to say what it can do.
-        """
-        chance, takeup = self.rng.random, ""
-        if chance() < lead * self.much:
-            row = self.row("leads", "lead")
-            told = self.fill(row[0])
-            asked = f"{asked} {told}" if chance() < 0.15 else f"{told} {asked}"
-            takeup = self.fill(self.rng.choice(row[1:])) if chance() < 0.8 else ""
-        elif asked.endswith("?") and chance() < 0.5:
-            opener = self.fill(self.row("leads", "opener")[0])
-            asked = f"{opener} {low(asked) if opener.endswith(',') else asked}"
-        pieces = [takeup, core] if core.startswith(("I am ", "My name ")) and chance() < 0.6 else [core, takeup]
-        if chance() < more * self.much:
-            pieces.append(self.fill(self.rng.choice(answers("leads", "extra"))[0]))
-        elif chance() < 0.3 * self.much:
-            pieces.append(self.fill(self.rng.choice(answers("leads", "offer"))[0]))
-        return Turn(asked, " ".join(piece for piece in pieces if piece), said)
-
 
 # -- about the bot
 
@@ -126,7 +51,10 @@ def unable(t: Talk) -> Turn:
 
 
 def can_you(t: Talk) -> Turn:
-    return t.ask("can you", lead=0.4)
+    turn = t.ask("can you", lead=0.4)
+    if re.search(r"\bNo, I\b", str(turn.answer)):
+        turn.said = (("cannot", "can't", "can not", "not able", "unable"),)
+    return turn
 
 
 def bot(t: Talk) -> Turn:
@@ -154,23 +82,27 @@ def itself(t: Talk) -> Turn:
 
 
 def human(t: Talk) -> Turn:
-    return t.ask("human")
+    return t.ask("human", ((*PROGRAM, t.scene["is_a"]),))
 
 
 def machine(t: Talk) -> Turn:
     return t.ask("machine")
 
 
+PROGRAM = ("program", "programs", "machine", "software", "computer", "bot", "AI", "model", "assistant")
+
+
 def premise(t: Talk) -> Turn:
-    return _as_answered(t, t.ask("premise", lead=0.25))
+    return t.keyed("premise", lead=0.25)
 
 
 def compare(t: Talk) -> Turn:
-    return _as_answered(t, t.ask("compare", lead=0.3))
+    return t.ask("compare", lead=0.3)
 
 
 def small(t: Talk) -> Turn:
-    return t.ask("small", lead=0.35)
+    """What the bot does not know of itself is no question where the recipe tells facts of it."""
+    return t.keyed("small", *(() if t.who.facts else ("small without facts",)), lead=0.35)
 
 
 def praise(t: Talk) -> Turn:
@@ -185,13 +117,6 @@ def name(t: Talk) -> Said:
     return ((t.scene["name"],),)
 
 
-def _as_answered(t: Talk, turn: Turn) -> Turn:
-    """It must say the bot's name, or where a company is in question its maker's, if the answer does."""
-    slot = "maker" if "company" in t.scene else "name"
-    turn.said = ((t.scene[slot],),) if t.scene[slot].casefold() in str(turn.answer).casefold() else ()
-    return turn
-
-
 # -- greetings
 
 
@@ -201,15 +126,20 @@ def hello(t: Talk) -> Turn:
 
 def hello_in(t: Talk) -> Turn:
     """In another language: answered in it if the recipe says so, else in English."""
-    known = languages()
-    spoken = [language for language in t.who.greetings if language in known]
-    language = t.rng.choice(spoken if spoken and t.rng.random() < 0.85 else known)
-    row = t.row("hellos", language)
-    core = t.fill(row[1])
-    if language not in spoken:
-        t.scene["language"] = language
-        core = t.answer("talks", "other language =")
-    return t.around(t.fill(row[0]), core, name(t), lead=0.45)
+    wanted = {language.strip().casefold() for language in t.who.greetings}
+    spoken = [language for language in languages() if language.casefold() in wanted]
+    language = t.rng.choice(spoken if spoken and t.rng.random() < 0.85 else languages())
+    row = t.row(language, file="hellos")
+    if language in spoken:
+        return Turn(t.fill(row[0]), t.fill(row[1]), name(t))
+    t.scene["language"] = language
+    return t.around(t.fill(row[0]), t.answer("talks", "other language ="), name(t), lead=0)
+
+
+def unknown_languages(who: Identity) -> list[str]:
+    """Those of the recipe's greetings that no template is in."""
+    known = {"english", *(language.casefold() for language in languages())}
+    return [language for language in who.greetings if language.strip().casefold() not in known]
 
 
 # -- the user
@@ -217,7 +147,7 @@ def hello_in(t: Talk) -> Turn:
 
 def my_name(t: Talk) -> Turn:
     t.scene.keep("p")
-    row = t.row("talks", "my name")
+    row = t.row("my name", file="talks")
     return Turn(t.fill(row[0]), t.fill(row[1]), ((t.scene["p"],),))
 
 
@@ -231,14 +161,15 @@ def ask_unknown_name(t: Talk) -> Turn:
 
 def thanks(t: Talk) -> Turn:
     t.scene["p"]
-    row = t.row("talks", "thanks")
+    row = t.row("thanks", file="talks")
     return Turn(t.fill(row[0]), t.fill(row[1]))
 
 
 def told_and_asked(t: Talk, between: Sequence[Maker]) -> list[Turn]:
-    """Something the user says of themselves, other turns, and a question about it."""
+    """Something the user says of themselves, other turns in which they tell nothing else, and a question about it."""
     t.scene.forget()
-    said, heard, asked, reply, key = (t.fill(cell) for cell in t.row("talks", "told"))
+    t.leads = False
+    said, heard, asked, reply, key = (t.fill(cell) for cell in t.row("told", file="talks"))
     turns = [Turn(said, f"{heard} I am {t.scene['name']}." if t.rng.random() < 0.4 else heard)]
     for make in between:
         t.scene.forget()
@@ -250,11 +181,11 @@ def mistaken(t: Talk) -> list[Turn]:
     """The user gives a wrong name and mends it."""
     t.scene.keep("p", "q")
     wrong = t.rng.choice(("I am {q}.", "My name is {q}.", "Hi, {q} here.", "{q} is my name.")).format_map(t.scene)
-    row = t.row("talks", "wrong name")
-    return [
-        Turn(wrong, f"Hello, {t.scene['q']}! I am {t.scene['name']}."),
-        Turn(t.fill(row[0]), t.fill(row[1]), ((t.scene["p"],),)),
-    ]
+    row = t.row("wrong name", file="talks")
+    first = Turn(wrong, f"Hello, {t.scene['q']}! I am {t.scene['name']}.")
+    mended = Turn(t.fill(row[0]), t.fill(row[1]), ((t.scene["p"],),))
+    t.scene.kept.discard("q")  # the next {q} is somebody else
+    return [first, mended]
 
 
 # -- play
@@ -273,66 +204,14 @@ def pressed(t: Talk) -> list[Turn]:
 
 def played(t: Talk) -> list[Turn]:
     """The bot plays a part, and is asked then who it is."""
-    play = t.around(t.fill(t.row("talks", "play")[0]), t.answer("talks", "play ="), lead=0.2)
-    row = t.row("talks", "after play")
+    play = t.around(t.fill(t.row("play", file="talks")[0]), t.answer("talks", "play ="), lead=0.2)
+    row = t.row("after play", file="talks")
     core = t.fill(row[1]) if len(row) > 1 else t.answer("talks", "sincere =")
     return [play, t.around(t.fill(row[0]), core, name(t), lead=0)]
 
 
 def story(t: Talk) -> Turn:
-    return Turn(t.fill(t.row("talks", "story")[0]), t.answer("talks", "story ="))
-
-
-# -- tools
-
-
-def sums(t: Talk) -> Turn:
-    return _calculated(t, t.row("jobs", "sum"))
-
-
-def letters(t: Talk) -> Turn:
-    return _calculated(t, t.row("jobs", "letters"))
-
-
-def larger(t: Talk) -> Turn:
-    """Rows of two cells are questions with a yes or no."""
-    row = t.row("jobs", "compare")
-    if len(row) > 2:
-        return _calculated(t, row)
-    code = t.fill(row[1])
-    x, y, value = t.scene["x"], t.scene["y"], answer(code)
-    reply = f"Yes, {x} is more than {y}." if value == "True" else f"No, {x} is less than {y}."
-    return Turn(t.fill(row[0]), [python(code), output(value), text(reply)], exact=True)
-
-
-def _calculated(t: Talk, row: Row) -> Turn:
-    asked, code = t.fill(row[0]), t.fill(row[1])
-    t.scene["out"] = value = answer(code)
-    t.scene["is"] = "is" if value == "1" else "are"
-    return Turn(asked, [python(code), output(value), text(t.fill(row[2]))], ((value,),), exact=True)
-
-
-def files(t: Talk) -> Turn:
-    t.scene["note"] = t.fill(t.rng.choice(answers("jobs", "note"))[0])
-    asked, code, reply = (t.fill(cell) for cell in t.row("jobs", "file"))
-    there = {} if code.startswith("write") else {t.scene["file"]: t.scene["note"]}
-    value = Toolbox(Workspace(there))(code)
-    said: Said = ((t.scene["file"],),) if t.scene["file"] in reply else ()
-    return Turn(asked, [python(code), output(value), text(reply)], said, exact=True)
-
-
-def remembered(t: Talk) -> Turn:
-    t.memory.clear()
-    asked, code, reply = (t.fill(cell) for cell in t.row("jobs", "memory"))
-    return Turn(asked, [python(code), output(Toolbox(memory=t.memory)(code)), text(reply)], exact=True)
-
-
-def recalled(t: Talk) -> Turn:
-    t.memory.clear()
-    asked, known, query, reply = (t.fill(cell) for cell in t.row("jobs", "recall"))
-    t.memory.remember(known)
-    code = f'recall("{query}")'
-    return Turn(asked, [python(code), output(Toolbox(memory=t.memory)(code)), text(reply)], exact=True)
+    return Turn(t.fill(t.row("story", file="talks")[0]), t.answer("talks", "story ="))
 
 
 def has(who: Identity, make: Maker) -> bool:

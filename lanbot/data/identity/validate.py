@@ -62,7 +62,7 @@ def problems(conversation: Conversation, who: Identity, kind: str = "identity") 
     roles = [message["role"] for message in messages]
     if "tool" in roles or "user" not in roles:
         return [f"shape: {'a message of the tool' if 'tool' in roles else 'nobody asks'}"]
-    found = [*_filled(messages), *_language(messages), *_claims(messages, who), *_calls(conversation)]
+    found = [*_filled(messages), *_language(messages), *claims(messages, who), *_calls(conversation)]
     return [*found, *CHECKS[kind](messages, who)]
 
 
@@ -94,20 +94,20 @@ def _language(messages: list[Message]) -> Iterator[str]:
             yield "hardly any words"
 
 
-def _claims(messages: list[Message], who: Identity) -> Iterator[str]:
+def claims(messages: list[Message], who: Identity) -> Iterator[str]:
     """The assistant takes no other bot's name, and no other maker."""
     own = f"{who.name} {who.creator} {who.description}".casefold()
     bots = "|".join(re.escape(name) for name in OTHER_BOTS if name not in own)
     makers = "|".join(re.escape(name) for name in OTHER_MAKERS if name not in own)
     i_am = r"\bI(?:['’]m| am| was|['’]ve been| have been)\b"
     a_model = r"(?:made|created|built|trained|developed|designed|model|assistant|bot|ai)"
-    claims = (
+    patterns = (
         rf"(?:{i_am}|\bmy name is|\bcall me)(?: called| named)?(?: an?| the)? (?:{bots})\b",
         rf"\byou(?:['’]re| are) (?:now )?(?:talking|speaking|chatting) (?:to|with) (?:{bots})\b",
         rf"{i_am}[^.,!?;]{{0,40}}\b{a_model}\b[^.,!?;]{{0,20}}\b(?:by|from|of|at) (?:{makers})\b",
         rf"(?:\w+ )?\b(?:{makers}) (?:made|created|built|trained|developed) me\b",
     )
-    for claim in claims:
+    for claim in patterns:
         for found in re.finditer(claim, _of_the_assistant(messages), re.I):
             if not re.search(r"\b(?:not|never|no)\b|n['’]t\b", found[0], re.I):
                 yield f"another bot's name or maker: {found[0]}"
