@@ -1,0 +1,116 @@
+"""The files that a run leaves: found without trusting the folder, sent as frames, read back within limits."""
+
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+MOST_FILES, MOST_BYTES, LONGEST_NAME = 64, 16 << 20, 1_000
+"""Of what comes back from one run, all files together."""
+HEAD = struct.Struct(">II")
+"""Bytes of the name, bytes of the file. An empty name ends the frames; its second number is 1 if files are missing."""
+
+Found = tuple[str, bytes] | None
+
+
+def gather(folder: str) -> Iterator[Found]:
+    """(name relative to the folder, content) of regular files; None, at the end, if some were left out.
+
+    Links are not followed, nothing but regular files is read. Names that are not UTF-8, what cannot be read, and what
+    goes beyond the limits is left out.
+    """
+    count, total, cut = 0, 0, False
+    try:
+        for path, folders, names, at in os.fwalk(folder, follow_symlinks=False):
+            folders.sort()
+            for name in sorted(names):
+                if count == MOST_FILES:
+                    yield None
+                    return
+                relative = os.path.relpath(os.path.join(path, name), folder)
+                data = read(name, at, MOST_BYTES - total)
+                if data is None or len(os.fsencode(relative)) > LONGEST_NAME or not encodes(relative):
+                    cut = cut or not is_link(name, at)
+                    continue
+                count, total = count + 1, total + len(data)
+                yield relative, data
+    except (OSError, RecursionError):
+        cut = True
+    if cut:
+        yield None
+
+
+def read(name: str, at: int, most: int) -> bytes | None:
+    """The content of a regular file in the folder `at`, if it has no more than `most` bytes."""
+    try:
+        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    except OSError:
+        return None
+    with open(opened, "rb") as file:
+        state = os.fstat(opened)
+        if not stat.S_ISREG(state.st_mode) or state.st_size > most:
+            return None
+        data = file.read(most + 1)
+        return data if len(data) <= most else None
+
+
+def encodes(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_link(name: str, at: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+def send(folder: str, pipe: int) -> None:
+    """Writes the folder's files to the pipe."""
+    with open(pipe, "wb") as out:
+        cut = 0
+        for found in gather(folder):
+            if found is None:
+                cut = 1
+            else:
+                name = found[0].encode()
+                out.write(HEAD.pack(len(name), len(found[1])) + name + found[1])
+        out.write(HEAD.pack(0, cut))
+
+
+def parse(data: bytes) -> tuple[dict[str, bytes], bool]:
+    """({name: content}, whether files are missing) from what `send` wrote."""
+    found: dict[str, bytes] = {}
+    at = 0
+    while len(data) >= at + HEAD.size:
+        name, length = HEAD.unpack_from(data, at)
+        at += HEAD.size
+        if not name:
+            return found, bool(length)
+        if len(data) < at + name + length:
+            break
+        found[data[at : at + name].decode()] = data[at + name : at + name + length]
+        at += name + length
+    return found, True
+
+
+def write(folder: str, files: dict[str, bytes]) -> None:
+    """Puts files into a folder. It follows links: only in the sandbox itself, or where a run can make none."""
+    for name, data in files.items():
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError unless the name is one inside a folder: `data.csv`, `a/b.txt`."""
+    parts = name.split("/")
+    unfit = name.startswith("/") or "\0" in name or not encodes(name) or any(part in ("", ".", "..") for part in parts)
+    if unfit or len(name) > LONGEST_NAME or str(PurePosixPath(name)) != name:
+        raise ValueError(f"not a name of a file inside the sandbox's folder: {name!r}")

@@ -1,0 +1,248 @@
+"""Running code that a model wrote: `run` for one program, a `Sandbox` for many, at the best level that holds here."""
+
+import atexit
+import os
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+from lanbot.errors import UserError
+from lanbot.sandbox import canary, files, launch
+from lanbot.sandbox.canary import Verdict
+from lanbot.sandbox.talk import Functions, Job, Lost
+from lanbot.sandbox.worker import Result, Worker
+
+MOST_SESSIONS = 32
+"""When one more begins, the one that was used longest ago ends."""
+UNSAFE = "LANBOT_UNSAFE_EXEC"
+REMEDY = (
+    "Install bubblewrap, or use Linux 5.13 or newer (docs/sandbox.md). "
+    f"--unsafe-exec (or {UNSAFE}=1) runs the code without protection."
+)
+
+
+def survey(unsafe: bool = False) -> list[Verdict]:
+    """What was found of each level, the best first, up to the one that holds. unsafe: level 4 may be it."""
+    levels = [launch.SEATBELT] if sys.platform == "darwin" else [launch.BOXED, launch.LOCKED]
+    if unsafe or unsafe_by_environment():
+        levels.append(launch.OPEN)
+    verdicts = []
+    for level in levels:
+        verdicts.append(canary.check(level))
+        if verdicts[-1].holds:
+            break
+    return verdicts
+
+
+def choose(unsafe: bool = False) -> Verdict:
+    """The best level that holds on this machine. Raises UserError if none does."""
+    verdicts = survey(unsafe)
+    if verdicts[-1].holds:
+        return verdicts[-1]
+    raise UserError(f"no sandbox holds on this machine: {'; '.join(map(str, verdicts))}", REMEDY)
+
+
+def doctor(unsafe: bool = False) -> str:
+    """Lines for `lanbot doctor`: the level and why, and why none better."""
+    verdicts = survey(unsafe)
+    best = verdicts.pop() if verdicts[-1].holds else None
+    first = f"sandbox: {best}" if best else "sandbox: none; code that a model wrote is not run"
+    return "\n".join([first, *(f"  not {verdict}" for verdict in verdicts)])
+
+
+def unsafe_by_environment() -> bool:
+    return os.environ.get(UNSAFE, "") not in ("", "0")
+
+
+class Sandbox:
+    """A pool of workers. `run` may be called from many threads; each run has a worker of its own."""
+
+    def __init__(self, workers: int = 1, level: int | None = None, unsafe: bool = False) -> None:
+        """level: this one and no other; else the best that holds. Raises UserError if it, or none, holds."""
+        verdict = canary.check(level) if level else choose(unsafe)
+        if not verdict.holds:
+            raise UserError(f"the sandbox does not hold: {verdict}", REMEDY)
+        self.level, self.why = verdict.level, str(verdict)
+        self.workers = workers
+        self.idle: list[Worker] = []
+        self.started = 0
+        self.sessions: OrderedDict[str, tuple[Worker, threading.Lock]] = OrderedDict()
+        self.changed = threading.Condition()
+        self.owner, self.closed = os.getpid(), False
+
+    def run(
+        self,
+        code: str,
+        stdin: str | bytes = "",
+        files: Mapping[str, str | bytes] | None = None,
+        functions: Functions | None = None,
+        session: str | None = None,
+        timeout: float = 10.0,
+        memory: int = 512,
+    ) -> Result:
+        """Runs a program and says what became of it.
+
+        files: {name: content} in its folder. functions: what it may call by name; arguments and value are plain data
+        (JSON), an exception arrives as a RuntimeError with its words. session: the name of a namespace that is kept
+        for the next run of that name; `close_session` ends it, and so does a run that does not end by itself.
+        timeout: seconds of wall-clock time, not counting those within `functions`. memory: MiB of address space; a
+        session has that of its first run. Raises ValueError for names that cannot be.
+        """
+        given = {name: as_bytes(data) for name, data in (files or {}).items()}
+        check(given, functions or {})
+        job = Job(code, as_bytes(stdin), given, functions or {}, timeout, memory << 20)
+        if session is not None:
+            return self.run_in_session(session, job)
+        worker = self.take()
+        try:
+            return worker.run(job)
+        finally:
+            self.give_back(worker)
+
+    def map(self, programs: Iterable[str], **settings: Any) -> Iterator[Result]:
+        """The results of many programs in their order, `workers` at a time; settings as of `run`."""
+        with ThreadPoolExecutor(self.workers) as threads:
+            waiting: list[Future[Result]] = []
+            for program in programs:
+                waiting.append(threads.submit(self.run, program, **settings))
+                if len(waiting) > 4 * self.workers:
+                    yield waiting.pop(0).result()
+            for future in waiting:
+                yield future.result()
+
+    def run_in_session(self, session: str, job: Job) -> Result:
+        with self.changed:
+            self.check_owner()
+            worker, turn = self.sessions.get(session, (None, threading.Lock()))
+            if worker is None or not worker.alive():
+                self.make_room()
+                worker = self.start()
+                self.sessions[session] = worker, turn
+            self.sessions.move_to_end(session)
+        with turn:
+            result = worker.run(job, keep=True)
+        if worker.process is None:
+            self.close_session(session)
+        return result
+
+    def make_room(self) -> None:
+        while len(self.sessions) >= MOST_SESSIONS:
+            _, (worker, turn) = self.sessions.popitem(last=False)
+            with turn:
+                worker.close()
+
+    def close_session(self, session: str) -> None:
+        with self.changed:
+            worker, turn = self.sessions.pop(session, (None, None))
+        if worker and turn:
+            with turn:
+                worker.close()
+
+    def take(self) -> Worker:
+        with self.changed:
+            self.check_owner()
+            while not self.idle and self.started >= self.workers:
+                self.changed.wait()
+            while self.idle:
+                worker = self.idle.pop()
+                if worker.alive():
+                    return worker
+                worker.close()
+                self.started -= 1
+            self.started += 1
+        try:
+            return self.start()
+        except BaseException:
+            self.gone()
+            raise
+
+    def start(self) -> Worker:
+        if self.closed:
+            raise RuntimeError("the sandbox is closed")
+        try:
+            return Worker(self.level)
+        except Lost as error:
+            raise UserError(f"the sandbox could not be started (level {self.level}): {error}", REMEDY) from error
+
+    def give_back(self, worker: Worker) -> None:
+        if self.closed or worker.control.socket.fileno() < 0 or not worker.alive():
+            worker.close()
+            self.gone()
+            return
+        with self.changed:
+            self.idle.append(worker)
+            self.changed.notify()
+
+    def gone(self) -> None:
+        with self.changed:
+            self.started -= 1
+            self.changed.notify()
+
+    def check_owner(self) -> None:
+        """After a fork the workers are the parent's; this process starts its own."""
+        if self.owner != os.getpid():
+            self.idle, self.started, self.owner = [], 0, os.getpid()
+            self.sessions = OrderedDict()
+
+    def close(self) -> None:
+        """Ends all workers and sessions; runs that are going on end by themselves."""
+        if self.owner != os.getpid():
+            return
+        with self.changed:
+            self.closed = True
+            workers, self.idle = self.idle, []
+            sessions = list(self.sessions)
+        for worker in workers:
+            worker.close()
+        for session in sessions:
+            self.close_session(session)
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def as_bytes(data: str | bytes) -> bytes:
+    return data.encode(errors="replace") if isinstance(data, str) else bytes(data)
+
+
+def check(given: Mapping[str, bytes], functions: Functions) -> None:
+    """Raises ValueError for a file outside the folder, or a function that cannot be called by its name."""
+    for name in given:
+        files.check_name(name)
+    for name in functions:
+        if not name.isidentifier():
+            raise ValueError(f"not a name of a function: {name!r}")
+
+
+_shared: Sandbox | None = None
+_lock = threading.Lock()
+
+
+def shared() -> Sandbox:
+    """The sandbox of this process: a worker for each core."""
+    global _shared
+    with _lock:
+        if _shared is None or _shared.closed:
+            _shared = Sandbox(os.cpu_count() or 1)
+            atexit.register(_shared.close)
+        return _shared
+
+
+def run(code: str, **settings: Any) -> Result:
+    """`Sandbox.run` in this process's own sandbox."""
+    return shared().run(code, **settings)
+
+
+def _forget() -> None:
+    global _shared, _lock
+    _shared, _lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)

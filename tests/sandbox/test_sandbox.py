@@ -1,0 +1,370 @@
+"""What a caller of the sandbox sees. At the best level of this machine, and where it says so at another one."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from lanbot.errors import UserError
+from lanbot.sandbox import canary, launch, sandbox
+from lanbot.sandbox.canary import Verdict
+from lanbot.sandbox.sandbox import Sandbox
+from lanbot.sandbox.talk import MOST_CALLS, MOST_OUTPUT
+from lanbot.sandbox.worker import Worker
+
+VERDICTS = sandbox.survey()
+BEST = VERDICTS[-1].level if VERDICTS[-1].holds else None
+WRITES = BEST != launch.LOCKED
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Sandbox]:
+    if BEST is None:
+        pytest.skip("no level of the sandbox holds here: " + "; ".join(map(str, VERDICTS)))
+    with Sandbox(2, BEST) as made:
+        yield made
+
+
+needs_writing = pytest.mark.skipif(not WRITES, reason="files can be written at level 1 only")
+
+
+def test_a_program_is_run_as_python_runs_it(box: Sandbox) -> None:
+    result = box.run("import sys\nprint('hello')\nprint('ä☃', file=sys.stderr)\nassert __name__ == '__main__'")
+    assert (result.stdout, result.stderr, result.exit) == ("hello\n", "ä☃\n", 0)
+    assert (result.files, result.timed_out, result.truncated, result.ended, result.level) == (
+        {},
+        False,
+        False,
+        "",
+        BEST,
+    )
+
+
+def test_an_uncaught_exception_prints_its_traceback_and_exits_with_1(box: Sandbox) -> None:
+    result = box.run("print('so far')\ndef f(x):\n    return 1 / x\nf(0)")
+    assert (result.stdout, result.exit) == ("so far\n", 1)
+    assert result.stderr.splitlines()[:3] == [
+        "Traceback (most recent call last):",
+        '  File "main.py", line 4, in <module>',
+        "    f(0)",
+    ]
+    assert result.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
+    assert "lanbot" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "exit", "stderr"),
+    [
+        ("raise SystemExit", 0, ""),
+        ("import sys; sys.exit(3)", 3, ""),
+        ("quit(4)", 4, ""),
+        ("exit()\n1 / 0", 0, ""),
+        ("exit_words = 'no'; raise SystemExit(exit_words)", 1, "no\n"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -9, ""),
+        ("import atexit; atexit.register(lambda: print('bye', flush=True)); raise SystemExit(2)", 2, ""),
+    ],
+)
+def test_exit_codes(box: Sandbox, code: str, exit: int, stderr: str) -> None:
+    result = box.run(code)
+    assert (result.exit, result.stderr, result.ended) == (exit, stderr, "")
+    assert result.stdout == ("bye\n" if "bye" in code else "")
+
+
+def test_what_cannot_be_compiled_says_so(box: Sandbox) -> None:
+    assert "SyntaxError" in box.run("def f(:").stderr
+    assert box.run("\0").exit == 1
+    assert box.run("x = '\ud800'").exit == 1
+    assert box.run("").exit == 0
+
+
+def test_stdin_is_read_by_every_door(box: Sandbox) -> None:
+    assert box.run("print(input() + input())", stdin="a\nb\n").stdout == "ab\n"
+    assert box.run("print(open(0).read())", stdin="a\nb").stdout == "a\nb\n"
+    assert box.run("import sys; print(len(sys.stdin.buffer.read()))", stdin=bytes(3_000_000)).stdout == "3000000\n"
+    assert "EOFError" in box.run("input()").stderr
+
+
+def test_files_are_read_and_imported(box: Sandbox) -> None:
+    files = {"data/table.csv": "a,b\n1,2\n", "helper.py": "def double(x): return 2 * x", "raw": b"\xff\x00"}
+    code = "import helper\nprint(open('data/table.csv').read(), helper.double(4), open('raw', 'rb').read())"
+    result = box.run(code, files=files)
+    assert (result.stdout, result.files) == ("a,b\n1,2\n 8 b'\\xff\\x00'\n", {})
+    assert box.run("import os; print(os.listdir('.'))").stdout == "[]\n"
+
+
+@needs_writing
+def test_new_and_changed_files_come_back(box: Sandbox) -> None:
+    code = """
+import os
+os.makedirs('out/deep')
+open('out/deep/new.txt', 'w').write('new')
+open('changed', 'a').write('!')
+open('empty', 'w').close()
+os.symlink('/etc/passwd', 'link')
+os.unlink('gone')
+"""
+    result = box.run(code, files={"changed": "yes", "same": "same", "gone": "x"})
+    assert result.files == {"out/deep/new.txt": b"new", "changed": b"yes!", "empty": b""}
+    assert not result.truncated
+
+
+@needs_writing
+def test_more_files_than_fit_are_cut_and_it_is_said(box: Sandbox) -> None:
+    many = box.run("for i in range(100): open(f'{i:03}', 'w').write('x')")
+    assert (len(many.files), many.truncated) == (64, True)
+    large = box.run("open('big', 'wb').write(bytes(20 << 20)); open('small', 'w').write('x')")
+    assert (large.files, large.truncated) == ({"small": b"x"}, True)
+
+
+def test_where_nothing_can_be_written_none_comes_back() -> None:
+    if not canary.check(launch.LOCKED).holds:
+        pytest.skip(canary.check(launch.LOCKED).why)
+    with Sandbox(1, launch.LOCKED) as box:
+        result = box.run("print(open('in').read())\nopen('out', 'w')", files={"in": "given"})
+        assert (result.stdout, result.files) == ("given\n", {})
+        assert "PermissionError" in result.stderr
+        first = box.run("print(open('in').read())", files={"in": "first"}, session="a")
+        again = box.run("print(open('in').read())", files={"in": "again"}, session="a")
+        assert (first.stdout, again.stdout) == ("first\n", "again\n")
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "a//b", "", ".", "a/", "a\0b", "\udcff", "x" * 2_000])
+def test_names_outside_the_folder_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="not a name"):
+        sandbox.check({name: b""}, {})
+
+
+def test_functions_are_calls_to_the_host(box: Sandbox) -> None:
+    seen = []
+
+    def record(*args: object, **kwargs: object) -> object:
+        seen.append((args, kwargs, threading.current_thread()))
+        return {"list": [1, None, 2.5, "ä"], "true": True}
+
+    result = box.run("print(record('a', [1, (2, 3)], k={'x': None}))", functions={"record": record})
+    assert result.stdout == "{'list': [1, None, 2.5, 'ä'], 'true': True}\n"
+    assert seen == [(("a", [1, [2, 3]]), {"k": {"x": None}}, threading.current_thread())]
+
+
+def test_what_a_function_raises_arrives_as_words(box: Sandbox) -> None:
+    def fails(kind: str) -> object:
+        if kind == "raise":
+            raise KeyError("no such thing")
+        return {kind}
+
+    code = """
+for kind in ('raise', 'set'):
+    try: fails(kind)
+    except RuntimeError as error: print(error)
+try: fails({1})
+except TypeError: print('not plain')
+try: fails()
+except RuntimeError as error: print('missing' in str(error))
+"""
+    assert box.run(code, functions={"fails": fails}).stdout.splitlines() == [
+        "'no such thing'",
+        "Object of type set is not JSON serializable",
+        "not plain",
+        "True",
+    ]
+
+
+def test_calls_that_come_together_are_answered_in_turn(box: Sandbox) -> None:
+    code = """
+import json, os, struct
+data = [json.dumps({'call': 'f', 'args': [i], 'kwargs': {}}).encode() for i in range(3)]
+os.write(3, b''.join(struct.pack('>I', len(one)) + one for one in data))
+print([json.loads(os.read(3, struct.unpack('>I', os.read(3, 4))[0])) for _ in range(3)])
+"""
+    result = box.run(code, functions={"f": lambda x: x + 1})
+    assert result.stdout == "[{'value': 1}, {'value': 2}, {'value': 3}]\n"
+
+
+def test_calls_are_bounded_and_their_time_is_not_the_runs(box: Sandbox) -> None:
+    code = f"for _ in range({MOST_CALLS}): f()\nprint('all')"
+    assert box.run(code, functions={"f": lambda: None}).stdout == "all\n"
+    slow = box.run("f(); print('done')", functions={"f": lambda: time.sleep(0.6)}, timeout=0.5)
+    assert (slow.stdout, slow.timed_out) == ("done\n", False)
+
+
+def test_an_exception_that_is_not_for_the_sandbox_reaches_the_caller(box: Sandbox) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        box.run("f()", functions={"f": interrupted})
+    assert box.run("print(1)").stdout == "1\n"
+
+
+def test_what_was_printed_before_the_time_was_over_is_there(box: Sandbox) -> None:
+    result = box.run("print('begun')\nwhile True: pass", timeout=0.2)
+    assert (result.stdout, result.timed_out, result.exit, result.ended) == ("begun\n", True, -9, "timeout")
+
+
+def test_long_output_is_cut_and_the_program_ends(box: Sandbox) -> None:
+    result = box.run("for _ in range(3000): print('x' * 1000)\nraise SystemExit(4)")
+    assert (len(result.stdout), result.truncated, result.exit, result.ended) == (MOST_OUTPUT, True, 4, "")
+
+
+def test_memory_is_bounded_as_asked(box: Sandbox) -> None:
+    code = "x = bytearray(300 << 20); print('fits')"
+    assert box.run(code, memory=600).stdout == "fits\n"
+    assert "MemoryError" in box.run(code, memory=250).stderr
+
+
+def test_a_session_keeps_its_state(box: Sandbox) -> None:
+    assert box.run("x = 20\ndef f(y): return x + y", session="s").exit == 0
+    failed = box.run("x = 40\n1 / 0", session="s")
+    assert (failed.exit, failed.stderr.splitlines()[1]) == (1, '  File "run2.py", line 2, in <module>')
+    assert box.run("print(f(2), input())\nraise SystemExit(5)", session="s", stdin="in").stdout == "42 in\n"
+    again = box.run("print(f(3), g(1))", session="s", functions={"g": lambda x: x + 1})
+    assert (again.stdout, again.exit) == ("43 2\n", 0)
+    assert "NameError" in box.run("x", session="t").stderr
+    assert "NameError" in box.run("x").stderr
+    box.close_session("s")
+    assert "NameError" in box.run("x", session="s").stderr
+    for name in ("s", "t"):
+        box.close_session(name)
+    assert not box.sessions
+
+
+def test_a_session_that_does_not_end_by_itself_begins_anew(box: Sandbox) -> None:
+    box.run("x = 1", session="s")
+    assert box.run("while True: pass", session="s", timeout=0.2).timed_out
+    assert "NameError" in box.run("x", session="s").stderr
+    assert box.run("import os; os._exit(9)", session="s").exit == 9
+    assert box.run("print('new')", session="s").stdout == "new\n"
+    box.close_session("s")
+
+
+@needs_writing
+def test_a_session_keeps_its_files_and_gives_each_change_once(box: Sandbox) -> None:
+    assert box.run("open('a', 'w').write('1')", session="s").files == {"a": b"1"}
+    assert box.run("print(open('a').read(), open('b').read())", session="s", files={"b": "2"}).files == {}
+    assert box.run("open('a', 'a').write('+')", session="s").files == {"a": b"1+"}
+    box.close_session("s")
+
+
+def test_a_sessions_threads_stand_still_between_its_runs(box: Sandbox) -> None:
+    count = "import threading, time\nn = 0\ndef go():\n    global n\n    while True: n += 1; time.sleep(0.001)\n"
+    box.run(count + "threading.Thread(target=go, daemon=True).start(); time.sleep(0.05)", session="s")
+    first = int(box.run("print(n)", session="s").stdout)
+    time.sleep(0.3)
+    assert int(box.run("print(n)", session="s").stdout) - first < 100
+    box.close_session("s")
+
+
+def test_the_oldest_session_goes_when_there_are_too_many(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MOST_SESSIONS", 2)
+    for name in ("a", "b", "a", "c"):
+        box.run(f"{name} = 1", session=name)
+    assert list(box.sessions) == ["a", "c"]
+    for name in ("a", "c"):
+        box.close_session(name)
+
+
+def test_asyncio_threads_and_common_modules_work(box: Sandbox) -> None:
+    code = """
+import asyncio, concurrent.futures, decimal, hashlib, sqlite3, unittest, zoneinfo
+async def f(): await asyncio.sleep(0); return 1
+pool = concurrent.futures.ThreadPoolExecutor(2)
+print(asyncio.run(f()), list(pool.map(abs, [-1, -2])), hashlib.sha256(b'').hexdigest()[:4])
+print(sqlite3.connect(':memory:').execute('select 2').fetchone())
+"""
+    result = box.run(code)
+    assert (result.stdout, result.stderr) == ("1 [1, 2] e3b0\n(2,)\n", "")
+
+
+def test_sets_of_strings_have_one_order_in_all_runs(box: Sandbox) -> None:
+    code = "print(list({str(i) for i in range(50)}))"
+    assert len({result.stdout for result in box.map([code] * 6)}) == 1
+
+
+def test_many_programs_come_back_in_their_order(box: Sandbox) -> None:
+    results = list(box.map([f"import time; time.sleep({0.02 * (i % 3)}); print({i})" for i in range(30)], timeout=5))
+    assert [result.stdout for result in results] == [f"{i}\n" for i in range(30)]
+    assert box.started <= box.workers
+
+
+def test_a_worker_that_dies_is_replaced(box: Sandbox) -> None:
+    box.run("1")
+    for worker in box.idle:
+        worker.zygote.kill()
+        worker.zygote.wait()
+    assert box.run("print('again')").stdout == "again\n"
+
+
+def test_a_worker_that_dies_in_a_run_is_told(box: Sandbox) -> None:
+    def kill() -> None:
+        [worker] = [one for one in seen if one.process]
+        worker.zygote.kill()
+
+    box.run("1")
+    seen = list(box.idle)
+    result = box.run("f()\nwhile True: pass", functions={"f": kill})
+    assert (result.exit, result.ended) == (-9, "lost")
+    assert box.run("print('again')").stdout == "again\n"
+
+
+def test_a_forked_host_has_workers_of_its_own(box: Sandbox) -> None:
+    box.run("1")
+    if not (pid := os.fork()):
+        right = False
+        try:
+            right = box.run("print('child')").stdout == "child\n"
+            for worker in box.idle:
+                worker.close()
+        finally:
+            os._exit(0 if right else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert box.run("print('parent')").stdout == "parent\n"
+
+
+def test_the_canary_sees_what_gets_through() -> None:
+    """Level 4 protects nothing: a canary that found nothing there would find nothing anywhere."""
+    worker = Worker(launch.OPEN)
+    try:
+        through, tried = canary.attack(worker)
+    finally:
+        worker.close()
+    assert {"a process forked", "a program started", "a socket", "a file read", "a file written"} <= set(through)
+    assert "another process" in through
+    assert "what must work" not in through
+    assert tried > len(through)
+
+
+def test_without_a_level_that_holds_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary, "check", lambda level: Verdict(level, level == launch.OPEN, "got through: a socket"))
+    monkeypatch.delenv(sandbox.UNSAFE, raising=False)
+    with pytest.raises(UserError, match=r"no sandbox holds .*got through: a socket") as refusal:
+        Sandbox()
+    assert "--unsafe-exec" in refusal.value.remedy
+    with pytest.raises(UserError, match="level 1"):
+        Sandbox(level=1)
+    assert sandbox.doctor().startswith("sandbox: none; code that a model wrote is not run\n  not level 1")
+    with Sandbox(unsafe=True) as box:
+        result = box.run("open('out', 'w').write('x'); print(1)")
+        assert (result.stdout, result.files, result.level) == ("1\n", {"out": b"x"}, launch.OPEN)
+    monkeypatch.setenv(sandbox.UNSAFE, "1")
+    assert sandbox.choose().level == launch.OPEN
+
+
+def test_a_level_that_holds_is_used_even_if_the_unsafe_one_is_allowed() -> None:
+    if BEST is None:
+        pytest.skip("no level holds here")
+    assert sandbox.choose(unsafe=True).level == BEST
+    assert sandbox.doctor().startswith(f"sandbox: level {BEST} (")
+
+
+def test_the_module_runs_in_a_sandbox_of_the_process() -> None:
+    if BEST is None:
+        pytest.skip("no level holds here")
+    assert sandbox.run("print(input())", stdin="x", timeout=5).stdout == "x\n"
+    assert sandbox.shared() is sandbox.shared()
+    sandbox.shared().close()
+    with pytest.raises(RuntimeError, match="closed"):
+        sandbox._shared.run("1")  # type: ignore[union-attr]
+    assert sandbox.run("print(2)").stdout == "2\n"
+    sandbox.shared().close()
