@@ -121,11 +121,12 @@ class Mixture(Sequence[Rendered]):
         return ([], []) if conversation is None else render(conversation, self.tokenizer, bulk=True)
 
     def leave_out_bad_rows(self) -> int:
-        """Looks at all rows and goes on without the bad ones, in the same order. How many there are, or were."""
-        good = [i for i in range(len(self)) if self.conversation(i) is not None]
-        bad = len(self) - len(good) + self.skipped
-        self.which, self.rows = self.which[good], self.rows[good]
-        return bad
+        """Looks at the rows of parts that may have bad ones, and goes on without those, in the same order. How many
+        there are, or were."""
+        lenient = np.array([part.skip_bad_rows for part in self.parts])
+        bad = [i for i in np.flatnonzero(lenient[self.which]) if self.conversation(int(i)) is None]
+        self.which, self.rows = np.delete(self.which, bad), np.delete(self.rows, bad)
+        return len(bad) + self.skipped
 
     @property
     def skipped(self) -> int:
