@@ -9,6 +9,7 @@ import torch
 
 from lanbot.data import world
 from lanbot.data.corpus import Corpus
+from lanbot.data.readers import Chunk
 from lanbot.evals import bpb
 from lanbot.evals.bpb import Validation
 from lanbot.model.transformer import Transformer
@@ -19,7 +20,7 @@ T = 32
 
 
 def corpus(texts: list[str]) -> Corpus:
-    return Corpus([("texts", lambda start: iter([list(texts)][start:]))], None)
+    return Corpus([("texts", lambda start: iter([Chunk(texts)][start:]))], None)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,187 @@
+"""CORE: the mean over 22 tasks of a model's accuracy, centered so that a guess counts 0 (Li et al. 2024)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from lanbot.console import table, track
+from lanbot.errors import UserError
+from lanbot.evals.chat import Score
+from lanbot.evals.scorer import Judged, Scorer
+from lanbot.tasks import core
+from lanbot.tasks.core import CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Item
+from lanbot.training.parallel import gather, world
+
+JOB_CHARACTERS = 65_536
+"""Of prompts that are given to the model together. Which items those are does not depend on the number of ranks, so
+neither does how any of them is rounded."""
+KINDS = {CHOICE: "choice", SCHEMA: "schema", GREEDY: "greedy"}
+
+
+class Verdict(NamedTuple):
+    """answer: the option chosen; where the answer is generated, 1 if it is the reference, else 0. cut: whether the
+    context had no room for all of the prompt."""
+
+    task: str
+    item: int
+    answer: int
+    right: bool
+    cut: bool
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """score.chance is the uniform guess rate. items: how many the task has; score.n of them were asked. cut: of those
+    asked, how many had prompts longer than the context."""
+
+    task: CoreTask
+    score: Score
+    items: int
+    cut: int
+
+    @property
+    def centered(self) -> float:
+        return self.task.centered(self.score.score)
+
+    @property
+    def centered_stderr(self) -> float:
+        return self.score.stderr / (1 - 0.01 * self.task.baseline)
+
+    def json(self) -> dict[str, Any]:
+        return {
+            **self.score.json(),
+            "centered": round(self.centered, 6),
+            "centered_stderr": round(self.centered_stderr, 6),
+            "baseline": self.task.baseline / 100,
+            "kind": self.task.kind,
+            "shots": self.task.shots,
+            "items": self.items,
+            "sampled": self.score.n < self.items,
+            "cut": self.cut,
+        }
+
+
+@dataclass(frozen=True)
+class CoreResult:
+    """verdicts: on every item that was asked, in order."""
+
+    model: str
+    limit: int | None
+    settings: dict[str, Any]
+    tasks: dict[str, TaskScore]
+    verdicts: list[Verdict]
+
+    @property
+    def core(self) -> float | None:
+        """None unless all 22 tasks were asked."""
+        if [score.task for score in self.tasks.values()] != list(TASKS):
+            return None
+        return sum(score.centered for score in self.tasks.values()) / len(TASKS)
+
+    @property
+    def stderr(self) -> float:
+        """Of the mean, from the tasks' own errors: what other items of the same kind would give."""
+        return math.sqrt(sum(score.centered_stderr**2 for score in self.tasks.values())) / max(1, len(self.tasks))
+
+    def json(self) -> dict[str, Any]:
+        core = self.core
+        return {
+            "core": None if core is None else round(core, 6),
+            "stderr": round(self.stderr, 6),
+            "model": self.model,
+            "limit": self.limit,
+            "settings": self.settings,
+            "tasks": {label: score.json() for label, score in self.tasks.items()},
+        }
+
+    def table(self, markdown: bool = False) -> str:
+        header = ("task", "kind", "shots", "n", "accuracy", "±", "chance", "baseline", "centered", "cut")
+        rows: list[tuple[Any, ...]] = []
+        for label, one in self.tasks.items():
+            score = one.score
+            n = f"{score.n:,} of {one.items:,}" if score.n < one.items else f"{score.n:,}"
+            figures = (score.score, score.stderr, score.chance, one.task.baseline / 100, one.centered)
+            rows.append((label, KINDS[one.task.kind], one.task.shots, n, *(f"{x:.4f}" for x in figures), one.cut))
+        if self.core is not None:
+            rows.append(("CORE", "", "", "", "", f"{self.stderr:.4f}", "", "", f"{self.core:.4f}", ""))
+        return table(rows, header, markdown, left=2)
+
+    def __str__(self) -> str:
+        sampled = f", at most {self.limit:,} items a task" if self.limit else ""
+        if self.core is None:
+            return f"{len(self.tasks)} of {len(TASKS)} tasks of CORE{sampled}"
+        return f"CORE {self.core:.4f} ± {self.stderr:.4f} ({self.model}{sampled})"
+
+
+# -- the evaluation ----------------------------------------------------------------------------------------
+
+
+class _Job(NamedTuple):
+    task: CoreTask
+    items: list[Item]
+    """All of the task's."""
+    asked: list[int]
+    characters: int
+
+
+def evaluate(scorer: Scorer, limit: int | None = None, tasks: Sequence[CoreTask] = TASKS) -> CoreResult:
+    """A model's answers to the first `limit` items of each task, in their fixed shuffled order; to all if it is None.
+
+    All ranks call it, share the work and get the result. Raises UserError if the data is not to be had, or the model's
+    losses are no numbers.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit is {limit}", "Ask at least one item of each task.")
+    place = world()
+    loaded: dict[str, list[Item]] = {}
+    jobs: list[_Job] = []
+    for task in track(tasks, "preparing CORE", len(tasks), "tasks") if place.main else tasks:
+        loaded[task.label] = core.load(task)
+        jobs += _jobs(task, loaded[task.label], limit)
+    mine = jobs[place.rank :: place.size]
+    total = sum(job.characters for job in mine)
+    shown = track(mine, "evaluating CORE", total, "characters", lambda job: job.characters) if place.main else mine
+    verdicts = sorted(gather([verdict for job in shown for verdict in _ask(scorer, job)]))
+    results: dict[str, TaskScore] = {}
+    for task in tasks:
+        items, here = loaded[task.label], [verdict for verdict in verdicts if verdict.task == task.label]
+        chances = [1 / len(core.options(task, items[v.item])) if task.kind != GREEDY else 0.0 for v in here]
+        chance = round(sum(chances) / len(here), 6)
+        score = Score.of([verdict.right for verdict in here], chance)
+        results[task.label] = TaskScore(task, score, len(items), sum(verdict.cut for verdict in here))
+    settings = {**scorer.settings, "order_seed": core.ORDER_SEED, "shots_seed": core.SHOTS_SEED}
+    return CoreResult(scorer.name, limit, settings, results, verdicts)
+
+
+def _jobs(task: CoreTask, items: list[Item], limit: int | None) -> Iterator[_Job]:
+    """The items asked, the longest first, in parts of JOB_CHARACTERS: few of a part's tokens are padding then."""
+    lengths = {i: len(core.texts(task, items, i)[-1]) for i in range(len(items))[:limit]}
+    job = _Job(task, items, [], 0)
+    for i in sorted(lengths, key=lambda i: (-lengths[i], i)):
+        if job.asked and job.characters + lengths[i] > JOB_CHARACTERS:
+            yield job
+            job = _Job(task, items, [], 0)
+        job = job._replace(asked=[*job.asked, i], characters=job.characters + lengths[i])
+    yield job
+
+
+def _ask(scorer: Scorer, job: _Job) -> Iterator[Verdict]:
+    texts = [core.texts(job.task, job.items, i) for i in job.asked]
+    ids = iter(scorer.encode([text for item in texts for text in item]))
+    prompts = [core.prompts(job.task, [next(ids) for _ in item], scorer.context) for item in texts]
+    for i, asked, judged in zip(job.asked, prompts, scorer.score(prompts), strict=True):
+        if any(math.isnan(one.loss) for one in judged):
+            where = f"{job.task.label}, item {i}"
+            raise UserError(f"{scorer.name}: its loss is no number ({where})", "Are its weights damaged? Try fp32.")
+        answer = _answer(job.task, judged)
+        right = answer == (1 if job.task.kind == GREEDY else job.items[i]["gold"])
+        yield Verdict(job.task.label, i, answer, right, any(prompt.cut for prompt in asked))
+
+
+def _answer(task: CoreTask, judged: Sequence[Judged]) -> int:
+    """The option of the lowest loss, the first of equal ones; or whether the continuation is what the model says."""
+    if task.kind == GREEDY:
+        return int(judged[0].greedy)
+    losses = [one.loss for one in judged]
+    return losses.index(min(losses))

@@ -1,0 +1,193 @@
+"""How likely a model finds continuations: what CORE asks of one of ours, or of any other (hf.py).
+
+What the prompts of an item begin with is read once, and logits are computed only where a token is judged.
+Shapes: B rows, T tokens, P tokens of a shared beginning, H heads, D head_dim, N judged tokens, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lanbot.evals.reader import Branches, Trunks, read_trunks
+from lanbot.model.transformer import Transformer
+from lanbot.tasks.core import Prompt, common
+from lanbot.tokenizer import Tokenizer
+
+TOKENS = {"cpu": 1_024, "cuda": 65_536, "mps": 8_192}
+"""Read in one forward pass, padding included."""
+LOGITS = {"cpu": 256, "cuda": 2_048, "mps": 512}
+"""Tokens whose logits are there at a time."""
+
+
+class Judged(NamedTuple):
+    """Of a prompt's judged tokens: their mean loss in nats, and whether each is the likeliest at its place."""
+
+    loss: float
+    greedy: bool
+
+
+class Scorer(Protocol):
+    """What CORE needs of a model."""
+
+    name: str
+    context: int | None
+    """The longest text that it reads, in tokens; None: any."""
+    settings: dict[str, str | int | None]
+    """What a figure depends on besides, for the report."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids, with what the model expects before a text."""
+
+    def score(self, items: Sequence[Sequence[Prompt]]) -> list[list[Judged]]:
+        """Of each prompt of each item."""
+
+
+# -- what is computed --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Plan:
+    """Prompts that are read together: the trunk is what all begin with, a branch what a prompt goes on with. The last
+    token of a prompt is only judged, so options of one token have no branches."""
+
+    trunk: list[int]
+    branches: list[list[int]]
+    prompts: list[Prompt]
+    places: list[int]
+    """Where the prompts stand among all that were given."""
+
+    def __len__(self) -> int:
+        """Tokens that are read."""
+        return len(self.trunk) + sum(map(len, self.branches))
+
+
+def plans(items: Sequence[Sequence[Prompt]], branching: bool = True) -> list[Plan]:
+    """One for each item, or for each prompt where an item's prompts begin with too little of the same: those that were
+    cut at the left do, each by another number of tokens. branching: whether the model can go on from a trunk."""
+    made: list[Plan] = []
+    place = 0
+    for item in items:
+        inputs = [prompt.ids[:-1] for prompt in item]
+        longest, shared = max(map(len, inputs)), common(inputs)
+        places = list(range(place, place + len(item)))
+        place += len(item)
+        if shared == longest or (branching and 2 * shared >= longest):
+            made.append(Plan(inputs[0][:shared], [ids[shared:] for ids in inputs], list(item), places))
+        else:
+            made += [Plan(ids, [[]], [prompt], [at]) for ids, prompt, at in zip(inputs, item, places, strict=True)]
+    return made
+
+
+def batches(made: list[Plan], tokens: int) -> Iterator[list[Plan]]:
+    """The plans, the longest first, as many at a time as padded trunks of `tokens` in all allow."""
+    batch: list[Plan] = []
+    for plan in sorted(made, key=lambda plan: -len(plan.trunk)):
+        if batch and (len(batch) + 1) * len(batch[0].trunk) > tokens:
+            yield batch
+            batch = []
+        batch.append(plan)
+    if batch:
+        yield batch
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """(rows, longest), zeros at the right: no token sees what stands right of it."""
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return ids.to(device)
+
+
+class Tally:
+    """Sums what is said of single tokens up to what is said of prompts."""
+
+    def __init__(self, prompts: int) -> None:
+        self.nats, self.tokens, self.greedy = [0.0] * prompts, [0] * prompts, [True] * prompts
+
+    def add(self, places: Sequence[int], nll: Tensor, likeliest: Tensor) -> None:
+        """places: of each token, its prompt's."""
+        for place, nats, best in zip(places, nll.tolist(), likeliest.tolist(), strict=True):
+            self.nats[place] += nats
+            self.tokens[place] += 1
+            self.greedy[place] &= best
+
+    def items(self, items: Sequence[Sequence[Prompt]]) -> list[list[Judged]]:
+        judged = map(Judged, (n / t for n, t in zip(self.nats, self.tokens, strict=True)), self.greedy)
+        return [[next(judged) for _ in item] for item in items]
+
+
+def judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, V) and (N,) -> each target's loss, and whether it is the likeliest."""
+    return F.cross_entropy(logits.float(), targets, reduction="none"), logits.argmax(-1) == targets
+
+
+# -- a model of ours ---------------------------------------------------------------------------------------
+
+
+class ModelScorer:
+    """A Transformer with its tokenizer. It computes in the model's dtype: give it Engine.model where that is bf16."""
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, name: str) -> None:
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.context: int | None = model.config.context
+        self.device = model.embed_tokens.weight.device
+        dtype = str(model.dtype).removeprefix("torch.")
+        self.settings: dict[str, str | int | None] = {"dtype": dtype, "context": self.context, "begins_with": "<|bos|>"}
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[self.tokenizer.bos, *self.tokenizer.encode(text)] for text in texts]
+
+    @torch.inference_mode()
+    def score(self, items: Sequence[Sequence[Prompt]]) -> list[list[Judged]]:
+        tally = Tally(sum(map(len, items)))
+        for batch in batches(plans(items), TOKENS[self.device.type]):
+            self._score(batch, tally)
+        return tally.items(items)
+
+    def _score(self, batch: Sequence[Plan], tally: Tally) -> None:
+        """First all trunks, then what branches there are on top of them."""
+        branched = [row for row, plan in enumerate(batch) if any(plan.branches)]
+        first = [min(min(prompt.start for prompt in plan.prompts), len(plan.trunk)) - 1 for plan in batch]
+        wanted = padded([range(i, len(plan.trunk)) for i, plan in zip(first, batch, strict=True)], self.device)
+        ids = padded([plan.trunk for plan in batch], self.device)
+        hidden, trunks = read_trunks(self.model, ids, wanted)
+        hidden = hidden.flatten(0, 1)
+        begins = [row * wanted.shape[1] - i for row, i in enumerate(first)]
+        rest_begins = dict.fromkeys(range(len(batch)), 0)
+        if branched:
+            more = self._branches([batch[row] for row in branched], branched, trunks)
+            rest_begins |= {row: len(hidden) + i * more.shape[1] for i, row in enumerate(branched)}
+            hidden = torch.cat((hidden, more.flatten(0, 1)))
+        at: list[int] = []
+        places: list[int] = []
+        targets: list[int] = []
+        for row, plan in enumerate(batch):
+            P, rest = len(plan.trunk), rest_begins[row]
+            for prompt, branch, place in zip(plan.prompts, plan.branches, plan.places, strict=True):
+                before = range(prompt.start - 1, len(prompt.ids) - 1)  # what foretells each judged token
+                at += [begins[row] + i if i < P else rest + i - P for i in before]
+                places += [place] * len(before)
+                targets += prompt.ids[prompt.start :]
+                rest += len(branch)
+        where, judged = torch.tensor(at, device=self.device), torch.tensor(targets, device=self.device)
+        step = LOGITS[self.device.type]
+        for start in range(0, len(at), step):
+            logits = self.model.logits(hidden[where[start : start + step]])
+            tally.add(places[start : start + step], *judge(logits, judged[start : start + step]))
+
+    def _branches(self, made: Sequence[Plan], rows: Sequence[int], trunks: Trunks) -> Tensor:
+        """The last hidden states (plans, T, width) of their branches, each plan's end to end. rows: of the trunks."""
+        lengths = [[len(branch) for branch in plan.branches] for plan in made]
+        view = Branches(
+            trunks,
+            torch.tensor(rows, device=self.device),
+            torch.tensor([len(plan.trunk) for plan in made], device=self.device),
+            padded([[i + 1 for i, n in enumerate(row) for _ in range(n)] for row in lengths], self.device),
+            padded([[step for n in row for step in range(n)] for row in lengths], self.device),
+        )
+        ids = padded([[token for branch in plan.branches for token in branch] for plan in made], self.device)
+        return self.model(ids, cache=view)

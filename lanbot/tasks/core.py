@@ -1,0 +1,204 @@
+"""CORE: the 22 tasks by which DCLM compares base models (Li et al. 2024), as prompts.
+
+A prompt is a text to be continued: no chat format, so any language model can be asked. What an item's prompts are
+depends on the item, its place and the fixed seeds below alone; not on the model, a limit, or the number of processes.
+"""
+
+import json
+import random
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lanbot.data import hub
+from lanbot.errors import UserError
+
+BUNDLE = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip", "core"
+"""Its address, and the folder in a mirror that answers for it."""
+ORDER_SEED = 1337
+SHOTS_SEED = 1234
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CoreTask:
+    """kind: "multiple_choice" (one query, the likeliest of its continuations), "schema" (several contexts, under which
+    the same continuation is likeliest) or "language_modeling" (the continuation, by greedy choice of each token).
+    shots: solved items before each prompt. baseline: what CORE counts as nothing, in percent. delimiter: stands before
+    each continuation."""
+
+    label: str
+    file: str
+    kind: str
+    shots: int
+    baseline: float = 0.0
+    delimiter: str = " "
+
+    def centered(self, accuracy: float) -> float:
+        """0 at the baseline, 1 where all is right."""
+        return (accuracy - 0.01 * self.baseline) / (1 - 0.01 * self.baseline)
+
+
+CHOICE, SCHEMA, GREEDY = "multiple_choice", "schema", "language_modeling"
+ANSWER = "\nAnswer: "
+TASKS = (
+    CoreTask("hellaswag_zeroshot", "language_understanding/hellaswag", CHOICE, 0, 25),
+    CoreTask("jeopardy", "world_knowledge/jeopardy_all", GREEDY, 10, delimiter=ANSWER),
+    CoreTask("bigbench_qa_wikidata", "world_knowledge/bigbench_qa_wikidata", GREEDY, 10),
+    CoreTask("arc_easy", "world_knowledge/arc_easy", CHOICE, 10, 25, ANSWER),
+    CoreTask("arc_challenge", "world_knowledge/arc_challenge", CHOICE, 10, 25, ANSWER),
+    CoreTask("copa", "commonsense_reasoning/copa", CHOICE, 0, 50),
+    CoreTask("commonsense_qa", "commonsense_reasoning/commonsense_qa", CHOICE, 10, 20),
+    CoreTask("piqa", "commonsense_reasoning/piqa", CHOICE, 10, 50, ANSWER),
+    CoreTask("openbook_qa", "commonsense_reasoning/openbook_qa", CHOICE, 0, 25),
+    CoreTask("lambada_openai", "language_understanding/lambada_openai", GREEDY, 0),
+    CoreTask("hellaswag", "language_understanding/hellaswag", CHOICE, 10, 25),
+    CoreTask("winograd", "language_understanding/winograd_wsc", SCHEMA, 0, 50),
+    CoreTask("winogrande", "language_understanding/winogrande", SCHEMA, 0, 50),
+    CoreTask("bigbench_dyck_languages", "symbolic_problem_solving/bigbench_dyck_languages", GREEDY, 10),
+    CoreTask("agi_eval_lsat_ar", "symbolic_problem_solving/agi_eval_lsat_ar", CHOICE, 3, 20),
+    CoreTask("bigbench_cs_algorithms", "symbolic_problem_solving/bigbench_cs_algorithms", GREEDY, 10),
+    CoreTask("bigbench_operators", "symbolic_problem_solving/bigbench_operators", GREEDY, 10),
+    CoreTask("bigbench_repeat_copy_logic", "symbolic_problem_solving/bigbench_repeat_copy_logic", GREEDY, 10),
+    CoreTask("squad", "reading_comprehension/squad", GREEDY, 10),
+    CoreTask("coqa", "reading_comprehension/coqa", GREEDY, 0),
+    CoreTask("boolq", "reading_comprehension/boolq", CHOICE, 10, 62, ANSWER),
+    CoreTask(
+        "bigbench_language_identification", "language_understanding/bigbench_language_identification", CHOICE, 10, 9.1
+    ),
+)
+"""In the bundle's order, with its baselines: some are no guess rate (docs/evals.md). A test compares both."""
+
+
+# -- items -------------------------------------------------------------------------------------------------
+
+
+def load(task: CoreTask) -> list[Item]:
+    """All items, in the seeded order of the field's implementation: item i is the i-th of it, and a limit takes the
+    first. Raises UserError if the bundle is not to be had, or a row is none of the task's."""
+    items = []
+    for where, row in _rows(task):
+        try:
+            _check(task, row)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise UserError(f"{where}: no item of {task.label} ({what})", "Fetch the bundle again.") from None
+        items.append(row)
+    if len(items) <= task.shots:
+        raise UserError(f"{task.label}: {len(items)} items, too few for {task.shots} shots", "Fetch the bundle again.")
+    random.Random(ORDER_SEED).shuffle(items)
+    return items
+
+
+def _check(task: CoreTask, row: Any) -> None:
+    texts = [row["continuation"]] if task.kind != CHOICE else [row["query"]]
+    if task.kind == GREEDY:
+        texts.append(row["context"])
+    else:
+        texts += options(task, row)
+        if type(row["gold"]) is not int or not 0 <= row["gold"] < len(options(task, row)):
+            raise ValueError(f"gold is {row['gold']!r}")
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ValueError("a text is missing")
+
+
+def options(task: CoreTask, item: Item) -> list[str]:
+    """What may be chosen; nothing where the answer is generated."""
+    keys = {CHOICE: "choices", SCHEMA: "context_options"}
+    return item[keys[task.kind]] if task.kind in keys else []
+
+
+def _rows(task: CoreTask) -> Iterator[tuple[str, Any]]:
+    """(where it stands, row) of the task's file: in the bundle's zip, or in a mirror's folder, gzipped or not."""
+    bundle, member = hub.url_file(*BUNDLE), f"eval_data/{task.file}.jsonl"
+    if bundle.is_dir():
+        names = [bundle / member, bundle / f"{member}.gz", bundle / "eval_bundle" / member]
+        path = next((name for name in names if name.is_file()), names[0])
+        return ((f"{path}, line {number}", row) for number, row in hub.read_jsonl(path))
+    return _zipped_rows(bundle, member)
+
+
+def _zipped_rows(bundle: Path, member: str) -> Iterator[tuple[str, Any]]:
+    where = f"{bundle}: {member}"
+    try:
+        with zipfile.ZipFile(bundle) as archive:
+            name = next(name for name in archive.namelist() if name in (member, f"eval_bundle/{member}"))
+            lines = archive.read(name).split(b"\n")
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                where = f"{bundle}: {member}, line {number}"
+                yield where, json.loads(line)
+    except StopIteration:
+        raise UserError(f"{where}: not in it", "The bundle has changed; name a --mirror that has core/.") from None
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError) as error:
+        raise UserError(f"{where}: cannot be read ({error})", "Delete the file: it is fetched again.") from None
+
+
+# -- prompts as text ---------------------------------------------------------------------------------------
+
+
+def shots(task: CoreTask, items: Sequence[Item], i: int) -> list[Item]:
+    """The solved items that stand before item i: drawn from all others, the same in every evaluation."""
+    drawn = random.Random(SHOTS_SEED + i).sample(range(len(items) - 1), task.shots)
+    return [items[j + (j >= i)] for j in drawn]
+
+
+def texts(task: CoreTask, items: Sequence[Item], i: int) -> list[str]:
+    """Item i's prompts: one for each option; in language modelling the prompt without and with the continuation."""
+    item, between = items[i], task.delimiter
+    before = "".join(f"{_solved(task, shot)}\n\n" for shot in shots(task, items, i))
+    if task.kind == CHOICE:
+        return [f"{before}{item['query']}{between}{choice}" for choice in item["choices"]]
+    if task.kind == SCHEMA:
+        return [f"{before}{context}{between}{item['continuation']}" for context in item["context_options"]]
+    asked = f"{before}{item['context'].strip()}{between}"
+    return [asked.rstrip(), asked + item["continuation"]]
+
+
+def _solved(task: CoreTask, item: Item) -> str:
+    if task.kind == CHOICE:
+        return f"{item['query']}{task.delimiter}{item['choices'][item['gold']]}"
+    context = item["context_options"][item["gold"]] if task.kind == SCHEMA else item["context"].strip()
+    return f"{context}{task.delimiter}{item['continuation']}"
+
+
+# -- prompts as tokens -------------------------------------------------------------------------------------
+
+
+class Prompt(NamedTuple):
+    """ids[start:] are judged, given those before them. 0 < start < len(ids). cut: tokens that the context had no room
+    for, at the left."""
+
+    ids: list[int]
+    start: int
+    cut: int = 0
+
+
+def prompts(task: CoreTask, ids: Sequence[list[int]], context: int | None = None) -> list[Prompt]:
+    """What to judge of an item whose texts have these ids: each option, or in language modelling the one continuation.
+
+    A continuation is what follows the tokens that all options begin with; of a schema, the tokens that all end with;
+    in language modelling, what the prompt with it has beyond the prompt without it. At least one token, and not the
+    first, which nothing foretells. context: the longest that the model reads; longer ones lose their beginning.
+    """
+    if task.kind == SCHEMA:
+        same = common([row[::-1] for row in ids])
+        starts = [len(row) - same for row in ids]
+    else:
+        starts = [common(ids)] * len(ids)
+    if task.kind == GREEDY:
+        ids, starts = ids[1:], starts[1:]
+    shortest = min(map(len, ids))
+    if task.kind != SCHEMA:
+        starts = [min(start, shortest - 1) for start in starts]
+    cuts = [max(0, len(row) - context) if context else 0 for row in ids]
+    return [Prompt(row[cut:], max(1, start - cut), cut) for row, start, cut in zip(ids, starts, cuts, strict=True)]
+
+
+def common(rows: Sequence[list[int]]) -> int:
+    """How many tokens all rows begin with."""
+    first, last = min(rows), max(rows)  # what the least and the greatest share, all between them share
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))

@@ -1,0 +1,417 @@
+"""CORE's scores: those of the plain loop, for any batch, any number of ranks, our models and others.
+
+This file is the test and, under torchrun, the ranks: python -m torch.distributed.run ... test_core.py FOLDER
+"""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lanbot.data import world
+from lanbot.data.corpus import Corpus
+from lanbot.data.readers import Chunk
+from lanbot.errors import UserError
+from lanbot.evals import reader, scorer
+from lanbot.evals.bpb import Validation
+from lanbot.evals.core import CoreResult, TaskScore, evaluate
+from lanbot.evals.hf import HFScorer
+from lanbot.evals.scorer import Judged, ModelScorer, batches, plans
+from lanbot.model.transformer import Transformer
+from lanbot.model.weights import load_model, save_model
+from lanbot.tasks import core
+from lanbot.tasks.core import CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Prompt
+from lanbot.tokenizer import Tokenizer
+from lanbot.training import parallel
+
+MakeModel = Callable[..., Transformer]
+REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
+needs_bundle = pytest.mark.skipif(not (REAL / "core").is_dir(), reason=f"no CORE bundle at {REAL / 'core'}")
+QUIZ = CoreTask("quiz", "quiz", CHOICE, 3, 25, core.ANSWER)
+LETTERS = CoreTask("letters", "letters", CHOICE, 2, 20)
+WHO = CoreTask("who", "who", SCHEMA, 0, 50)
+WORDS = CoreTask("words", "words", GREEDY, 2)
+MADE = (QUIZ, LETTERS, WHO, WORDS)
+LOADED = cache(core.load)
+
+
+def items_of(task: CoreTask) -> list[core.Item]:
+    """Made-up items of unequal lengths."""
+    rng = random.Random(task.label)
+
+    def some(most: int) -> str:
+        return " ".join(rng.choices(world.WORDS, k=rng.randint(1, most)))
+
+    def item(i: int) -> core.Item:
+        if task.kind == GREEDY:
+            return {"context": f"{some(20)} is", "continuation": some(1 if i % 2 else 3)}
+        if task.kind == SCHEMA:
+            begin = some(12)
+            contexts = [f"{begin} {some(2)}" for _ in range(2)]
+            return {"context_options": contexts, "continuation": some(6), "gold": rng.randrange(2)}
+        choices = ["A", "B", "C", "D"] if task is LETTERS else [some(5) for _ in range(4)]
+        return {"query": f"{some(15)}?", "choices": choices, "gold": rng.randrange(4)}
+
+    return [item(i) for i in range(25)]
+
+
+@pytest.fixture(autouse=True)
+def made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "load", lambda task: items_of(task) if task in MADE else LOADED(task))
+
+
+def prompts_of(task: CoreTask, one: ModelScorer | HFScorer, context: int | None) -> list[list[Prompt]]:
+    items = items_of(task)
+    return [core.prompts(task, one.encode(core.texts(task, items, i)), context) for i in range(len(items))]
+
+
+def plain(logits_of: Callable[[torch.Tensor], torch.Tensor], prompts: Sequence[Prompt]) -> list[Judged]:
+    """Each prompt alone, all logits."""
+    judged = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt.ids])
+        with torch.no_grad():
+            logits = logits_of(ids)[0, prompt.start - 1 : -1].float()
+        targets = ids[0, prompt.start :]
+        judged.append(Judged(F.cross_entropy(logits, targets).item(), bool((logits.argmax(-1) == targets).all())))
+    return judged
+
+
+def assert_same(ours: list[list[Judged]], theirs: list[list[Judged]]) -> None:
+    assert [[j.greedy for j in item] for item in ours] == [[j.greedy for j in item] for item in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert [j.loss for j in a] == pytest.approx([j.loss for j in b], abs=2e-4)
+        assert min(range(len(a)), key=lambda i: a[i].loss) == min(range(len(b)), key=lambda i: b[i].loss)
+
+
+# -- a model of ours ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama"])
+@pytest.mark.parametrize("context", [40, 400])
+def test_scores_are_those_of_each_prompt_alone(
+    make_model: MakeModel, tokenizer: Tokenizer, family: str, context: int
+) -> None:
+    """At 40 tokens most prompts are cut, each option's by another number of tokens."""
+    model = make_model(family=family, context=context)
+    one, cut, shared = ModelScorer(model, tokenizer, "tiny"), 0, 0
+    for task in MADE:
+        prompts = prompts_of(task, one, one.context)
+        cut += sum(prompt.cut > 0 for item in prompts for prompt in item)
+        shared += sum(any(plan.branches) for plan in plans(prompts))
+        theirs = [plain(lambda ids: model.logits(model(ids)), item) for item in prompts]
+        assert_same(one.score(prompts), theirs)
+    assert (cut > 100) == (context == 40)
+    assert shared > 40 or context == 40
+
+
+def test_some_greedy_answers_are_right(make_model: MakeModel, tokenizer: Tokenizer) -> None:
+    """Else the comparison above would compare nothing: continuations here are what the model says."""
+    model = make_model(context=400)
+    one, prompts = ModelScorer(model, tokenizer, "tiny"), []
+    for item in prompts_of(WORDS, ModelScorer(model, tokenizer, "tiny"), None):
+        ids = item[0].ids[: item[0].start]
+        for _ in range(3):
+            with torch.no_grad():
+                ids = [*ids, int(model.logits(model(torch.tensor([ids])))[0, -1].argmax())]
+        prompts.append([Prompt(ids, len(ids) - 3), Prompt([*ids[:-2], (ids[-2] + 1) % 300, ids[-1]], len(ids) - 3)])
+    assert [[j.greedy for j in item] for item in one.score(prompts)] == [[True, False]] * 25
+
+
+@pytest.mark.parametrize(("tokens", "piece"), [(1, 7), (150, 32), (4_096, 100)])
+def test_batches_and_pieces_do_not_matter(
+    make_model: MakeModel, tokenizer: Tokenizer, tokens: int, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = ModelScorer(make_model(context=400), tokenizer, "tiny")
+    prompts = [item for task in MADE for item in prompts_of(task, one, 400)]
+    before = one.score(prompts)
+    monkeypatch.setitem(scorer.TOKENS, "cpu", tokens)
+    monkeypatch.setitem(scorer.LOGITS, "cpu", 5)
+    monkeypatch.setitem(reader.PIECE, "cpu", piece)
+    assert_same(one.score(prompts), before)
+
+
+def test_long_prompts(make_model: MakeModel, tokenizer: Tokenizer) -> None:
+    model = make_model(context=3_000)
+    rng = random.Random(0)
+    begin = [tokenizer.bos, *rng.choices(range(300), k=1_500)]
+    item = [Prompt([*begin, *rng.choices(range(300), k=n)], 1_501) for n in (4, 9, 1)]
+    theirs = plain(lambda ids: model.logits(model(ids)), item)
+    assert_same(ModelScorer(model, tokenizer, "tiny").score([item]), [theirs])
+
+
+def test_bf16_is_near_fp32(make_model: MakeModel, tokenizer: Tokenizer) -> None:
+    scores = []
+    for dtype in (torch.float32, torch.bfloat16):
+        one = ModelScorer(make_model(context=400, dtype=dtype).to(dtype), tokenizer, "tiny")
+        scores.append([j.loss for item in one.score(prompts_of(QUIZ, one, 400)) for j in item])
+    assert scores[1] == pytest.approx(scores[0], abs=0.15) and scores[1] != scores[0]
+
+
+def test_the_shared_beginning_is_read_once_and_padding_is_little() -> None:
+    rng = random.Random(0)
+    items = []
+    for _ in range(60):
+        begin = rng.choices(range(300), k=rng.randint(100, 400))
+        items.append([Prompt([*begin, *rng.choices(range(300), k=rng.randint(1, 9))], len(begin)) for _ in range(4)])
+    made = plans(items)
+    assert len(made) == 60
+    assert sum(map(len, made)) < 0.35 * sum(len(prompt.ids) for item in items for prompt in item)
+    together = list(batches(made, 2_000))
+    assert sorted(place for batch in together for plan in batch for place in plan.places) == list(range(240))
+    padded = sum(len(batch) * max(len(plan.trunk) for plan in batch) for batch in together)
+    assert padded < 1.1 * sum(len(plan.trunk) for plan in made)
+    assert all(len(batch) * max(len(plan.trunk) for plan in batch) <= 2_000 for batch in together)
+
+
+# -- models of others --------------------------------------------------------------------------------------
+
+
+def of_family(family: str, folder: Path, tokenizer: Tokenizer) -> Path:
+    """A tiny model with random weights, of an architecture of transformers."""
+    import transformers
+
+    sizes = {"vocab_size": tokenizer.vocab_size, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 400}
+    configs = {
+        "gpt2": lambda: transformers.GPT2Config(
+            vocab_size=tokenizer.vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=400
+        ),
+        "gemma2": lambda: transformers.Gemma2Config(**sizes, **more, sliding_window=16, final_logit_softcapping=3.0),
+        "mamba": lambda: transformers.MambaConfig(vocab_size=tokenizer.vocab_size, hidden_size=32, num_hidden_layers=2),
+    }
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(configs[family]())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2 and "A_log" not in name:
+                parameter.normal_(0.0, 0.3)
+    model.save_pretrained(folder)
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "mamba"])
+def test_other_architectures_score_as_each_prompt_alone(family: str, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    one = HFScorer(str(of_family(family, tmp_path, tokenizer)), torch.float32)
+    assert one.branching == (family != "mamba"), "a state-space model has no cache to go on from"
+    assert one.context == (None if family == "mamba" else 400) and one.settings["begins_with"] == "<|bos|>"
+    for task in MADE:
+        prompts = prompts_of(task, one, one.context)[:8]
+        assert_same(one.score(prompts), [plain(lambda ids: one.model(ids).logits, item) for item in prompts])
+
+
+def test_a_saved_model_of_ours_scores_alike_in_transformers(
+    make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    model = make_model(context=60)
+    save_model(model, tmp_path)
+    tokenizer.save(tmp_path)
+    ours = evaluate(ModelScorer(model, tokenizer, "ours"), tasks=MADE)
+    theirs = evaluate(HFScorer(str(tmp_path), torch.float32), tasks=MADE)
+    assert ours.verdicts == theirs.verdicts and ours.tasks == theirs.tasks
+    assert theirs.settings["context"] == 60
+
+
+def test_an_open_model_is_scored_alike_by_both() -> None:
+    folder = REAL / "open_weights" / "stories260k"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there (set LANBOT_MIRROR)")
+    theirs = HFScorer(str(folder), torch.float32)
+    ours = ModelScorer(load_model(folder, torch.float32, torch.device("cpu")), theirs, "ours")  # type: ignore[arg-type]
+    assert theirs.bos is not None
+    prompts = prompts_of(QUIZ, theirs, theirs.context) + prompts_of(WORDS, theirs, theirs.context)
+    assert_same(ours.score(prompts), theirs.score(prompts))
+
+
+def test_what_cannot_be_opened_is_told_in_two_lines(
+    make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="nowhere: transformers cannot open it") as error:
+        HFScorer(str(tmp_path / "nowhere"))
+    assert "OWNER/NAME" in error.value.remedy and "\n" not in error.value.problem
+    save_model(make_model(), tmp_path)
+    tokenizer.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "walrus"}))
+    with pytest.raises(UserError, match=r"transformers cannot open it.*walrus"):
+        HFScorer(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(UserError, match=r"its weights lack model\.layers\.2\.\S+ and \d+ more") as error:
+        HFScorer(str(tmp_path))
+    assert "random numbers" in error.value.remedy
+
+
+# -- figures -----------------------------------------------------------------------------------------------
+
+
+class Said:
+    """A scorer that is no model: losses(text) of a prompt's text."""
+
+    name, context = "said", None
+    settings: dict[str, str | int | None] = {}  # noqa: RUF012
+
+    def __init__(self, loss: Callable[[str], float]) -> None:
+        self.loss = loss
+        self.texts: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Two tokens, of which the second stands for the whole text; the prompt without its continuation is one."""
+        self.texts = list(texts)
+        return [[0, i + 1] for i in range(len(texts))]
+
+    def score(self, items: Sequence[Sequence[Prompt]]) -> list[list[Judged]]:
+        losses = [[self.loss(self.texts[prompt.ids[-1] - 1]) for prompt in item] for item in items]
+        return [[Judged(loss, loss < 0.5) for loss in item] for item in losses]
+
+
+def guesses(seed: int) -> Said:
+    rng = random.Random(seed)
+    return Said(lambda text: rng.random())
+
+
+@needs_bundle
+def test_a_random_scorer_lands_at_the_guess_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    tasks = [task for task in TASKS if task.kind != GREEDY]
+    assert len(tasks) == 13
+    result = evaluate(guesses(3), 1_000, tasks)
+    for task in tasks:
+        score = result.tasks[task.label].score
+        assert score.n >= 100 and score.chance in (0.25, 0.5)
+        assert abs(score.score - score.chance) < 3 * math.sqrt(score.chance * (1 - score.chance) / score.n), task.label
+
+
+@needs_bundle
+def test_an_oracle_scores_one_on_every_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    right: set[str] = set()
+    for task in TASKS:
+        items = core.load(task)
+        for i in range(min(40, len(items))):
+            right.add(core.texts(task, items, i)[1 if task.kind == GREEDY else items[i]["gold"]])
+    result = evaluate(Said(lambda text: 0.0 if text in right else 1.0), 40)
+    assert {label: one.score.score for label, one in result.tasks.items()} == {task.label: 1.0 for task in TASKS}
+    assert result.core == pytest.approx(1.0) and result.stderr == 0.0
+    assert result.tasks["bigbench_repeat_copy_logic"].json()["sampled"] is False, "it has 32 items"
+    assert result.tasks["boolq"].json() == {
+        **{"score": 1.0, "n": 40, "stderr": 0.0, "chance": 0.5, "centered": 1.0, "centered_stderr": 0.0},
+        **{"baseline": 0.62, "kind": CHOICE, "shots": 10, "items": 3_270, "sampled": True, "cut": 0},
+    }
+    assert "40 of 3,270" in result.table() and str(result) == "CORE 1.0000 ± 0.0000 (said, at most 40 items a task)"
+    wrong = evaluate(Said(lambda text: 1.0 if text in right else 0.0), 10)
+    assert all(one.score.score == 0.0 for one in wrong.tasks.values())
+
+
+def test_figures_carry_n_error_chance_and_settings() -> None:
+    result = evaluate(guesses(0), 20, MADE)
+    quiz = result.tasks["quiz"]
+    p = quiz.score.score
+    assert (quiz.score.n, quiz.items, quiz.score.chance) == (20, 25, 0.25)
+    assert quiz.score.stderr == pytest.approx(math.sqrt(p * (1 - p) / 20), abs=1e-6)
+    assert quiz.centered == pytest.approx((p - 0.25) / 0.75)
+    assert quiz.centered_stderr == pytest.approx(quiz.score.stderr / 0.75)
+    said = result.json()
+    assert said["limit"] == 20 and said["settings"] == {"order_seed": 1337, "shots_seed": 1234}
+    assert said["core"] is None and str(result) == "4 of 22 tasks of CORE, at most 20 items a task"
+    assert json.loads(json.dumps(said)) == said
+
+
+def test_core_is_the_mean_of_the_centered() -> None:
+    def one(task: CoreTask, p: float) -> TaskScore:
+        return TaskScore(task, core_score(p, 100), 100, 0)
+
+    def core_score(p: float, n: int):
+        from lanbot.evals.chat import Score
+
+        return Score(p, n, math.sqrt(p * (1 - p) / n), 0.0)
+
+    accuracies = [0.3 + 0.02 * i for i in range(22)]
+    tasks = {task.label: one(task, p) for task, p in zip(TASKS, accuracies, strict=True)}
+    result = CoreResult("m", None, {}, tasks, [])
+    centered = [
+        (p - task.baseline / 100) / (1 - task.baseline / 100) for p, task in zip(accuracies, TASKS, strict=True)
+    ]
+    errors = [math.sqrt(p * (1 - p) / 100) / (1 - t.baseline / 100) for p, t in zip(accuracies, TASKS, strict=True)]
+    assert result.core == pytest.approx(sum(centered) / 22)
+    assert result.stderr == pytest.approx(math.sqrt(sum(e * e for e in errors)) / 22)
+    del tasks["copa"]
+    assert CoreResult("m", None, {}, tasks, []).core is None
+
+
+def test_a_limit_asks_the_same_items_with_the_same_shots(make_model: MakeModel, tokenizer: Tokenizer) -> None:
+    one = ModelScorer(make_model(context=400), tokenizer, "tiny")
+    whole, part = evaluate(one, None, MADE), evaluate(one, 9, MADE)
+    assert [v for v in whole.verdicts if v.item < 9] == part.verdicts and len(part.verdicts) == 36
+    assert whole.json()["tasks"]["quiz"]["sampled"] is False
+    with pytest.raises(UserError, match="limit is 0"):
+        evaluate(one, 0, MADE)
+
+
+def test_prompts_that_were_cut_are_counted(make_model: MakeModel, tokenizer: Tokenizer) -> None:
+    counts = []
+    for context in (40, 400):
+        result = evaluate(ModelScorer(make_model(context=context), tokenizer, "tiny"), None, [QUIZ])
+        counts.append(result.tasks["quiz"].cut)
+        assert result.settings["context"] == context
+    assert counts == [25, 0]
+
+
+def test_a_loss_that_is_no_number_is_no_score() -> None:
+    with pytest.raises(UserError, match="its loss is no number"):
+        evaluate(Said(lambda text: math.nan), None, MADE)
+
+
+def test_equal_losses_choose_the_first() -> None:
+    assert {verdict.answer for verdict in evaluate(Said(lambda text: 1.0), None, [QUIZ]).verdicts} == {0}
+
+
+# -- ranks -------------------------------------------------------------------------------------------------
+
+
+def measured(folder: Path) -> dict[str, object]:
+    """CORE of the folder's model, in bf16, and its bits per byte."""
+    tokenizer = Tokenizer.load(folder)
+    model = load_model(folder, torch.bfloat16, torch.device("cpu"))
+    core.load = items_of
+    result = evaluate(ModelScorer(model, tokenizer, "tiny"), None, MADE)
+    texts = [world.document("test", i) for i in range(40)]
+    held_out = Validation(
+        Corpus([("texts", lambda start: iter([Chunk(texts)][start:]))], None), tokenizer, 100 * 64, 64
+    )
+    return {"core": result.json(), "verdicts": list(map(list, result.verdicts)), "bpb": held_out.bits_per_byte(model)}
+
+
+def test_two_ranks_find_exactly_what_one_finds(make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save_model(make_model(context=100), tmp_path)
+    tokenizer.save(tmp_path)
+    alone = json.loads(json.dumps(measured(tmp_path)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+    ran = subprocess.run(
+        [*command, str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    said = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert [one.pop("size") for one in said] == [2, 2]
+    assert said == [alone, alone]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    place = parallel.world()
+    found = {**measured(Path(sys.argv[1])), "size": place.size}
+    (Path(sys.argv[1]) / f"rank{place.rank}.json").write_text(json.dumps(found))
+    parallel.close()
