@@ -57,7 +57,9 @@ def tiny(
 
 
 @pytest.fixture
-def lanbot(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def lanbot(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # what the command sets is undone
+
     def call(*arguments: str, code: int = 0) -> str:
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
@@ -160,6 +162,19 @@ def test_humaneval_of_a_run_says_why_programs_failed(
     assert said["sandbox_level"] == sandbox.survey()[-1].level
     shown = lanbot("tiny", "--tasks", "humaneval", "--mirror", str(tmp_path))
     assert "humaneval: failed: 1 " in shown and "sandbox level" in shown
+
+
+@pytest.mark.skipif(not (REAL / "humaneval").is_dir(), reason=f"no mirror of real data at {REAL}")
+def test_chatcore_of_a_run(tiny: Run, lanbot: Callable[..., str]) -> None:
+    if not sandbox.survey()[-1].holds:
+        pytest.skip("no level of the sandbox holds here")
+    command = ("tiny", "--tasks", "chatcore", "--limit", "4", "--json", "--mirror", str(REAL))
+    said = json.loads(lanbot(*command))["chatcore"]
+    assert list(said["tasks"]) == list(BASELINES) and said["sampled"] and said["settings"]["limit"] == 4
+    assert {(one["n"], one["sampled"]) for one in said["tasks"].values()} == {(4, True)}
+    mean = sum((one["score"] - one["baseline"]) / (1 - one["baseline"]) for one in said["tasks"].values()) / 6
+    assert said["chatcore"] == pytest.approx(mean, abs=1e-6)
+    assert said["tasks"]["humaneval"]["failed"] == {"no program": 4}, "its prompts are longer than the context"
 
 
 def test_a_folder_with_a_model_is_scored_on_core(
