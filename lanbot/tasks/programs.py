@@ -85,9 +85,10 @@ def judge(program: Program, tests: str) -> Verdict:
 
 
 def judge_all(programs: Sequence[tuple[Program, str]]) -> Iterator[Verdict]:
-    """Of many programs, each with its tests, in their order, as many at a time as there are cores."""
-    pools()
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+    """Of many programs, each with its tests, in their order, as many at a time as each pool has workers: with more, one
+    program's tests could wait for another's candidate, and that one's tests for them."""
+    for_tests, for_candidates = pools()
+    with ThreadPoolExecutor(min(for_tests.workers, for_candidates.workers)) as threads:
         verdicts = threads.map(lambda one: judge(*one), programs)
         yield from track(verdicts, "running programs", len(programs), "programs")
 
