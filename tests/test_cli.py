@@ -14,6 +14,8 @@ from lanbot.errors import UsageError
 from lanbot.phases import pipeline
 from lanbot.recipe import load
 from lanbot.run import Run
+from lanbot.sandbox import canary, launch, sandbox
+from lanbot.sandbox.canary import Verdict
 
 COMMANDS = ("init", "run", "chat", "agent", "eval", "report", "runs", "data", "doctor")
 
@@ -24,6 +26,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LANBOT_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("LANBOT_MIRROR", "")  # so that what --mirror sets is undone
+    monkeypatch.setenv("LANBOT_UNSAFE_EXEC", "")  # the same for --unsafe-exec
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     before = signal.getsignal(signal.SIGTERM)
     yield tmp_path
@@ -153,6 +156,26 @@ def test_run_gives_the_pipeline_its_recipe_and_phases(monkeypatch: pytest.Monkey
         ["tokenizer", "base"],
         ["tokenizer", "base", "mid", "sft", "rl"],
     ]
+
+
+def test_code_runs_without_a_sandbox_only_if_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(pipeline, "execute", lambda run, phases: seen.append(sandbox.unsafe_by_environment()))
+    succeed("run", "smoke")
+    succeed("run", "smoke", "--unsafe-exec", "--base.depth", "2")
+    assert seen == [False, True]
+
+
+def test_a_recipe_whose_programs_could_not_be_run_is_refused_before_it_trains(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: Path
+) -> None:
+    (place / "mine.toml").write_text("[evals]\ntasks = ['humaneval']\n")
+    monkeypatch.setattr(canary, "check", lambda level: Verdict(level, level == launch.OPEN, "got through: a socket"))
+    monkeypatch.setattr("lanbot.tasks.contamination.real", lambda tasks: [])
+    lines = error_of(capsys, "run", "mine.toml")
+    assert "no sandbox holds" in lines[0] and "--unsafe-exec" in lines[1]
+    monkeypatch.setattr(pipeline, "execute", lambda run, phases: None)
+    succeed("run", "mine.toml", "--unsafe-exec")
 
 
 def test_a_run_of_another_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,7 +358,9 @@ def test_init_overwrites_nothing_and_makes_no_folder(place: Path, capsys: pytest
 
 def test_doctor_prints_its_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     succeed("doctor", "--mirror", str(place))
-    shown = dict(line.split("  ", 1) for line in capsys.readouterr().out.rstrip().split("\n"))
+    facts, _, found = capsys.readouterr().out.rstrip().partition("\n\n")
+    shown = dict(line.split("  ", 1) for line in facts.split("\n"))
     assert {"lanbot", "python", "torch", "device", "matmul", "memory free", "disk free", "mirror"} <= set(shown)
     assert shown["mirror"].strip() == str(place)
     assert all(value.strip() for value in shown.values())
+    assert found == sandbox.doctor() and found.startswith("sandbox: ")

@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from lanbot import __version__
-from lanbot.cli import data, identity
-from lanbot.cli.shared import Mirror, Overrides, open_run, parse_overrides, use_mirror
+from lanbot.cli import data, evaluation, identity
+from lanbot.cli.shared import (
+    Mirror,
+    Overrides,
+    UnsafeExec,
+    chosen_phase,
+    open_run,
+    parse_overrides,
+    use_mirror,
+    use_unsafe_exec,
+)
 from lanbot.errors import Stopped, UsageError, UserError
 
 if TYPE_CHECKING:
@@ -32,6 +41,7 @@ runs = App(name="runs", help="The runs here: list them, delete one.")
 app.command(data.app)
 app.command(identity.app)
 app.command(runs)
+app.command(evaluation.evaluate, name="eval")
 
 STOPPED = "stopped; what was saved is whole: run the same command again to go on"
 
@@ -84,7 +94,9 @@ def _ask(question: str, default: str) -> str:
 
 
 @app.command
-def run(recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror = None) -> None:
+def run(
+    recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror = None, unsafe_exec: UnsafeExec = False
+) -> None:
     """Run a recipe: all phases, or some; go on where it stopped.
 
     Args:
@@ -94,6 +106,7 @@ def run(recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror =
     from lanbot import recipe as recipes
 
     use_mirror(mirror)
+    use_unsafe_exec(unsafe_exec)
     pairs = parse_overrides(overrides)
     loaded = recipes.load(recipe, pairs)
     from lanbot import report
@@ -189,31 +202,6 @@ def agent(
         raise stopped
 
 
-@app.command(name="eval")
-def evaluate(
-    run: str, *, phase: str | None = None, tasks: str = "", limit: int = 0, json: bool = False, mirror: Mirror = None
-) -> None:
-    """Score a run's model on tasks.
-
-    Args:
-        run: A run's name or folder.
-        phase: base, mid, sft or rl; the latest if left out.
-        tasks: Names joined by commas; the recipe's if left out.
-        limit: Items of each task; the recipe's if left out.
-        json: Print one JSON object.
-    """
-    use_mirror(mirror)
-    from lanbot.phases import pipeline
-
-    if limit < 0:
-        raise UsageError(f"--limit {limit}: out of range", "It is 1 or more; left out, it is the recipe's.")
-    made = open_run(run)
-    chosen = _phase(made, phase)
-    names = tuple(name.strip() for name in tasks.split(",") if name.strip()) or made.recipe.evals.tasks
-    scores = pipeline.evaluate(made, chosen, names, limit or None)
-    print(_dumps({"run": str(made.folder), "phase": chosen, "tasks": scores}) if json else pipeline.score_table(scores))
-
-
 @app.command
 def report(run: str, *, json: bool = False) -> None:
     """Write a run's report anew (a page, a text, JSON) and show its tables.
@@ -273,9 +261,10 @@ def delete(run: str, *, yes: bool = False) -> None:
 
 
 @app.command
-def doctor(*, mirror: Mirror = None) -> None:
+def doctor(*, mirror: Mirror = None, unsafe_exec: UnsafeExec = False) -> None:
     """Say what this machine is and can do, and what is missing."""
     use_mirror(mirror)
+    use_unsafe_exec(unsafe_exec)
     import platform
     import shutil
 
@@ -284,6 +273,7 @@ def doctor(*, mirror: Mirror = None) -> None:
     from lanbot.console import size, table
     from lanbot.data import download, hub
     from lanbot.run import runs_root
+    from lanbot.sandbox import sandbox
     from lanbot.training import memory, parallel
 
     place = parallel.world()
@@ -303,25 +293,13 @@ def doctor(*, mirror: Mirror = None) -> None:
         ("cache", f"{download.cache_folder()}{', offline' if download.offline() else ''}"),
     ]
     print(table(rows, ("what", "is"), left=2))
-
-
-def _phase(made: "Run", phase: str | None) -> str:
-    from lanbot.recipe import PHASES
-
-    if phase is not None and phase not in PHASES:
-        raise UsageError(f"--phase {phase}: no such phase", f"Phases: {', '.join(PHASES)}.")
-    chosen = phase or made.last_phase()
-    if chosen in (None, "tokenizer"):
-        raise UserError(f"{made.folder}: no model yet", "Run its recipe first: lanbot run RECIPE.")
-    if not made.done(str(chosen)):
-        raise UserError(f"{made.folder}: {chosen} is not done", "Name a phase that is, or run the recipe again.")
-    return str(chosen)
+    print("\n" + sandbox.doctor())
 
 
 def _agent(
     made: "Run", phase: str | None, workspace: Path | None, temperature: float, top_k: int | None, seed: int
 ) -> "tuple[Agent, Toolbox]":
-    chosen = _phase(made, phase)
+    chosen = chosen_phase(made, phase)
     from lanbot.agent.session import open_agent, open_toolbox
 
     tools = open_toolbox(made, workspace)

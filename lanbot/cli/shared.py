@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, help="Recipe keys: --base.tokens 1_000_000 --name x")]
 Mirror = Annotated[Path | None, Parameter(help="A folder that answers for the hub (or LANBOT_MIRROR).")]
 
+UnsafeExec = Annotated[
+    bool, Parameter(negative="", help="Where no sandbox holds, run code that a model wrote without one.")
+]
+
+
+def use_unsafe_exec(unsafe: bool) -> None:
+    """For this process and those that it starts."""
+    if unsafe:
+        os.environ["LANBOT_UNSAFE_EXEC"] = "1"
+
 
 def use_mirror(folder: Path | None) -> None:
     if folder is not None:
@@ -43,3 +53,17 @@ def parse_overrides(tokens: tuple[str, ...]) -> dict[str, str]:
             value = rest.pop(0)
         pairs[key.replace("-", "_")] = value
     return pairs
+
+
+def chosen_phase(made: "Run", phase: str | None) -> str:
+    """The phase that was named, or the latest that is done. Raises UserError if it has no model."""
+    from lanbot.recipe import PHASES
+
+    if phase is not None and phase not in PHASES:
+        raise UsageError(f"--phase {phase}: no such phase", f"Phases: {', '.join(PHASES)}.")
+    chosen = phase or made.last_phase()
+    if chosen in (None, "tokenizer"):
+        raise UserError(f"{made.folder}: no model yet", "Run its recipe first: lanbot run RECIPE.")
+    if not made.done(str(chosen)):
+        raise UserError(f"{made.folder}: {chosen} is not done", "Name a phase that is, or run the recipe again.")
+    return str(chosen)

@@ -1,5 +1,7 @@
 """Scoring a chat model on tasks: by the likeliest letter, or by what it generates with its tool, checked."""
 
+import collections
+import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -31,7 +33,8 @@ class Score:
     """score: the share that is right. stderr: its standard error, sqrt(p (1 - p) / n). chance: of a guess.
 
     parts: the same for the parts of a task that has some. left_out: items that were not asked because they are in the
-    training data.
+    training data. items: how many there are, where only a sample of them was asked; else 0. failed: of programs, how
+    many failed and why. sandbox: the level at which they ran.
     """
 
     score: float
@@ -40,6 +43,9 @@ class Score:
     chance: float
     parts: dict[str, "Score"] = field(default_factory=dict)
     left_out: int = 0
+    items: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    sandbox: int | None = None
 
     @classmethod
     def of(cls, right: Sequence[bool], chance: float, parts: Sequence[str] = ()) -> "Score":
@@ -58,13 +64,20 @@ class Score:
             {name: cls.of(rights, chance) for name, rights in of_part.items()},
         )
 
+    def asked(self) -> str:
+        """n, and of how many if not of all."""
+        return f"{self.n:,} of {self.items:,}" if self.items else f"{self.n:,}"
+
     def json(self) -> dict[str, Any]:
         values: dict[str, Any] = {"score": self.score, "n": self.n, "stderr": self.stderr, "chance": self.chance}
         values |= {"left_out": self.left_out} if self.left_out else {}
+        values |= {"sampled": True, "items": self.items} if self.items else {}
+        values |= {"failed": self.failed} if self.failed else {}
+        values |= {"sandbox_level": self.sandbox} if self.sandbox is not None else {}
         return values | ({"parts": {name: part.json() for name, part in self.parts.items()}} if self.parts else {})
 
     def __str__(self) -> str:
-        return f"{self.score:.3f} ± {self.stderr:.3f} (n {self.n:,}, chance {self.chance:.2f})"
+        return f"{self.score:.3f} ± {self.stderr:.3f} (n {self.asked()}, chance {self.chance:.2f})"
 
 
 def evaluate(
@@ -94,9 +107,14 @@ def evaluate(
     elif isinstance(task, AgentTasks):
         right = [desk.right() for desk in do_errands(engine, task, mine, max_tokens, told)]
     else:
-        right = _generate(engine, task, mine, max_tokens, told)
+        faults = _generate(engine, task, mine, max_tokens, told)
+        right = [not fault for fault in faults]
     score = Score.of(gather(right), task.chance, gather([task.part(row) for row in mine]))
-    return replace(score, left_out=len(left_out))
+    if task.runs_code:
+        failed = collections.Counter(gather([fault for fault in faults if fault]))
+        score = replace(score, failed=dict(sorted(failed.items())), sandbox=_level([task]))
+    there = len(task) - len(left_out)
+    return replace(score, left_out=len(left_out), items=there if score.n < there else 0)
 
 
 def pass_at_k(
@@ -108,31 +126,80 @@ def pass_at_k(
     seed: int,
     label: str,
 ) -> dict[str, Score]:
-    """pass@1 (the mean over k samples of each item) and pass@k (at least one of k is right).
+    """pass@1 (the mean over k samples of each item) and pass@k (at least one of k is right)."""
+    return pass_at(engine, items, (1, k), k, max_tokens, temperature, seed, label)
 
-    The error of pass@1 is that of item means: samples of one item are not independent.
+
+def pass_at(
+    engine: Engine,
+    items: Sequence[tuple[Task, int]],
+    ks: Sequence[int],
+    samples: int,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    label: str,
+) -> dict[str, Score]:
+    """pass@k for each k <= samples: the mean over items of the chance that of k of its samples one is right.
+
+    The error is that of item means: samples of one item are not independent. Of items that are right or wrong, as
+    pass@k with k = samples is, it is sqrt(p (1 - p) / n), as everywhere.
     """
+    counts = _right_of(engine, items, samples, max_tokens, temperature, seed, label)
+    n = len(counts)
+    chance = sum(task.chance for task, _ in items) / max(1, len(items))
+    scores = {}
+    for k in ks:
+        of_k = chance if k == 1 else 1 - (1 - chance) ** k
+        if k == samples:
+            scores[f"pass@{k}"] = Score.of([right > 0 for right in counts], of_k)
+            continue
+        values = [unbiased(samples, right, k) for right in counts]
+        mean = sum(values) / max(1, n)
+        error = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, n - 1) / max(1, n))
+        scores[f"pass@{k}"] = Score(round(mean, 6), n, round(error, 6), of_k)
+    level = _level([task for task, _ in items])
+    return {name: replace(score, sandbox=level) for name, score in scores.items()}
+
+
+def _level(tasks: Sequence[Task]) -> int | None:
+    """The worst level of the sandbox in which any rank ran programs; None: it ran none."""
+    return max((level for level in gather([task.sandbox_level for task in tasks]) if level is not None), default=None)
+
+
+def unbiased(n: int, right: int, k: int) -> float:
+    """1 - C(n - right, k) / C(n, k): the chance that of k of n samples, drawn without repetition, one is right; an
+    unbiased estimate of pass@k (Chen et al. 2021)."""
+    return (math.comb(n, k) - math.comb(n - right, k)) / math.comb(n, k)
+
+
+def _right_of(
+    engine: Engine,
+    items: Sequence[tuple[Task, int]],
+    samples: int,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    label: str,
+) -> list[int]:
+    """How many of an item's samples are right; all ranks share the work, and the order is that of their shares."""
     place = world()
     numbers = range(len(items))[place.rank :: place.size]
-    mine = [items[i] for i in numbers]
-    keys = [f"pass/{i}/{j}" for i in numbers for j in range(k)]
+    asked = [items[i] for i in numbers for _ in range(samples)]
     answers = _answers(
         engine,
-        [prompt_of(task.conversation(row), engine.tokenizer) for task, row in mine for _ in range(k)],
+        [prompt_of(task.conversation(row), engine.tokenizer) for task, row in asked],
         Sampling(max_tokens, temperature),
-        Counter(label, len(mine) * k),
+        Counter(label, len(asked)),
         seed,
-        keys,
+        [f"pass/{i}/{j}" for i in numbers for j in range(samples)],
     )
-    right = [answer is not None and mine[i // k][0].check(mine[i // k][1], answer) for i, answer in enumerate(answers)]
-    means = gather([sum(right[i * k : i * k + k]) / k for i in range(len(mine))])
-    n, mean = len(means), sum(means) / max(1, len(means))
-    error = math.sqrt(sum((m - mean) ** 2 for m in means) / max(1, n - 1) / max(1, n))
-    chance = sum(task.chance for task, _ in items) / max(1, len(items))
-    return {
-        "pass@1": Score(round(mean, 6), n, round(error, 6), chance),
-        f"pass@{k}": Score.of([m > 0 for m in means], 1 - (1 - chance) ** k),
-    }
+    right: list[bool] = []
+    for task, group in itertools.groupby(zip(asked, answers, strict=True), key=lambda one: one[0][0]):
+        of_task = list(group)
+        faults = task.faults([row for (_, row), _ in of_task], [answer for _, answer in of_task])
+        right += [not fault for fault in faults]
+    return gather([sum(right[i * samples : (i + 1) * samples]) for i in range(len(numbers))])
 
 
 class Counter:
@@ -153,10 +220,11 @@ class Counter:
 Told = Callable[[int], None]
 
 
-def _generate(engine: Engine, task: Task, rows: Sequence[int], max_tokens: int, told: Told) -> list[bool]:
+def _generate(engine: Engine, task: Task, rows: Sequence[int], max_tokens: int, told: Told) -> list[str]:
+    """Of each row's answer what is wrong with it; "": it is right."""
     prompts = [prompt_of(task.conversation(row), engine.tokenizer) for row in rows]
-    answers = _answers(engine, prompts, Sampling(max_tokens), told)
-    return [answer is not None and task.check(row, answer) for row, answer in zip(rows, answers, strict=True)]
+    answers = _answers(engine, prompts, Sampling(max(max_tokens, task.answer_tokens)), told)
+    return task.faults(rows, answers)
 
 
 def _answers(

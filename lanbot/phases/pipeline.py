@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lanbot.console import duration, say, table
@@ -13,6 +14,7 @@ from lanbot.evals import chat as evals
 from lanbot.phases import base, chat, rl, tokenizer
 from lanbot.recipe import PHASES, Recipe
 from lanbot.run import Run, read_metrics, write_atomic
+from lanbot.sandbox import sandbox
 from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import make_task
@@ -89,8 +91,8 @@ def preflight(run: Run, phases: list[str]) -> None:
                 raise UserError(f"{phase}.mixture: {part.task} is empty", "Leave it out, or give it rows.")
             if phase == "rl" and task.kind in ("chat", "agent"):
                 raise UserError(f"rl.mixture: {part.task} has no checker to reward by", "Use a task that is checked.")
-    for name in recipe.evals.tasks if phases else ():
-        _checked(name, recipe)
+    if any(checked(name, recipe).runs_code for name in (recipe.evals.tasks if phases else ())):
+        sandbox.choose()
 
 
 def evaluate(
@@ -101,19 +103,14 @@ def evaluate(
     tasks: score only these, and write nothing. began: when the phase did, by time.monotonic.
     """
     recipe, place = run.recipe, world()
-    folder = checkpoint.last_step(run.phase(phase), place)
-    if folder is None:
-        raise UserError(f"{run.folder}: {phase} has no checkpoint", f"Run it first: lanbot run RECIPE --phase {phase}")
     names, drop = tasks or recipe.evals.tasks, recipe.evals.drop_contaminated
     found = contaminated(run, names, write=tasks is None) if tasks is None or drop else {}
-    model = checkpoint.load(folder, place)
-    vocabulary = Tokenizer.load(run.phase("tokenizer"))
-    engine = Engine(model, vocabulary)
-    if limit is None:
-        limit = recipe.evals.base_limit if phase == "base" else recipe.evals.limit
+    folder, engine = open_engine(run, phase)
+    model, vocabulary = engine.source, engine.tokenizer
+    limit = limit or usual_limit(recipe, phase)
     scores: dict[str, Any] = {}
     for name in names:
-        task = _checked(name, recipe)
+        task = checked(name, recipe)
         left_out = found.get(name, []) if drop else []
         scores[name.partition(":")[0]] = evals.evaluate(
             engine, task, name, limit, recipe.evals.max_tokens, recipe.seed, left_out
@@ -141,6 +138,20 @@ def evaluate(
         write_atomic(run.phase(phase) / "samples.md", f"# What {run.recipe.name} says after {phase}\n\n{samples}")
         write_atomic(run.phase(phase) / "evals.json", json.dumps(result, indent=1) + "\n")
     return result
+
+
+def open_engine(run: Run, phase: str) -> tuple[Path, Engine]:
+    """A phase's last checkpoint, and an engine with its model. Raises UserError if there is none."""
+    place = world()
+    folder = checkpoint.last_step(run.phase(phase), place)
+    if folder is None:
+        raise UserError(f"{run.folder}: {phase} has no checkpoint", f"Run it first: lanbot run RECIPE --phase {phase}")
+    return folder, Engine(checkpoint.load(folder, place), Tokenizer.load(run.phase("tokenizer")))
+
+
+def usual_limit(recipe: Recipe, phase: str) -> int:
+    """The recipe's number of items of each task."""
+    return recipe.evals.base_limit if phase == "base" else recipe.evals.limit
 
 
 def contaminated(run: Run, names: Sequence[str], write: bool) -> dict[str, list[int]]:
@@ -172,7 +183,7 @@ def _known(run: Run, tasks: Sequence[str]) -> contamination.Found:
     return found if found.get("plan") == contamination.plan(run.recipe, tasks) else {}
 
 
-def _checked(name: str, recipe: Recipe) -> Task:
+def checked(name: str, recipe: Recipe) -> Task:
     """A task to evaluate on. Raises UserError if it has no checker."""
     task = make_task(name, "test", Setting(recipe.identity))
     if task.kind == "chat":
@@ -181,11 +192,19 @@ def _checked(name: str, recipe: Recipe) -> Task:
 
 
 def score_table(scores: dict[str, dict[str, Any]]) -> str:
-    rows = [
-        (name, f"{s['score']:.3f}", f"± {s['stderr']:.3f}", f"{s['n']:,}", f"{s['chance']:.2f}")
-        for name, s in scores.items()
-    ]
-    return table(rows, ("task", "score", "error", "n", "chance"))
+    """A line a task; below, why programs failed and in which sandbox they ran."""
+    rows, notes = [], []
+    for name, s in scores.items():
+        n = f"{s['n']:,} of {s['items']:,}" if "items" in s else f"{s['n']:,}"
+        rows.append((name, f"{s['score']:.3f}", f"± {s['stderr']:.3f}", n, f"{s['chance']:.2f}"))
+        notes += [programs_note(name, s)] if "sandbox_level" in s else []
+    return "\n".join([table(rows, ("task", "score", "error", "n", "chance")), *notes])
+
+
+def programs_note(name: str, score: dict[str, Any]) -> str:
+    """humaneval: failed: 3 wrong, 1 timeout; sandbox level 2."""
+    failed = ", ".join(f"{count:,} {fault}" for fault, count in score.get("failed", {}).items())
+    return f"{name}: {f'failed: {failed}; ' if failed else ''}sandbox level {score['sandbox_level']}"
 
 
 def summary(run: Run, phase: str) -> dict[str, Any]:

@@ -18,7 +18,8 @@ def markdown(report: dict[str, Any]) -> str:
         sampled = f"; tasks with more than {limit:,} are sampled by a fixed seed" if limit else ""
         sections += [built(report)[0].upper() + built(report)[1:] + "."]
         sections += ["## Evaluations", evaluation_table(report, md=True)]
-        sections.append(f"Score ± standard error (n items). Items are held out{sampled}. Answers are greedy.")
+        figures = "Score ± standard error (n items, * a sample of the task's)"
+        sections.append(f"{figures}. Items are held out{sampled}. Answers are greedy.")
     if report["contamination"]:
         rows = [tuple(cell.replace("|", "/") for cell in row) for row in tables.contamination_rows(report)]
         sections += ["### Contamination", table(rows, tables.CONTAMINATION, markdown=True, left=2)]

@@ -123,7 +123,7 @@ def _headline(task: str, by_phase: dict[str, Any], last: str) -> str:
     return (
         f'<li><div class="row"><span class="task">{_words(task)}</span>{_figure(score)}</div>'
         f"{chart.bar(score['score'], score['stderr'], chance, last, esc(label))}"
-        f'<div class="under">{before}n = {score["n"]:,}, chance {chance:.2f}</div></li>'
+        f'<div class="under">{before}n = {tables.asked(score)}, chance {chance:.2f}</div></li>'
     )
 
 
@@ -131,7 +131,7 @@ def _evaluations(report: dict[str, Any], phases: list[str]) -> str:
     rows, fewer = [], False
     for task, by_phase in report["evals"].items():
         counts = [score["n"] for score in by_phase.values()]  # after base there may be fewer
-        asked = f"{counts[-1]:,}" + "*" * (min(counts) < counts[-1])
+        asked = tables.asked(list(by_phase.values())[-1]) + "*" * (min(counts) < counts[-1])
         fewer = fewer or min(counts) < counts[-1]
         cells = [_figure(by_phase.get(phase)) for phase in phases]
         rows.append(("", [esc(task).replace("_", "_<wbr>"), *cells, asked, f"{tables.chance(by_phase):.2f}"]))

@@ -25,7 +25,8 @@ def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
             indented = f"&nbsp;&nbsp;{name.replace('|', '/')}" if md else f"  {name}"
             rows.append((indented, *[""] * len(phases), score(part)))
     rows.append(("val bits per byte", "", *(fixed(report["phases"][phase]["val_bpb"], 4) for phase in phases)))
-    return table(rows, ("task", "chance", *phases), markdown=md)
+    shown = table(rows, ("task", "chance", *phases), markdown=md)
+    return f"{shown}\n* a sample of the task's items" if "*)" in shown and not md else shown
 
 
 CONTAMINATION = ("task", "found in", "items", "contaminated", "scores")
@@ -126,7 +127,7 @@ def _standing(evals: dict[str, dict[str, Score]], phases: list[str]) -> str:
         shown = f"{now['score']:.3f} ± {now['stderr']:.3f}"
         if compared:
             shown = (f"{before['score']:.3f} -> " if before else "") + shown
-        rows.append((task, shown, f"{now['n']:,}", f"{chance(by_phase):.2f}"))
+        rows.append((task, shown, asked(now), f"{chance(by_phase):.2f}"))
     return table(rows, ("task", f"{'sft -> rl' if compared else last} ± error", "n", "chance"))
 
 
@@ -154,7 +155,13 @@ def chance(by_phase: dict[str, Score]) -> float:
 
 
 def score(s: Score | None) -> str:
-    return "" if s is None else f"{s['score']:.3f} ± {s['stderr']:.3f} ({s['n']:,})"
+    """0.600 ± 0.049 (100), or (100*) for a sample of the task's items."""
+    return "" if s is None else f"{s['score']:.3f} ± {s['stderr']:.3f} ({s['n']:,}{'*' * ('items' in s)})"
+
+
+def asked(s: Score) -> str:
+    """n; of how many, if it is a sample."""
+    return f"{s['n']:,} of {s['items']:,}" if "items" in s else f"{s['n']:,}"
 
 
 def count(number: float) -> str:

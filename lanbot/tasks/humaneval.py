@@ -1,17 +1,20 @@
-"""HumanEval: Python functions to complete (Chen et al. 2021)."""
+"""HumanEval: Python functions to complete (Chen et al. 2021), judged by their tests in the sandbox."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from lanbot.chat.conversation import Conversation, chat
+from lanbot.chat.conversation import Conversation, Message, chat, spoken
 from lanbot.data.hub import Source
+from lanbot.tasks.programs import NO_PROGRAM, Program, extract, judge_all
 from lanbot.tasks.task import HubTask
 
 
 class HumanEval(HubTask):
-    """Python functions to complete. Its programs are not run yet: that needs the sandbox."""
+    """Python functions to complete; their tests run in the sandbox."""
 
-    kind = "chat"
     splits = ("test",)
+    runs_code = True
+    answer_tokens = 512
     sources = {  # noqa: RUF012
         "test": Source("openai/openai_humaneval", "openai_humaneval/test-*.parquet", "humaneval/HumanEval.jsonl.gz")
     }
@@ -22,3 +25,20 @@ class HumanEval(HubTask):
             f"Complete this Python function.\n\n{row['prompt']}",
             f"```python\n{row['prompt']}{row['canonical_solution']}```",
         )
+
+    def check(self, i: int, answer: Message) -> bool:
+        return self.faults([i], [answer]) == [""]
+
+    def faults(self, rows: Sequence[int], answers: Sequence[Message | None]) -> list[str]:
+        """Of each answer why it fails: one of programs.FAULTS; "": it passes."""
+        said = [None if answer is None else spoken(answer) for answer in answers]
+        found = [NO_PROGRAM if not text or not text.strip() else "" for text in said]
+        asked = [k for k, fault in enumerate(found) if not fault]
+        verdicts = judge_all([(self.program(rows[k], said[k] or ""), self.row(rows[k])["test"]) for k in asked])
+        for k, verdict in zip(asked, verdicts, strict=True):
+            found[k], self.sandbox_level = verdict
+        return found
+
+    def program(self, i: int, answer: str) -> Program:
+        row = self.row(i)
+        return extract(answer, row["prompt"], row["entry_point"])

@@ -41,6 +41,12 @@ class Task(ABC):
     note: str = ""
     skipped: int = 0
     """Bad rows that were left out, and are not among the rows."""
+    runs_code: ClassVar[bool] = False
+    """Its checker runs what the model wrote, in the sandbox."""
+    sandbox_level: int | None = None
+    """The sandbox's in which it did so."""
+    answer_tokens: ClassVar[int] = 0
+    """What a right answer may need; an evaluation allows at least as many."""
 
     def __init__(self, split: str, argument: str = "", setting: Setting | None = None) -> None:
         self.split, self.argument, self.setting = split, argument, setting or Setting()
@@ -55,6 +61,11 @@ class Task(ABC):
     def check(self, i: int, answer: Message) -> bool:
         """Is `answer` right for row i? The default: it says what the reference says."""
         return spoken(answer).strip() == spoken(self.conversation(i)["messages"][-1]).strip()
+
+    def faults(self, rows: Sequence[int], answers: Sequence[Message | None]) -> list[str]:
+        """Of each row's answer what is wrong with it, "" if it is right; None: there was no room for one."""
+        both = zip(rows, answers, strict=True)
+        return ["" if answer is not None and self.check(row, answer) else "wrong" for row, answer in both]
 
     def part(self, i: int) -> str:
         """The part of the task that row i belongs to, scored apart too; "": the task has no parts."""

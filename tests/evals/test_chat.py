@@ -1,6 +1,7 @@
 import itertools
 import math
 import random
+import statistics
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from lanbot.chat.conversation import Part, chat, output, parts, python, spoken, 
 from lanbot.chat.lanbot_format import prompt_of, render
 from lanbot.engine.engine import Completion, Engine
 from lanbot.evals import chat as evals
-from lanbot.evals.chat import Score, answer_all, do_errands, evaluate, pass_at_k, readable
+from lanbot.evals.chat import Score, answer_all, do_errands, evaluate, pass_at, pass_at_k, readable, unbiased
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import make_task, sample_rows
 from lanbot.tasks.task import LETTERS, Task, multiple_choice
@@ -374,6 +375,76 @@ def test_pass_at_k_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("lanbot.evals.chat.GENERATE_BATCH", 3)
     assert passes(right) == whole
     assert whole["pass@1"].score == sum(map(sum, right)) / 40
+
+
+@pytest.mark.parametrize("n", [1, 4, 6])
+def test_unbiased_is_the_average_over_all_choices_of_k_samples(n: int) -> None:
+    for right, k in itertools.product(range(n + 1), range(1, n + 1)):
+        samples = [True] * right + [False] * (n - right)
+        chosen = [any(some) for some in itertools.combinations(samples, k)]
+        assert unbiased(n, right, k) == pytest.approx(sum(chosen) / len(chosen), abs=1e-12)
+
+
+def test_pass_at_of_more_samples_than_k_is_unbiased_with_the_error_of_item_means() -> None:
+    rows = [
+        [True, False, False, False, True, False],
+        [False] * 6,
+        [True] * 6,
+        [False, False, True, False, False, False],
+    ]
+    task = Sums("test")
+    scripts = {
+        BYTES.decode(prompt_of(task.conversation(i), BYTES)): iter([str(i + 1) if one else "no" for one in samples])
+        for i, samples in enumerate(rows)
+    }
+    engine = ScriptedEngine(lambda prompt: next(scripts[prompt]))
+    scores = pass_at(engine, [(task, i) for i in range(4)], (1, 2, 6), 6, 8, 0.8, 0, "pass")
+    for k in (1, 2):
+        values = [unbiased(6, sum(samples), k) for samples in rows]
+        error = statistics.stdev(values) / 2
+        assert scores[f"pass@{k}"] == Score(round(statistics.mean(values), 6), 4, round(error, 6), 0.0)
+    assert scores["pass@6"] == Score.of([True, False, True, True], 0.0)
+
+
+# -- what is sampled, what fails ---------------------------------------------------------------------------
+
+
+def test_a_sample_is_marked_as_one() -> None:
+    engine = ScriptedEngine(references(Sums("test")).get)
+    part, whole = (evaluate(engine, Sums("test"), "sums", limit, 8) for limit in (15, 40))
+    assert (part.items, part.asked(), part.json()["sampled"], part.json()["items"]) == (40, "15 of 40", True, 40)
+    assert (whole.items, whole.asked()) == (0, "40") and "sampled" not in whole.json()
+    rest = evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(25))
+    assert rest.n == 15 and "sampled" not in rest.json(), "all that are left were asked"
+
+
+class Programs(Sums):
+    """Odd answers fail, each in a way of its own."""
+
+    runs_code = True
+    answer_tokens = 30
+    size = 8
+
+    def faults(self, rows, answers):
+        self.sandbox_level = 2
+        return ["" if row % 2 == 0 else "timeout" if row == 3 else "wrong" for row in rows]
+
+
+def test_why_programs_failed_is_counted_and_the_level_of_the_sandbox_is_told() -> None:
+    limits = []
+
+    class Telling(ScriptedEngine):
+        def generate(self, prompts, sampling, *args, **kwargs):
+            limits.append(sampling.max_tokens)
+            return super().generate(prompts, sampling, *args, **kwargs)
+
+    score = evaluate(Telling(lambda prompt: "x"), Programs("test"), "programs", 100, 8)
+    assert (score.score, score.failed, score.sandbox) == (0.5, {"timeout": 1, "wrong": 3}, 2)
+    assert (score.json()["failed"], score.json()["sandbox_level"]) == ({"timeout": 1, "wrong": 3}, 2)
+    evaluate(Telling(lambda prompt: "x"), Programs("test"), "programs", 100, 99)
+    assert limits == [30, 99], "an answer has room for what it needs"
+    passes = pass_at(ScriptedEngine(lambda prompt: "x"), [(Programs("test"), 2)], (1,), 2, 8, 1.0, 0, "pass")
+    assert (passes["pass@1"].score, passes["pass@1"].sandbox) == (1.0, 2)
 
 
 # -- the rest ----------------------------------------------------------------------------------------------

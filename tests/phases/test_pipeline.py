@@ -304,6 +304,19 @@ def test_contamination_is_looked_for_again_when_the_data_is_another(trained: Cal
     )
 
 
+def test_the_report_marks_what_was_sampled(trained: Callable[..., Run]) -> None:
+    run = trained(["identity:builtin", "handwritten"])
+    pipeline.evaluate(run, "sft", limit=40)
+    written = report.write(run)
+    sample, whole = (written["evals"][name]["sft"] for name in ("identity", "handwritten"))
+    assert (sample["sampled"], sample["items"]) == (True, 2_000)
+    assert "(40*)" in report.evaluation_table(written) and "* a sample" in report.evaluation_table(written)
+    assert "n = 40 of 2,000" in (run.folder / "report.html").read_text()
+    assert ("items" in whole) == (whole["n"] < 44)
+    assert "40 of 2,000" in report.closing(run, written)
+    assert "* a sample of the task's" in (run.folder / "report.md").read_text()
+
+
 def test_the_built_in_world_is_not_looked_for(trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contamination, "check", None)
     run = trained(BUILT_IN)

@@ -631,7 +631,7 @@ def test_every_real_row_is_a_conversation_that_renders(name: str, split: str, mo
         last = conversation["messages"][-1]
         if task.kind == "choice":
             assert last["content"] in task.letters(i)
-        if task.kind != "chat":
+        if task.kind != "chat" and not task.runs_code:
             assert task.check(i, last)
 
 

@@ -1,0 +1,90 @@
+"""`lanbot eval`: a run's model on tasks, CORE, ChatCORE; any other model on CORE."""
+
+import json as json_library
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from lanbot.cli.shared import Mirror, UnsafeExec, chosen_phase, open_run, use_mirror, use_unsafe_exec
+from lanbot.errors import UsageError
+
+
+def evaluate(
+    run_or_model: str,
+    *,
+    phase: str | None = None,
+    tasks: str = "",
+    limit: int = 0,
+    pass_k: str = "",
+    samples: int = 16,
+    temperature: float = 0.8,
+    json: bool = False,
+    mirror: Mirror = None,
+    unsafe_exec: UnsafeExec = False,
+) -> None:
+    """Score a run's model on tasks, or any Hugging Face causal model on CORE.
+
+    Args:
+        run_or_model: A run's name or folder; or a model's OWNER/NAME, or its folder.
+        phase: base, mid, sft or rl; the latest if left out.
+        tasks: Names joined by commas; core, chatcore and bpb (bits per byte) may be among them. The recipe's if left
+            out; core for a model.
+        limit: Items of each task. If left out: the recipe's, and all of CORE's and ChatCORE's.
+        pass_k: Numbers joined by commas: instead of one greedy answer, the chance that one of k sampled ones is right.
+        samples: Answers sampled of each item for pass_k.
+        temperature: Of those samples.
+        json: Print one JSON object.
+    """
+    use_mirror(mirror)
+    use_unsafe_exec(unsafe_exec)
+    if limit < 0:
+        raise UsageError(f"--limit {limit}: out of range", "It is 1 or more.")
+    names = tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    if _is_model(run_or_model):
+        if phase or pass_k or set(names) - {"core"}:
+            raise UsageError(f"{run_or_model}: a model, not a run; it is scored on CORE", "Write --tasks core.")
+        _score_model(run_or_model, limit or None, json)
+        return
+    made = open_run(run_or_model)
+    chosen = chosen_phase(made, phase)
+    from lanbot.phases import asked
+
+    passes = asked.Passes(_numbers(pass_k), samples, temperature) if pass_k else None
+    answers = asked.ask(made, chosen, names or made.recipe.evals.tasks, limit or None, passes)
+    if json:
+        print(json_library.dumps({"run": str(made.folder), "phase": chosen, **answers.json()}))
+    else:
+        print(answers)
+
+
+def _score_model(name: str, limit: int | None, json: bool) -> None:
+    from lanbot.data import download
+
+    if download.offline():
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is first imported
+    from lanbot.evals import core
+    from lanbot.evals.hf import HFScorer
+
+    result = core.evaluate(HFScorer(name), limit)
+    found: dict[str, Any] = {"model": name, "core": result.json()}
+    print(json_library.dumps(found) if json else f"{result.table()}\n{result}")
+
+
+def _is_model(name: str) -> bool:
+    """Whether it is a model's folder, or looks like a model of the hub, and no run has this name."""
+    from lanbot.run import runs_root
+
+    folder = Path(name)
+    if any((place / "recipe.toml").is_file() for place in (runs_root() / name, folder)):
+        return False
+    if (folder / "config.json").is_file():
+        return True
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not folder.parent.is_dir()
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(",") if number.strip())
+    except ValueError:
+        raise UsageError(f"--pass-k {text}: not numbers", "Write --pass-k 1,8.") from None

@@ -1,0 +1,104 @@
+"""ChatCORE: the mean over six tasks of a chat model's score, centered so that a guess counts 0."""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lanbot.console import table
+from lanbot.engine.engine import Engine
+from lanbot.evals.chat import Score, evaluate
+from lanbot.tasks.mixture import make_task
+from lanbot.tasks.task import Setting
+
+BASELINES = {
+    "arc_easy": 0.25,
+    "arc_challenge": 0.25,
+    "mmlu": 0.25,
+    "gsm8k": 0.0,
+    "humaneval": 0.0,
+    "spelling_bee": 0.0,
+}
+"""The tasks, and what centering takes off. The first three are answered by the letter of the highest logit, the others
+by what is generated, with the tool in the loop, and checked by the task."""
+MAX_TOKENS = 512
+"""Of a generated answer."""
+ALL = 1 << 40
+"""More items than any task has."""
+
+
+@dataclass(frozen=True)
+class ChatCore:
+    model: str
+    settings: dict[str, Any]
+    tasks: dict[str, Score]
+
+    def centered(self, name: str) -> float:
+        return (self.tasks[name].score - BASELINES[name]) / (1 - BASELINES[name])
+
+    def centered_stderr(self, name: str) -> float:
+        return self.tasks[name].stderr / (1 - BASELINES[name])
+
+    @property
+    def score(self) -> float:
+        return sum(map(self.centered, self.tasks)) / len(self.tasks)
+
+    @property
+    def stderr(self) -> float:
+        """Of the mean, from the tasks' own errors."""
+        return math.sqrt(sum(self.centered_stderr(name) ** 2 for name in self.tasks)) / len(self.tasks)
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "chatcore": round(self.score, 6),
+            "stderr": round(self.stderr, 6),
+            "sampled": any(score.items for score in self.tasks.values()),
+            "model": self.model,
+            "settings": self.settings,
+            "tasks": {
+                name: {
+                    **score.json(),
+                    "baseline": BASELINES[name],
+                    "centered": round(self.centered(name), 6),
+                    "centered_stderr": round(self.centered_stderr(name), 6),
+                }
+                for name, score in self.tasks.items()
+            },
+        }
+
+    def table(self) -> str:
+        rows: list[tuple[str, ...]] = []
+        for name, score in self.tasks.items():
+            figures = (score.score, score.stderr, score.chance, BASELINES[name], self.centered(name))
+            rows.append((name, score.asked(), *(f"{figure:.4f}" for figure in figures)))
+        rows.append(("ChatCORE", "", "", f"{self.stderr:.4f}", "", "", f"{self.score:.4f}"))
+        return table(rows, ("task", "n", "accuracy", "±", "chance", "baseline", "centered"))
+
+    def __str__(self) -> str:
+        sampled = ", sampled" if any(score.items for score in self.tasks.values()) else ""
+        return f"ChatCORE {self.score:.4f} ± {self.stderr:.4f} ({self.model}{sampled})"
+
+
+def ask(
+    engine: Engine,
+    name: str,
+    limit: int | None,
+    max_tokens: int,
+    setting: Setting,
+    seed: int,
+    left_out: Mapping[str, Collection[int]],
+) -> ChatCore:
+    """Scores a chat model on the six tasks, on `limit` items of each (a seeded sample) or on all. All ranks call it.
+
+    name: the model's, for the result. left_out: of tasks, rows that are not asked. Raises UserError if the data is not
+    to be had, or no sandbox holds.
+    """
+    most = max(MAX_TOKENS, max_tokens)
+    tasks = {task: make_task(task, "test", setting) for task in BASELINES}
+    for task in tasks.values():
+        len(task)  # what is missing is told before the first is asked
+    scores = {
+        label: evaluate(engine, task, label, limit or ALL, most, seed, left_out.get(label, ()))
+        for label, task in tasks.items()
+    }
+    return ChatCore(name, {"limit": limit, "max_tokens": most, "temperature": 0, "seed": seed}, scores)

@@ -1,0 +1,165 @@
+"""What `lanbot eval` asks a run's model: tasks, CORE, ChatCORE, bits per byte, pass@k."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lanbot.console import table
+from lanbot.engine.engine import Engine
+from lanbot.errors import UsageError
+from lanbot.evals import chat, chatcore, core
+from lanbot.evals.chat import Score
+from lanbot.evals.chatcore import ChatCore
+from lanbot.evals.core import CoreResult
+from lanbot.evals.scorer import ModelScorer
+from lanbot.phases import base, pipeline
+from lanbot.run import Run
+from lanbot.sandbox import sandbox
+from lanbot.tasks.mixture import sample_rows
+from lanbot.tasks.task import Setting, Task
+
+WHOLES = ("core", "chatcore", "bpb")
+"""What may be named besides tasks."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """pass@k for these k, over so many samples of each item at this temperature. Raises UsageError."""
+
+    ks: tuple[int, ...]
+    samples: int
+    temperature: float
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1 or max(self.ks) > self.samples:
+            asked = ",".join(map(str, self.ks))
+            raise UsageError(f"--pass-k {asked}: of {self.samples} samples", "Each k is between 1 and --samples.")
+        if not self.temperature > 0:
+            said = f"--temperature {self.temperature:g}: all samples would be the same"
+            raise UsageError(said, "Choose one above 0, such as 0.8.")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came of it; what was not asked for is empty or None. passes: of a task, of each pass@k."""
+
+    settings: dict[str, Any]
+    tasks: dict[str, dict[str, Any]]
+    passes: dict[str, dict[str, Score]]
+    core: CoreResult | None = None
+    chatcore: ChatCore | None = None
+    bpb: dict[str, Any] | None = None
+
+    def json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"settings": self.settings, "tasks": self.tasks}
+        if self.passes:
+            found["pass"] = {
+                task: {name: one.json() for name, one in scores.items()} for task, scores in self.passes.items()
+            }
+        for name, whole in (("core", self.core), ("chatcore", self.chatcore)):
+            found |= {name: whole.json()} if whole else {}
+        return found | ({"bpb": self.bpb} if self.bpb else {})
+
+    def __str__(self) -> str:
+        blocks = []
+        if self.tasks:
+            blocks.append(pipeline.score_table(self.tasks))
+        if self.passes:
+            blocks.append(self.pass_table())
+        if self.core:
+            blocks.append(f"{self.core.table()}\n{self.core}")
+        if self.chatcore:
+            notes = [
+                pipeline.programs_note(name, score.json())
+                for name, score in self.chatcore.tasks.items()
+                if score.sandbox is not None
+            ]
+            blocks.append("\n".join([self.chatcore.table(), *notes, str(self.chatcore)]))
+        if self.bpb:
+            blocks.append(f"val bits per byte {self.bpb['bits_per_byte']:.4f} (n {self.bpb['n']:,} bytes)")
+        return "\n\n".join(blocks)
+
+    def pass_table(self) -> str:
+        rows, notes = [], []
+        for task, scores in self.passes.items():
+            for name, one in scores.items():
+                rows.append((task, name, f"{one.score:.3f}", f"± {one.stderr:.3f}", one.asked(), f"{one.chance:.2f}"))
+            level = next(iter(scores.values())).sandbox
+            notes += [f"{task}: sandbox level {level}"] if level is not None else []
+        lines = table(rows, ("task", "what", "score", "error", "n", "chance"), left=2)
+        how = f"{self.settings['samples']} samples of each item at temperature {self.settings['temperature']:g}"
+        return "\n".join([lines, *notes, how])
+
+
+def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: Passes | None = None) -> Answers:
+    """Scores a phase's model on tasks and on wholes (WHOLES), and writes nothing.
+
+    limit: items of each task; None: the recipe's for tasks, all of CORE's and ChatCORE's. passes: instead of one greedy
+    answer to each item of the tasks. Raises UserError.
+    """
+    recipe = run.recipe
+    tasks = [name for name in names if name not in WHOLES]
+    made = {name: pipeline.checked(name, recipe) for name in tasks}
+    for name, task in made.items():
+        if passes and task.kind != "generate":
+            raise UsageError(f"--pass-k: {name} has no answers to sample", "Name tasks whose answers are generated.")
+    if passes and len(tasks) < len(names):
+        raise UsageError(f"--pass-k: not of {', '.join(set(names) & set(WHOLES))}", "Name tasks.")
+    if "chatcore" in names or any(task.runs_code for task in made.values()):
+        sandbox.choose()
+    most, items = recipe.evals.max_tokens, limit or pipeline.usual_limit(recipe, phase)
+    settings: dict[str, Any] = {
+        "limit": items if tasks else limit,
+        "max_tokens": most,
+        "temperature": 0,
+        "seed": recipe.seed,
+    }
+    if passes:
+        settings |= {"temperature": passes.temperature, "samples": passes.samples}
+        _, engine = pipeline.open_engine(run, phase)
+        found = _left_out(run, tasks)
+        return Answers(
+            settings, {}, {name: _passes(run, engine, name, items, passes, found.get(name, [])) for name in tasks}
+        )
+    scores = pipeline.evaluate(run, phase, tuple(tasks), limit) if tasks else {}
+    answers = Answers(settings, scores, {})
+    if len(tasks) == len(names):
+        return answers
+    folder, engine = pipeline.open_engine(run, phase)
+    if "core" in names:
+        answers = replace(answers, core=core.evaluate(ModelScorer(engine.model, engine.tokenizer, str(folder)), limit))
+    if "chatcore" in names:
+        left_out = _left_out(run, list(chatcore.BASELINES))
+        setting = Setting(recipe.identity)
+        asked = chatcore.ask(engine, str(folder), limit, most, setting, recipe.seed, left_out)
+        answers = replace(answers, chatcore=asked)
+    if "bpb" in names:
+        validation = base.validation(run, engine.tokenizer)
+        count = int(validation.bytes_of[validation.batch.targets].sum())
+        bpb = {"bits_per_byte": round(validation.bits_per_byte(engine.source), 6), "n": count}
+        answers = replace(answers, bpb=bpb)
+    return answers
+
+
+def _passes(
+    run: Run, engine: Engine, name: str, items: int, passes: Passes, left_out: Collection[int]
+) -> dict[str, Score]:
+    task: Task = pipeline.checked(name, run.recipe)
+    rows = sample_rows(task, items, run.recipe.seed, left_out)
+    scores = chat.pass_at(
+        engine,
+        [(task, row) for row in rows],
+        passes.ks,
+        passes.samples,
+        max(run.recipe.evals.max_tokens, task.answer_tokens),
+        passes.temperature,
+        run.recipe.seed,
+        f"sampling {name}",
+    )
+    there = len(task) - len(left_out)
+    sampled_of = there if len(rows) < there else 0
+    return {k: replace(score, left_out=len(left_out), items=sampled_of) for k, score in scores.items()}
+
+
+def _left_out(run: Run, tasks: Sequence[str]) -> dict[str, list[int]]:
+    return pipeline.contaminated(run, tasks, write=False) if run.recipe.evals.drop_contaminated else {}

@@ -1,0 +1,200 @@
+"""`lanbot eval`, from the command line to what it prints: runs, models, wholes, pass@k."""
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lanbot.cli import main
+from lanbot.evals import chatcore
+from lanbot.evals.chat import Score
+from lanbot.evals.chatcore import BASELINES, ChatCore
+from lanbot.evals.core import CoreResult
+from lanbot.model.transformer import Transformer
+from lanbot.model.weights import save_model
+from lanbot.phases import asked
+from lanbot.recipe import load
+from lanbot.run import Run
+from lanbot.sandbox import sandbox
+from lanbot.tokenizer import Tokenizer
+from lanbot.training import checkpoint
+
+REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
+STORIES = REAL / "open_weights" / "stories260k"
+RECIPE = """
+name = "tiny"
+[model]
+context = 64
+[base]
+eval_tokens = 64
+[evals]
+tasks = ["identity:builtin", "word_problems"]
+limit = 3
+max_tokens = 2
+"""
+
+
+@pytest.fixture
+def tiny(
+    make_model: Callable[..., Transformer], tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Run:
+    """A run whose sft is done, of a model that knows nothing."""
+    monkeypatch.setenv("LANBOT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("LANBOT_UNSAFE_EXEC", "")
+    monkeypatch.setenv("LANBOT_MIRROR", "")
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    run = Run.create(load(tmp_path / "tiny.toml"))
+    tokenizer.save(run.phase("tokenizer"))
+    save_model(make_model(), run.phase("sft") / "step_000007")
+    tokenizer.save(run.phase("sft") / "step_000007")
+    (run.phase("sft") / "evals.json").write_text("{}")
+    monkeypatch.setattr(checkpoint, "last_step", lambda phase, world: phase / "step_000007")
+    return run
+
+
+@pytest.fixture
+def lanbot(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # what the command sets is undone
+
+    def call(*arguments: str, code: int = 0) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(["eval", *arguments])
+        said = capsys.readouterr()
+        assert stopped.value.code == code, said
+        return said.err if code else said.out
+
+    return call
+
+
+@pytest.mark.usefixtures("tiny")
+def test_tasks_of_the_recipe_with_n_error_and_chance_as_a_table_and_as_json(lanbot: Callable[..., str]) -> None:
+    table = lanbot("tiny").split("\n")
+    assert table[0].split() == ["task", "score", "error", "n", "chance"]
+    assert table[3].split()[0] == "word_problems" and "3 of 2,000" in table[3]
+    said = json.loads(lanbot("tiny", "--phase", "sft", "--tasks", "identity:builtin", "--limit", "2", "--json"))
+    assert set(said) == {"run", "phase", "settings", "tasks"} and said["phase"] == "sft"
+    assert said["settings"] == {"limit": 2, "max_tokens": 2, "temperature": 0, "seed": 0}
+    assert {"score", "n", "stderr", "chance", "sampled", "items"} <= set(said["tasks"]["identity"])
+
+
+@pytest.mark.usefixtures("tiny")
+def test_bits_per_byte(lanbot: Callable[..., str]) -> None:
+    said = json.loads(lanbot("tiny", "--tasks", "bpb", "--json"))
+    assert said["tasks"] == {} and said["bpb"]["n"] > 64 and 1 < said["bpb"]["bits_per_byte"] < 20
+    assert lanbot("tiny", "--tasks", "bpb").startswith("val bits per byte ")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_wholes_and_tasks_together(lanbot: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for = []
+
+    def fake(engine: Any, name: str, limit: int | None, *rest: Any) -> ChatCore:
+        asked_for.append(limit)
+        scores = {task: Score(0.25, 4, 0.1, 0.25, items=9) for task in BASELINES}
+        scores["humaneval"] = Score(0.5, 4, 0.1, 0.0, failed={"exit": 2}, sandbox=1)
+        return ChatCore(name, {"limit": limit}, scores)
+
+    monkeypatch.setattr(sandbox, "choose", lambda: None)
+    monkeypatch.setattr(chatcore, "ask", fake)
+    monkeypatch.setattr(asked.core, "evaluate", lambda scorer, limit: CoreResult(scorer.name, limit, {}, {}, []))
+    shown = lanbot("tiny", "--tasks", "word_problems,core,chatcore")
+    assert "word_problems" in shown and "0 of 22 tasks of CORE" in shown and "ChatCORE 0.1667 ± " in shown
+    assert "humaneval: failed: 2 exit; sandbox level 1" in shown and "4 of 9" in shown
+    said = json.loads(lanbot("tiny", "--tasks", "chatcore, core", "--limit", "2", "--json"))
+    assert said["chatcore"]["tasks"]["humaneval"]["failed"] == {"exit": 2} and said["core"]["limit"] == 2
+    assert asked_for == [None, 2]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_pass_at_k_samples_what_is_checked(lanbot: Callable[..., str]) -> None:
+    command = ("tiny", "--tasks", "word_problems", "--limit", "2", "--pass-k", "1,3", "--samples", "4")
+    said = json.loads(lanbot(*command, "--json"))
+    assert said["tasks"] == {} and list(said["pass"]["word_problems"]) == ["pass@1", "pass@3"]
+    assert said["pass"]["word_problems"]["pass@3"]["n"] == 2
+    assert (said["settings"]["samples"], said["settings"]["temperature"]) == (4, 0.8)
+    shown = lanbot(*command, "--temperature", "0.5")
+    assert "2 of 2,000" in shown and "4 samples of each item at temperature 0.5" in shown
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--pass-k", "1,x"), "--pass-k 1,x: not numbers"),
+        (("--pass-k", "32"), "--pass-k 32: of 16 samples"),
+        (("--pass-k", "0"), "--pass-k 0: of 16 samples"),
+        (("--pass-k", "1", "--temperature", "0"), "all samples would be the same"),
+        (("--pass-k", "1", "--tasks", "core"), "--pass-k: not of core"),
+        (("--pass-k", "1", "--tasks", "arc_easy"), "arc_easy has no answers to sample"),
+        (("--limit", "-1"), "--limit -1: out of range"),
+        (("--tasks", "world_chat"), "for training only"),
+        (("--tasks", "cor"), "cor: no such task"),
+    ],
+)
+def test_what_cannot_be_asked(lanbot: Callable[..., str], arguments: tuple[str, ...], said: str) -> None:
+    with_code = 1 if arguments[0] == "--tasks" else 2
+    lines = lanbot("tiny", *arguments, code=with_code).rstrip().split("\n")
+    assert said in lines[0] and len(lines) == 2
+
+
+def test_humaneval_of_a_run_says_why_programs_failed(
+    tiny: Run, lanbot: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not sandbox.survey()[-1].holds:
+        pytest.skip("no level of the sandbox holds here")
+    row = {
+        "task_id": "x/0",
+        "prompt": 'def f():\n    """1."""\n',
+        "entry_point": "f",
+        "canonical_solution": "    return 1\n",
+        "test": "def check(candidate):\n    assert candidate() == 1\n",
+    }
+    (tmp_path / "humaneval").mkdir()
+    data = gzip.compress(json.dumps(row).encode() + b"\n")
+    (tmp_path / "humaneval" / "HumanEval.jsonl.gz").write_bytes(data)
+    said = json.loads(lanbot("tiny", "--tasks", "humaneval", "--json", "--mirror", str(tmp_path)))["tasks"]["humaneval"]
+    assert (said["n"], said["score"], sum(said["failed"].values())) == (1, 0.0, 1)
+    assert said["sandbox_level"] == sandbox.survey()[-1].level
+    shown = lanbot("tiny", "--tasks", "humaneval", "--mirror", str(tmp_path))
+    assert "humaneval: failed: 1 " in shown and "sandbox level" in shown
+
+
+@pytest.mark.skipif(not (REAL / "humaneval").is_dir(), reason=f"no mirror of real data at {REAL}")
+def test_chatcore_of_a_run(tiny: Run, lanbot: Callable[..., str]) -> None:
+    if not sandbox.survey()[-1].holds:
+        pytest.skip("no level of the sandbox holds here")
+    command = ("tiny", "--tasks", "chatcore", "--limit", "4", "--json", "--mirror", str(REAL))
+    said = json.loads(lanbot(*command))["chatcore"]
+    assert list(said["tasks"]) == list(BASELINES) and said["sampled"] and said["settings"]["limit"] == 4
+    assert {(one["n"], one["sampled"]) for one in said["tasks"].values()} == {(4, True)}
+    mean = sum((one["score"] - one["baseline"]) / (1 - one["baseline"]) for one in said["tasks"].values()) / 6
+    assert said["chatcore"] == pytest.approx(mean, abs=1e-6)
+    assert said["tasks"]["humaneval"]["failed"] == {"no program": 4}, "its prompts are longer than the context"
+
+
+def test_a_folder_with_a_model_is_scored_on_core(
+    tiny: Run, lanbot: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asked.core, "evaluate", lambda scorer, limit: CoreResult(scorer.name, limit, {}, {}, []))
+    folder = str(tiny.phase("sft") / "step_000007")
+    assert json.loads(lanbot(folder, "--tasks", "core", "--json"))["core"]["model"] == folder
+    assert "0 of 22 tasks of CORE" in lanbot(folder)
+    for wrong in (("--tasks", "gsm8k"), ("--phase", "sft"), ("--pass-k", "1")):
+        assert "a model, not a run" in lanbot(folder, *wrong, code=2)
+    monkeypatch.chdir(tiny.folder.parent.parent)
+    for name in ("nowhere", "runs/nowhere"):
+        assert f"{name}: no such run" in lanbot(name, code=1)
+
+
+@pytest.mark.skipif(not (STORIES.is_dir() and (REAL / "core").is_dir()), reason=f"no bundle or model at {REAL}")
+def test_core_of_an_open_model(lanbot: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    said = json.loads(lanbot(str(STORIES), "--tasks", "core", "--limit", "2", "--json"))
+    assert said["model"] == str(STORIES) and -0.5 < said["core"]["core"] < 0.6
+    assert len(said["core"]["tasks"]) == 22 and all(task["n"] == 2 for task in said["core"]["tasks"].values())
+    assert all(task["sampled"] for task in said["core"]["tasks"].values())
