@@ -95,8 +95,9 @@ def test_the_report_compares_phases(smoke: Path) -> None:
     result = lanbot(smoke.parent, "report", "smoke", "--json")
     report = json.loads(result.stdout)
     assert set(report["evals"]["identity"]) == {"base", "mid", "sft", "rl"}
-    assert set(report["evals"]["simple_spelling"]["sft"]) == {"score", "n", "stderr", "chance"}
-    assert set(report["evals"]["identity"]["sft"]) == {"score", "n", "stderr", "chance", "parts"}
+    figures = {"score", "n", "stderr", "chance", "sampled", "items"}
+    assert set(report["evals"]["simple_spelling"]["sft"]) == figures
+    assert set(report["evals"]["identity"]["sft"]) == figures | {"parts"}
     assert all(set(entry["answers"]) == {"base", "mid", "sft", "rl"} for entry in report["what_changed"])
     for phase in ("base", "mid", "sft", "rl"):
         assert {"seconds", "tokens", "final_loss", "val_bpb", "peak_memory_bytes"} <= set(report["phases"][phase])

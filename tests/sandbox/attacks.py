@@ -216,7 +216,7 @@ attempt(socket.socketpair, socket.AF_INET)
     ),
     "a secret in $HOME": Attack(
         """
-for path in (SECRET, '/etc/passwd', '/etc/shadow', '/proc/self/maps', '/work/..' + SECRET): attempt(open, path)
+for path in (SECRET, '/etc/passwd', '/etc/shadow', '/proc/self/maps', '/usr/..' + SECRET): attempt(open, path)
 for path in (HOME, '/root', '/home', '/tmp', '/etc', '/proc'): attempt(os.listdir, path)
 os.chdir('/'); attempt(open, SECRET.lstrip('/'))
 """,
