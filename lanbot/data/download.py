@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import IO, NamedTuple
 
-from lanbot.console import Progress, duration, size
+from lanbot.console import Progress, duration, main_rank, size
 from lanbot.data import http
 from lanbot.data.http import Note
 from lanbot.errors import UserError
@@ -138,7 +138,7 @@ def _work() -> None:
 
 def _wait(jobs: list[_Job]) -> None:
     """Until all are done, or one has failed."""
-    progress = Progress(quiet=os.environ.get("RANK", "0") != "0")
+    progress = Progress(quiet=not main_rank())
     start, first = monotonic(), sum(job.bytes_here() for job in jobs)
     try:
         while waiting := [job for job in jobs if not job.done.is_set()]:

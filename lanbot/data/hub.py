@@ -150,7 +150,7 @@ def read_jsonl(path: Path, bad_rows: list[str] | None = None) -> Iterator[tuple[
     Lines end at \\n alone: U+2028 and U+0085 may stand inside a row.
     """
     try:
-        with _open(path) as file:
+        with open_bytes(path) as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -172,8 +172,8 @@ def read_jsonl(path: Path, bad_rows: list[str] | None = None) -> Iterator[tuple[
         ) from None
 
 
-def _open(path: Path) -> Any:
-    """A file of bytes that gives lines."""
+def open_bytes(path: Path) -> Any:
+    """A file of bytes, unpacked as it is read if its name ends in .gz or .zst."""
     if path.suffix == ".zst":
         import pyarrow as pa
 

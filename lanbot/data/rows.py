@@ -1,6 +1,5 @@
 """The rows of a data set, none parsed before it is asked for: a phase with half a million of them starts at once."""
 
-import gzip
 import json
 import zlib
 from bisect import bisect_right
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lanbot.data import hub
 from lanbot.errors import UserError
 
 
@@ -91,15 +91,8 @@ PIECE = 1 << 24
 def read(path: Path) -> bytes:
     """All of a file, unpacked if its name ends in .gz or .zst. Raises UserError."""
     try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            return gzip.decompress(data)
-        if path.suffix == ".zst":
-            import pyarrow as pa
-
-            with pa.input_stream(pa.py_buffer(data), compression="zstd") as stream:
-                return stream.read()
-        return data
+        with hub.open_bytes(path) as file:
+            return file.read()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file", "Check the path.") from None
     except (OSError, EOFError, zlib.error) as error:

@@ -94,14 +94,16 @@ class HubTask(Task):
 
     def row(self, i: int) -> dict[str, Any]:
         """Raises UserError, with file and row, if it lacks a column or one is of another type."""
-        row, where = self.rows[i], self.rows.where(i)
+        row, problem = self.rows[i], ""
         if not isinstance(row, dict):
-            raise UserError(f"{where}: not a row of columns", BAD_ROW)
+            raise UserError(f"{self.rows.where(i)}: not a row of columns", BAD_ROW)
         for name, kind in self.columns.items():
             if name not in row:
-                raise UserError(f"{where}: no column {name!r} (it has {', '.join(row)})", BAD_ROW)
-            if not isinstance(row[name], kind) or row[name] == "":
-                raise UserError(f"{where}: {name} is {str(row[name])[:40]!r}, not {_KINDS[kind]}", BAD_ROW)
+                problem = f"no column {name!r} (it has {', '.join(row)})"
+            elif not isinstance(row[name], kind) or row[name] == "":
+                problem = f"{name} is {str(row[name])[:40]!r}, not {_KINDS[kind]}"
+            if problem:
+                raise UserError(f"{self.rows.where(i)}: {problem}", BAD_ROW)
         return row
 
     def conversation(self, i: int) -> Conversation:
