@@ -4,10 +4,13 @@ import json as json_library
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lanbot.cli.shared import Mirror, UnsafeExec, chosen_phase, open_run, use_mirror, use_unsafe_exec
 from lanbot.errors import UsageError
+
+if TYPE_CHECKING:
+    from lanbot.evals.harness import Harness
 
 
 def evaluate(
@@ -19,6 +22,7 @@ def evaluate(
     pass_k: str = "",
     samples: int = 16,
     temperature: float = 0.8,
+    harness: Literal["lm-eval"] | None = None,
     json: bool = False,
     mirror: Mirror = None,
     unsafe_exec: UnsafeExec = False,
@@ -34,6 +38,7 @@ def evaluate(
         pass_k: Numbers joined by commas: instead of one greedy answer, the chance that one of k sampled ones is right.
         samples: Answers sampled of each item for pass_k.
         temperature: Of those samples.
+        harness: Have lm-eval ask its tasks of this name (arc_easy if left out), to check figures against others'.
         json: Print one JSON object.
     """
     use_mirror(mirror)
@@ -41,6 +46,12 @@ def evaluate(
     if limit < 0:
         raise UsageError(f"--limit {limit}: out of range", "It is 1 or more.")
     names = tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    if harness:
+        if pass_k:
+            raise UsageError("--pass-k: not with --harness", "Leave one of them out.")
+        found = _ask_harness(run_or_model, phase, names or ("arc_easy",), limit or None)
+        print(json_library.dumps(found.json()) if json else found)
+        return
     if _is_model(run_or_model):
         if phase or pass_k or set(names) - {"core"}:
             raise UsageError(f"{run_or_model}: a model, not a run; it is scored on CORE", "Write --tasks core.")
@@ -59,16 +70,38 @@ def evaluate(
 
 
 def _score_model(name: str, limit: int | None, json: bool) -> None:
-    from lanbot.data import download
-
-    if download.offline():
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is first imported
+    _stay_offline()
     from lanbot.evals import core
     from lanbot.evals.hf import HFScorer
 
     result = core.evaluate(HFScorer(name), limit)
     found: dict[str, Any] = {"model": name, "core": result.json()}
     print(json_library.dumps(found) if json else f"{result.table()}\n{result}")
+
+
+def _ask_harness(run_or_model: str, phase: str | None, tasks: tuple[str, ...], limit: int | None) -> "Harness":
+    _stay_offline()
+    from lanbot.evals import harness
+    from lanbot.evals.scorer import ModelScorer
+    from lanbot.phases import pipeline
+
+    name, seed, own = run_or_model, 0, None
+    if not _is_model(run_or_model):
+        made = open_run(run_or_model)
+        folder, engine = pipeline.open_engine(made, chosen_phase(made, phase))
+        name, seed = str(folder), made.recipe.seed
+        own = ModelScorer(engine.model, engine.tokenizer, name)
+    elif phase:
+        raise UsageError(f"--phase {phase}: {run_or_model} is a model, not a run", "Leave --phase out.")
+    return harness.evaluate(name, tasks, limit, seed, own)
+
+
+def _stay_offline() -> None:
+    """Where no network is wanted, the hub's own libraries are told, before they are first imported."""
+    from lanbot.data import download
+
+    if download.offline():
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _is_model(name: str) -> bool:

@@ -29,7 +29,7 @@ class HFScorer:
     def __init__(self, name: str, dtype: torch.dtype | None = None) -> None:
         place = world()
         self.name, self.device = name, place.device
-        self.model, self.tokenizer = _opened(name, dtype or place.dtype)
+        self.model, self.tokenizer = open_model(name, dtype or place.dtype)
         self.model.to(self.device).eval().requires_grad_(False)
         self.bos: int | None = self.tokenizer.bos_token_id
         config = self.model.config.get_text_config()
@@ -145,8 +145,8 @@ def _only(head: Any, where: Tensor, T: int) -> Iterator[list[bool]]:
             hook.remove()
 
 
-def _opened(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The model and its tokenizer."""
+def open_model(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A model and its tokenizer, of a folder or of the hub. Raises UserError as HFScorer does."""
     try:
         import transformers
     except ImportError:
