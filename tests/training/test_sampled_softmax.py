@@ -16,8 +16,8 @@ COUNTS = 1e5 / np.arange(1, V + 1)
 
 
 @pytest.fixture(autouse=True)
-def few_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampled_softmax, "AT_RANDOM", 20)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampled_softmax, "MULTIPLE", 8)
 
 
 def batch(step: int) -> np.ndarray:
@@ -29,7 +29,7 @@ def test_loss_and_gradients_are_those_of_the_candidates_softmax() -> None:
     hidden = torch.randn(TOKENS, DIM, generator=generator).requires_grad_()
     head = torch.randn(V, DIM, generator=generator).requires_grad_()
     weights = torch.randn(TOKENS, generator=generator)
-    sampled = SampledSoftmax(COUNTS, 30, seed=0)
+    sampled = SampledSoftmax(COUNTS, 30, seed=0, at_random=20)
     targets = batch(0).reshape(-1)
     chosen = sampled.candidates(targets, 0, 0.0)
     assert chosen is not None and 30 < len(chosen.ids) < V / 2
@@ -59,7 +59,7 @@ def test_all_tokens_as_candidates_are_the_whole_softmax() -> None:
 
 def test_the_sum_over_candidates_is_right_on_average_for_any_batch() -> None:
     """Also for one that is nothing but a rare topic, with logits that follow it, as text is."""
-    sampled = SampledSoftmax(COUNTS, 30, seed=0)
+    sampled = SampledSoftmax(COUNTS, 30, seed=0, at_random=20)
     targets = np.repeat(np.arange(V - 5, V), TOKENS // 5)
     terms = np.exp(np.random.default_rng(1).normal(size=V))
     terms[V - 5 :] += 50
@@ -72,8 +72,18 @@ def test_the_sum_over_candidates_is_right_on_average_for_any_batch() -> None:
     assert abs(np.mean(sums) - terms.sum()) < 4 * error < 0.02 * terms.sum()
 
 
+def test_their_number_is_a_multiple_while_there_are_as_many() -> None:
+    for step in range(20):
+        for at_random in (0, 20, V):
+            chosen = SampledSoftmax(COUNTS, 30, seed=0, at_random=at_random).candidates(batch(step), step, 0.0)
+            assert chosen is not None
+            least = len({*range(30), *batch(step).reshape(-1).tolist()}) + at_random
+            assert len(chosen.ids) == min(V, -(-least // 8) * 8)
+            assert len(chosen.ids.unique()) == len(chosen.ids) and chosen.log_weights.isfinite().all()
+
+
 def test_candidates_follow_from_batch_seed_and_step_alone() -> None:
-    sampled = SampledSoftmax(COUNTS, 30, seed=0)
+    sampled = SampledSoftmax(COUNTS, 30, seed=0, at_random=20)
     targets = batch(0)
 
     def ids(sampled: SampledSoftmax, step: int) -> list[int]:
@@ -83,13 +93,13 @@ def test_candidates_follow_from_batch_seed_and_step_alone() -> None:
 
     first = ids(sampled, 7)
     ids(sampled, 8)
-    assert ids(SampledSoftmax(COUNTS, 30, seed=0), 7) == first
-    assert ids(sampled, 8) != first and ids(SampledSoftmax(COUNTS, 30, seed=1), 7) != first
+    assert ids(SampledSoftmax(COUNTS, 30, seed=0, at_random=20), 7) == first
+    assert ids(sampled, 8) != first and ids(SampledSoftmax(COUNTS, 30, seed=1, at_random=20), 7) != first
     assert set(range(30)) <= set(first), "the most frequent are always there"
 
 
 def test_the_last_part_of_training_takes_all_tokens() -> None:
-    sampled = SampledSoftmax(COUNTS, 30, seed=0)
+    sampled = SampledSoftmax(COUNTS, 30, seed=0, at_random=20)
     assert sampled.candidates(batch(0), 0, 0.84) is not None
     assert sampled.candidates(batch(0), 0, 0.85) is None
 
