@@ -105,7 +105,11 @@ def test_two_processes_train_what_one_trains_in_the_phases_after_base(two: Path,
     assert len(ours) == len(theirs)
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=1e-3)
     assert ours[0]["grad_norm"] == pytest.approx(theirs[0]["grad_norm"], rel=0.02)
-    assert ours[-1]["loss"] == pytest.approx(theirs[-1]["loss"], rel=0.05)
+    if phase == "rl":  # after an update rounding tips a token now and then, and its answer is another one
+        assert ours[0]["sampled_tokens"] == theirs[0]["sampled_tokens"]
+        assert ours[-1]["reward"] == pytest.approx(theirs[-1]["reward"], abs=0.1)
+    else:
+        assert ours[-1]["loss"] == pytest.approx(theirs[-1]["loss"], rel=0.05)
 
 
 def test_a_run_goes_on_at_another_world_size(two: Path, tmp_path: Path) -> None:
