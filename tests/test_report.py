@@ -335,6 +335,24 @@ def test_scores_stand_with_error_size_and_chance(full: Run) -> None:
     assert "pass@8 before 0.600 ± 0.049 after 0.900 ± 0.030" in re.sub(r"(before|after)(\d)", r" \1 \2", text)
 
 
+def test_bits_per_byte_stand_with_error_size_and_chance_where_they_were_measured(full: Run) -> None:
+    said = "Bits per byte: of 62,913 bytes of held-out text, 40 documents, read 256 tokens at a time; its chance is a"
+    for written in (report.markdown(report.collect(full)), report.page(report.collect(full))):
+        assert "Bits per byte: of" not in written, "an older run's evaluation does not say"
+    for phase in PHASES[1:]:
+        measured = {"bits_per_byte": 2.5, "stderr": 0.0123, "chance": 3.214, "n": 62_913, "documents": 40}
+        put(full, phase, "evals.json", {**full.read(phase, "evals.json"), "bpb": {**measured, "context": 256}})
+    written = report.write(full)
+    assert written["phases"]["sft"]["bpb"]["n"] == 62_913 and "bpb" not in written["phases"]["base"]
+    page = Seen((full.folder / "report.html").read_text()).text
+    text = (full.folder / "report.md").read_text()
+    shown = report.evaluation_table(written)
+    assert all(said in one for one in (page, text, shown))
+    assert "held-out bits per byte1.5002.500 ± 0.0123.500 ± 0.0124.500 ± 0.0123.21" in page
+    row = next(line for line in shown.split("\n") if line.startswith("val bits per byte"))
+    assert " ".join(row.split()) == "val bits per byte 3.21 1.5000 2.5000 ± 0.0123 3.5000 ± 0.0123 4.5000 ± 0.0123"
+
+
 def test_calls_and_outputs_are_set_apart(full: Run) -> None:
     page = report.page(report.collect(full))
     assert page.count("calls </span>2+2</code>") == page.count("gets back </span>4</samp> 4") == len(PHASES)

@@ -8,6 +8,7 @@ from lanbot.console import table
 from lanbot.engine.engine import Engine
 from lanbot.errors import UsageError
 from lanbot.evals import chat, chatcore, core
+from lanbot.evals.bpb import BitsPerByte
 from lanbot.evals.chat import Score
 from lanbot.evals.chatcore import ChatCore
 from lanbot.evals.core import CoreResult
@@ -48,7 +49,7 @@ class Answers:
     passes: dict[str, dict[str, Score]]
     core: CoreResult | None = None
     chatcore: ChatCore | None = None
-    bpb: dict[str, Any] | None = None
+    bpb: BitsPerByte | None = None
 
     def json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"settings": self.settings, "tasks": self.tasks}
@@ -56,9 +57,9 @@ class Answers:
             found["pass"] = {
                 task: {name: one.json() for name, one in scores.items()} for task, scores in self.passes.items()
             }
-        for name, whole in (("core", self.core), ("chatcore", self.chatcore)):
+        for name, whole in (("core", self.core), ("chatcore", self.chatcore), ("bpb", self.bpb)):
             found |= {name: whole.json()} if whole else {}
-        return found | ({"bpb": self.bpb} if self.bpb else {})
+        return found
 
     def __str__(self) -> str:
         blocks = []
@@ -76,7 +77,7 @@ class Answers:
             ]
             blocks.append("\n".join([self.chatcore.table(), *notes, str(self.chatcore)]))
         if self.bpb:
-            blocks.append(f"val bits per byte {self.bpb['bits_per_byte']:.4f} (n {self.bpb['n']:,} bytes)")
+            blocks.append(str(self.bpb))
         return "\n\n".join(blocks)
 
     def pass_table(self) -> str:
@@ -134,10 +135,7 @@ def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: P
         asked = chatcore.ask(engine, str(folder), limit, most, setting, recipe.seed, left_out)
         answers = replace(answers, chatcore=asked)
     if "bpb" in names:
-        validation = base.validation(run, engine.tokenizer)
-        count = int(validation.bytes_of[validation.batch.targets].sum())
-        bpb = {"bits_per_byte": round(validation.bits_per_byte(engine.source), 6), "n": count}
-        answers = replace(answers, bpb=bpb)
+        answers = replace(answers, bpb=base.validation(run, engine.tokenizer).measure(engine.source))
     return answers
 
 

@@ -119,10 +119,12 @@ def evaluate(
         return scores
     questions = prompts_of_change(run)
     answers = evals.answer_all(engine, questions, recipe.evals.max_tokens)
+    bpb = base.validation(run, vocabulary).measure(model)
     result = {
         "checkpoint": folder.name,
         "tasks": scores,
-        "val_bpb": round(base.validation(run, vocabulary).bits_per_byte(model), 6),
+        "val_bpb": round(bpb.value, 6),
+        "bpb": bpb.json(),
         "training": summary(run, phase) | {"peak_memory_bytes": memory.peak()},
         "samples": [{"prompt": q, "answer": a} for q, a in zip(questions, answers, strict=True)],
         "transcripts": transcripts(run, engine),

@@ -137,10 +137,16 @@ def _evaluations(report: dict[str, Any], phases: list[str]) -> str:
         rows.append(("", [esc(task).replace("_", "_<wbr>"), *cells, asked, f"{tables.chance(by_phase):.2f}"]))
         for name, part in tables.parts(by_phase, phases).items():
             rows.append(("part", [esc(name), *[""] * (len(phases) - 1), _figure(part), f"{part['n']:,}", ""]))
-    bpb = [tables.fixed(report["phases"][phase]["val_bpb"], 3) for phase in phases]
-    rows.append(("total", ["held-out bits per byte", *bpb, "", ""]))
-    note = '<p class="note">* fewer after base, which cannot answer yet</p>' if fewer else ""
+    bpb = [_bpb(report["phases"][phase]) for phase in phases]
+    rows.append(("total", ["held-out bits per byte", *bpb, "", tables.bpb_chance(report)]))
+    notes = ["* fewer after base, which cannot answer yet."] * fewer + tables.bpb_says(report)
+    note = f'<p class="note">{" ".join(map(esc, notes))}</p>' if notes else ""
     return _table("Scores by phase", ("task", *phases, "n", "chance"), rows, strong=len(phases)) + note
+
+
+def _bpb(figures: dict[str, Any]) -> str:
+    value, _, error = tables.bpb(figures, 3).partition(" ")
+    return f'<span class="value">{value} <small>{error}</small></span>' if error else value
 
 
 def _contamination(report: dict[str, Any]) -> str:

@@ -24,9 +24,40 @@ def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
         for name, part in parts(by_phase, phases).items():
             indented = f"&nbsp;&nbsp;{name.replace('|', '/')}" if md else f"  {name}"
             rows.append((indented, *[""] * len(phases), score(part)))
-    rows.append(("val bits per byte", "", *(fixed(report["phases"][phase]["val_bpb"], 4) for phase in phases)))
+    of_text = [report["phases"][phase] for phase in phases]
+    rows.append(("val bits per byte", bpb_chance(report), *(bpb(figures, 4) for figures in of_text)))
     shown = table(rows, ("task", "chance", *phases), markdown=md)
-    return f"{shown}\n* a sample of the task's items" if "*)" in shown and not md else shown
+    if md:
+        return shown
+    notes = ["* a sample of the task's items"] if "*)" in shown else []
+    return "\n".join([shown, *notes, *bpb_says(report)])
+
+
+def bpb(figures: dict[str, Any], digits: int) -> str:
+    """1.3669 ± 0.0123, or without an error where a run's evaluation knew none."""
+    error = (figures.get("bpb") or {}).get("stderr")
+    return fixed(figures["val_bpb"], digits) + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def bpb_chance(report: dict[str, Any]) -> str:
+    known = _bpb(report)
+    return f"{known['chance']:.2f}" if known else ""
+
+
+def bpb_says(report: dict[str, Any]) -> list[str]:
+    """What bits per byte are of and what their chance is, in a sentence; [] if the run's evaluation did not say."""
+    known = _bpb(report)
+    if not known:
+        return []
+    documents = f"{known['documents']:,} document{'s' * (known['documents'] != 1)}"
+    text = f"{known['n']:,} bytes of held-out text, {documents}, read {known['context']:,} tokens at a time"
+    return [f"Bits per byte: of {text}; its chance is a uniform guess over the vocabulary; less is better."]
+
+
+def _bpb(report: dict[str, Any]) -> dict[str, Any]:
+    """Of the last phase; text and chance are the same after each."""
+    phases = trained(report)
+    return (report["phases"][phases[-1]].get("bpb") if phases else None) or {}
 
 
 CONTAMINATION = ("task", "found in", "items", "contaminated", "scores")

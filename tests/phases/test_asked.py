@@ -86,7 +86,10 @@ def test_tasks_of_the_recipe_with_n_error_and_chance_as_a_table_and_as_json(lanb
 def test_bits_per_byte(lanbot: Callable[..., str]) -> None:
     said = json.loads(lanbot("tiny", "--tasks", "bpb", "--json"))
     assert said["tasks"] == {} and said["bpb"]["n"] > 64 and 1 < said["bpb"]["bits_per_byte"] < 20
-    assert lanbot("tiny", "--tasks", "bpb").startswith("val bits per byte ")
+    assert set(said["bpb"]) == {"bits_per_byte", "stderr", "chance", "n", "documents", "context"}
+    assert said["bpb"]["chance"] == pytest.approx(said["bpb"]["bits_per_byte"], rel=0.3), "a model that knows nothing"
+    shown = lanbot("tiny", "--tasks", "bpb")
+    assert shown.startswith("val bits per byte ") and f"a uniform guess {said['bpb']['chance']:.2f})" in shown
 
 
 @pytest.mark.usefixtures("tiny")
