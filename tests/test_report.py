@@ -353,6 +353,39 @@ def test_bits_per_byte_stand_with_error_size_and_chance_where_they_were_measured
     assert " ".join(row.split()) == "val bits per byte 3.21 1.5000 2.5000 ± 0.0123 3.5000 ± 0.0123 4.5000 ± 0.0123"
 
 
+def test_why_programs_failed_and_where_they_ran_stands_beneath_the_scores(full: Run) -> None:
+    assert "Programs" not in report.markdown(report.collect(full)), "a run without any has no such table"
+    faults = {"base": {"no program": 164}, "mid": {"wrong": 150, "exit": 4}, "sft": {"timeout": 2, "wrong": 112}}
+    for phase, failed in faults.items():
+        evals = full.read(phase, "evals.json")
+        passed = 164 - sum(failed.values())
+        evals["tasks"]["humaneval"] = score(passed / 164, 164, failed=failed, sandbox_level=2, chance=0.0)
+        put(full, phase, "evals.json", evals)
+    evals = full.read("rl", "evals.json")
+    evals["tasks"]["humaneval"] = score(1.0, 20, items=164, sandbox_level=4)
+    put(full, "rl", "evals.json", evals)
+    written = report.write(full)
+    assert written["evals"]["humaneval"]["sft"]["failed"] == faults["sft"]
+    rows = [
+        ("task", "after", "n", "passed", "wrong", "timeout", "exit", "no program", "sandbox level"),
+        ("humaneval", "base", "164", "0", "0", "0", "0", "164", "2"),
+        ("humaneval", "mid", "164", "10", "150", "0", "4", "0", "2"),
+        ("humaneval", "sft", "164", "50", "112", "2", "0", "0", "2"),
+        ("humaneval", "rl", "20 of 164", "20", "0", "0", "0", "0", "4"),
+    ]
+    page = Seen((full.folder / "report.html").read_text())
+    text = re.sub(r" +", " ", (full.folder / "report.md").read_text())
+    assert page.open == []
+    for row in rows:
+        assert f"| {' | '.join(row)} |" in text and "".join(row) in page.text
+    for one in (text, page.text):
+        assert "exit (its process ended" in one and "exception" not in one.partition("What changed")[0]
+        assert "Level 4 is none" in one
+    assert "humaneval: sandbox level 4" in report.evaluation_table(written)
+    put(full, "rl", "evals.json", evals_of("rl"))
+    assert "Level 4" not in report.markdown(report.collect(full))
+
+
 def test_calls_and_outputs_are_set_apart(full: Run) -> None:
     page = report.page(report.collect(full))
     assert page.count("calls </span>2+2</code>") == page.count("gets back </span>4</samp> 4") == len(PHASES)

@@ -12,6 +12,7 @@ from lanbot.evals.bpb import BitsPerByte
 from lanbot.evals.chat import Score
 from lanbot.evals.chatcore import ChatCore
 from lanbot.evals.core import CoreResult
+from lanbot.evals.notes import beneath
 from lanbot.evals.scorer import ModelScorer
 from lanbot.phases import base, pipeline
 from lanbot.run import Run
@@ -70,11 +71,7 @@ class Answers:
         if self.core:
             blocks.append(f"{self.core.table()}\n{self.core}")
         if self.chatcore:
-            notes = [
-                pipeline.programs_note(name, score.json())
-                for name, score in self.chatcore.tasks.items()
-                if score.sandbox is not None
-            ]
+            notes = [note for name, score in self.chatcore.tasks.items() for note in beneath(name, score.json())]
             blocks.append("\n".join([self.chatcore.table(), *notes, str(self.chatcore)]))
         if self.bpb:
             blocks.append(str(self.bpb))

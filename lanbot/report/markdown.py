@@ -21,6 +21,9 @@ def markdown(report: dict[str, Any]) -> str:
         figures = "Score ± standard error (n items, * a sample of the task's)"
         said = [f"{figures}. Items are held out{sampled}. Answers are greedy.", *tables.bpb_says(report)]
         sections.append(" ".join(said))
+    header, ran = tables.programs_table(report)
+    if ran:
+        sections += ["### Programs", table(ran, header, markdown=True, left=2), tables.programs_say(header, ran)]
     if report["contamination"]:
         rows = [tuple(cell.replace("|", "/") for cell in row) for row in tables.contamination_rows(report)]
         sections += ["### Contamination", table(rows, tables.CONTAMINATION, markdown=True, left=2)]

@@ -106,11 +106,15 @@ def _scores(report: dict[str, Any]) -> str:
     limit = report["settings"].get("limit")
     sampled = f" Of a task with more than {limit:,} items a seeded sample is asked." if limit else ""
     return (
-        f'<p>What it gets right after <b class="{last}">{last}</b>, on held-out items.</p>\n'
-        f'<ul class="scores">{headline}</ul>\n'
-        '<p class="note">Whiskers: ± one standard error. Dotted line: what guessing would score. '
-        f"Answers are greedy.{sampled}</p>\n<h3>All tasks, phase by phase</h3>\n{_evaluations(report, phases)}"
-    ) + _contamination(report)
+        (
+            f'<p>What it gets right after <b class="{last}">{last}</b>, on held-out items.</p>\n'
+            f'<ul class="scores">{headline}</ul>\n'
+            '<p class="note">Whiskers: ± one standard error. Dotted line: what guessing would score. '
+            f"Answers are greedy.{sampled}</p>\n<h3>All tasks, phase by phase</h3>\n{_evaluations(report, phases)}"
+        )
+        + _programs(report)
+        + _contamination(report)
+    )
 
 
 def _headline(task: str, by_phase: dict[str, Any], last: str) -> str:
@@ -147,6 +151,15 @@ def _evaluations(report: dict[str, Any], phases: list[str]) -> str:
 def _bpb(figures: dict[str, Any]) -> str:
     value, _, error = tables.bpb(figures, 3).partition(" ")
     return f'<span class="value">{value} <small>{error}</small></span>' if error else value
+
+
+def _programs(report: dict[str, Any]) -> str:
+    header, ran = tables.programs_table(report)
+    if not ran:
+        return ""
+    rows = [("", [esc(cell) for cell in row]) for row in ran]
+    said = f'<p class="note">{esc(tables.programs_say(header, ran))}</p>'
+    return "<h3>Programs</h3>" + _table("Programs", header, rows, strong=3) + said
 
 
 def _contamination(report: dict[str, Any]) -> str:

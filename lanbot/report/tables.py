@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.console import duration, size, table
+from lanbot.evals.notes import beneath
 from lanbot.recipe import PHASES
 from lanbot.report.figures import trained
 from lanbot.run import Run, runs_root
+from lanbot.tasks.programs import FAULTS
 
 Score = dict[str, Any]
 QUESTION = "How many r are in strawberry?"
@@ -30,6 +32,8 @@ def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
     if md:
         return shown
     notes = ["* a sample of the task's items"] if "*)" in shown else []
+    last = [(task, by_phase[phases[-1]]) for task, by_phase in report["evals"].items() if phases[-1] in by_phase]
+    notes += [note for task, after in last for note in beneath(task, after)]
     return "\n".join([shown, *notes, *bpb_says(report)])
 
 
@@ -58,6 +62,33 @@ def _bpb(report: dict[str, Any]) -> dict[str, Any]:
     """Of the last phase; text and chance are the same after each."""
     phases = trained(report)
     return (report["phases"][phases[-1]].get("bpb") if phases else None) or {}
+
+
+def programs_table(report: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows: of each task whose answers are programs, after each phase, how many passed and how many failed
+    for what reason, and the level of the sandbox. No rows if there is none."""
+    ran = [
+        (task, phase, one)
+        for task, by_phase in report["evals"].items()
+        for phase, one in by_phase.items()
+        if "sandbox_level" in one
+    ]
+    reasons = [fault for fault in FAULTS if any(fault in one.get("failed", {}) for _, _, one in ran)]
+    rows: list[tuple[str, ...]] = []
+    for task, phase, one in ran:
+        failed = one.get("failed", {})
+        counts = [one["n"] - sum(failed.values()), *(failed.get(fault, 0) for fault in reasons)]
+        rows.append((task, phase, asked(one), *(f"{count:,}" for count in counts), str(one["sandbox_level"])))
+    return ("task", "after", "n", "passed", *reasons, "sandbox level"), rows
+
+
+def programs_say(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """What the reasons and the level mean."""
+    said = ["The programs ran in the sandbox: the lower its level, the more it stops."]
+    if any(row[-1] == "4" for row in rows):
+        said.append("Level 4 is none: there a program can do anything, passing tests included.")
+    reasons = [f"{name} ({FAULTS[name]})" for name in header if name in FAULTS]
+    return " ".join([*said, f"Why they failed: {'; '.join(reasons)}."] if reasons else said)
 
 
 CONTAMINATION = ("task", "found in", "items", "contaminated", "scores")

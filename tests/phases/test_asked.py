@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lanbot import report
 from lanbot.cli import main
 from lanbot.evals import chatcore
 from lanbot.evals.chat import Score
@@ -16,7 +17,7 @@ from lanbot.evals.chatcore import BASELINES, ChatCore
 from lanbot.evals.core import CoreResult
 from lanbot.model.transformer import Transformer
 from lanbot.model.weights import save_model
-from lanbot.phases import asked
+from lanbot.phases import asked, pipeline
 from lanbot.recipe import load
 from lanbot.run import Run
 from lanbot.sandbox import sandbox
@@ -145,9 +146,9 @@ def test_what_cannot_be_asked(lanbot: Callable[..., str], arguments: tuple[str, 
     assert said in lines[0] and len(lines) == 2
 
 
-def test_humaneval_of_a_run_says_why_programs_failed(
-    tiny: Run, lanbot: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def one_program(tmp_path: Path) -> Path:
+    """A mirror whose HumanEval is one short task."""
     if not sandbox.survey()[-1].holds:
         pytest.skip("no level of the sandbox holds here")
     row = {
@@ -160,11 +161,31 @@ def test_humaneval_of_a_run_says_why_programs_failed(
     (tmp_path / "humaneval").mkdir()
     data = gzip.compress(json.dumps(row).encode() + b"\n")
     (tmp_path / "humaneval" / "HumanEval.jsonl.gz").write_bytes(data)
-    said = json.loads(lanbot("tiny", "--tasks", "humaneval", "--json", "--mirror", str(tmp_path)))["tasks"]["humaneval"]
+    return tmp_path
+
+
+@pytest.mark.usefixtures("tiny")
+def test_humaneval_of_a_run_says_why_programs_failed(lanbot: Callable[..., str], one_program: Path) -> None:
+    command = ("tiny", "--tasks", "humaneval", "--mirror", str(one_program))
+    said = json.loads(lanbot(*command, "--json"))["tasks"]["humaneval"]
     assert (said["n"], said["score"], sum(said["failed"].values())) == (1, 0.0, 1)
     assert said["sandbox_level"] == sandbox.survey()[-1].level
-    shown = lanbot("tiny", "--tasks", "humaneval", "--mirror", str(tmp_path))
+    shown = lanbot(*command)
     assert "humaneval: failed: 1 " in shown and "sandbox level" in shown
+
+
+def test_humaneval_in_a_recipe_is_in_its_report_with_what_failed(
+    tiny: Run, one_program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(one_program))
+    run = Run(tiny.folder, load(one_program / "tiny.toml", {"evals.tasks": "identity:builtin,humaneval"}))
+    pipeline.evaluate(run, "sft")
+    written = report.write(run)
+    assert sum(written["evals"]["humaneval"]["sft"]["failed"].values()) == 1
+    _, (row,) = report.tables.programs_table(written)
+    assert row[:4] == ("humaneval", "sft", "1", "0") and row[-1] == str(sandbox.survey()[-1].level)
+    for name in ("report.md", "report.html"):
+        assert "Programs" in (run.folder / name).read_text()
 
 
 @pytest.mark.skipif(not (REAL / "humaneval").is_dir(), reason=f"no mirror of real data at {REAL}")
