@@ -367,7 +367,7 @@ def test_why_programs_failed_and_where_they_ran_stands_beneath_the_scores(full: 
     written = report.write(full)
     assert written["evals"]["humaneval"]["sft"]["failed"] == faults["sft"]
     rows = [
-        ("task", "after", "n", "passed", "wrong", "timeout", "exit", "no program", "sandbox level"),
+        ("task", "after", "n", "passed", "wrong", "timeout", "exit", "no program", "level"),
         ("humaneval", "base", "164", "0", "0", "0", "0", "164", "2"),
         ("humaneval", "mid", "164", "10", "150", "0", "4", "0", "2"),
         ("humaneval", "sft", "164", "50", "112", "2", "0", "0", "2"),

@@ -79,7 +79,7 @@ def programs_table(report: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[
         failed = one.get("failed", {})
         counts = [one["n"] - sum(failed.values()), *(failed.get(fault, 0) for fault in reasons)]
         rows.append((task, phase, asked(one), *(f"{count:,}" for count in counts), str(one["sandbox_level"])))
-    return ("task", "after", "n", "passed", *reasons, "sandbox level"), rows
+    return ("task", "after", "n", "passed", *reasons, "level"), rows
 
 
 def programs_say(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
