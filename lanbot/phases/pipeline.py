@@ -129,7 +129,7 @@ def evaluate(
         "training": summary(run, phase) | {"peak_memory_bytes": memory.peak()},
         "samples": [{"prompt": q, "answer": a} for q, a in zip(questions, answers, strict=True)],
         "transcripts": transcripts(run, engine),
-        "settings": {"limit": limit, "max_tokens": recipe.evals.max_tokens, "temperature": 0},
+        "settings": {"limit": limit, "max_tokens": recipe.evals.max_tokens, "temperature": 0, "seed": recipe.seed},
     }
     if began is not None:
         result["wall_seconds"] = round(time.monotonic() - began, 2)

@@ -19,7 +19,7 @@ def markdown(report: dict[str, Any]) -> str:
         sections += [built(report)[0].upper() + built(report)[1:] + "."]
         sections += ["## Evaluations", evaluation_table(report, md=True)]
         figures = "Score ± standard error (n items, * a sample of the task's)"
-        said = [f"{figures}. Items are held out{sampled}. Answers are greedy.", *tables.bpb_says(report)]
+        said = [f"{figures}. Items are held out{sampled}. {tables.greedy(report)}", *tables.bpb_says(report)]
         sections.append(" ".join(said))
     header, ran = tables.programs_table(report)
     if ran:

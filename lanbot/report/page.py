@@ -110,7 +110,7 @@ def _scores(report: dict[str, Any]) -> str:
             f'<p>What it gets right after <b class="{last}">{last}</b>, on held-out items.</p>\n'
             f'<ul class="scores">{headline}</ul>\n'
             '<p class="note">Whiskers: ± one standard error. Dotted line: what guessing would score. '
-            f"Answers are greedy.{sampled}</p>\n<h3>All tasks, phase by phase</h3>\n{_evaluations(report, phases)}"
+            f"{tables.greedy(report)}{sampled}</p>\n<h3>All tasks, phase by phase</h3>\n{_evaluations(report, phases)}"
         )
         + _programs(report)
         + _contamination(report)

@@ -37,6 +37,11 @@ def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
     return "\n".join([shown, *notes, *bpb_says(report)])
 
 
+def greedy(report: dict[str, Any]) -> str:
+    most = report["settings"].get("max_tokens")
+    return f"Answers are greedy{f', of at most {most:,} tokens' if most else ''}."
+
+
 def bpb(figures: dict[str, Any], digits: int) -> str:
     """1.3669 ± 0.0123, or without an error where a run's evaluation knew none."""
     error = (figures.get("bpb") or {}).get("stderr")

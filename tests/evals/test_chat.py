@@ -444,7 +444,10 @@ def test_why_programs_failed_is_counted_and_the_level_of_the_sandbox_is_told() -
     evaluate(Telling(lambda prompt: "x"), Programs("test"), "programs", 100, 99)
     assert limits == [30, 99], "an answer has room for what it needs"
     passes = pass_at(ScriptedEngine(lambda prompt: "x"), [(Programs("test"), 2)], (1,), 2, 8, 1.0, 0, "pass")
-    assert (passes["pass@1"].score, passes["pass@1"].sandbox) == (1.0, 2)
+    assert (passes["pass@1"].score, passes["pass@1"].sandbox, passes["pass@1"].failed) == (1.0, 2, {})
+    items = [(Programs("test"), row) for row in (1, 2, 3)]
+    passes = pass_at(ScriptedEngine(lambda prompt: "x"), items, (1, 2), 2, 8, 1.0, 0, "pass")
+    assert passes["pass@2"].failed == {"timeout": 2, "wrong": 2}, "of all samples"
 
 
 # -- the rest ----------------------------------------------------------------------------------------------

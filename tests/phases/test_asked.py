@@ -77,6 +77,7 @@ def test_tasks_of_the_recipe_with_n_error_and_chance_as_a_table_and_as_json(lanb
     table = lanbot("tiny").split("\n")
     assert table[0].split() == ["task", "score", "error", "n", "chance"]
     assert table[3].split()[0] == "word_problems" and "3 of 2,000" in table[3]
+    assert table[4:] == ["settings: limit 3, max_tokens 2, temperature 0, seed 0", ""]
     said = json.loads(lanbot("tiny", "--phase", "sft", "--tasks", "identity:builtin", "--limit", "2", "--json"))
     assert set(said) == {"run", "phase", "settings", "tasks"} and said["phase"] == "sft"
     assert said["settings"] == {"limit": 2, "max_tokens": 2, "temperature": 0, "seed": 0}
@@ -111,6 +112,8 @@ def test_wholes_and_tasks_together(lanbot: Callable[..., str], monkeypatch: pyte
     assert "humaneval: failed: 2 exit; sandbox level 1" in shown and "4 of 9" in shown
     said = json.loads(lanbot("tiny", "--tasks", "chatcore, core", "--limit", "2", "--json"))
     assert said["chatcore"]["tasks"]["humaneval"]["failed"] == {"exit": 2} and said["core"]["limit"] == 2
+    assert said["settings"] == {} and said["chatcore"]["settings"] == {"limit": 2}, "each whole has its own"
+    assert shown.count("settings: ") == 3 and "settings: limit none" in shown
     assert asked_for == [None, 2]
 
 
@@ -122,7 +125,10 @@ def test_pass_at_k_samples_what_is_checked(lanbot: Callable[..., str]) -> None:
     assert said["pass"]["word_problems"]["pass@3"]["n"] == 2
     assert (said["settings"]["samples"], said["settings"]["temperature"]) == (4, 0.8)
     shown = lanbot(*command, "--temperature", "0.5")
-    assert "2 of 2,000" in shown and "4 samples of each item at temperature 0.5" in shown
+    assert "2 of 2,000" in shown
+    assert shown.endswith("settings: limit 2, max_tokens 2, temperature 0.5, seed 0, samples 4\n")
+    named = lanbot("tiny", "--tasks", "spelling_bee:builtin", "--limit", "2", "--pass-k", "1", "--json")
+    assert list(json.loads(named)["pass"]) == ["spelling_bee"], "as its score is called"
 
 
 @pytest.mark.usefixtures("tiny")
@@ -135,6 +141,7 @@ def test_pass_at_k_samples_what_is_checked(lanbot: Callable[..., str]) -> None:
         (("--pass-k", "1", "--temperature", "0"), "all samples would be the same"),
         (("--pass-k", "1", "--tasks", "core"), "--pass-k: not of core"),
         (("--pass-k", "1", "--tasks", "arc_easy"), "arc_easy has no answers to sample"),
+        (("--limit", "2", "--tasks", "spelling_bee,spelling_bee:builtin"), "one of them is there twice"),
         (("--limit", "-1"), "--limit -1: out of range"),
         (("--tasks", "world_chat"), "for training only"),
         (("--tasks", "cor"), "cor: no such task"),
@@ -172,6 +179,11 @@ def test_humaneval_of_a_run_says_why_programs_failed(lanbot: Callable[..., str],
     assert said["sandbox_level"] == sandbox.survey()[-1].level
     shown = lanbot(*command)
     assert "humaneval: failed: 1 " in shown and "sandbox level" in shown
+    assert said["max_tokens"] == 512 and "humaneval: answers of at most 512 tokens" in shown, "not the recipe's 2"
+    sampled = (*command, "--pass-k", "1", "--samples", "3")
+    of_three = json.loads(lanbot(*sampled, "--json"))["pass"]["humaneval"]["pass@1"]
+    assert (of_three["n"], sum(of_three["failed"].values()), of_three["max_tokens"]) == (1, 3, 512)
+    assert "humaneval: failed samples: " in lanbot(*sampled)
 
 
 def test_humaneval_in_a_recipe_is_in_its_report_with_what_failed(
