@@ -90,7 +90,8 @@ def full(run: Run) -> Run:
         put(run, phase, "step_000100/config.json", CONFIG)
         (run.phase(phase) / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in metrics_of(phase)))
     both = {
-        when: {"pass@1": score(share), "pass@8": score(2 * share)} for when, share in (("before", 0.3), ("after", 0.45))
+        when: {"pass@1": score(share, items=7_473), "pass@8": score(2 * share, items=7_473)}
+        for when, share in (("before", 0.3), ("after", 0.45))
     }
     put(run, "rl", "evals.json", {**run.read("rl", "evals.json"), "pass": both})
     put(run, "tokenizer", "evals.json", {"wall_seconds": 7.0})
@@ -332,6 +333,7 @@ def test_scores_stand_with_error_size_and_chance(full: Run) -> None:
     assert 'aria-label="word_problems: 0.600 ± 0.049, chance 0.25"' in page
     text = " ".join(Seen(page).text.split())
     assert "0.400 after sft, n = 100, chance 0.25" in text
+    assert "The same 100 of 7,473 held-out questions" in text
     assert "pass@8 before 0.600 ± 0.049 after 0.900 ± 0.030" in re.sub(r"(before|after)(\d)", r" \1 \2", text)
 
 
@@ -460,7 +462,7 @@ def test_parts_stand_below_their_task_for_the_last_phase(full: Run) -> None:
     lines = report.evaluation_table(report.collect(full)).split("\n")
     at = next(i for i, line in enumerate(lines) if line.startswith("word_problems"))
     seen, unseen = lines[at + 1 : at + 3]
-    assert seen.startswith("  seen ") and seen.split() == ["seen", "0.500", "±", "0.065", "(60)"]
+    assert seen.startswith("  seen ") and seen.split() == ["seen", "0.25", "0.500", "±", "0.065", "(60)"]
     assert unseen.startswith("  unseen ") and len(unseen) == len(seen) == len(lines[at])
 
 

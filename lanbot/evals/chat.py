@@ -30,7 +30,8 @@ CALLS = 8
 
 @dataclass(frozen=True)
 class Score:
-    """score: the share that is right. stderr: its standard error, sqrt(p (1 - p) / n). chance: of a guess.
+    """score: the share that is right. stderr: its standard error, sqrt(p (1 - p) / n). chance: of a guess, at these
+    items.
 
     parts: the same for the parts of a task that has some. left_out: items that were not asked because they are in the
     training data. items: how many there are, where only a sample of them was asked; else 0. failed: of programs, how
@@ -50,20 +51,24 @@ class Score:
     max_tokens: int = 0
 
     @classmethod
-    def of(cls, right: Sequence[bool], chance: float, parts: Sequence[str] = ()) -> "Score":
-        """parts: for each item the name of its part; "": it has none."""
+    def of(cls, right: Sequence[bool], chance: float | Sequence[float], parts: Sequence[str] = ()) -> "Score":
+        """chance: of a guess, in every item or in each. parts: of each item the name of its part; "": it has none."""
         n = len(right)
         p = sum(right) / max(1, n)
-        of_part: dict[str, list[bool]] = {}
-        for name, one in sorted(zip(parts, right, strict=False)):
+        guesses = [chance] * n if isinstance(chance, float | int) else chance
+        of_part: dict[str, list[int]] = {}
+        for i, name in enumerate(parts):
             if name:
-                of_part.setdefault(name, []).append(one)
+                of_part.setdefault(name, []).append(i)
         return cls(
             round(p, 6),
             n,
             round(math.sqrt(p * (1 - p) / max(1, n)), 6),
-            chance,
-            {name: cls.of(rights, chance) for name, rights in of_part.items()},
+            round(sum(guesses) / max(1, n), 6),
+            {
+                name: cls.of([right[i] for i in items], [guesses[i] for i in items])
+                for name, items in sorted(of_part.items())
+            },
         )
 
     def asked(self) -> str:
@@ -112,7 +117,8 @@ def evaluate(
     else:
         faults = _generate(engine, task, mine, max_tokens, told)
         right = [not fault for fault in faults]
-    score = Score.of(gather(right), task.chance, gather([task.part(row) for row in mine]))
+    guesses, parts = ([of(row) for row in mine] for of in (task.guess, task.part))
+    score = Score.of(gather(right), gather(guesses), gather(parts))
     if task.runs_code:
         score = replace(score, failed=_failed(gather(faults)), sandbox=_level([task]))
     return of_task(score, task, left_out, max_tokens)
@@ -155,10 +161,10 @@ def pass_at(
     """
     faults = _sample(engine, items, samples, max_tokens, temperature, seed, label)
     counts, n = [of_item.count("") for of_item in faults], len(faults)
-    chance = sum(task.chance for task, _ in items) / max(1, len(items))
+    guesses = [task.guess(row) for task, row in items]
     scores = {}
     for k in ks:
-        of_k = chance if k == 1 else 1 - (1 - chance) ** k
+        of_k = round(sum(1 - (1 - guess) ** k for guess in guesses) / max(1, n), 6)
         if k == samples:
             scores[f"pass@{k}"] = Score.of([right > 0 for right in counts], of_k)
             continue

@@ -140,7 +140,8 @@ def _evaluations(report: dict[str, Any], phases: list[str]) -> str:
         cells = [_figure(by_phase.get(phase)) for phase in phases]
         rows.append(("", [esc(task).replace("_", "_<wbr>"), *cells, asked, f"{tables.chance(by_phase):.2f}"]))
         for name, part in tables.parts(by_phase, phases).items():
-            rows.append(("part", [esc(name), *[""] * (len(phases) - 1), _figure(part), f"{part['n']:,}", ""]))
+            cells = [*[""] * (len(phases) - 1), _figure(part), f"{part['n']:,}", f"{part['chance']:.2f}"]
+            rows.append(("part", [esc(name), *cells]))
     bpb = [_bpb(report["phases"][phase]) for phase in phases]
     rows.append(("total", ["held-out bits per byte", *bpb, "", tables.bpb_chance(report)]))
     notes = ["* fewer after base, which cannot answer yet."] * fewer + tables.bpb_says(report)
@@ -243,9 +244,9 @@ def _rl(report: dict[str, Any]) -> str:
         rows.append(f'<div class="pass"><h3>{esc(k)}</h3>{bars}</div>')
     if not rows:
         return ""
-    n = next(iter(next(iter(report["pass"].values())).values()))["n"]
+    asked = tables.asked(next(iter(next(iter(report["pass"].values())).values())))
     return (
-        f"<p>The same {n:,} held-out questions, several answers to each, sampled at temperature 1. pass@1: how often "
+        f"<p>The same {asked} held-out questions, several answers to each, sampled at temperature 1. pass@1: how often "
         "one answer is right. pass@k: for how many questions at least one of k is.</p>\n"
         f'<div class="passes">{"".join(rows)}</div>'
     )

@@ -25,7 +25,7 @@ def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
         rows.append((task, f"{chance(by_phase):.2f}", *(score(by_phase.get(phase)) for phase in phases)))
         for name, part in parts(by_phase, phases).items():
             indented = f"&nbsp;&nbsp;{name.replace('|', '/')}" if md else f"  {name}"
-            rows.append((indented, *[""] * len(phases), score(part)))
+            rows.append((indented, f"{part['chance']:.2f}", *[""] * (len(phases) - 1), score(part)))
     of_text = [report["phases"][phase] for phase in phases]
     rows.append(("val bits per byte", bpb_chance(report), *(bpb(figures, 4) for figures in of_text)))
     shown = table(rows, ("task", "chance", *phases), markdown=md)
@@ -218,7 +218,8 @@ def parts(by_phase: dict[str, Score], phases: list[str]) -> dict[str, Score]:
 
 
 def chance(by_phase: dict[str, Score]) -> float:
-    return float(next(iter(by_phase.values()))["chance"])
+    """Of the last phase: after base fewer items may have been asked."""
+    return float(list(by_phase.values())[-1]["chance"])
 
 
 def score(s: Score | None) -> str:
