@@ -90,7 +90,8 @@ def full(run: Run) -> Run:
         put(run, phase, "step_000100/config.json", CONFIG)
         (run.phase(phase) / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in metrics_of(phase)))
     both = {
-        when: {"pass@1": score(share), "pass@8": score(2 * share)} for when, share in (("before", 0.3), ("after", 0.45))
+        when: {"pass@1": score(share, items=7_473), "pass@8": score(2 * share, items=7_473)}
+        for when, share in (("before", 0.3), ("after", 0.45))
     }
     put(run, "rl", "evals.json", {**run.read("rl", "evals.json"), "pass": both})
     put(run, "tokenizer", "evals.json", {"wall_seconds": 7.0})
@@ -332,7 +333,59 @@ def test_scores_stand_with_error_size_and_chance(full: Run) -> None:
     assert 'aria-label="word_problems: 0.600 ± 0.049, chance 0.25"' in page
     text = " ".join(Seen(page).text.split())
     assert "0.400 after sft, n = 100, chance 0.25" in text
+    assert "The same 100 of 7,473 held-out questions" in text
     assert "pass@8 before 0.600 ± 0.049 after 0.900 ± 0.030" in re.sub(r"(before|after)(\d)", r" \1 \2", text)
+
+
+def test_bits_per_byte_stand_with_error_size_and_chance_where_they_were_measured(full: Run) -> None:
+    said = "Bits per byte: of 62,913 bytes of held-out text, 40 documents, read 256 tokens at a time; its chance is a"
+    for written in (report.markdown(report.collect(full)), report.page(report.collect(full))):
+        assert "Bits per byte: of" not in written, "an older run's evaluation does not say"
+    for phase in PHASES[1:]:
+        measured = {"bits_per_byte": 2.5, "stderr": 0.0123, "chance": 3.214, "n": 62_913, "documents": 40}
+        put(full, phase, "evals.json", {**full.read(phase, "evals.json"), "bpb": {**measured, "context": 256}})
+    written = report.write(full)
+    assert written["phases"]["sft"]["bpb"]["n"] == 62_913 and "bpb" not in written["phases"]["base"]
+    page = Seen((full.folder / "report.html").read_text()).text
+    text = (full.folder / "report.md").read_text()
+    shown = report.evaluation_table(written)
+    assert all(said in one for one in (page, text, shown))
+    assert "held-out bits per byte1.5002.500 ± 0.0123.500 ± 0.0124.500 ± 0.0123.21" in page
+    row = next(line for line in shown.split("\n") if line.startswith("val bits per byte"))
+    assert " ".join(row.split()) == "val bits per byte 3.21 1.5000 2.5000 ± 0.0123 3.5000 ± 0.0123 4.5000 ± 0.0123"
+
+
+def test_why_programs_failed_and_where_they_ran_stands_beneath_the_scores(full: Run) -> None:
+    assert "Programs" not in report.markdown(report.collect(full)), "a run without any has no such table"
+    faults = {"base": {"no program": 164}, "mid": {"wrong": 150, "exit": 4}, "sft": {"timeout": 2, "wrong": 112}}
+    for phase, failed in faults.items():
+        evals = full.read(phase, "evals.json")
+        passed = 164 - sum(failed.values())
+        evals["tasks"]["humaneval"] = score(passed / 164, 164, failed=failed, sandbox_level=2, chance=0.0)
+        put(full, phase, "evals.json", evals)
+    evals = full.read("rl", "evals.json")
+    evals["tasks"]["humaneval"] = score(1.0, 20, items=164, sandbox_level=4)
+    put(full, "rl", "evals.json", evals)
+    written = report.write(full)
+    assert written["evals"]["humaneval"]["sft"]["failed"] == faults["sft"]
+    rows = [
+        ("task", "after", "n", "passed", "wrong", "timeout", "exit", "no program", "level"),
+        ("humaneval", "base", "164", "0", "0", "0", "0", "164", "2"),
+        ("humaneval", "mid", "164", "10", "150", "0", "4", "0", "2"),
+        ("humaneval", "sft", "164", "50", "112", "2", "0", "0", "2"),
+        ("humaneval", "rl", "20 of 164", "20", "0", "0", "0", "0", "4"),
+    ]
+    page = Seen((full.folder / "report.html").read_text())
+    text = re.sub(r" +", " ", (full.folder / "report.md").read_text())
+    assert page.open == []
+    for row in rows:
+        assert f"| {' | '.join(row)} |" in text and "".join(row) in page.text
+    for one in (text, page.text):
+        assert "exit (its process ended" in one and "exception" not in one.partition("What changed")[0]
+        assert "Level 4 is none" in one
+    assert "humaneval: sandbox level 4" in report.evaluation_table(written)
+    put(full, "rl", "evals.json", evals_of("rl"))
+    assert "Level 4" not in report.markdown(report.collect(full))
 
 
 def test_calls_and_outputs_are_set_apart(full: Run) -> None:
@@ -409,7 +462,7 @@ def test_parts_stand_below_their_task_for_the_last_phase(full: Run) -> None:
     lines = report.evaluation_table(report.collect(full)).split("\n")
     at = next(i for i, line in enumerate(lines) if line.startswith("word_problems"))
     seen, unseen = lines[at + 1 : at + 3]
-    assert seen.startswith("  seen ") and seen.split() == ["seen", "0.500", "±", "0.065", "(60)"]
+    assert seen.startswith("  seen ") and seen.split() == ["seen", "0.25", "0.500", "±", "0.065", "(60)"]
     assert unseen.startswith("  unseen ") and len(unseen) == len(seen) == len(lines[at])
 
 

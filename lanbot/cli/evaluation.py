@@ -60,23 +60,31 @@ def evaluate(
     made = open_run(run_or_model)
     chosen = chosen_phase(made, phase)
     from lanbot.phases import asked
+    from lanbot.training import parallel
 
-    passes = asked.Passes(_numbers(pass_k), samples, temperature) if pass_k else None
-    answers = asked.ask(made, chosen, names or made.recipe.evals.tasks, limit or None, passes)
-    if json:
-        print(json_library.dumps({"run": str(made.folder), "phase": chosen, **answers.json()}))
-    else:
-        print(answers)
+    try:
+        passes = asked.Passes(_numbers(pass_k), samples, temperature) if pass_k else None
+        answers = asked.ask(made, chosen, names or made.recipe.evals.tasks, limit or None, passes)
+        if parallel.world().main:
+            found = {"run": str(made.folder), "phase": chosen, **answers.json()}
+            print(json_library.dumps(found) if json else answers)
+    finally:
+        parallel.close()
 
 
 def _score_model(name: str, limit: int | None, json: bool) -> None:
     _stay_offline()
     from lanbot.evals import core
     from lanbot.evals.hf import HFScorer
+    from lanbot.training import parallel
 
-    result = core.evaluate(HFScorer(name), limit)
-    found: dict[str, Any] = {"model": name, "core": result.json()}
-    print(json_library.dumps(found) if json else f"{result.table()}\n{result}")
+    try:
+        result = core.evaluate(HFScorer(name), limit)
+        if parallel.world().main:
+            found: dict[str, Any] = {"model": name, "core": result.json()}
+            print(json_library.dumps(found) if json else f"{result.table()}\n{result}")
+    finally:
+        parallel.close()
 
 
 def _ask_harness(run_or_model: str, phase: str | None, tasks: tuple[str, ...], limit: int | None) -> "Harness":

@@ -1,9 +1,13 @@
 """Bits per byte on held-out text: comparable between tokenizers, the same for any batch and world size."""
 
 import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lanbot.data.corpus import Corpus
 from lanbot.data.packing import make_batch, pack_stream
@@ -13,6 +17,39 @@ from lanbot.training.loss import weighted_nll
 from lanbot.training.parallel import gather, world
 
 ROWS = 8
+
+
+@dataclass(frozen=True)
+class BitsPerByte:
+    """chance: what a uniform guess over the vocabulary needs for the same text. n: bytes, of so many documents, read in
+    rows of `context` tokens.
+
+    stderr: of a ratio of sums, documents being what was drawn: with residuals r = bits - value x bytes of each of D
+    documents it is sqrt(D / (D - 1) sum(r^2)) / n. None: there is but one.
+    """
+
+    value: float
+    stderr: float | None
+    chance: float
+    n: int
+    documents: int
+    context: int
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "bits_per_byte": round(self.value, 6),
+            "stderr": None if self.stderr is None else round(self.stderr, 6),
+            "chance": round(self.chance, 6),
+            "n": self.n,
+            "documents": self.documents,
+            "context": self.context,
+        }
+
+    def __str__(self) -> str:
+        error = "" if self.stderr is None else f" ± {self.stderr:.4f}"
+        documents = f"{self.documents:,} document{'s' * (self.documents != 1)}"
+        text = f"n {self.n:,} bytes in {documents}; a uniform guess {self.chance:.2f}"
+        return f"val bits per byte {self.value:.4f}{error} ({text})"
 
 
 class Validation:
@@ -28,22 +65,58 @@ class Validation:
             left_over = left_over[: T + 1]
             rows.append(np.array(left_over + [tokenizer.bos] * (T + 1 - len(left_over)), dtype=np.int64))
         self.batch = make_batch(np.stack(rows), np.ones((len(rows), T + 1), np.float32), tokenizer.bos)
-        self.bytes_of = tokenizer.token_bytes()
+        self.bos, self.bytes_of = tokenizer.bos, tokenizer.token_bytes()
 
-    @torch.no_grad()
     def bits_per_byte(self, model: Transformer) -> float:
         """Special tokens stand for no bytes and their loss is left out. All ranks call it; all get the value.
 
         ROWS rows are scored together whatever the number of ranks, and the sum of theirs is rounded once: it is the
         same to the last bit at any world size.
         """
+        return self._value(gather([nats.sum().item() for _, nats in self._scored(model)]))
+
+    def measure(self, model: Transformer) -> BitsPerByte:
+        """The same value with its error, also the same to the last bit at any world size. All ranks call it."""
+        targets, lengths = self.batch.targets, self.bytes_of[self.batch.targets]
+        document = (targets == self.bos).cumsum().reshape(targets.shape)  # each token of the text is a target once
+        parts: list[tuple[int, float, int, np.ndarray]] = gather(
+            [
+                (start, nats.sum().item(), *_by_document(document[start : start + ROWS][self._text(start)], nats))
+                for start, nats in self._scored(model)
+            ]
+        )
+        bytes_of_each = np.bincount(document.ravel(), lengths.ravel())
+        bits_of_each = np.zeros(len(bytes_of_each))
+        for _, _, first, nats in sorted(parts, key=lambda part: part[0]):  # the order is the same at any world size
+            bits_of_each[first : first + len(nats)] += nats / math.log(2)
+        value, n, D = self._value(part[1] for part in parts), int(lengths.sum()), int((bytes_of_each > 0).sum())
+        squares = math.fsum((bits_of_each - value * bytes_of_each) ** 2)
+        stderr = math.sqrt(D / (D - 1) * squares) / n if D > 1 else None
+        chance = math.log2(len(self.bytes_of)) * int((lengths > 0).sum()) / n
+        return BitsPerByte(value, stderr, chance, n, D, targets.shape[1])
+
+    @torch.no_grad()
+    def _scored(self, model: Transformer) -> Iterator[tuple[int, Tensor]]:
+        """This rank's share: of ROWS rows where they start, and the nats of each token of text in them, fp64 (N)."""
         place = world()
-        nats = []
         for start in range(place.rank * ROWS, len(self.batch), place.size * ROWS):
             rows = self.batch.rows(slice(start, start + ROWS))
             ids, targets = (torch.from_numpy(x).to(place.device) for x in (rows.ids, rows.targets))
             documents = torch.from_numpy(rows.documents)
-            text = torch.from_numpy(self.bytes_of[rows.targets] > 0).to(place.device)
+            text = torch.from_numpy(self._text(start)).to(place.device)
             _, nll = weighted_nll(model(ids, documents), model.lm_head.weight, targets, text.float())
-            nats.append(nll[text].cpu().double().sum().item())
-        return math.fsum(gather(nats)) / math.log(2) / int(self.bytes_of[self.batch.targets].sum())
+            yield start, nll[text].cpu().double()
+
+    def _text(self, start: int) -> np.ndarray:
+        """(ROWS, T): which targets are text, of the rows from `start` on."""
+        return self.bytes_of[self.batch.targets[start : start + ROWS]] > 0
+
+    def _value(self, sums: Iterable[float]) -> float:
+        return math.fsum(sums) / math.log(2) / int(self.bytes_of[self.batch.targets].sum())
+
+
+def _by_document(document: np.ndarray, nats: Tensor) -> tuple[int, np.ndarray]:
+    """The first of these tokens' documents (N), and the sums of their nats for it and the ones after it."""
+    if not len(document):
+        return 0, np.zeros(0)
+    return int(document[0]), np.bincount(document - document[0], nats.numpy())

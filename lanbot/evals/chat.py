@@ -4,7 +4,7 @@ import collections
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,11 +30,13 @@ CALLS = 8
 
 @dataclass(frozen=True)
 class Score:
-    """score: the share that is right. stderr: its standard error, sqrt(p (1 - p) / n). chance: of a guess.
+    """score: the share that is right. stderr: its standard error, sqrt(p (1 - p) / n). chance: of a guess, at these
+    items.
 
     parts: the same for the parts of a task that has some. left_out: items that were not asked because they are in the
     training data. items: how many there are, where only a sample of them was asked; else 0. failed: of programs, how
-    many failed and why. sandbox: the level at which they ran.
+    many failed and why; of pass@k, of all samples. sandbox: the level at which they ran. max_tokens: of an answer,
+    where the task needs more than the settings allow; else 0.
     """
 
     score: float
@@ -46,22 +48,27 @@ class Score:
     items: int = 0
     failed: dict[str, int] = field(default_factory=dict)
     sandbox: int | None = None
+    max_tokens: int = 0
 
     @classmethod
-    def of(cls, right: Sequence[bool], chance: float, parts: Sequence[str] = ()) -> "Score":
-        """parts: for each item the name of its part; "": it has none."""
+    def of(cls, right: Sequence[bool], chance: float | Sequence[float], parts: Sequence[str] = ()) -> "Score":
+        """chance: of a guess, in every item or in each. parts: of each item the name of its part; "": it has none."""
         n = len(right)
         p = sum(right) / max(1, n)
-        of_part: dict[str, list[bool]] = {}
-        for name, one in sorted(zip(parts, right, strict=False)):
+        guesses = [chance] * n if isinstance(chance, float | int) else chance
+        of_part: dict[str, list[int]] = {}
+        for i, name in enumerate(parts):
             if name:
-                of_part.setdefault(name, []).append(one)
+                of_part.setdefault(name, []).append(i)
         return cls(
             round(p, 6),
             n,
             round(math.sqrt(p * (1 - p) / max(1, n)), 6),
-            chance,
-            {name: cls.of(rights, chance) for name, rights in of_part.items()},
+            round(sum(guesses) / max(1, n), 6),
+            {
+                name: cls.of([right[i] for i in items], [guesses[i] for i in items])
+                for name, items in sorted(of_part.items())
+            },
         )
 
     def asked(self) -> str:
@@ -72,6 +79,7 @@ class Score:
         values: dict[str, Any] = {"score": self.score, "n": self.n, "stderr": self.stderr, "chance": self.chance}
         values |= {"left_out": self.left_out} if self.left_out else {}
         values |= {"sampled": True, "items": self.items} if self.items else {}
+        values |= {"max_tokens": self.max_tokens} if self.max_tokens else {}
         values |= {"failed": self.failed} if self.failed else {}
         values |= {"sandbox_level": self.sandbox} if self.sandbox is not None else {}
         return values | ({"parts": {name: part.json() for name, part in self.parts.items()}} if self.parts else {})
@@ -109,12 +117,18 @@ def evaluate(
     else:
         faults = _generate(engine, task, mine, max_tokens, told)
         right = [not fault for fault in faults]
-    score = Score.of(gather(right), task.chance, gather([task.part(row) for row in mine]))
+    guesses, parts = ([of(row) for row in mine] for of in (task.guess, task.part))
+    score = Score.of(gather(right), gather(guesses), gather(parts))
     if task.runs_code:
-        failed = collections.Counter(gather([fault for fault in faults if fault]))
-        score = replace(score, failed=dict(sorted(failed.items())), sandbox=_level([task]))
-    there = len(task) - len(left_out)
-    return replace(score, left_out=len(left_out), items=there if score.n < there else 0)
+        score = replace(score, failed=_failed(gather(faults)), sandbox=_level([task]))
+    return of_task(score, task, left_out, max_tokens)
+
+
+def of_task(score: Score, task: Task, left_out: Collection[int], max_tokens: int) -> Score:
+    """With what is to be said of the items: rows left out, of how many they are a sample, tokens beyond max_tokens."""
+    there, needed = len(task) - len(left_out), task.answer_tokens
+    sampled, more = score.n < there, needed > max_tokens
+    return replace(score, left_out=len(left_out), items=there if sampled else 0, max_tokens=needed if more else 0)
 
 
 def pass_at_k(
@@ -145,12 +159,12 @@ def pass_at(
     The error is that of item means: samples of one item are not independent. Of items that are right or wrong, as
     pass@k with k = samples is, it is sqrt(p (1 - p) / n), as everywhere.
     """
-    counts = _right_of(engine, items, samples, max_tokens, temperature, seed, label)
-    n = len(counts)
-    chance = sum(task.chance for task, _ in items) / max(1, len(items))
+    faults = _sample(engine, items, samples, max_tokens, temperature, seed, label)
+    counts, n = [of_item.count("") for of_item in faults], len(faults)
+    guesses = [task.guess(row) for task, row in items]
     scores = {}
     for k in ks:
-        of_k = chance if k == 1 else 1 - (1 - chance) ** k
+        of_k = round(sum(1 - (1 - guess) ** k for guess in guesses) / max(1, n), 6)
         if k == samples:
             scores[f"pass@{k}"] = Score.of([right > 0 for right in counts], of_k)
             continue
@@ -158,8 +172,15 @@ def pass_at(
         mean = sum(values) / max(1, n)
         error = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, n - 1) / max(1, n))
         scores[f"pass@{k}"] = Score(round(mean, 6), n, round(error, 6), of_k)
-    level = _level([task for task, _ in items])
-    return {name: replace(score, sandbox=level) for name, score in scores.items()}
+    level, failed = _level([task for task, _ in items]), {}
+    if any(task.runs_code for task, _ in items):
+        failed = _failed(fault for of_item in faults for fault in of_item)
+    return {name: replace(score, sandbox=level, failed=failed) for name, score in scores.items()}
+
+
+def _failed(faults: Iterable[str]) -> dict[str, int]:
+    """How often each is; "" is none."""
+    return dict(sorted(collections.Counter(fault for fault in faults if fault).items()))
 
 
 def _level(tasks: Sequence[Task]) -> int | None:
@@ -173,7 +194,7 @@ def unbiased(n: int, right: int, k: int) -> float:
     return (math.comb(n, k) - math.comb(n - right, k)) / math.comb(n, k)
 
 
-def _right_of(
+def _sample(
     engine: Engine,
     items: Sequence[tuple[Task, int]],
     samples: int,
@@ -181,8 +202,9 @@ def _right_of(
     temperature: float,
     seed: int,
     label: str,
-) -> list[int]:
-    """How many of an item's samples are right; all ranks share the work, and the order is that of their shares."""
+) -> list[list[str]]:
+    """Of each item's samples what is wrong with them, "" if nothing. All ranks share the work, and the order of items
+    is that of their shares."""
     place = world()
     numbers = range(len(items))[place.rank :: place.size]
     asked = [items[i] for i in numbers for _ in range(samples)]
@@ -194,12 +216,11 @@ def _right_of(
         seed,
         [f"pass/{i}/{j}" for i in numbers for j in range(samples)],
     )
-    right: list[bool] = []
+    faults: list[str] = []
     for task, group in itertools.groupby(zip(asked, answers, strict=True), key=lambda one: one[0][0]):
         of_task = list(group)
-        faults = task.faults([row for (_, row), _ in of_task], [answer for _, answer in of_task])
-        right += [not fault for fault in faults]
-    return gather([sum(right[i * samples : (i + 1) * samples]) for i in range(len(numbers))])
+        faults += task.faults([row for (_, row), _ in of_task], [answer for _, answer in of_task])
+    return gather([faults[i * samples : (i + 1) * samples] for i in range(len(numbers))])
 
 
 class Counter:

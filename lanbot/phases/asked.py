@@ -7,7 +7,8 @@ from typing import Any
 from lanbot.console import table
 from lanbot.engine.engine import Engine
 from lanbot.errors import UsageError
-from lanbot.evals import chat, chatcore, core
+from lanbot.evals import chat, chatcore, core, notes
+from lanbot.evals.bpb import BitsPerByte
 from lanbot.evals.chat import Score
 from lanbot.evals.chatcore import ChatCore
 from lanbot.evals.core import CoreResult
@@ -41,14 +42,15 @@ class Passes:
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of it; what was not asked for is empty or None. passes: of a task, of each pass@k."""
+    """What came of it; what was not asked for is empty or None. settings: of tasks and passes; a whole has its own.
+    passes: of a task, of each pass@k."""
 
     settings: dict[str, Any]
     tasks: dict[str, dict[str, Any]]
     passes: dict[str, dict[str, Score]]
     core: CoreResult | None = None
     chatcore: ChatCore | None = None
-    bpb: dict[str, Any] | None = None
+    bpb: BitsPerByte | None = None
 
     def json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"settings": self.settings, "tasks": self.tasks}
@@ -56,39 +58,35 @@ class Answers:
             found["pass"] = {
                 task: {name: one.json() for name, one in scores.items()} for task, scores in self.passes.items()
             }
-        for name, whole in (("core", self.core), ("chatcore", self.chatcore)):
+        for name, whole in (("core", self.core), ("chatcore", self.chatcore), ("bpb", self.bpb)):
             found |= {name: whole.json()} if whole else {}
-        return found | ({"bpb": self.bpb} if self.bpb else {})
+        return found
 
     def __str__(self) -> str:
         blocks = []
         if self.tasks:
-            blocks.append(pipeline.score_table(self.tasks))
+            blocks.append(f"{pipeline.score_table(self.tasks)}\n{notes.settings(self.settings)}")
         if self.passes:
             blocks.append(self.pass_table())
         if self.core:
-            blocks.append(f"{self.core.table()}\n{self.core}")
+            how = notes.settings({"limit": self.core.limit, **self.core.settings})
+            blocks.append(f"{self.core.table()}\n{how}\n{self.core}")
         if self.chatcore:
-            notes = [
-                pipeline.programs_note(name, score.json())
-                for name, score in self.chatcore.tasks.items()
-                if score.sandbox is not None
-            ]
-            blocks.append("\n".join([self.chatcore.table(), *notes, str(self.chatcore)]))
+            said = [note for name, score in self.chatcore.tasks.items() for note in notes.beneath(name, score.json())]
+            how = notes.settings(self.chatcore.settings)
+            blocks.append("\n".join([self.chatcore.table(), *said, how, str(self.chatcore)]))
         if self.bpb:
-            blocks.append(f"val bits per byte {self.bpb['bits_per_byte']:.4f} (n {self.bpb['n']:,} bytes)")
+            blocks.append(str(self.bpb))
         return "\n\n".join(blocks)
 
     def pass_table(self) -> str:
-        rows, notes = [], []
+        rows, said = [], []
         for task, scores in self.passes.items():
             for name, one in scores.items():
                 rows.append((task, name, f"{one.score:.3f}", f"± {one.stderr:.3f}", one.asked(), f"{one.chance:.2f}"))
-            level = next(iter(scores.values())).sandbox
-            notes += [f"{task}: sandbox level {level}"] if level is not None else []
+            said += notes.beneath(task, next(iter(scores.values())).json(), "failed samples")
         lines = table(rows, ("task", "what", "score", "error", "n", "chance"), left=2)
-        how = f"{self.settings['samples']} samples of each item at temperature {self.settings['temperature']:g}"
-        return "\n".join([lines, *notes, how])
+        return "\n".join([lines, *said, notes.settings(self.settings)])
 
 
 def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: Passes | None = None) -> Answers:
@@ -99,6 +97,9 @@ def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: P
     """
     recipe = run.recipe
     tasks = [name for name in names if name not in WHOLES]
+    labels = {name: name.partition(":")[0] for name in tasks}
+    if len(set(labels.values())) < len(tasks):
+        raise UsageError(f"--tasks {','.join(tasks)}: one of them is there twice", "Ask for one at a time.")
     made = {name: pipeline.checked(name, recipe) for name in tasks}
     for name, task in made.items():
         if passes and task.kind != "generate":
@@ -108,19 +109,17 @@ def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: P
     if "chatcore" in names or any(task.runs_code for task in made.values()):
         sandbox.choose()
     most, items = recipe.evals.max_tokens, limit or pipeline.usual_limit(recipe, phase)
-    settings: dict[str, Any] = {
-        "limit": items if tasks else limit,
-        "max_tokens": most,
-        "temperature": 0,
-        "seed": recipe.seed,
-    }
+    settings: dict[str, Any] = {}
+    if tasks:
+        settings = {"limit": items, "max_tokens": most, "temperature": 0, "seed": recipe.seed}
     if passes:
         settings |= {"temperature": passes.temperature, "samples": passes.samples}
         _, engine = pipeline.open_engine(run, phase)
         found = _left_out(run, tasks)
-        return Answers(
-            settings, {}, {name: _passes(run, engine, name, items, passes, found.get(name, [])) for name in tasks}
-        )
+        of_each = {}
+        for name, task in made.items():
+            of_each[labels[name]] = _passes(run, engine, name, task, items, passes, found.get(name, []))
+        return Answers(settings, {}, of_each)
     scores = pipeline.evaluate(run, phase, tuple(tasks), limit) if tasks else {}
     answers = Answers(settings, scores, {})
     if len(tasks) == len(names):
@@ -134,31 +133,26 @@ def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: P
         asked = chatcore.ask(engine, str(folder), limit, most, setting, recipe.seed, left_out)
         answers = replace(answers, chatcore=asked)
     if "bpb" in names:
-        validation = base.validation(run, engine.tokenizer)
-        count = int(validation.bytes_of[validation.batch.targets].sum())
-        bpb = {"bits_per_byte": round(validation.bits_per_byte(engine.source), 6), "n": count}
-        answers = replace(answers, bpb=bpb)
+        answers = replace(answers, bpb=base.validation(run, engine.tokenizer).measure(engine.source))
     return answers
 
 
 def _passes(
-    run: Run, engine: Engine, name: str, items: int, passes: Passes, left_out: Collection[int]
+    run: Run, engine: Engine, name: str, task: Task, items: int, passes: Passes, left_out: Collection[int]
 ) -> dict[str, Score]:
-    task: Task = pipeline.checked(name, run.recipe)
+    most = run.recipe.evals.max_tokens
     rows = sample_rows(task, items, run.recipe.seed, left_out)
     scores = chat.pass_at(
         engine,
         [(task, row) for row in rows],
         passes.ks,
         passes.samples,
-        max(run.recipe.evals.max_tokens, task.answer_tokens),
+        max(most, task.answer_tokens),
         passes.temperature,
         run.recipe.seed,
         f"sampling {name}",
     )
-    there = len(task) - len(left_out)
-    sampled_of = there if len(rows) < there else 0
-    return {k: replace(score, left_out=len(left_out), items=sampled_of) for k, score in scores.items()}
+    return {k: chat.of_task(score, task, left_out, most) for k, score in scores.items()}
 
 
 def _left_out(run: Run, tasks: Sequence[str]) -> dict[str, list[int]]:

@@ -11,6 +11,7 @@ from lanbot.console import duration, say, table
 from lanbot.engine.engine import Engine
 from lanbot.errors import UsageError, UserError
 from lanbot.evals import chat as evals
+from lanbot.evals.notes import beneath
 from lanbot.phases import base, chat, rl, tokenizer
 from lanbot.recipe import PHASES, Recipe
 from lanbot.run import Run, read_metrics, write_atomic
@@ -119,14 +120,16 @@ def evaluate(
         return scores
     questions = prompts_of_change(run)
     answers = evals.answer_all(engine, questions, recipe.evals.max_tokens)
+    bpb = base.validation(run, vocabulary).measure(model)
     result = {
         "checkpoint": folder.name,
         "tasks": scores,
-        "val_bpb": round(base.validation(run, vocabulary).bits_per_byte(model), 6),
+        "val_bpb": round(bpb.value, 6),
+        "bpb": bpb.json(),
         "training": summary(run, phase) | {"peak_memory_bytes": memory.peak()},
         "samples": [{"prompt": q, "answer": a} for q, a in zip(questions, answers, strict=True)],
         "transcripts": transcripts(run, engine),
-        "settings": {"limit": limit, "max_tokens": recipe.evals.max_tokens, "temperature": 0},
+        "settings": {"limit": limit, "max_tokens": recipe.evals.max_tokens, "temperature": 0, "seed": recipe.seed},
     }
     if began is not None:
         result["wall_seconds"] = round(time.monotonic() - began, 2)
@@ -192,19 +195,13 @@ def checked(name: str, recipe: Recipe) -> Task:
 
 
 def score_table(scores: dict[str, dict[str, Any]]) -> str:
-    """A line a task; below, why programs failed and in which sandbox they ran."""
+    """A line a task; below, what there is to know besides: why programs failed, what was left out."""
     rows, notes = [], []
     for name, s in scores.items():
         n = f"{s['n']:,} of {s['items']:,}" if "items" in s else f"{s['n']:,}"
         rows.append((name, f"{s['score']:.3f}", f"± {s['stderr']:.3f}", n, f"{s['chance']:.2f}"))
-        notes += [programs_note(name, s)] if "sandbox_level" in s else []
+        notes += beneath(name, s)
     return "\n".join([table(rows, ("task", "score", "error", "n", "chance")), *notes])
-
-
-def programs_note(name: str, score: dict[str, Any]) -> str:
-    """humaneval: failed: 3 wrong, 1 timeout; sandbox level 2."""
-    failed = ", ".join(f"{count:,} {fault}" for fault, count in score.get("failed", {}).items())
-    return f"{name}: {f'failed: {failed}; ' if failed else ''}sandbox level {score['sandbox_level']}"
 
 
 def summary(run: Run, phase: str) -> dict[str, Any]:

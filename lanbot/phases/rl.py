@@ -7,7 +7,7 @@ are all equal say nothing and are dropped. The loss is normalised by the sampled
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -146,12 +146,16 @@ def measure(run: Run, engine: Engine, when: str) -> None:
         return
     settings, recipe = run.recipe.rl, run.recipe
     items: list[tuple[Task, int]] = []
+    there: dict[str, int] = {}
     share = -(-settings.eval_questions // len(settings.mixture))
     parts = len(settings.mixture)
     for k, part in enumerate(settings.mixture):  # parts may be of one task: each takes rows of its own
         task = make_task(part.task, "test", Setting(recipe.identity))
+        there[part.task] = len(task)
         items += [(task, row) for row in sample_rows(task, share * parts, recipe.seed)[k::parts]]
     scores = pass_at_k(engine, items, PASS_K, settings.max_tokens, 1.0, recipe.seed, f"rl: pass@{PASS_K} {when}")
+    if len(items) < sum(there.values()):
+        scores = {name: replace(score, items=sum(there.values())) for name, score in scores.items()}
     if world().main:
         say(f"rl, {when}: " + ", ".join(f"{name} {score}" for name, score in scores.items()))
         if when == "before" and scores[f"pass@{PASS_K}"].score < 0.02:

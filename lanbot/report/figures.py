@@ -16,10 +16,10 @@ FIGURES = ("seconds", "tokens", "final_loss", "val_bpb", "peak_memory_bytes")
 def collect(run: Run) -> dict[str, Any]:
     """All figures of a run.
 
-    evals[task][phase], phases[phase], pass[before | after][k], tokenizer, what_changed (the same prompts after each
-    phase), contamination (of each task with real rows: how many items are in the training data and where, and whether
-    the last score is without them), transcripts (of the agent, after the last phase), curves[phase], settings (of the
-    evaluations), recipe.
+    evals[task][phase], phases[phase] (val_bpb in it with all that is known of it as bpb), pass[before | after][k],
+    tokenizer, what_changed (the same prompts after each phase), contamination (of each task with real rows: how many
+    items are in the training data and where, and whether the last score is without them), transcripts (of the agent,
+    after the last phase), curves[phase], settings (of the evaluations), recipe.
     """
     results = {phase: run.read(phase, "evals.json") for phase in PHASES[1:] if run.done(phase)}
     evals: dict[str, dict[str, Any]] = {}
@@ -69,9 +69,8 @@ def parameters(run: Run, result: dict[str, Any]) -> int | None:
 def _figures(result: dict[str, Any]) -> dict[str, Any]:
     """A trained phase's figures, from its evals.json."""
     figures = {"val_bpb": result["val_bpb"], "checkpoint": result["checkpoint"], **result["training"]}
-    if "wall_seconds" in result:
-        figures["wall_seconds"] = result["wall_seconds"]
-    return dict.fromkeys(FIGURES) | figures
+    more = {name: result[name] for name in ("bpb", "wall_seconds") if name in result}
+    return dict.fromkeys(FIGURES) | figures | more
 
 
 def _contamination(run: Run, evals: dict[str, dict[str, Any]]) -> dict[str, Any]:

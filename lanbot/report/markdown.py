@@ -19,7 +19,11 @@ def markdown(report: dict[str, Any]) -> str:
         sections += [built(report)[0].upper() + built(report)[1:] + "."]
         sections += ["## Evaluations", evaluation_table(report, md=True)]
         figures = "Score ± standard error (n items, * a sample of the task's)"
-        sections.append(f"{figures}. Items are held out{sampled}. Answers are greedy.")
+        said = [f"{figures}. Items are held out{sampled}. {tables.greedy(report)}", *tables.bpb_says(report)]
+        sections.append(" ".join(said))
+    header, ran = tables.programs_table(report)
+    if ran:
+        sections += ["### Programs", table(ran, header, markdown=True, left=2), tables.programs_say(header, ran)]
     if report["contamination"]:
         rows = [tuple(cell.replace("|", "/") for cell in row) for row in tables.contamination_rows(report)]
         sections += ["### Contamination", table(rows, tables.CONTAMINATION, markdown=True, left=2)]

@@ -106,11 +106,15 @@ def _scores(report: dict[str, Any]) -> str:
     limit = report["settings"].get("limit")
     sampled = f" Of a task with more than {limit:,} items a seeded sample is asked." if limit else ""
     return (
-        f'<p>What it gets right after <b class="{last}">{last}</b>, on held-out items.</p>\n'
-        f'<ul class="scores">{headline}</ul>\n'
-        '<p class="note">Whiskers: ± one standard error. Dotted line: what guessing would score. '
-        f"Answers are greedy.{sampled}</p>\n<h3>All tasks, phase by phase</h3>\n{_evaluations(report, phases)}"
-    ) + _contamination(report)
+        (
+            f'<p>What it gets right after <b class="{last}">{last}</b>, on held-out items.</p>\n'
+            f'<ul class="scores">{headline}</ul>\n'
+            '<p class="note">Whiskers: ± one standard error. Dotted line: what guessing would score. '
+            f"{tables.greedy(report)}{sampled}</p>\n<h3>All tasks, phase by phase</h3>\n{_evaluations(report, phases)}"
+        )
+        + _programs(report)
+        + _contamination(report)
+    )
 
 
 def _headline(task: str, by_phase: dict[str, Any], last: str) -> str:
@@ -136,11 +140,27 @@ def _evaluations(report: dict[str, Any], phases: list[str]) -> str:
         cells = [_figure(by_phase.get(phase)) for phase in phases]
         rows.append(("", [esc(task).replace("_", "_<wbr>"), *cells, asked, f"{tables.chance(by_phase):.2f}"]))
         for name, part in tables.parts(by_phase, phases).items():
-            rows.append(("part", [esc(name), *[""] * (len(phases) - 1), _figure(part), f"{part['n']:,}", ""]))
-    bpb = [tables.fixed(report["phases"][phase]["val_bpb"], 3) for phase in phases]
-    rows.append(("total", ["held-out bits per byte", *bpb, "", ""]))
-    note = '<p class="note">* fewer after base, which cannot answer yet</p>' if fewer else ""
+            cells = [*[""] * (len(phases) - 1), _figure(part), f"{part['n']:,}", f"{part['chance']:.2f}"]
+            rows.append(("part", [esc(name), *cells]))
+    bpb = [_bpb(report["phases"][phase]) for phase in phases]
+    rows.append(("total", ["held-out bits per byte", *bpb, "", tables.bpb_chance(report)]))
+    notes = ["* fewer after base, which cannot answer yet."] * fewer + tables.bpb_says(report)
+    note = f'<p class="note">{" ".join(map(esc, notes))}</p>' if notes else ""
     return _table("Scores by phase", ("task", *phases, "n", "chance"), rows, strong=len(phases)) + note
+
+
+def _bpb(figures: dict[str, Any]) -> str:
+    value, _, error = tables.bpb(figures, 3).partition(" ")
+    return f'<span class="value">{value} <small>{error}</small></span>' if error else value
+
+
+def _programs(report: dict[str, Any]) -> str:
+    header, ran = tables.programs_table(report)
+    if not ran:
+        return ""
+    rows = [("", [esc(cell) for cell in row]) for row in ran]
+    said = f'<p class="note">{esc(tables.programs_say(header, ran))}</p>'
+    return "<h3>Programs</h3>" + _table("Programs", header, rows, strong=3) + said
 
 
 def _contamination(report: dict[str, Any]) -> str:
@@ -224,9 +244,9 @@ def _rl(report: dict[str, Any]) -> str:
         rows.append(f'<div class="pass"><h3>{esc(k)}</h3>{bars}</div>')
     if not rows:
         return ""
-    n = next(iter(next(iter(report["pass"].values())).values()))["n"]
+    asked = tables.asked(next(iter(next(iter(report["pass"].values())).values())))
     return (
-        f"<p>The same {n:,} held-out questions, several answers to each, sampled at temperature 1. pass@1: how often "
+        f"<p>The same {asked} held-out questions, several answers to each, sampled at temperature 1. pass@1: how often "
         "one answer is right. pass@k: for how many questions at least one of k is.</p>\n"
         f'<div class="passes">{"".join(rows)}</div>'
     )

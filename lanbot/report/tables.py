@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.console import duration, size, table
+from lanbot.evals.notes import beneath
 from lanbot.recipe import PHASES
 from lanbot.report.figures import trained
 from lanbot.run import Run, runs_root
+from lanbot.tasks.programs import FAULTS
 
 Score = dict[str, Any]
 QUESTION = "How many r are in strawberry?"
@@ -23,10 +25,75 @@ def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
         rows.append((task, f"{chance(by_phase):.2f}", *(score(by_phase.get(phase)) for phase in phases)))
         for name, part in parts(by_phase, phases).items():
             indented = f"&nbsp;&nbsp;{name.replace('|', '/')}" if md else f"  {name}"
-            rows.append((indented, *[""] * len(phases), score(part)))
-    rows.append(("val bits per byte", "", *(fixed(report["phases"][phase]["val_bpb"], 4) for phase in phases)))
+            rows.append((indented, f"{part['chance']:.2f}", *[""] * (len(phases) - 1), score(part)))
+    of_text = [report["phases"][phase] for phase in phases]
+    rows.append(("val bits per byte", bpb_chance(report), *(bpb(figures, 4) for figures in of_text)))
     shown = table(rows, ("task", "chance", *phases), markdown=md)
-    return f"{shown}\n* a sample of the task's items" if "*)" in shown and not md else shown
+    if md:
+        return shown
+    notes = ["* a sample of the task's items"] if "*)" in shown else []
+    last = [(task, by_phase[phases[-1]]) for task, by_phase in report["evals"].items() if phases[-1] in by_phase]
+    notes += [note for task, after in last for note in beneath(task, after)]
+    return "\n".join([shown, *notes, *bpb_says(report)])
+
+
+def greedy(report: dict[str, Any]) -> str:
+    most = report["settings"].get("max_tokens")
+    return f"Answers are greedy{f', of at most {most:,} tokens' if most else ''}."
+
+
+def bpb(figures: dict[str, Any], digits: int) -> str:
+    """1.3669 ± 0.0123, or without an error where a run's evaluation knew none."""
+    error = (figures.get("bpb") or {}).get("stderr")
+    return fixed(figures["val_bpb"], digits) + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def bpb_chance(report: dict[str, Any]) -> str:
+    known = _bpb(report)
+    return f"{known['chance']:.2f}" if known else ""
+
+
+def bpb_says(report: dict[str, Any]) -> list[str]:
+    """What bits per byte are of and what their chance is, in a sentence; [] if the run's evaluation did not say."""
+    known = _bpb(report)
+    if not known:
+        return []
+    documents = f"{known['documents']:,} document{'s' * (known['documents'] != 1)}"
+    text = f"{known['n']:,} bytes of held-out text, {documents}, read {known['context']:,} tokens at a time"
+    return [f"Bits per byte: of {text}; its chance is a uniform guess over the vocabulary; less is better."]
+
+
+def _bpb(report: dict[str, Any]) -> dict[str, Any]:
+    """Of the last phase; text and chance are the same after each."""
+    phases = trained(report)
+    return (report["phases"][phases[-1]].get("bpb") if phases else None) or {}
+
+
+def programs_table(report: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows: of each task whose answers are programs, after each phase, how many passed and how many failed
+    for what reason, and the level of the sandbox. No rows if there is none."""
+    ran = [
+        (task, phase, one)
+        for task, by_phase in report["evals"].items()
+        for phase, one in by_phase.items()
+        if "sandbox_level" in one
+    ]
+    reasons = [fault for fault in FAULTS if any(fault in one.get("failed", {}) for _, _, one in ran)]
+    rows: list[tuple[str, ...]] = []
+    for task, phase, one in ran:
+        failed = one.get("failed", {})
+        counts = [one["n"] - sum(failed.values()), *(failed.get(fault, 0) for fault in reasons)]
+        rows.append((task, phase, asked(one), *(f"{count:,}" for count in counts), str(one["sandbox_level"])))
+    return ("task", "after", "n", "passed", *reasons, "level"), rows
+
+
+def programs_say(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """What the reasons and the level mean."""
+    said = ["The programs ran in the sandbox: the lower its level, the more it stops."]
+    if any(row[-1] == "4" for row in rows):
+        said.append("Level 4 is none: there a program can do anything, passing tests included.")
+    reasons = [f"{name} ({FAULTS[name]})" for name in header if name in FAULTS]
+    return " ".join([*said, f"Why they failed: {'; '.join(reasons)}."] if reasons else said)
 
 
 CONTAMINATION = ("task", "found in", "items", "contaminated", "scores")
@@ -151,7 +218,8 @@ def parts(by_phase: dict[str, Score], phases: list[str]) -> dict[str, Score]:
 
 
 def chance(by_phase: dict[str, Score]) -> float:
-    return float(next(iter(by_phase.values()))["chance"])
+    """Of the last phase: after base fewer items may have been asked."""
+    return float(list(by_phase.values())[-1]["chance"])
 
 
 def score(s: Score | None) -> str:

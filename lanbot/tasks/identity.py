@@ -61,6 +61,14 @@ class Persona(Task):
             wrong = given != wanted
         return not wrong and all(any(says(said, text) for text in group) for group in row.said)
 
+    def guess(self, i: int) -> float:
+        """Whether a sentence that knows the names, and nothing of the question, is right."""
+        if self.builtin is not None:
+            return self.builtin.guess(i)
+        who = self.setting.identity
+        said = f"I am {who.name}, a program, not another, made by {who.creator or 'the person who runs me'}."
+        return float(self.check(i, {"role": "assistant", "content": said}))
+
     def part(self, i: int) -> str:
         return self.rows[i].kind if self.builtin is None else self.builtin.part(i)
 

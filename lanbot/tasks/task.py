@@ -27,8 +27,8 @@ class Task(ABC):
     """A split ("train" or "test") of a data set. Rows are numbered; nothing is read before the first is asked for.
 
     kind: "generate" (the answer is generated and checked), "choice" (the answer is the likeliest of `letters`),
-    "agent" (an errand is done with tools; see agent_tasks.py) or "chat" (for training only). chance: the score of a
-    guess. note: a word for the user, of skipped rows say.
+    "agent" (an errand is done with tools; see agent_tasks.py) or "chat" (for training only). chance: about what
+    a guess scores; `guess` says it of a row. note: a word for the user, of skipped rows say.
     """
 
     kind: ClassVar[str] = "generate"
@@ -66,6 +66,10 @@ class Task(ABC):
         """Of each row's answer what is wrong with it, "" if it is right; None: there was no room for one."""
         both = zip(rows, answers, strict=True)
         return ["" if answer is not None and self.check(row, answer) else "wrong" for row, answer in both]
+
+    def guess(self, i: int) -> float:
+        """What a guess scores in row i, from 0 to 1."""
+        return 1 / len(self.letters(i)) if self.kind == "choice" else self.chance
 
     def part(self, i: int) -> str:
         """The part of the task that row i belongs to, scored apart too; "": the task has no parts."""

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +62,79 @@ def test_the_batch_does_not_matter(
     for rows in (1, 3, 8, 100):
         monkeypatch.setattr(bpb, "ROWS", rows)
         values.append(held_out.bits_per_byte(make_model()))
-    assert values == pytest.approx([values[0]] * 4, rel=1e-6)
+        measured = held_out.measure(make_model())
+        assert measured.value == values[-1], "with its error it is the same, to the last bit"
+        values.append(measured.stderr)
+    assert values == pytest.approx(values[:2] * 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 3, 7, 30])
+def test_it_is_the_same_to_the_last_bit_for_any_number_of_ranks(
+    make_model: MakeModel, tokenizer: Tokenizer, texts, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    """Each rank's share is gathered first; then a rank is told of all of them."""
+    model, held_out = make_model(), validation(tokenizer, texts)
+    monkeypatch.setattr(bpb, "ROWS", 2)
+    place, alone = bpb.world(), (held_out.measure(model), held_out.bits_per_byte(model))
+    for which, ask in enumerate((held_out.measure, held_out.bits_per_byte)):
+        shares: list[list[Any]] = []
+        for rank in range(size):
+            there = replace(place, rank=rank, size=size)
+            monkeypatch.setattr(bpb, "world", lambda there=there: there)
+            monkeypatch.setattr(bpb, "gather", lambda mine, shares=shares: shares.append(mine) or mine)
+            ask(model)
+        everything = [item for share in reversed(shares) for item in share]  # in whatever order
+        monkeypatch.setattr(bpb, "gather", lambda mine, everything=everything: everything)
+        assert ask(model) == alone[which]
+        assert sum(map(bool, shares)) == min(size, -(-len(held_out.batch) // 2)), "the work is shared"
+
+
+def test_its_error_is_that_of_other_documents(make_model: MakeModel, tokenizer: Tokenizer) -> None:
+    """By leaving each document out in turn, which needs no formula for ratios."""
+    model, T = make_model(), 24
+    documents = [world.document("test", i)[: 40 + 37 * (i % 5)] for i in range(40)]
+    held_out = Validation(corpus([*documents, "x" * T]), tokenizer, 1_000_000, T)
+    measured = held_out.measure(model)
+    stream = [(i, token) for i, text in enumerate(documents) for token in [tokenizer.bos, *tokenizer.encode(text)]]
+    stream += [(40, token) for token in [tokenizer.bos, *tokenizer.encode("x" * T)]]
+    bits, lengths = np.zeros(41), np.zeros(41)
+    rows = (len(stream) - 1) // T
+    for row in range(rows):
+        some = stream[row * T : (row + 1) * T + 1]
+        ids = torch.tensor([[token for _, token in some]])
+        with torch.no_grad():
+            marks = (ids[:, :-1] == tokenizer.bos).cumsum(1)
+            logprobs = model.logits(model(ids[:, :-1], marks))[0].double().log_softmax(-1)
+        for at, (i, target) in enumerate(some[1:]):
+            if target < len(tokenizer.ranks):
+                bits[i] -= logprobs[at, target].item() / math.log(2)
+                lengths[i] += tokenizer.token_bytes()[target]
+    D = int((lengths > 0).sum())
+    without = [(bits.sum() - bits[i]) / (lengths.sum() - lengths[i]) for i in range(D)]
+    error = math.sqrt((D - 1) / D * sum((one - np.mean(without)) ** 2 for one in without))
+    assert (measured.documents, measured.n) == (D, lengths.sum()) and D >= 40
+    assert measured.value == pytest.approx(bits.sum() / lengths.sum(), rel=1e-5)
+    assert measured.stderr == pytest.approx(error, rel=0.03) and error > 0.01
+
+
+def test_one_document_has_no_error_and_padding_is_no_document(make_model: MakeModel, tokenizer: Tokenizer) -> None:
+    measured = validation(tokenizer, ["A cat."]).measure(make_model())
+    assert (measured.documents, measured.n, measured.stderr, measured.json()["stderr"]) == (1, 6, None, None)
+    assert str(measured).endswith(f"(n 6 bytes in 1 document; a uniform guess {measured.chance:.2f})")
+    assert "±" not in str(measured)
+
+
+def test_special_tokens_count_no_bytes_and_no_loss(make_model: MakeModel, tokenizer: Tokenizer, texts) -> None:  # type: ignore[no-untyped-def]
+    """Whichever of them the model should have said: nothing changes."""
+    assert all(tokenizer.token_bytes()[i] == 0 for i in tokenizer.special.values())
+    model, held_out = make_model(), validation(tokenizer, texts)
+    values, targets = [], held_out.batch.targets
+    special = np.isin(targets, list(tokenizer.special.values()))
+    assert special.sum() > 3
+    for i in tokenizer.special.values():
+        targets[special] = i
+        values.append(held_out.bits_per_byte(model))
+    assert len(set(values)) == 1
 
 
 def test_a_uniform_model_needs_the_bits_of_its_vocabulary(make_model: MakeModel, tokenizer: Tokenizer, texts) -> None:  # type: ignore[no-untyped-def]
@@ -71,7 +145,9 @@ def test_a_uniform_model_needs_the_bits_of_its_vocabulary(make_model: MakeModel,
     targets = held_out.batch.targets
     text = targets < len(tokenizer.ranks)
     expected = math.log2(tokenizer.vocab_size) * text.sum() / tokenizer.token_bytes()[targets].sum()
-    assert held_out.bits_per_byte(model) == pytest.approx(expected, rel=1e-6)
+    measured = held_out.measure(model)
+    assert held_out.bits_per_byte(model) == measured.value == pytest.approx(expected, rel=1e-6)
+    assert measured.chance == pytest.approx(expected, rel=1e-12)
 
 
 def test_it_leaves_no_gradient_and_no_change(make_model: MakeModel, tokenizer: Tokenizer, texts) -> None:  # type: ignore[no-untyped-def]

@@ -1,7 +1,9 @@
 import itertools
 import math
+import os
 import random
 import statistics
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +19,7 @@ from lanbot.tasks.mixture import make_task, sample_rows
 from lanbot.tasks.task import LETTERS, Task, multiple_choice
 from lanbot.tokenizer import QWEN2_PATTERN, Tokenizer
 
+REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
 
 
@@ -178,7 +181,35 @@ def test_an_oracle_scores_one_in_multiple_choice(choices: int) -> None:
     quiz = Quiz(300, choices)
     right = references(quiz)
     engine = ScriptedEngine(letters=lambda prompt: {right[prompt]: 1.0})
-    assert evaluate(engine, quiz, "quiz", 1_000, 8) == Score(1.0, 300, 0.0, 0.25)
+    assert evaluate(engine, quiz, "quiz", 1_000, 8) == Score(1.0, 300, 0.0, round(1 / choices, 6))
+
+
+def test_chance_is_that_of_the_items_asked_and_of_each_part() -> None:
+    class Mixed(Quiz):
+        """Of three, four or five choices, as ARC's."""
+
+        def letters(self, i: int):
+            return LETTERS[: 3 + i % 3]
+
+        def part(self, i: int) -> str:
+            return f"of {3 + i % 3}"
+
+    score = evaluate(ScriptedEngine(letters=lambda prompt: {"A": 1.0}), Mixed(90, 3), "quiz", 1_000, 8)
+    assert score.chance == pytest.approx((1 / 3 + 1 / 4 + 1 / 5) / 3, abs=1e-6)
+    chances = {name: part.chance for name, part in score.parts.items()}
+    assert chances == {"of 3": pytest.approx(1 / 3, abs=1e-6), "of 4": 0.25, "of 5": 0.2}
+
+
+def test_who_always_says_the_same_of_the_bot_scores_chance_and_not_more_in_many_tries() -> None:
+    task = make_task("identity", "test")
+    sentence = "I am LanBot, a program, not another, made by the person who runs me."
+    engine = ScriptedEngine(lambda prompt: sentence)
+    score = evaluate(engine, task, "identity", 200, 8)
+    assert score.score == score.chance and 0.4 < score.chance < 0.55
+    assert {part.score - part.chance for part in score.parts.values()} == {0.0}
+    assert (score.parts["maker"].chance, score.parts["bot"].chance) == (1.0, 0.0)
+    for one in pass_at_k(engine, [(task, row) for row in range(50)], 4, 8, 1.0, 0, "pass").values():
+        assert one.score == one.chance < 0.7, "a second try of the same words does not help"
 
 
 def test_only_the_rows_own_letters_may_answer() -> None:
@@ -195,6 +226,23 @@ def test_a_random_letter_lands_at_chance() -> None:
     assert score.n == 1_500
     assert abs(score.score - 0.25) < 3 * math.sqrt(0.25 * 0.75 / 1_500)
     assert score.stderr == pytest.approx(math.sqrt(0.25 * 0.75 / 1_500), rel=0.1)
+
+
+@pytest.mark.skipif(not (REAL / "mmlu").is_dir(), reason=f"no mirror of real data at {REAL}")
+@pytest.mark.parametrize("name", ["arc_easy", "arc_challenge", "mmlu"])
+def test_a_random_letter_lands_at_chance_and_an_oracle_at_1_in_real_tasks(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    task, rng, context = make_task(name, "test"), random.Random(1), 300
+    rows = sample_rows(task, 400, 0)
+    right = {tuple(prompt_of(task.conversation(row), BYTES)[-context:]): task.conversation(row) for row in rows}
+    answers = {BYTES.decode(prompt): row["messages"][-1]["content"] for prompt, row in right.items()}
+    guess = ScriptedEngine(letters=lambda prompt: {letter: rng.random() for letter in LETTERS}, context=context)
+    oracle = ScriptedEngine(letters=lambda prompt: {answers[prompt]: 1.0}, context=context)
+    guessed, known = (evaluate(engine, task, name, 400, 8) for engine in (guess, oracle))
+    assert guessed.chance == known.chance == pytest.approx(0.25, abs=0.002) and known.score == 1.0
+    assert abs(guessed.score - guessed.chance) < 3 * math.sqrt(guessed.chance * (1 - guessed.chance) / 400)
 
 
 def test_rows_of_different_lengths_are_scored_alike_in_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +492,10 @@ def test_why_programs_failed_is_counted_and_the_level_of_the_sandbox_is_told() -
     evaluate(Telling(lambda prompt: "x"), Programs("test"), "programs", 100, 99)
     assert limits == [30, 99], "an answer has room for what it needs"
     passes = pass_at(ScriptedEngine(lambda prompt: "x"), [(Programs("test"), 2)], (1,), 2, 8, 1.0, 0, "pass")
-    assert (passes["pass@1"].score, passes["pass@1"].sandbox) == (1.0, 2)
+    assert (passes["pass@1"].score, passes["pass@1"].sandbox, passes["pass@1"].failed) == (1.0, 2, {})
+    items = [(Programs("test"), row) for row in (1, 2, 3)]
+    passes = pass_at(ScriptedEngine(lambda prompt: "x"), items, (1, 2), 2, 8, 1.0, 0, "pass")
+    assert passes["pass@2"].failed == {"timeout": 2, "wrong": 2}, "of all samples"
 
 
 # -- the rest ----------------------------------------------------------------------------------------------

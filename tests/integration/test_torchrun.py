@@ -21,6 +21,9 @@ SMALLER = ["--base.tokens", "40960", "--base.eval_every", "40", "--rl.steps", "2
 PHASES = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
 
 
+LANBOT = [sys.executable, "-c", "from lanbot.cli import main; main()"]
+
+
 def started(root: Path, *command: str) -> subprocess.Popen[str]:
     """A command with its runs in `root`; what it says goes to a file there."""
     environment = {**os.environ, "LANBOT_RUNS": str(root), "OMP_NUM_THREADS": "1"}
@@ -72,8 +75,7 @@ def final_weights(run: Path, phase: str) -> bytes:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    lanbot = ["--no-python", sys.executable, "-c", "from lanbot.cli import main; main()"]
-    job = started(root, *TWO, *lanbot, "run", "smoke", *SMALLER)
+    job = started(root, *TWO, "--no-python", *LANBOT, "run", "smoke", *SMALLER)
     assert job.wait(timeout=300) == 0, said(root)
     return root / "smoke"
 
@@ -110,6 +112,21 @@ def test_two_processes_train_what_one_trains_in_the_phases_after_base(two: Path,
         assert ours[-1]["reward"] == pytest.approx(theirs[-1]["reward"], abs=0.1)
     else:
         assert ours[-1]["loss"] == pytest.approx(theirs[-1]["loss"], rel=0.05)
+
+
+def test_two_processes_print_one_result_and_the_same_as_one_process(two: Path, tmp_path: Path) -> None:
+    command = ("eval", "smoke", "--tasks", "identity:builtin,bpb", "--limit", "9", "--json")
+    printed = []
+    for name, launcher in (("two", [*TWO, "--no-python"]), ("one", [])):
+        root = tmp_path / name
+        root.mkdir()
+        (root / "smoke").symlink_to(two)
+        assert started(root, *launcher, *LANBOT, *command).wait(timeout=120) == 0, said(root)
+        printed.append([json.loads(line) for line in said(root).splitlines() if line.startswith("{")])
+    (ours,), (theirs,) = printed
+    for figures in ("phase", "settings", "tasks", "bpb"):
+        assert ours[figures] == theirs[figures]
+    assert ours["tasks"]["identity"]["n"] == 9 and ours["bpb"]["stderr"] > 0
 
 
 def test_a_run_goes_on_at_another_world_size(two: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lanbot import report
 from lanbot.cli import main
 from lanbot.evals import chatcore
 from lanbot.evals.chat import Score
@@ -16,7 +17,7 @@ from lanbot.evals.chatcore import BASELINES, ChatCore
 from lanbot.evals.core import CoreResult
 from lanbot.model.transformer import Transformer
 from lanbot.model.weights import save_model
-from lanbot.phases import asked
+from lanbot.phases import asked, pipeline
 from lanbot.recipe import load
 from lanbot.run import Run
 from lanbot.sandbox import sandbox
@@ -76,6 +77,7 @@ def test_tasks_of_the_recipe_with_n_error_and_chance_as_a_table_and_as_json(lanb
     table = lanbot("tiny").split("\n")
     assert table[0].split() == ["task", "score", "error", "n", "chance"]
     assert table[3].split()[0] == "word_problems" and "3 of 2,000" in table[3]
+    assert table[4:] == ["settings: limit 3, max_tokens 2, temperature 0, seed 0", ""]
     said = json.loads(lanbot("tiny", "--phase", "sft", "--tasks", "identity:builtin", "--limit", "2", "--json"))
     assert set(said) == {"run", "phase", "settings", "tasks"} and said["phase"] == "sft"
     assert said["settings"] == {"limit": 2, "max_tokens": 2, "temperature": 0, "seed": 0}
@@ -86,7 +88,10 @@ def test_tasks_of_the_recipe_with_n_error_and_chance_as_a_table_and_as_json(lanb
 def test_bits_per_byte(lanbot: Callable[..., str]) -> None:
     said = json.loads(lanbot("tiny", "--tasks", "bpb", "--json"))
     assert said["tasks"] == {} and said["bpb"]["n"] > 64 and 1 < said["bpb"]["bits_per_byte"] < 20
-    assert lanbot("tiny", "--tasks", "bpb").startswith("val bits per byte ")
+    assert set(said["bpb"]) == {"bits_per_byte", "stderr", "chance", "n", "documents", "context"}
+    assert said["bpb"]["chance"] == pytest.approx(said["bpb"]["bits_per_byte"], rel=0.3), "a model that knows nothing"
+    shown = lanbot("tiny", "--tasks", "bpb")
+    assert shown.startswith("val bits per byte ") and f"a uniform guess {said['bpb']['chance']:.2f})" in shown
 
 
 @pytest.mark.usefixtures("tiny")
@@ -107,6 +112,8 @@ def test_wholes_and_tasks_together(lanbot: Callable[..., str], monkeypatch: pyte
     assert "humaneval: failed: 2 exit; sandbox level 1" in shown and "4 of 9" in shown
     said = json.loads(lanbot("tiny", "--tasks", "chatcore, core", "--limit", "2", "--json"))
     assert said["chatcore"]["tasks"]["humaneval"]["failed"] == {"exit": 2} and said["core"]["limit"] == 2
+    assert said["settings"] == {} and said["chatcore"]["settings"] == {"limit": 2}, "each whole has its own"
+    assert shown.count("settings: ") == 3 and "settings: limit none" in shown
     assert asked_for == [None, 2]
 
 
@@ -118,7 +125,10 @@ def test_pass_at_k_samples_what_is_checked(lanbot: Callable[..., str]) -> None:
     assert said["pass"]["word_problems"]["pass@3"]["n"] == 2
     assert (said["settings"]["samples"], said["settings"]["temperature"]) == (4, 0.8)
     shown = lanbot(*command, "--temperature", "0.5")
-    assert "2 of 2,000" in shown and "4 samples of each item at temperature 0.5" in shown
+    assert "2 of 2,000" in shown
+    assert shown.endswith("settings: limit 2, max_tokens 2, temperature 0.5, seed 0, samples 4\n")
+    named = lanbot("tiny", "--tasks", "spelling_bee:builtin", "--limit", "2", "--pass-k", "1", "--json")
+    assert list(json.loads(named)["pass"]) == ["spelling_bee"], "as its score is called"
 
 
 @pytest.mark.usefixtures("tiny")
@@ -131,6 +141,7 @@ def test_pass_at_k_samples_what_is_checked(lanbot: Callable[..., str]) -> None:
         (("--pass-k", "1", "--temperature", "0"), "all samples would be the same"),
         (("--pass-k", "1", "--tasks", "core"), "--pass-k: not of core"),
         (("--pass-k", "1", "--tasks", "arc_easy"), "arc_easy has no answers to sample"),
+        (("--limit", "2", "--tasks", "spelling_bee,spelling_bee:builtin"), "one of them is there twice"),
         (("--limit", "-1"), "--limit -1: out of range"),
         (("--tasks", "world_chat"), "for training only"),
         (("--tasks", "cor"), "cor: no such task"),
@@ -142,9 +153,9 @@ def test_what_cannot_be_asked(lanbot: Callable[..., str], arguments: tuple[str, 
     assert said in lines[0] and len(lines) == 2
 
 
-def test_humaneval_of_a_run_says_why_programs_failed(
-    tiny: Run, lanbot: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def one_program(tmp_path: Path) -> Path:
+    """A mirror whose HumanEval is one short task."""
     if not sandbox.survey()[-1].holds:
         pytest.skip("no level of the sandbox holds here")
     row = {
@@ -157,11 +168,36 @@ def test_humaneval_of_a_run_says_why_programs_failed(
     (tmp_path / "humaneval").mkdir()
     data = gzip.compress(json.dumps(row).encode() + b"\n")
     (tmp_path / "humaneval" / "HumanEval.jsonl.gz").write_bytes(data)
-    said = json.loads(lanbot("tiny", "--tasks", "humaneval", "--json", "--mirror", str(tmp_path)))["tasks"]["humaneval"]
+    return tmp_path
+
+
+@pytest.mark.usefixtures("tiny")
+def test_humaneval_of_a_run_says_why_programs_failed(lanbot: Callable[..., str], one_program: Path) -> None:
+    command = ("tiny", "--tasks", "humaneval", "--mirror", str(one_program))
+    said = json.loads(lanbot(*command, "--json"))["tasks"]["humaneval"]
     assert (said["n"], said["score"], sum(said["failed"].values())) == (1, 0.0, 1)
     assert said["sandbox_level"] == sandbox.survey()[-1].level
-    shown = lanbot("tiny", "--tasks", "humaneval", "--mirror", str(tmp_path))
+    shown = lanbot(*command)
     assert "humaneval: failed: 1 " in shown and "sandbox level" in shown
+    assert said["max_tokens"] == 512 and "humaneval: answers of at most 512 tokens" in shown, "not the recipe's 2"
+    sampled = (*command, "--pass-k", "1", "--samples", "3")
+    of_three = json.loads(lanbot(*sampled, "--json"))["pass"]["humaneval"]["pass@1"]
+    assert (of_three["n"], sum(of_three["failed"].values()), of_three["max_tokens"]) == (1, 3, 512)
+    assert "humaneval: failed samples: " in lanbot(*sampled)
+
+
+def test_humaneval_in_a_recipe_is_in_its_report_with_what_failed(
+    tiny: Run, one_program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(one_program))
+    run = Run(tiny.folder, load(one_program / "tiny.toml", {"evals.tasks": "identity:builtin,humaneval"}))
+    pipeline.evaluate(run, "sft")
+    written = report.write(run)
+    assert sum(written["evals"]["humaneval"]["sft"]["failed"].values()) == 1
+    _, (row,) = report.tables.programs_table(written)
+    assert row[:4] == ("humaneval", "sft", "1", "0") and row[-1] == str(sandbox.survey()[-1].level)
+    for name in ("report.md", "report.html"):
+        assert "Programs" in (run.folder / name).read_text()
 
 
 @pytest.mark.skipif(not (REAL / "humaneval").is_dir(), reason=f"no mirror of real data at {REAL}")

@@ -200,7 +200,9 @@ def test_an_evaluation_writes_scores_prompts_transcripts_and_times(
     assert written == json.loads(json.dumps(result)) and run.done(phase)
     assert list(written["tasks"]) == [name.partition(":")[0] for name in BUILT_IN]
     assert {score["n"] for score in written["tasks"].values()} == {limit}
-    assert written["settings"]["limit"] == limit, "what was asked is told"
+    told = {"limit": limit, "max_tokens": 2, "temperature": 0, "seed": 0}
+    assert written["settings"] == told, "what was asked is told"
+    assert written["val_bpb"] == written["bpb"]["bits_per_byte"] and written["bpb"]["n"] > 64
     assert 5.0 <= written["wall_seconds"] < 65.0
     assert [sample["prompt"] for sample in written["samples"]] == pipeline.prompts_of_change(run)
     assert len(written["transcripts"]) == 3 and written["checkpoint"] == "step_000007"

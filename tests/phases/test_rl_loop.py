@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from lanbot.engine.engine import Completion
+from lanbot.engine.engine import Completion, Engine
 from lanbot.errors import Stopped, UserError
 from lanbot.model.transformer import Transformer
 from lanbot.phases import rl
-from lanbot.phases.rl import Rollout, train_rl
+from lanbot.phases.rl import Rollout, measure, train_rl
 from lanbot.recipe import load
 from lanbot.run import Run, read_metrics
+from lanbot.tasks.mixture import make_task
 from lanbot.tokenizer import Tokenizer
 from lanbot.training import checkpoint
 from lanbot.training.parallel import world
@@ -68,6 +69,17 @@ def test_a_bad_update_is_skipped_and_counted_also_over_a_stop(train: Train, caps
     weights = [checkpoint.load(phase / "step_000010", world()) for phase in (whole, stopped)]
     for ours, theirs in zip(*(model.parameters() for model in weights), strict=True):
         assert ours.isfinite().all() and ours.equal(theirs)
+
+
+def test_pass_at_k_says_of_how_many_questions_those_asked_are_a_sample(
+    make_model: Callable[..., Transformer], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    run = Run(tmp_path, load("smoke", {"rl.max_tokens": "2", "rl.eval_questions": "3"}))
+    measure(run, Engine(make_model(context=96), tokenizer), "before")
+    said = run.read("rl", "pass.json")["before"]
+    there = sum(len(make_task(task, "test")) for task in {part.task for part in run.recipe.rl.mixture})
+    for one in said.values():
+        assert one["sampled"] and one["items"] == there > one["n"] >= 3
 
 
 def test_too_many_in_a_row_end_the_run_and_name_the_question(train: Train, tmp_path: Path) -> None:
