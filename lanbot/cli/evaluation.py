@@ -66,15 +66,15 @@ def evaluate(
         passes = asked.Passes(_numbers(pass_k), samples, temperature) if pass_k else None
         answers = asked.ask(made, chosen, names or made.recipe.evals.tasks, limit or None, passes)
         if parallel.world().main:
-            found = {"run": str(made.folder), "phase": chosen, **answers.json()}
-            print(json_library.dumps(found) if json else answers)
+            whole = {"run": str(made.folder), "phase": chosen, **answers.json()}
+            print(json_library.dumps(whole) if json else answers)
     finally:
         parallel.close()
 
 
 def _score_model(name: str, limit: int | None, json: bool) -> None:
     _stay_offline()
-    from lanbot.evals import core
+    from lanbot.evals import core, notes
     from lanbot.evals.hf import HFScorer
     from lanbot.training import parallel
 
@@ -82,7 +82,8 @@ def _score_model(name: str, limit: int | None, json: bool) -> None:
         result = core.evaluate(HFScorer(name), limit)
         if parallel.world().main:
             found: dict[str, Any] = {"model": name, "core": result.json()}
-            print(json_library.dumps(found) if json else f"{result.table()}\n{result}")
+            how = notes.settings({"limit": limit, **result.settings})
+            print(json_library.dumps(found) if json else f"{result.table()}\n{how}\n{result}")
     finally:
         parallel.close()
 

@@ -16,13 +16,12 @@ from lanbot.chat.lanbot_format import parse, prompt_of, render_prompt
 from lanbot.console import Progress, duration
 from lanbot.engine.engine import Engine, Tool
 from lanbot.engine.sampling import Sampling
+from lanbot.evals.scorer import TOKENS, padded
 from lanbot.tasks.agent_tasks import AgentTasks, Desk
 from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.task import Task
 from lanbot.training.parallel import gather, world
 
-CHOICE_TOKENS = 16_384
-"""Tokens of prompts that are scored in one forward pass."""
 GENERATE_BATCH = 256
 CALLS = 8
 """Calls that one request of an errand may make."""
@@ -297,31 +296,23 @@ def do_errands(
 
 @torch.inference_mode()
 def _choose(engine: Engine, task: Task, rows: Sequence[int], told: Told) -> list[bool]:
-    """The answer is the letter of the highest logit after the prompt."""
+    """The answer is the letter of the highest logit after the prompt. Prompts of like length are read together."""
     model, tokenizer = engine.model, engine.tokenizer
-    right: list[bool] = []
-    start = 0
-    while start < len(rows):
-        batch: list[tuple[int, list[int]]] = []
-        while start < len(rows) and (not batch or _area(batch) <= CHOICE_TOKENS):
-            row = rows[start]
-            batch.append((row, prompt_of(task.conversation(row), tokenizer)[-model.config.context :]))
-            start += 1
-        ids = torch.full((len(batch), max(len(p) for _, p in batch)), tokenizer.bos, device=engine.device)
-        for i, (_, prompt) in enumerate(batch):
-            ids[i, : len(prompt)] = torch.tensor(prompt)
-        last = torch.tensor([len(prompt) - 1 for _, prompt in batch], device=engine.device)
-        logits = model.logits(model(ids)[torch.arange(len(batch)), last])
-        for i, (row, _) in enumerate(batch):
+    prompts = {row: prompt_of(task.conversation(row), tokenizer)[-model.config.context :] for row in rows}
+    right: dict[int, bool] = {}
+    left = sorted(rows, key=lambda row: -len(prompts[row]))
+    while left:
+        count = max(1, TOKENS[engine.device.type] // len(prompts[left[0]]))
+        batch, left = left[:count], left[count:]
+        last = torch.tensor([len(prompts[row]) - 1 for row in batch], device=engine.device)
+        hidden = model(padded([prompts[row] for row in batch], engine.device))
+        logits = model.logits(hidden[torch.arange(len(batch)), last])
+        for i, row in enumerate(batch):
             letters = [tokenizer.encode(letter)[0] for letter in task.letters(row)]
             best = task.letters(row)[int(logits[i, letters].argmax())]
-            right.append(task.check(row, {"role": "assistant", "content": best}))
+            right[row] = task.check(row, {"role": "assistant", "content": best})
         told(len(right))
-    return right
-
-
-def _area(batch: list[tuple[int, list[int]]]) -> int:
-    return (len(batch) + 1) * max(len(prompt) for _, prompt in batch)
+    return [right[row] for row in rows]
 
 
 def answer_all(engine: Engine, questions: Sequence[str], max_tokens: int) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 from lanbot.console import say, table, track
 from lanbot.data import hub
 from lanbot.errors import UserError
+from lanbot.evals import notes
 from lanbot.evals.hf import open_model
 from lanbot.evals.scorer import ModelScorer
 from lanbot.tasks.core import Prompt
@@ -94,8 +95,7 @@ class Harness:
                 f"{task}: acc by LanBot's own code {own.score:.4f}, {own.differ:,} of {n:,} choices differ, "
                 f"log-likelihoods by at most {own.nats:.1g} nats"
             )
-        how = ", ".join(f"{key} {value}" for key, value in self.settings.items() if value is not None)
-        return "\n".join([*lines, f"{self.model}: {how}"])
+        return "\n".join([*lines, notes.settings(self.settings), self.model])
 
 
 # -- the evaluation ----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from lanbot.chat.lanbot_format import prompt_of, render
 from lanbot.engine.engine import Completion, Engine
 from lanbot.evals import chat as evals
 from lanbot.evals.chat import Score, answer_all, do_errands, evaluate, pass_at, pass_at_k, readable, unbiased
+from lanbot.evals.scorer import TOKENS
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import make_task, sample_rows
 from lanbot.tasks.task import LETTERS, Task, multiple_choice
@@ -250,7 +251,7 @@ def test_rows_of_different_lengths_are_scored_alike_in_any_batch(monkeypatch: py
     right = references(quiz)
     scores, forwards = [], []
     for tokens in (1, 500, 100_000):
-        monkeypatch.setattr("lanbot.evals.chat.CHOICE_TOKENS", tokens)
+        monkeypatch.setitem(TOKENS, "cpu", tokens)
         engine = ScriptedEngine(letters=lambda prompt: {right[prompt]: 1.0})
         scores.append(evaluate(engine, quiz, "quiz", 1_000, 8).score)
         forwards.append(engine.forward)
