@@ -294,6 +294,7 @@ try:
 except OSError: pass
 """
     ),
+    "the folder itself closed": Attack("try: os.chmod('.', 0); os.setxattr('.', 'user.x', b'1')\nexcept OSError: pass"),
     "memory beside the address space": Attack(
         """
 if hasattr(os, 'memfd_create'): attempt(os.memfd_create, 'x')

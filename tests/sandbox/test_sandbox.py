@@ -111,6 +111,18 @@ os.unlink('gone')
 
 
 @needs_writing
+@pytest.mark.parametrize(
+    "code",
+    ["os.chmod('.', 0)", "os.utime('.', (5, 5))", "for _ in range(9): open('x', 'w').close(); os.unlink('x')"],
+)
+def test_what_is_done_to_an_empty_folder_is_not_there_for_the_next_run(box: Sandbox, code: str) -> None:
+    look = "import os\nopen('y', 'w').close()\nprint(os.stat('.').st_mode, os.stat('.').st_mtime > 5, os.stat('y').st_ino)"
+    before = box.run(look)
+    assert box.run(f"import os\n{code}").exit == 0
+    assert (before.exit, box.run(look).stdout) == (0, before.stdout)
+
+
+@needs_writing
 def test_more_files_than_fit_are_cut_and_it_is_said(box: Sandbox) -> None:
     many = box.run("for i in range(100): open(f'{i:03}', 'w').write('x')")
     assert (len(many.files), many.truncated) == (64, True)
