@@ -1,6 +1,7 @@
 """What a caller of the sandbox sees. At the best level of this machine, and where it says so at another one."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -116,7 +117,7 @@ os.unlink('gone')
     ["os.chmod('.', 0)", "os.utime('.', (5, 5))", "for _ in range(9): open('x', 'w').close(); os.unlink('x')"],
 )
 def test_what_is_done_to_an_empty_folder_is_not_there_for_the_next_run(box: Sandbox, code: str) -> None:
-    look = "import os\nopen('y', 'w').close()\nprint(os.stat('.').st_mode, os.stat('.').st_mtime > 5, os.stat('y').st_ino)"
+    look = "import os\nopen('y', 'w').close(); at, y = os.stat('.'), os.stat('y')\nprint(at.st_mode, at.st_mtime > 5, y.st_ino)"
     before = box.run(look)
     assert box.run(f"import os\n{code}").exit == 0
     assert (before.exit, box.run(look).stdout) == (0, before.stdout)
@@ -251,6 +252,21 @@ def test_a_session_that_does_not_end_by_itself_begins_anew(box: Sandbox) -> None
     box.close_session("s")
 
 
+def test_who_waits_for_a_session_that_breaks_off_begins_it_anew(box: Sandbox) -> None:
+    begun, results = threading.Event(), {}
+
+    def first() -> None:
+        results[0] = box.run("f()\nwhile True: pass", session="s", timeout=0.3, functions={"f": begun.set})
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    begun.wait()
+    assert box.run("x = 1", session="s").ended == ""
+    thread.join()
+    assert (results[0].ended, box.run("print(x)", session="s").stdout) == ("timeout", "1\n")
+    box.close_session("s")
+
+
 @needs_writing
 def test_a_session_keeps_its_files_and_gives_each_change_once(box: Sandbox) -> None:
     assert box.run("open('a', 'w').write('1')", session="s").files == {"a": b"1"}
@@ -277,6 +293,25 @@ def test_the_oldest_session_goes_when_there_are_too_many(box: Sandbox, monkeypat
         box.close_session(name)
 
 
+def test_a_session_that_waits_for_another_does_not_have_to_go_for_it(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "MOST_SESSIONS", 1)
+    outputs, own = [], Sandbox(1, box.level)
+
+    def ask() -> str:
+        return own.run("print('inner', end='')", session="b").stdout
+
+    def outer() -> None:
+        outputs.append(own.run("print(f())", session="a", functions={"f": ask}).stdout)
+
+    thread = threading.Thread(target=outer, daemon=True)  # a hang is to fail, not to last
+    thread.start()
+    thread.join(60)
+    assert outputs == ["inner\n"]
+    own.close()
+
+
 def test_asyncio_threads_and_common_modules_work(box: Sandbox) -> None:
     code = """
 import asyncio, concurrent.futures, decimal, hashlib, sqlite3, unittest, zoneinfo
@@ -298,6 +333,21 @@ def test_many_programs_come_back_in_their_order(box: Sandbox) -> None:
     results = list(box.map([f"import time; time.sleep({0.02 * (i % 3)}); print({i})" for i in range(30)], timeout=5))
     assert [result.stdout for result in results] == [f"{i}\n" for i in range(30)]
     assert box.started <= box.workers
+
+
+def test_programs_that_nobody_waits_for_are_not_begun(box: Sandbox) -> None:
+    begun, gate = [], threading.Event()
+
+    def begin(number: int) -> None:
+        begun.append(number)
+        if number:
+            gate.wait()
+
+    results = box.map([f"f({i})" for i in range(20)], functions={"f": begin})
+    next(results)
+    threading.Timer(0.5, gate.set).start()
+    results.close()  # type: ignore[attr-defined]
+    assert len(begun) <= 1 + box.workers
 
 
 def test_a_worker_that_dies_is_replaced(box: Sandbox) -> None:
@@ -332,6 +382,34 @@ def test_a_forked_host_has_workers_of_its_own(box: Sandbox) -> None:
             os._exit(0 if right else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert box.run("print('parent')").stdout == "parent\n"
+
+
+def test_a_host_that_forks_while_it_starts_a_run_and_closes_before_its_child(box: Sandbox) -> None:
+    with Sandbox(1, box.level) as own:
+        own.run("1")
+        [worker] = own.idle
+        held, told = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with own.changed:
+                held.set()
+                told.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        read_end, write_end = os.pipe()
+        if not (pid := os.fork()):
+            signal.alarm(60)  # a hang is to fail, not to last
+            os._exit(0 if own.run("print('child')").stdout == "child\n" and os.read(read_end, 1) else 1)
+        told.set()
+        thread.join()
+        own.close()
+        assert worker.zygote.returncode == 0  # it ended by itself, though the child has its socket too
+        os.write(write_end, b"x")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        os.close(read_end)
+        os.close(write_end)
 
 
 def test_the_canary_sees_what_gets_through() -> None:
