@@ -16,9 +16,11 @@ from lanbot.sandbox import canary, files, launch
 from lanbot.sandbox.canary import Verdict
 from lanbot.sandbox.talk import Functions, Job, Lost
 from lanbot.sandbox.worker import Result, Worker
+from lanbot.sandbox.zygote import FOLDER_BYTES
 
 MOST_SESSIONS = 32
 """When one more begins, the one that was used longest ago ends."""
+MOST_SECONDS = 86_400
 UNSAFE = "LANBOT_UNSAFE_EXEC"
 REMEDY = (
     "Install bubblewrap, or use Linux 5.13 or newer (docs/sandbox.md). "
@@ -76,7 +78,9 @@ class Sandbox:
     """A pool of workers. `run` may be called from many threads; each run has a worker of its own."""
 
     def __init__(self, workers: int = 1, level: int | None = None, unsafe: bool = False) -> None:
-        """level: this one and no other; else the best that holds. Raises UserError if it, or none, holds."""
+        """level: this one and no other; else the best that holds. Raises UserError if it does not, or none, holds."""
+        if level == launch.OPEN and not (unsafe or unsafe_by_environment()):
+            raise UserError(f"level {level} protects nothing", REMEDY)
         verdict = canary.check(level) if level else choose(unsafe)
         if not verdict.holds:
             raise UserError(f"the sandbox does not hold: {verdict}", REMEDY)
@@ -100,12 +104,13 @@ class Sandbox:
         files: {name: content} in its folder. functions: what it may call by name; arguments and value are plain data
         (JSON), an exception arrives as a RuntimeError with its words. session: the name of a namespace that is kept
         for the next run of that name; `close_session` ends it, and so does a run that does not end by itself.
-        timeout: seconds of wall-clock time, not counting those within `functions`. memory: MiB of address space; a
-        session has that of its first run. Raises ValueError for names that cannot be.
+        timeout: seconds of wall-clock time, not counting those within `functions`; a day at most. memory: MiB of
+        address space; a session has that of its first run. Raises ValueError for names and numbers that cannot be, and
+        for more than 64 MiB of files or of stdin; TypeError.
         """
         given = {name: as_bytes(data) for name, data in (files or {}).items()}
-        check(given, functions or {})
         job = Job(code, as_bytes(stdin), given, functions or {}, timeout, memory << 20)
+        check(job)
         if session is not None:
             return self.run_in_session(session, job)
         worker = self.take()
@@ -225,14 +230,21 @@ class Sandbox:
 
 
 def as_bytes(data: str | bytes) -> bytes:
-    return data.encode(errors="replace") if isinstance(data, str) else bytes(data)
+    return data.encode(errors="replace") if isinstance(data, str) else bytes(memoryview(data))  # no number
 
 
-def check(given: Mapping[str, bytes], functions: Functions) -> None:
-    """Raises ValueError for a file outside the folder, or a function that cannot be called by its name."""
-    for name in given:
-        files.check_name(name)
-    for name in functions:
+def check(job: Job) -> None:
+    """Raises ValueError for a file outside the folder, a function that cannot be called by its name, and the like."""
+    if not isinstance(job.code, str):
+        raise TypeError(f"the code is no str but {type(job.code).__name__}")
+    if not 0 < job.timeout <= MOST_SECONDS:
+        raise ValueError(f"timeout: {job.timeout} is not between 0 and {MOST_SECONDS} seconds")
+    if not 0 < job.memory < 1 << 62:
+        raise ValueError(f"memory: {job.memory >> 20} MiB cannot be")
+    if max(len(job.stdin), sum(map(len, job.files.values()))) > FOLDER_BYTES:
+        raise ValueError(f"more than {FOLDER_BYTES >> 20} MiB of files, or of stdin")
+    files.check_names(job.files)
+    for name in job.functions:
         if not name.isidentifier():
             raise ValueError(f"not a name of a function: {name!r}")
 

@@ -23,7 +23,7 @@ from lanbot.sandbox.talk import GRACE_SECONDS, MOST_OUTPUT, Control, Job, Lost, 
 START_SECONDS = 30.0
 """For Python to be up."""
 SESSION_CPU_SECONDS = 3_600
-"""Of a session's process in all."""
+"""Of a session's process in all, for each core."""
 SIGKILLED = -9
 
 
@@ -89,7 +89,7 @@ class Worker:
     def try_run(self, job: Job, keep: bool) -> Result:
         if self.process is None:
             seconds = SESSION_CPU_SECONDS if keep else math.ceil(job.timeout) + 1
-            self.process = Process(self.control, job.memory, seconds)
+            self.process = Process(self.control, job.memory, seconds * (os.cpu_count() or 1))
         else:
             self.control.tell(zygote.THAW)
         by_host = self.level == launch.LOCKED

@@ -163,7 +163,7 @@ class Zygote:
                     os._exit(70)
             life()
         except BaseException as error:
-            os.write(2, f"the sandbox could not start a run: {error!r}\n".encode())
+            os.write(2, f"the run's process failed: {error!r}\n".encode())
         finally:
             os._exit(70)
 

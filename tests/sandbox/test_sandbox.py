@@ -2,14 +2,16 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from lanbot.errors import UserError
-from lanbot.sandbox import canary, launch, sandbox
+from lanbot.sandbox import canary, files, launch, sandbox
 from lanbot.sandbox.canary import Verdict
 from lanbot.sandbox.sandbox import Sandbox
 from lanbot.sandbox.talk import MOST_CALLS, MOST_OUTPUT
@@ -58,6 +60,8 @@ def test_an_uncaught_exception_prints_its_traceback_and_exits_with_1(box: Sandbo
 @pytest.mark.parametrize(
     ("code", "exit", "stderr"),
     [
+        ("class A:\n    __str__ = None\nraise SystemExit(A())", 1, ""),
+        ("import sys; sys.stderr.close(); sys.exit('no')", 1, ""),
         ("raise SystemExit", 0, ""),
         ("import sys; sys.exit(3)", 3, ""),
         ("quit(4)", 4, ""),
@@ -117,7 +121,11 @@ os.unlink('gone')
     ["os.chmod('.', 0)", "os.utime('.', (5, 5))", "for _ in range(9): open('x', 'w').close(); os.unlink('x')"],
 )
 def test_what_is_done_to_an_empty_folder_is_not_there_for_the_next_run(box: Sandbox, code: str) -> None:
-    look = "import os\nopen('y', 'w').close(); at, y = os.stat('.'), os.stat('y')\nprint(at.st_mode, at.st_mtime > 5, y.st_ino)"
+    look = """
+import os
+open('y', 'w').close()
+print(os.stat('.').st_mode, os.stat('.').st_mtime > 5, os.stat('y').st_ino)
+"""
     before = box.run(look)
     assert box.run(f"import os\n{code}").exit == 0
     assert (before.exit, box.run(look).stdout) == (0, before.stdout)
@@ -143,10 +151,74 @@ def test_where_nothing_can_be_written_none_comes_back() -> None:
         assert (first.stdout, again.stdout) == ("first\n", "again\n")
 
 
-@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "a//b", "", ".", "a/", "a\0b", "\udcff", "x" * 2_000])
-def test_names_outside_the_folder_are_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["/etc/x", "../x", "a/../../x", "a//b", "", ".", "a/", "a\0b", "\udcff", "x/" * 600 + "x", "ä" * 128]
+)
+def test_names_outside_the_folder_are_refused(box: Sandbox, name: str) -> None:
     with pytest.raises(ValueError, match="not a name"):
-        sandbox.check({name: b""}, {})
+        box.run("", files={name: b""})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"code": b"1"}, TypeError),
+        ({"stdin": 5}, TypeError),
+        ({"stdin": None}, TypeError),
+        ({"files": {"a": 5}}, TypeError),
+        ({"files": {"a": "", "a/b": ""}}, ValueError),
+        ({"files": {"a/b/c": "", "a/b": ""}}, ValueError),
+        ({"files": {"a": bytes(40 << 20), "b": bytes(40 << 20)}}, ValueError),
+        ({"stdin": bytes((64 << 20) + 1)}, ValueError),
+        ({"functions": {"a b": print}}, ValueError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": float("nan")}, ValueError),
+        ({"timeout": float("inf")}, ValueError),
+        ({"memory": 0}, ValueError),
+        ({"memory": -1}, ValueError),
+        ({"memory": 1 << 60}, ValueError),
+    ],
+)
+def test_what_cannot_be_is_refused_and_costs_no_worker(
+    box: Sandbox, wrong: dict[str, object], error: type[Exception]
+) -> None:
+    box.run("1")
+    before = list(box.idle)
+    with pytest.raises(error):
+        box.run(**{"code": "print(1)", **wrong})  # type: ignore[arg-type]
+    assert box.idle == before
+    assert all(worker.alive() for worker in before)
+
+
+def test_files_can_be_read_whatever_the_umask() -> None:
+    if not canary.check(launch.LOCKED).holds:
+        pytest.skip(canary.check(launch.LOCKED).why)
+    before = os.umask(0o077)
+    try:
+        with Sandbox(1, launch.LOCKED) as box:
+            worker = box.take()
+            files.write(worker.folder, {"a/b": b"1"})
+            paths = [Path(worker.folder, name) for name in ("a", "a/b")]
+            assert [path.stat().st_mode & 0o777 for path in paths] == [0o755, 0o644]
+            box.give_back(worker)
+            assert box.run("print(open('a/b').read())", files={"a/b": "2"}).stdout == "2\n"
+    finally:
+        os.umask(before)
+
+
+def test_limits_leave_room_for_every_core(box: Sandbox) -> None:
+    code = "from resource import *\nprint(getrlimit(RLIMIT_CPU)[0], getrlimit(RLIMIT_NPROC)[0])"
+    cores = os.cpu_count() or 1
+    seconds, threads = map(int, box.run(code, timeout=9.5).stdout.split())
+    assert seconds >= 9.5 * cores  # a program that keeps them all busy has its whole timeout
+    assert threads >= 64 * cores  # with as many workers as cores
+
+
+def test_no_packages_of_a_virtual_environment_can_be_read() -> None:
+    packages = Path(pytest.__file__).parents[1].resolve()
+    if Path(sys.prefix) == Path(sys.base_prefix) or not packages.is_relative_to(Path(sys.prefix).resolve()):
+        pytest.skip("not in a virtual environment")
+    assert not [path for path in launch.readable() if packages.is_relative_to(path)]
 
 
 def test_functions_are_calls_to_the_host(box: Sandbox) -> None:
@@ -175,11 +247,14 @@ try: fails({1})
 except TypeError: print('not plain')
 try: fails()
 except RuntimeError as error: print('missing' in str(error))
+try: fails('x' * (1 << 20))
+except ValueError as error: print('at most' in str(error))
 """
     assert box.run(code, functions={"fails": fails}).stdout.splitlines() == [
         "'no such thing'",
         "Object of type set is not JSON serializable",
         "not plain",
+        "True",
         "True",
     ]
 
@@ -248,6 +323,9 @@ def test_a_session_that_does_not_end_by_itself_begins_anew(box: Sandbox) -> None
     assert box.run("while True: pass", session="s", timeout=0.2).timed_out
     assert "NameError" in box.run("x", session="s").stderr
     assert box.run("import os; os._exit(9)", session="s").exit == 9
+    assert box.run("import sys\nclass A: flush = None\nsys.stdout, y = A(), 2", session="s").exit == 0
+    assert box.run("print(y, file=sys.stderr)", session="s").stderr == "2\n"
+    box.close_session("s")
     assert box.run("print('new')", session="s").stdout == "new\n"
     box.close_session("s")
 
@@ -433,6 +511,8 @@ def test_without_a_level_that_holds_nothing_is_run(monkeypatch: pytest.MonkeyPat
     assert "--unsafe-exec" in refusal.value.remedy
     with pytest.raises(UserError, match="level 1"):
         Sandbox(level=1)
+    with pytest.raises(UserError, match="level 4"):
+        Sandbox(level=launch.OPEN)
     assert sandbox.doctor().startswith("sandbox: none; code that a model wrote is not run\n  not level 1")
     with Sandbox(unsafe=True) as box:
         result = box.run("open('out', 'w').write('x'); print(1)")
