@@ -25,6 +25,7 @@ from lanbot.sandbox import files
 
 CHANNEL = 3
 LENGTH = struct.Struct(">I")
+MOST_CALL_BYTES = 1 << 20
 
 
 def receive(count: int) -> bytes:
@@ -44,7 +45,10 @@ def receive_json() -> Any:
 
 
 def send_json(message: object) -> None:
+    """Raises ValueError if it is too long for the host."""
     data = json.dumps(message).encode()
+    if len(data) > MOST_CALL_BYTES:
+        raise ValueError(f"a call of {len(data)} bytes, of {MOST_CALL_BYTES} at most")
     data = LENGTH.pack(len(data)) + data
     while data:
         data = data[os.write(CHANNEL, data) :]
@@ -118,13 +122,14 @@ def exit_code(said: object) -> int:
         return 0
     if isinstance(said, int):
         return said & 0xFF
-    print(said, file=sys.stderr)
+    with suppress(Exception):  # it may be anything, and stderr closed
+        print(said, file=sys.stderr)
     return 1
 
 
 def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # the code may have closed or replaced it
+        with suppress(Exception):  # the code may have closed or replaced it
             stream.flush()
 
 

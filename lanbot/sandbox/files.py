@@ -3,11 +3,12 @@
 import os
 import stat
 import struct
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Iterator
 
-MOST_FILES, MOST_BYTES, LONGEST_NAME = 64, 16 << 20, 1_000
+MOST_FILES, MOST_BYTES = 64, 16 << 20
 """Of what comes back from one run, all files together."""
+LONGEST_NAME, LONGEST_PART = 1_000, 255
+"""Bytes."""
 HEAD = struct.Struct(">II")
 """Bytes of the name, bytes of the file. An empty name ends the frames; its second number is 1 if files are missing."""
 
@@ -100,17 +101,31 @@ def parse(data: bytes) -> tuple[dict[str, bytes], bool]:
 
 
 def write(folder: str, files: dict[str, bytes]) -> None:
-    """Puts files into a folder. It follows links: only in the sandbox itself, or where a run can make none."""
+    """Puts files into a folder. It follows links: only in the sandbox itself, or where a run can make none.
+
+    They can be read by all, whatever the umask: a run may be another user. It is the folder that keeps others out.
+    """
     for name, data in files.items():
-        path = os.path.join(folder, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        *parents, last = name.split("/")
+        at = folder
+        for parent in parents:
+            at = os.path.join(at, parent)
+            os.makedirs(at, exist_ok=True)
+            os.chmod(at, 0o755)
+        path = os.path.join(at, last)
         with open(path, "wb") as file:
             file.write(data)
+        os.chmod(path, 0o644)
 
 
-def check_name(name: str) -> None:
-    """Raises ValueError unless the name is one inside a folder: `data.csv`, `a/b.txt`."""
-    parts = name.split("/")
-    unfit = name.startswith("/") or "\0" in name or not encodes(name) or any(part in ("", ".", "..") for part in parts)
-    if unfit or len(name) > LONGEST_NAME or str(PurePosixPath(name)) != name:
-        raise ValueError(f"not a name of a file inside the sandbox's folder: {name!r}")
+def check_names(names: Iterable[str]) -> None:
+    """Raises ValueError unless all are names inside one folder: `data.csv`, `a/b.txt`; not `a` as well."""
+    folders = set()
+    for name in names:
+        parts = name.split("/")
+        fit = encodes(name) and "\0" not in name and not any(part in ("", ".", "..") for part in parts)
+        if not fit or len(name.encode()) > LONGEST_NAME or any(len(part.encode()) > LONGEST_PART for part in parts):
+            raise ValueError(f"not a name of a file inside the sandbox's folder: {name!r}")
+        folders |= {"/".join(parts[:count]) for count in range(1, len(parts))}
+    if both := folders.intersection(names):
+        raise ValueError(f"not a name of a file and of a folder: {both.pop()!r}")

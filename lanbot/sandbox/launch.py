@@ -13,8 +13,8 @@ BOXED, LOCKED, SEATBELT, OPEN = 1, 2, 3, 4
 WORK, SOURCE = "/work", "/source"
 """The runs' folder and LanBot's own code inside bubblewrap."""
 NOBODY = 65534
-TASKS = 128
-"""Threads that runs may have beyond those that the user has already."""
+TASKS = 64 * max(2, os.cpu_count() or 1)
+"""Threads that all runs of a user together may have beyond those that it has already."""
 SYSTEM = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/ld.so.cache"),
     *("/nix/store", "/gnu/store"),
@@ -43,7 +43,8 @@ def interpreter() -> str:
 
 
 def standard_library() -> list[str]:
-    return [os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+    below = {"platbase": sys.base_exec_prefix}  # else the second path is the virtual environment's
+    return [os.path.realpath(sysconfig.get_path(name, vars=below)) for name in ("stdlib", "platstdlib")]
 
 
 def readable() -> list[str]:

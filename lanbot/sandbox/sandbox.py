@@ -4,6 +4,7 @@ import atexit
 import os
 import sys
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,9 +16,11 @@ from lanbot.sandbox import canary, files, launch
 from lanbot.sandbox.canary import Verdict
 from lanbot.sandbox.talk import Functions, Job, Lost
 from lanbot.sandbox.worker import Result, Worker
+from lanbot.sandbox.zygote import FOLDER_BYTES
 
 MOST_SESSIONS = 32
 """When one more begins, the one that was used longest ago ends."""
+MOST_SECONDS = 86_400
 UNSAFE = "LANBOT_UNSAFE_EXEC"
 REMEDY = (
     "Install bubblewrap, or use Linux 5.13 or newer (docs/sandbox.md). "
@@ -58,21 +61,33 @@ def unsafe_by_environment() -> bool:
     return os.environ.get(UNSAFE, "") not in ("", "0")
 
 
+class Session:
+    """A worker that is kept, once something has run; turn: of one run after the other."""
+
+    def __init__(self) -> None:
+        self.turn = threading.Lock()
+        self.worker: Worker | None = None
+
+    def end(self) -> None:
+        if self.worker:
+            self.worker.close()
+        self.worker = None
+
+
 class Sandbox:
     """A pool of workers. `run` may be called from many threads; each run has a worker of its own."""
 
     def __init__(self, workers: int = 1, level: int | None = None, unsafe: bool = False) -> None:
-        """level: this one and no other; else the best that holds. Raises UserError if it, or none, holds."""
+        """level: this one and no other; else the best that holds. Raises UserError if it does not, or none, holds."""
+        if level == launch.OPEN and not (unsafe or unsafe_by_environment()):
+            raise UserError(f"level {level} protects nothing", REMEDY)
         verdict = canary.check(level) if level else choose(unsafe)
         if not verdict.holds:
             raise UserError(f"the sandbox does not hold: {verdict}", REMEDY)
         self.level, self.why = verdict.level, str(verdict)
-        self.workers = workers
-        self.idle: list[Worker] = []
-        self.started = 0
-        self.sessions: OrderedDict[str, tuple[Worker, threading.Lock]] = OrderedDict()
-        self.changed = threading.Condition()
-        self.owner, self.closed = os.getpid(), False
+        self.workers, self.closed = workers, False
+        self.begin()
+        _sandboxes.add(self)
 
     def run(
         self,
@@ -89,12 +104,13 @@ class Sandbox:
         files: {name: content} in its folder. functions: what it may call by name; arguments and value are plain data
         (JSON), an exception arrives as a RuntimeError with its words. session: the name of a namespace that is kept
         for the next run of that name; `close_session` ends it, and so does a run that does not end by itself.
-        timeout: seconds of wall-clock time, not counting those within `functions`. memory: MiB of address space; a
-        session has that of its first run. Raises ValueError for names that cannot be.
+        timeout: seconds of wall-clock time, not counting those within `functions`; a day at most. memory: MiB of
+        address space; a session has that of its first run. Raises ValueError for names and numbers that cannot be, and
+        for more than 64 MiB of files or of stdin; TypeError.
         """
         given = {name: as_bytes(data) for name, data in (files or {}).items()}
-        check(given, functions or {})
         job = Job(code, as_bytes(stdin), given, functions or {}, timeout, memory << 20)
+        check(job)
         if session is not None:
             return self.run_in_session(session, job)
         worker = self.take()
@@ -105,46 +121,53 @@ class Sandbox:
 
     def map(self, programs: Iterable[str], **settings: Any) -> Iterator[Result]:
         """The results of many programs in their order, `workers` at a time; settings as of `run`."""
-        with ThreadPoolExecutor(self.workers) as threads:
-            waiting: list[Future[Result]] = []
+        threads = ThreadPoolExecutor(self.workers)
+        waiting: list[Future[Result]] = []
+        try:
             for program in programs:
                 waiting.append(threads.submit(self.run, program, **settings))
                 if len(waiting) > 4 * self.workers:
                     yield waiting.pop(0).result()
             for future in waiting:
                 yield future.result()
+        finally:  # whoever wants no more results waits for those programs only that have begun
+            threads.shutdown(cancel_futures=True)
 
-    def run_in_session(self, session: str, job: Job) -> Result:
+    def run_in_session(self, name: str, job: Job) -> Result:
+        while True:
+            self.make_room(name)
+            with self.changed:
+                session = self.sessions.setdefault(name, Session())
+                self.sessions.move_to_end(name)
+            with session.turn:
+                if self.sessions.get(name) is not session:  # it was ended while this run waited
+                    continue
+                if session.worker is None or not session.worker.alive():
+                    session.end()
+                    session.worker = self.start()
+                try:
+                    return session.worker.run(job, keep=True)
+                finally:
+                    if session.worker.process is None:
+                        session.end()
+
+    def make_room(self, name: str) -> None:
+        """For a session that may be new. Those in which something runs stay: they may be waiting for this one."""
         with self.changed:
-            self.check_owner()
-            worker, turn = self.sessions.get(session, (None, threading.Lock()))
-            if worker is None or not worker.alive():
-                self.make_room()
-                worker = self.start()
-                self.sessions[session] = worker, turn
-            self.sessions.move_to_end(session)
-        with turn:
-            result = worker.run(job, keep=True)
-        if worker.process is None:
-            self.close_session(session)
-        return result
+            surplus = 0 if name in self.sessions else len(self.sessions) + 1 - MOST_SESSIONS
+            quiet = [other for other, session in self.sessions.items() if not session.turn.locked()]
+        for other in quiet[: max(0, surplus)]:
+            self.close_session(other)
 
-    def make_room(self) -> None:
-        while len(self.sessions) >= MOST_SESSIONS:
-            _, (worker, turn) = self.sessions.popitem(last=False)
-            with turn:
-                worker.close()
-
-    def close_session(self, session: str) -> None:
+    def close_session(self, name: str) -> None:
         with self.changed:
-            worker, turn = self.sessions.pop(session, (None, None))
-        if worker and turn:
-            with turn:
-                worker.close()
+            session = self.sessions.pop(name, None)
+        if session:
+            with session.turn:
+                session.end()
 
     def take(self) -> Worker:
         with self.changed:
-            self.check_owner()
             while not self.idle and self.started >= self.workers:
                 self.changed.wait()
             while self.idle:
@@ -157,7 +180,9 @@ class Sandbox:
         try:
             return self.start()
         except BaseException:
-            self.gone()
+            with self.changed:
+                self.started -= 1
+                self.changed.notify()
             raise
 
     def start(self) -> Worker:
@@ -169,29 +194,25 @@ class Sandbox:
             raise UserError(f"the sandbox could not be started (level {self.level}): {error}", REMEDY) from error
 
     def give_back(self, worker: Worker) -> None:
-        if self.closed or worker.control.socket.fileno() < 0 or not worker.alive():
+        with self.changed:
+            fit = not self.closed and worker.alive()
+            if fit:
+                self.idle.append(worker)
+            else:
+                self.started -= 1
+            self.changed.notify()
+        if not fit:
             worker.close()
-            self.gone()
-            return
-        with self.changed:
-            self.idle.append(worker)
-            self.changed.notify()
 
-    def gone(self) -> None:
-        with self.changed:
-            self.started -= 1
-            self.changed.notify()
-
-    def check_owner(self) -> None:
-        """After a fork the workers are the parent's; this process starts its own."""
-        if self.owner != os.getpid():
-            self.idle, self.started, self.owner = [], 0, os.getpid()
-            self.sessions = OrderedDict()
+    def begin(self) -> None:
+        """With no workers; after a fork too, for they are the parent's, and so may be whoever held the lock."""
+        self.idle: list[Worker] = []
+        self.started = 0
+        self.sessions: OrderedDict[str, Session] = OrderedDict()
+        self.changed = threading.Condition()
 
     def close(self) -> None:
         """Ends all workers and sessions; runs that are going on end by themselves."""
-        if self.owner != os.getpid():
-            return
         with self.changed:
             self.closed = True
             workers, self.idle = self.idle, []
@@ -209,18 +230,26 @@ class Sandbox:
 
 
 def as_bytes(data: str | bytes) -> bytes:
-    return data.encode(errors="replace") if isinstance(data, str) else bytes(data)
+    return data.encode(errors="replace") if isinstance(data, str) else bytes(memoryview(data))  # no number
 
 
-def check(given: Mapping[str, bytes], functions: Functions) -> None:
-    """Raises ValueError for a file outside the folder, or a function that cannot be called by its name."""
-    for name in given:
-        files.check_name(name)
-    for name in functions:
+def check(job: Job) -> None:
+    """Raises ValueError for a file outside the folder, a function that cannot be called by its name, and the like."""
+    if not isinstance(job.code, str):
+        raise TypeError(f"the code is no str but {type(job.code).__name__}")
+    if not 0 < job.timeout <= MOST_SECONDS:
+        raise ValueError(f"timeout: {job.timeout} is not between 0 and {MOST_SECONDS} seconds")
+    if not 0 < job.memory < 1 << 62:
+        raise ValueError(f"memory: {job.memory >> 20} MiB cannot be")
+    if max(len(job.stdin), sum(map(len, job.files.values()))) > FOLDER_BYTES:
+        raise ValueError(f"more than {FOLDER_BYTES >> 20} MiB of files, or of stdin")
+    files.check_names(job.files)
+    for name in job.functions:
         if not name.isidentifier():
             raise ValueError(f"not a name of a function: {name!r}")
 
 
+_sandboxes: "weakref.WeakSet[Sandbox]" = weakref.WeakSet()
 _shared: Sandbox | None = None
 _lock = threading.Lock()
 
@@ -243,6 +272,8 @@ def run(code: str, **settings: Any) -> Result:
 def _forget() -> None:
     global _shared, _lock
     _shared, _lock = None, threading.Lock()
+    for sandbox in _sandboxes:
+        sandbox.begin()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lanbot.sandbox import zygote
-from lanbot.sandbox.child import LENGTH
+from lanbot.sandbox.child import LENGTH, MOST_CALL_BYTES
 from lanbot.sandbox.zygote import RECORD
 
 GRACE_SECONDS = 5.0
@@ -22,7 +22,7 @@ MOST_OUTPUT = 1 << 20
 """Bytes kept of stdout, and of stderr."""
 FLOOD = 16 << 20
 """Bytes of either after which the run is ended."""
-MOST_CALLS, MOST_CALL_BYTES = 1_000, 1 << 20
+MOST_CALLS = 1_000
 """Of the host's functions in a run."""
 
 Functions = Mapping[str, Callable[..., Any]]

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from lanbot.sandbox import files, launch, zygote
@@ -22,7 +23,7 @@ from lanbot.sandbox.talk import GRACE_SECONDS, MOST_OUTPUT, Control, Job, Lost, 
 START_SECONDS = 30.0
 """For Python to be up."""
 SESSION_CPU_SECONDS = 3_600
-"""Of a session's process in all."""
+"""Of a session's process in all, for each core."""
 SIGKILLED = -9
 
 
@@ -56,19 +57,23 @@ class Worker:
         self.control = Control(ours)
         try:
             self.zygote = spawn(launch.command(level, self.folder), theirs)
-        except OSError as error:
+        except BaseException as error:
             self.control.socket.close()
             self.remove_folder()
-            raise Lost(str(error)) from error
+            if isinstance(error, OSError):
+                raise Lost(str(error)) from error
+            raise
         finally:
             theirs.close()
         assert self.zygote.stderr
         self.pipe, self.said = self.zygote.stderr, b""
         try:
             self.abi, _ = self.control.hear(zygote.READY, START_SECONDS)
-        except Lost:
+        except BaseException as error:
             self.close()
-            raise Lost(self.last_words()) from None
+            if isinstance(error, Lost):
+                raise Lost(self.last_words()) from None
+            raise
 
     def run(self, job: Job, keep: bool = False) -> Result:
         """keep: the process stays, with all its state, for the next run."""
@@ -84,7 +89,7 @@ class Worker:
     def try_run(self, job: Job, keep: bool) -> Result:
         if self.process is None:
             seconds = SESSION_CPU_SECONDS if keep else math.ceil(job.timeout) + 1
-            self.process = Process(self.control, job.memory, seconds)
+            self.process = Process(self.control, job.memory, seconds * (os.cpu_count() or 1))
         else:
             self.control.tell(zygote.THAW)
         by_host = self.level == launch.LOCKED
@@ -147,7 +152,7 @@ class Worker:
                     os.unlink(entry.path)
 
     def alive(self) -> bool:
-        return self.zygote.poll() is None
+        return self.control.socket.fileno() >= 0 and self.zygote.poll() is None
 
     def last_words(self) -> str:
         """The last line of what a zygote that did not start said."""
@@ -156,6 +161,8 @@ class Worker:
 
     def close(self) -> None:
         """The zygote hears the end of its socket, ends what it forked, and itself; if not, it is killed."""
+        with suppress(OSError):  # closed before, or the zygote has gone; to close is not enough if this program forked
+            self.control.socket.shutdown(socket.SHUT_RDWR)
         self.control.socket.close()
         if self.process:
             self.process.close()

@@ -64,6 +64,7 @@ class Zygote:
         owner = os.getuid() if self.config["drop"] is None else self.config["drop"]
         limits = f"size={FOLDER_BYTES},nr_inodes={FOLDER_FILES},mode=0700,uid={owner}"
         kernel.mount_tmpfs(self.folder, limits)
+        self.fresh = state(self.folder)
 
     def make_rules(self) -> int:
         own = landlock.WRITE if self.level == 1 else landlock.READ
@@ -72,8 +73,9 @@ class Zygote:
         return landlock.ruleset({**rights, "/dev/null": null, "/dev/urandom": landlock.READ, self.folder: own})
 
     def wipe(self) -> None:
-        """A new folder in memory; the old one goes, whatever was made in it. (Other levels: the host's.)"""
-        if self.level == 1 and os.listdir(self.folder):
+        """A new folder in memory; the old one goes, whatever was made in it or of it: an empty one may be closed, or
+        tell the next run something by its dates. (Other levels: the host's.)"""
+        if self.level == 1 and (os.listdir(self.folder) or state(self.folder) != self.fresh):
             os.chdir("/")
             kernel.unmount(self.folder)
             self.mount()
@@ -161,7 +163,7 @@ class Zygote:
                     os._exit(70)
             life()
         except BaseException as error:
-            os.write(2, f"the sandbox could not start a run: {error!r}\n".encode())
+            os.write(2, f"the run's process failed: {error!r}\n".encode())
         finally:
             os._exit(70)
 
@@ -237,6 +239,12 @@ def take_control() -> socket.socket:
     if null != child.CHANNEL:
         os.close(null)
     return control
+
+
+def state(folder: str) -> tuple[int, ...]:
+    """What differs after anything was done to a folder or in it."""
+    now = os.stat(folder)
+    return now.st_mode, now.st_mtime_ns, now.st_ctime_ns
 
 
 def plain_file() -> int:

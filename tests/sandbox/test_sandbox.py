@@ -1,14 +1,17 @@
 """What a caller of the sandbox sees. At the best level of this machine, and where it says so at another one."""
 
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from lanbot.errors import UserError
-from lanbot.sandbox import canary, launch, sandbox
+from lanbot.sandbox import canary, files, launch, sandbox
 from lanbot.sandbox.canary import Verdict
 from lanbot.sandbox.sandbox import Sandbox
 from lanbot.sandbox.talk import MOST_CALLS, MOST_OUTPUT
@@ -57,6 +60,8 @@ def test_an_uncaught_exception_prints_its_traceback_and_exits_with_1(box: Sandbo
 @pytest.mark.parametrize(
     ("code", "exit", "stderr"),
     [
+        ("class A:\n    __str__ = None\nraise SystemExit(A())", 1, ""),
+        ("import sys; sys.stderr.close(); sys.exit('no')", 1, ""),
         ("raise SystemExit", 0, ""),
         ("import sys; sys.exit(3)", 3, ""),
         ("quit(4)", 4, ""),
@@ -111,6 +116,22 @@ os.unlink('gone')
 
 
 @needs_writing
+@pytest.mark.parametrize(
+    "code",
+    ["os.chmod('.', 0)", "os.utime('.', (5, 5))", "for _ in range(9): open('x', 'w').close(); os.unlink('x')"],
+)
+def test_what_is_done_to_an_empty_folder_is_not_there_for_the_next_run(box: Sandbox, code: str) -> None:
+    look = """
+import os
+open('y', 'w').close()
+print(os.stat('.').st_mode, os.stat('.').st_mtime > 5, os.stat('y').st_ino)
+"""
+    before = box.run(look)
+    assert box.run(f"import os\n{code}").exit == 0
+    assert (before.exit, box.run(look).stdout) == (0, before.stdout)
+
+
+@needs_writing
 def test_more_files_than_fit_are_cut_and_it_is_said(box: Sandbox) -> None:
     many = box.run("for i in range(100): open(f'{i:03}', 'w').write('x')")
     assert (len(many.files), many.truncated) == (64, True)
@@ -130,10 +151,74 @@ def test_where_nothing_can_be_written_none_comes_back() -> None:
         assert (first.stdout, again.stdout) == ("first\n", "again\n")
 
 
-@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "a//b", "", ".", "a/", "a\0b", "\udcff", "x" * 2_000])
-def test_names_outside_the_folder_are_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["/etc/x", "../x", "a/../../x", "a//b", "", ".", "a/", "a\0b", "\udcff", "x/" * 600 + "x", "ä" * 128]
+)
+def test_names_outside_the_folder_are_refused(box: Sandbox, name: str) -> None:
     with pytest.raises(ValueError, match="not a name"):
-        sandbox.check({name: b""}, {})
+        box.run("", files={name: b""})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"code": b"1"}, TypeError),
+        ({"stdin": 5}, TypeError),
+        ({"stdin": None}, TypeError),
+        ({"files": {"a": 5}}, TypeError),
+        ({"files": {"a": "", "a/b": ""}}, ValueError),
+        ({"files": {"a/b/c": "", "a/b": ""}}, ValueError),
+        ({"files": {"a": bytes(40 << 20), "b": bytes(40 << 20)}}, ValueError),
+        ({"stdin": bytes((64 << 20) + 1)}, ValueError),
+        ({"functions": {"a b": print}}, ValueError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": float("nan")}, ValueError),
+        ({"timeout": float("inf")}, ValueError),
+        ({"memory": 0}, ValueError),
+        ({"memory": -1}, ValueError),
+        ({"memory": 1 << 60}, ValueError),
+    ],
+)
+def test_what_cannot_be_is_refused_and_costs_no_worker(
+    box: Sandbox, wrong: dict[str, object], error: type[Exception]
+) -> None:
+    box.run("1")
+    before = list(box.idle)
+    with pytest.raises(error):
+        box.run(**{"code": "print(1)", **wrong})  # type: ignore[arg-type]
+    assert box.idle == before
+    assert all(worker.alive() for worker in before)
+
+
+def test_files_can_be_read_whatever_the_umask() -> None:
+    if not canary.check(launch.LOCKED).holds:
+        pytest.skip(canary.check(launch.LOCKED).why)
+    before = os.umask(0o077)
+    try:
+        with Sandbox(1, launch.LOCKED) as box:
+            worker = box.take()
+            files.write(worker.folder, {"a/b": b"1"})
+            paths = [Path(worker.folder, name) for name in ("a", "a/b")]
+            assert [path.stat().st_mode & 0o777 for path in paths] == [0o755, 0o644]
+            box.give_back(worker)
+            assert box.run("print(open('a/b').read())", files={"a/b": "2"}).stdout == "2\n"
+    finally:
+        os.umask(before)
+
+
+def test_limits_leave_room_for_every_core(box: Sandbox) -> None:
+    code = "from resource import *\nprint(getrlimit(RLIMIT_CPU)[0], getrlimit(RLIMIT_NPROC)[0])"
+    cores = os.cpu_count() or 1
+    seconds, threads = map(int, box.run(code, timeout=9.5).stdout.split())
+    assert seconds >= 9.5 * cores  # a program that keeps them all busy has its whole timeout
+    assert threads >= 64 * cores  # with as many workers as cores
+
+
+def test_no_packages_of_a_virtual_environment_can_be_read() -> None:
+    packages = Path(pytest.__file__).parents[1].resolve()
+    if Path(sys.prefix) == Path(sys.base_prefix) or not packages.is_relative_to(Path(sys.prefix).resolve()):
+        pytest.skip("not in a virtual environment")
+    assert not [path for path in launch.readable() if packages.is_relative_to(path)]
 
 
 def test_functions_are_calls_to_the_host(box: Sandbox) -> None:
@@ -162,11 +247,14 @@ try: fails({1})
 except TypeError: print('not plain')
 try: fails()
 except RuntimeError as error: print('missing' in str(error))
+try: fails('x' * (1 << 20))
+except ValueError as error: print('at most' in str(error))
 """
     assert box.run(code, functions={"fails": fails}).stdout.splitlines() == [
         "'no such thing'",
         "Object of type set is not JSON serializable",
         "not plain",
+        "True",
         "True",
     ]
 
@@ -235,7 +323,25 @@ def test_a_session_that_does_not_end_by_itself_begins_anew(box: Sandbox) -> None
     assert box.run("while True: pass", session="s", timeout=0.2).timed_out
     assert "NameError" in box.run("x", session="s").stderr
     assert box.run("import os; os._exit(9)", session="s").exit == 9
+    assert box.run("import sys\nclass A: flush = None\nsys.stdout, y = A(), 2", session="s").exit == 0
+    assert box.run("print(y, file=sys.stderr)", session="s").stderr == "2\n"
+    box.close_session("s")
     assert box.run("print('new')", session="s").stdout == "new\n"
+    box.close_session("s")
+
+
+def test_who_waits_for_a_session_that_breaks_off_begins_it_anew(box: Sandbox) -> None:
+    begun, results = threading.Event(), {}
+
+    def first() -> None:
+        results[0] = box.run("f()\nwhile True: pass", session="s", timeout=0.3, functions={"f": begun.set})
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    begun.wait()
+    assert box.run("x = 1", session="s").ended == ""
+    thread.join()
+    assert (results[0].ended, box.run("print(x)", session="s").stdout) == ("timeout", "1\n")
     box.close_session("s")
 
 
@@ -265,6 +371,25 @@ def test_the_oldest_session_goes_when_there_are_too_many(box: Sandbox, monkeypat
         box.close_session(name)
 
 
+def test_a_session_that_waits_for_another_does_not_have_to_go_for_it(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "MOST_SESSIONS", 1)
+    outputs, own = [], Sandbox(1, box.level)
+
+    def ask() -> str:
+        return own.run("print('inner', end='')", session="b").stdout
+
+    def outer() -> None:
+        outputs.append(own.run("print(f())", session="a", functions={"f": ask}).stdout)
+
+    thread = threading.Thread(target=outer, daemon=True)  # a hang is to fail, not to last
+    thread.start()
+    thread.join(60)
+    assert outputs == ["inner\n"]
+    own.close()
+
+
 def test_asyncio_threads_and_common_modules_work(box: Sandbox) -> None:
     code = """
 import asyncio, concurrent.futures, decimal, hashlib, sqlite3, unittest, zoneinfo
@@ -286,6 +411,21 @@ def test_many_programs_come_back_in_their_order(box: Sandbox) -> None:
     results = list(box.map([f"import time; time.sleep({0.02 * (i % 3)}); print({i})" for i in range(30)], timeout=5))
     assert [result.stdout for result in results] == [f"{i}\n" for i in range(30)]
     assert box.started <= box.workers
+
+
+def test_programs_that_nobody_waits_for_are_not_begun(box: Sandbox) -> None:
+    begun, gate = [], threading.Event()
+
+    def begin(number: int) -> None:
+        begun.append(number)
+        if number:
+            gate.wait()
+
+    results = box.map([f"f({i})" for i in range(20)], functions={"f": begin})
+    next(results)
+    threading.Timer(0.5, gate.set).start()
+    results.close()  # type: ignore[attr-defined]
+    assert len(begun) <= 1 + box.workers
 
 
 def test_a_worker_that_dies_is_replaced(box: Sandbox) -> None:
@@ -322,6 +462,34 @@ def test_a_forked_host_has_workers_of_its_own(box: Sandbox) -> None:
     assert box.run("print('parent')").stdout == "parent\n"
 
 
+def test_a_host_that_forks_while_it_starts_a_run_and_closes_before_its_child(box: Sandbox) -> None:
+    with Sandbox(1, box.level) as own:
+        own.run("1")
+        [worker] = own.idle
+        held, told = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with own.changed:
+                held.set()
+                told.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        read_end, write_end = os.pipe()
+        if not (pid := os.fork()):
+            signal.alarm(60)  # a hang is to fail, not to last
+            os._exit(0 if own.run("print('child')").stdout == "child\n" and os.read(read_end, 1) else 1)
+        told.set()
+        thread.join()
+        own.close()
+        assert worker.zygote.returncode == 0  # it ended by itself, though the child has its socket too
+        os.write(write_end, b"x")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        os.close(read_end)
+        os.close(write_end)
+
+
 def test_the_canary_sees_what_gets_through() -> None:
     """Level 4 protects nothing: a canary that found nothing there would find nothing anywhere."""
     worker = Worker(launch.OPEN)
@@ -343,6 +511,8 @@ def test_without_a_level_that_holds_nothing_is_run(monkeypatch: pytest.MonkeyPat
     assert "--unsafe-exec" in refusal.value.remedy
     with pytest.raises(UserError, match="level 1"):
         Sandbox(level=1)
+    with pytest.raises(UserError, match="level 4"):
+        Sandbox(level=launch.OPEN)
     assert sandbox.doctor().startswith("sandbox: none; code that a model wrote is not run\n  not level 1")
     with Sandbox(unsafe=True) as box:
         result = box.run("open('out', 'w').write('x'); print(1)")
