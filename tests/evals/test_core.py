@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,13 +97,23 @@ def assert_same(ours: list[list[Judged]], theirs: list[list[Judged]]) -> None:
 # -- a model of ours ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"family": "qwen3"},
+        {"family": "qwen2"},
+        {"family": "llama"},
+        {"family": "qwen3", "tie_embeddings": True, "n_kv_heads": 4},
+        {"family": "llama", "tie_embeddings": True, "n_kv_heads": 1},
+    ],
+    ids=["qwen3", "qwen2", "llama", "qwen3, tied, a key head for each", "llama, tied, one key head"],
+)
 @pytest.mark.parametrize("context", [40, 400])
 def test_scores_are_those_of_each_prompt_alone(
-    make_model: MakeModel, tokenizer: Tokenizer, family: str, context: int
+    make_model: MakeModel, tokenizer: Tokenizer, changes: dict[str, Any], context: int
 ) -> None:
     """At 40 tokens most prompts are cut, each option's by another number of tokens."""
-    model = make_model(family=family, context=context)
+    model = make_model(**changes, context=context)
     one, cut, shared = ModelScorer(model, tokenizer, "tiny"), 0, 0
     for task in MADE:
         prompts = prompts_of(task, one, one.context)
@@ -147,6 +158,16 @@ def test_long_prompts(make_model: MakeModel, tokenizer: Tokenizer) -> None:
     item = [Prompt([*begin, *rng.choices(range(300), k=n)], 1_501) for n in (4, 9, 1)]
     theirs = plain(lambda ids: model.logits(model(ids)), item)
     assert_same(ModelScorer(model, tokenizer, "tiny").score([item]), [theirs])
+
+
+def test_prompts_that_are_judged_from_their_first_token_are_read_with_others(
+    make_model: MakeModel, tokenizer: Tokenizer
+) -> None:
+    """A continuation that fills the context leaves nothing to be given; others of its length have much."""
+    model, rng = make_model(context=400), random.Random(0)
+    items = [[Prompt(rng.choices(range(300), k=n), start)] for n, start in ((300, 1), (300, 150), (290, 1), (280, 279))]
+    theirs = [plain(lambda ids: model.logits(model(ids)), item) for item in items]
+    assert_same(ModelScorer(model, tokenizer, "tiny").score(items), theirs)
 
 
 def test_bf16_is_near_fp32(make_model: MakeModel, tokenizer: Tokenizer) -> None:
