@@ -95,6 +95,8 @@ def test_forged_data_becomes_an_exception_or_plain_data(data: Any) -> None:
         ("```python\ndef f(x):\n    return 2\n```", "def f(x):\n    return 2\n"),
         ("So:\n```py\ndef f(x): return 2\n```\nand\n```python\nprint(f(1))\n```", "def f(x): return 2\n"),
         ("```\nx = 1\n```\n```python\ndef f(x): return 2\n```", "def f(x): return 2\n"),
+        ("```sh\npip install f\n```\nThen:\n```python\ndef f(x): return 2\n```", "def f(x): return 2\n"),
+        ("``` Python\ndef f(x): return 2\n```\n```text\n2\n```", "def f(x): return 2\n"),
         ("```python\ndef f(x):\n    return 2", "def f(x):\n    return 2"),
         ("def f(x):\n    return 2", "def f(x):\n    return 2"),
         ("    return 2\n", f"{PROMPT}    return 2\n"),
@@ -137,6 +139,18 @@ def test_extract(answer: str, code: str) -> None:
         ("class E(int):\n    def __eq__(self, other): return True\ndef f(x): return [E(1)]", "type"),
         ("def f(x):\n    x = []\n    x.append(x)\n    return x", "type"),
         ("def f(x): return 'x' * 600_000", "type"),
+        ("async def f(x): return 2 * x", "type"),
+        ("def f(x): yield 2 * x", "type"),
+        ("def f(x):\n    y = []\n    for _ in range(10**5): y = [y]\n    return y", "type"),
+        ("class E(int):\n    __class__ = property(lambda self: int)\n    def __eq__(self, other): return True\n"
+         "def f(x): return {'a': E(1)}", "type"),
+        ("def f(x): return 10**9 ** 9 ** 9", "timeout"),
+        ("def f(x): return 10**100_000", "wrong"),
+        ("def f(x): return [0] * 10**10", "exception"),
+        ("import os\ndef f(x):\n    while True: os.fork()", "exception"),
+        ("def f(x):\n    if isinstance(x, list): x[:] = [True]\n    return True", "wrong"),
+        ("import threading, time\nthreading.Thread(target=time.sleep, args=[99]).start()\ndef f(x): return 2 * x", ""),
+        ("import sys\nsys.modules.clear()\ndef f(x): return 2 * x", ""),
         ("def g(x): return 2 * x", "no program"),
         ("f = 2", "no program"),
         ("return 2 * x", "no program"),
@@ -161,8 +175,28 @@ def test_what_a_program_does_is_what_it_is_judged_by(code: str, expected: str, m
         "import sys\nmain = sys.modules['__main__']\nmain.answer = lambda *a: ['raised', 'SystemExit', 'passed']",
         "import sys\nmain = sys.modules['__main__']\nmain.answer = lambda *a: ['', 'passed']",
         "import json\njson.dumps = lambda *a: '{}'",
+        "import sys\nmain = sys.modules['__main__']\nmain.exchange(['ready'])",
+        "import sys\ndef trace(frame, *_):\n    if 'said' in frame.f_locals: frame.f_locals['said'] = ['passed']\n"
+        "    return trace\nsys.settrace(trace)",
+        "import os, json\nsaid = json.dumps({'call': 'call', 'args': [[1], {}], 'kwargs': {}}).encode()\n"
+        "os.write(3, len(said).to_bytes(4, 'big') + said)",
+        "import os, json\nsaid = json.dumps({'done': 0}).encode()\nos.write(3, len(said).to_bytes(4, 'big') + said)",
+        "import gc\nheld = [one for one in gc.get_objects() if 'check' in str(one)]\nprint(held, *held)",
     ],
-    ids=["builtins", "encode", "output", "exchange", "unhashable", "system exit", "no fault", "json"],
+    ids=[
+        *(
+            "builtins",
+            "encode",
+            "output",
+            "exchange",
+            "unhashable",
+            "system exit",
+            "no fault",
+            "json",
+            "unhashable word",
+        ),
+        *("trace", "tests' own call", "session's end", "memory"),
+    ],
 )
 def test_forged_answers_do_not_pass(code: str) -> None:
     assert fault(f"{code}\ndef f(x):\n    return None") != ""
@@ -174,6 +208,17 @@ def test_a_test_that_catches_everything_passes_nothing_that_ended() -> None:
     assert fault("import os\ndef f(x): os._exit(0)", lenient) == "exit"
     assert fault("def f(x): return object()", lenient) == "type"
     assert fault("def f(x): raise ValueError", lenient) == ""
+
+
+@needs_sandbox
+def test_no_exception_ends_the_tests_as_if_there_were_no_more() -> None:
+    tests = """
+def check(candidate):
+    for got, expected in zip(map(candidate, [1, 2]), [2, 4]):
+        assert got == expected
+"""
+    assert fault("def f(x): return 2 * x", tests) == ""
+    assert fault("def f(x): raise StopIteration", tests) == "exception"
 
 
 @needs_sandbox
