@@ -17,13 +17,18 @@ CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len
 """What configs call the longest sequence."""
 CLOSE = {torch.float32: 1e-2, torch.bfloat16: 0.2, torch.float16: 0.05}
 """Nats by which a loss on top of a cache may differ from one without."""
+HELD = {"cpu": 4_096, "cuda": 16_384, "mps": 4_096}
+"""Tokens whose keys and values are there at a time, for models with a cache."""
+SPARE = {"cpu": 0, "cuda": 16, "mps": 16}
+"""Tokens that a trunk may give to its branches so as to be as long as another. A GPU reads them in no time."""
 
 
 class HFScorer:
     """A model of the hub (OWNER/NAME) or of a folder, with its tokenizer. Before a text stands the tokenizer's bos,
     where it has one. dtype: what to compute in; None: bf16 where the device has it, else fp32.
 
-    Raises UserError if it is not there, is of an architecture that transformers does not know, or lacks weights.
+    Raises UserError if it is not there, is of an architecture that transformers does not know, lacks weights, or sees
+    the tokens that it should foretell.
     """
 
     def __init__(self, name: str, dtype: torch.dtype | None = None) -> None:
@@ -37,6 +42,10 @@ class HFScorer:
         self.context: int | None = next((size for size in sizes if isinstance(size, int) and size > 0), None)
         arguments = inspect.signature(self.model.forward).parameters
         self.cache = "cache" if "cache" in arguments else "past_key_values"  # the older name
+        self.vocabulary: int = self.model.get_input_embeddings().num_embeddings
+        if not self._causal():
+            remedy = "CORE asks causal models: those that say what comes next."
+            raise UserError(f"{name}: what it says of a token depends on later ones", remedy)
         self.branching = self._branches()
         self.settings: dict[str, str | int | None] = {
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -45,19 +54,21 @@ class HFScorer:
         }
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Raises UserError for a token that the model has no embedding of."""
         rows = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        largest = max((max(row) for row in rows if row), default=0)
+        if max(largest, self.bos or 0) >= self.vocabulary:
+            what = f"its tokenizer says token {max(largest, self.bos or 0)}, its embedding has {self.vocabulary:,}"
+            raise UserError(f"{self.name}: {what}", "Tokenizer and weights are not of one model. Fetch both anew.")
         return rows if self.bos is None else [[self.bos, *row] for row in rows]
 
     @torch.inference_mode()
     def score(self, items: Sequence[Sequence[Prompt]]) -> list[list[Judged]]:
-        tally, alone = Tally(sum(map(len, items))), []
-        for plan in plans(items, self.branching):
-            if any(plan.branches):
-                self._on_top(plan, tally)
-            else:
-                alone.append(plan)
-        for batch in batches(alone, TOKENS[self.device.type]):
+        tally, made, kind = Tally(sum(map(len, items))), plans(items, self.branching), self.device.type
+        for batch in batches([plan for plan in made if not any(plan.branches)], TOKENS[kind]):
             self._at_once(batch, tally)
+        for batch in level([plan for plan in made if any(plan.branches)], HELD[kind], SPARE[kind]):
+            self._on_top(batch, tally)
         return tally.items(items)
 
     def _at_once(self, batch: Sequence[Plan], tally: Tally) -> None:
@@ -69,19 +80,20 @@ class HFScorer:
         ]
         self._judge(padded([plan.trunk for plan in batch], self.device), rows, tally, use_cache=False)
 
-    def _on_top(self, plan: Plan, tally: Tally) -> None:
-        """One item: its trunk, then its branches as a batch on top of the trunk's keys and values."""
-        n, P = len(plan.prompts), len(plan.trunk)
-        both = list(zip(plan.prompts, plan.places, strict=True))
-        past = self._judge(
-            padded([plan.trunk], self.device),
-            [(0, 0, Prompt(prompt.ids[: P + 1], prompt.start), place) for prompt, place in both if prompt.start <= P],
-            tally,
-            use_cache=True,
-        )
+    def _on_top(self, batch: Sequence[Plan], tally: Tally) -> None:
+        """Trunks of one length, then their branches, as many of each, on top of the trunks' keys and values."""
+        n, P = len(batch[0].prompts), len(batch[0].trunk)
+        both = [pair for plan in batch for pair in zip(plan.prompts, plan.places, strict=True)]
+        within = [
+            (i // n, 0, Prompt(prompt.ids[: P + 1], prompt.start), place)
+            for i, (prompt, place) in enumerate(both)
+            if prompt.start <= P
+        ]
+        past = self._judge(padded([plan.trunk for plan in batch], self.device), within, tally, use_cache=True)
         past.batch_repeat_interleave(n)
-        after = [(row, P, prompt, place) for row, (prompt, place) in enumerate(both)]
-        self._judge(padded(plan.branches, self.device), after, tally, use_cache=True, **{self.cache: past})
+        after = [(i, P, prompt, place) for i, (prompt, place) in enumerate(both)]
+        branches = padded([branch for plan in batch for branch in plan.branches], self.device)
+        self._judge(branches, after, tally, use_cache=True, **{self.cache: past})
 
     def _judge(self, ids: Tensor, rows: Sequence[tuple[int, int, Prompt, int]], tally: Tally, **options: Any) -> Any:
         """Reads ids (B, T), tallies what they foretell, and gives the model's cache. rows: of each prompt its row, the
@@ -105,23 +117,56 @@ class HFScorer:
             tally.add(places[start : start + step], *judge(logits[start : start + step], wanted[start : start + step]))
         return out.past_key_values if options["use_cache"] else None
 
+    def _probe(self) -> Tensor:
+        """(4, T) random tokens: all begin with the same, and the last four are each row's own."""
+        length = min(24, self.context or 24)
+        rows = torch.randint(0, self.vocabulary, (4, length), generator=torch.Generator().manual_seed(0))
+        rows[:, : length - 4] = rows[0, : length - 4]
+        return rows
+
+    @torch.inference_mode()
+    def _causal(self) -> bool:
+        """Whether what is said of a text's beginning does not depend on how it goes on."""
+        logits = self.model(self._probe().to(self.device), use_cache=False).logits[:, :-4].float()
+        return bool((logits - logits[0]).abs().max() < CLOSE[self.model.dtype])
+
     @torch.inference_mode()
     def _branches(self) -> bool:
         """Whether the model says the same on top of a repeated cache as without: some keep a state of another kind."""
-        length = min(24, self.context or 24)
-        size = self.model.get_input_embeddings().num_embeddings
-        rows = torch.randint(0, size, (3, length), generator=torch.Generator().manual_seed(0))
-        rows[:, : length - 4] = rows[0, : length - 4]
-        item = [Prompt(row[: length - i], length - 4) for i, row in enumerate(rows.tolist())]
-        shared, alone = Tally(3), Tally(3)
+        rows = self._probe().tolist()
+        item = [Prompt(row[: len(row) - i], len(row) - 4) for i, row in enumerate(rows[:3])]
+        items = [item, [prompt._replace(ids=[rows[0][1], *prompt.ids[1:]]) for prompt in item]]
+        shared, alone = Tally(6), Tally(6)
         try:
-            for plan in plans([item]):
-                self._on_top(plan, shared)
+            self._on_top(plans(items), shared)
         except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError, LookupError):
             return False
-        self._at_once(plans([item], branching=False), alone)
-        pairs = zip(shared.items([item])[0], alone.items([item])[0], strict=True)
-        return all(abs(a.loss - b.loss) < CLOSE[self.model.dtype] for a, b in pairs)
+        self._at_once(plans(items, branching=False), alone)
+        told = [[judged.loss for item in tally.items(items) for judged in item] for tally in (shared, alone)]
+        return all(abs(a - b) < CLOSE[self.model.dtype] for a, b in zip(*told, strict=True))
+
+
+def level(made: list[Plan], tokens: int, spare: int) -> Iterator[list[Plan]]:
+    """The plans, as many at a time as have as many branches and trunks of nearly one length, and of exactly one then:
+    what one has more goes to its branches, at most `spare` tokens. tokens: of trunks, repeated for their branches."""
+    batch: list[Plan] = []
+    for plan in sorted(made, key=lambda plan: (len(plan.prompts), -len(plan.trunk))):
+        n, P = len(plan.prompts), len(plan.trunk)
+        room = (len(batch) + 1) * n * P <= tokens
+        if batch and not (room and n == len(batch[0].prompts) and len(batch[0].trunk) - P <= spare):
+            yield _levelled(batch)
+            batch = []
+        batch.append(plan)
+    if batch:
+        yield _levelled(batch)
+
+
+def _levelled(batch: Sequence[Plan]) -> list[Plan]:
+    P = len(batch[-1].trunk)
+    return [
+        Plan(one.trunk[:P], [one.trunk[P:] + branch for branch in one.branches], one.prompts, one.places)
+        for one in batch
+    ]
 
 
 @contextmanager

@@ -152,6 +152,8 @@ class ModelScorer:
         """First all trunks, then what branches there are on top of them."""
         branched = [row for row, plan in enumerate(batch) if any(plan.branches)]
         first = [min(min(prompt.start for prompt in plan.prompts), len(plan.trunk)) - 1 for plan in batch]
+        if 0 in first:  # as many queries as keys are taken for causal: they must be of the same tokens
+            first = [0] * len(first)
         wanted = padded([range(i, len(plan.trunk)) for i, plan in zip(first, batch, strict=True)], self.device)
         ids = padded([plan.trunk for plan in batch], self.device)
         hidden, trunks = read_trunks(self.model, ids, wanted)

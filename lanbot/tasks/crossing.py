@@ -146,9 +146,11 @@ def run_tests(call: Callable[..., Any], word: str, prompt: str, tests: str, name
 
 
 def exception(name: str, said: str) -> Exception:
-    """A built-in one of this name, or a RuntimeError."""
+    """A built-in one of this name, or a RuntimeError: for a StopIteration too, which would end a test's map(candidate,
+    ...) as if there were no more to compare."""
     kind = getattr(builtins, str(name), None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
+    stops = StopIteration, StopAsyncIteration
+    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, stops):
         try:
             return kind(said)
         except TypeError:  # some want more than words

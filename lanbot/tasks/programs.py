@@ -33,7 +33,8 @@ FAULTS = {
     NO_PROGRAM: "what was said does not compile, or does not define the function",
 }
 """Why a program failed."""
-_BLOCK = re.compile(r"```(?:python3?|py)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+_BLOCK = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)
+_PYTHON = {"", "python", "python3", "py"}
 _SOURCE = Path(crossing.__file__).read_text()
 
 
@@ -53,11 +54,11 @@ class Verdict(NamedTuple):
 
 
 def extract(answer: str, prompt: str, name: str) -> Program:
-    """The program in an answer: its first ```python block that defines the function, its first block, or all of it.
+    """The program in an answer: its first block of Python that defines the function, its first one, or all of it.
 
     It may repeat the prompt or go on from it: code that begins with an indented line is the function's body.
     """
-    blocks = _BLOCK.findall(answer)
+    blocks = [block for language, block in _BLOCK.findall(answer) if language.strip().lower() in _PYTHON]
     defines = re.compile(rf"^(?:async )?def {re.escape(name)}\b", re.MULTILINE)
     code = next((block for block in blocks if defines.search(block)), blocks[0] if blocks else answer)
     first = next((line for line in code.split("\n") if line.strip()), "")

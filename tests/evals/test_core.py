@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from lanbot.data import world
 from lanbot.data.corpus import Corpus
 from lanbot.data.readers import Chunk
 from lanbot.errors import UserError
-from lanbot.evals import reader, scorer
+from lanbot.evals import hf, reader, scorer
 from lanbot.evals.bpb import Validation
 from lanbot.evals.core import CoreResult, TaskScore, evaluate
 from lanbot.evals.hf import HFScorer
@@ -96,13 +97,23 @@ def assert_same(ours: list[list[Judged]], theirs: list[list[Judged]]) -> None:
 # -- a model of ours ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"family": "qwen3"},
+        {"family": "qwen2"},
+        {"family": "llama"},
+        {"family": "qwen3", "tie_embeddings": True, "n_kv_heads": 4},
+        {"family": "llama", "tie_embeddings": True, "n_kv_heads": 1},
+    ],
+    ids=["qwen3", "qwen2", "llama", "qwen3, tied, a key head for each", "llama, tied, one key head"],
+)
 @pytest.mark.parametrize("context", [40, 400])
 def test_scores_are_those_of_each_prompt_alone(
-    make_model: MakeModel, tokenizer: Tokenizer, family: str, context: int
+    make_model: MakeModel, tokenizer: Tokenizer, changes: dict[str, Any], context: int
 ) -> None:
     """At 40 tokens most prompts are cut, each option's by another number of tokens."""
-    model = make_model(family=family, context=context)
+    model = make_model(**changes, context=context)
     one, cut, shared = ModelScorer(model, tokenizer, "tiny"), 0, 0
     for task in MADE:
         prompts = prompts_of(task, one, one.context)
@@ -149,6 +160,16 @@ def test_long_prompts(make_model: MakeModel, tokenizer: Tokenizer) -> None:
     assert_same(ModelScorer(model, tokenizer, "tiny").score([item]), [theirs])
 
 
+def test_prompts_that_are_judged_from_their_first_token_are_read_with_others(
+    make_model: MakeModel, tokenizer: Tokenizer
+) -> None:
+    """A continuation that fills the context leaves nothing to be given; others of its length have much."""
+    model, rng = make_model(context=400), random.Random(0)
+    items = [[Prompt(rng.choices(range(300), k=n), start)] for n, start in ((300, 1), (300, 150), (290, 1), (280, 279))]
+    theirs = [plain(lambda ids: model.logits(model(ids)), item) for item in items]
+    assert_same(ModelScorer(model, tokenizer, "tiny").score(items), theirs)
+
+
 def test_bf16_is_near_fp32(make_model: MakeModel, tokenizer: Tokenizer) -> None:
     scores = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -188,6 +209,8 @@ def of_family(family: str, folder: Path, tokenizer: Tokenizer) -> Path:
         ),
         "gemma2": lambda: transformers.Gemma2Config(**sizes, **more, sliding_window=16, final_logit_softcapping=3.0),
         "mamba": lambda: transformers.MambaConfig(vocab_size=tokenizer.vocab_size, hidden_size=32, num_hidden_layers=2),
+        "bert": lambda: transformers.BertConfig(**sizes, intermediate_size=48),
+        "few words": lambda: transformers.LlamaConfig(**{**sizes, "vocab_size": 300}, **more),
     }
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(configs[family]())
@@ -208,6 +231,36 @@ def test_other_architectures_score_as_each_prompt_alone(family: str, tmp_path: P
     for task in MADE:
         prompts = prompts_of(task, one, one.context)[:8]
         assert_same(one.score(prompts), [plain(lambda ids: one.model(ids).logits, item) for item in prompts])
+
+
+@pytest.mark.parametrize(("held", "spare", "passes"), [(1, 0, 100), (10_000, 0, 65), (10_000, 16, 20)])
+def test_items_of_like_length_are_read_together(
+    held: int, spare: int, passes: int, tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a trunk has more than the shortest goes to its branches; passes: pairs of them, at most."""
+    one = HFScorer(str(of_family("gemma2", tmp_path, tokenizer)), torch.float32)
+    prompts = [item for task in MADE for item in prompts_of(task, one, one.context)]
+    prompts.append(prompts[0][:3])  # some items have fewer choices
+    theirs = [plain(lambda ids: one.model(ids).logits, item) for item in prompts]
+    monkeypatch.setitem(hf.HELD, "cpu", held)
+    monkeypatch.setitem(hf.SPARE, "cpu", spare)
+    read: list[int] = []
+    on_top = one._on_top
+    monkeypatch.setattr(one, "_on_top", lambda batch, tally: [read.append(len(batch)), on_top(batch, tally)])
+    assert_same(one.score(prompts), theirs)
+    branched = sum(any(plan.branches) for plan in plans(prompts))
+    assert sum(read) == branched > 45 and len(read) <= passes and (len(read) == branched) == (held == 1)
+
+
+def test_a_model_that_sees_what_comes_has_no_score(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match="depends on later ones"):
+        HFScorer(str(of_family("bert", tmp_path, tokenizer)), torch.float32)
+
+
+def test_tokens_that_the_model_does_not_have_are_told(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    one = HFScorer(str(of_family("few words", tmp_path, tokenizer)), torch.float32)
+    with pytest.raises(UserError, match=r"its tokenizer says token \d+, its embedding has 300"):
+        evaluate(one, tasks=[QUIZ])
 
 
 def test_a_saved_model_of_ours_scores_alike_in_transformers(

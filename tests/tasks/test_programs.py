@@ -1,17 +1,21 @@
 """Programs are judged by what they return, and nothing else that they do counts as passing."""
 
+import ast
 import math
 import os
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lanbot.errors import UserError
-from lanbot.sandbox import canary, sandbox
+from lanbot.sandbox import canary, launch, sandbox
 from lanbot.sandbox.canary import Verdict
+from lanbot.sandbox.sandbox import Sandbox
+from lanbot.sandbox.worker import Result
 from lanbot.tasks import crossing, programs
 from lanbot.tasks.crossing import decode, encode
 from lanbot.tasks.mixture import make_task
@@ -95,6 +99,8 @@ def test_forged_data_becomes_an_exception_or_plain_data(data: Any) -> None:
         ("```python\ndef f(x):\n    return 2\n```", "def f(x):\n    return 2\n"),
         ("So:\n```py\ndef f(x): return 2\n```\nand\n```python\nprint(f(1))\n```", "def f(x): return 2\n"),
         ("```\nx = 1\n```\n```python\ndef f(x): return 2\n```", "def f(x): return 2\n"),
+        ("```sh\npip install f\n```\nThen:\n```python\ndef f(x): return 2\n```", "def f(x): return 2\n"),
+        ("``` Python\ndef f(x): return 2\n```\n```text\n2\n```", "def f(x): return 2\n"),
         ("```python\ndef f(x):\n    return 2", "def f(x):\n    return 2"),
         ("def f(x):\n    return 2", "def f(x):\n    return 2"),
         ("    return 2\n", f"{PROMPT}    return 2\n"),
@@ -137,6 +143,18 @@ def test_extract(answer: str, code: str) -> None:
         ("class E(int):\n    def __eq__(self, other): return True\ndef f(x): return [E(1)]", "type"),
         ("def f(x):\n    x = []\n    x.append(x)\n    return x", "type"),
         ("def f(x): return 'x' * 600_000", "type"),
+        ("async def f(x): return 2 * x", "type"),
+        ("def f(x): yield 2 * x", "type"),
+        ("def f(x):\n    y = []\n    for _ in range(10**5): y = [y]\n    return y", "type"),
+        ("class E(int):\n    __class__ = property(lambda self: int)\n    def __eq__(self, other): return True\n"
+         "def f(x): return {'a': E(1)}", "type"),
+        ("def f(x): return 10**9 ** 9 ** 9", "timeout"),
+        ("def f(x): return 10**100_000", "wrong"),
+        ("def f(x): return [0] * 10**10", "exception"),
+        ("import os\ndef f(x):\n    while True: os.fork()", "exception"),
+        ("def f(x):\n    if isinstance(x, list): x[:] = [True]\n    return True", "wrong"),
+        ("import threading, time\nthreading.Thread(target=time.sleep, args=[99]).start()\ndef f(x): return 2 * x", ""),
+        ("import sys\nsys.modules.clear()\ndef f(x): return 2 * x", ""),
         ("def g(x): return 2 * x", "no program"),
         ("f = 2", "no program"),
         ("return 2 * x", "no program"),
@@ -161,8 +179,28 @@ def test_what_a_program_does_is_what_it_is_judged_by(code: str, expected: str, m
         "import sys\nmain = sys.modules['__main__']\nmain.answer = lambda *a: ['raised', 'SystemExit', 'passed']",
         "import sys\nmain = sys.modules['__main__']\nmain.answer = lambda *a: ['', 'passed']",
         "import json\njson.dumps = lambda *a: '{}'",
+        "import sys\nmain = sys.modules['__main__']\nmain.exchange(['ready'])",
+        "import sys\ndef trace(frame, *_):\n    if 'said' in frame.f_locals: frame.f_locals['said'] = ['passed']\n"
+        "    return trace\nsys.settrace(trace)",
+        "import os, json\nsaid = json.dumps({'call': 'call', 'args': [[1], {}], 'kwargs': {}}).encode()\n"
+        "os.write(3, len(said).to_bytes(4, 'big') + said)",
+        "import os, json\nsaid = json.dumps({'done': 0}).encode()\nos.write(3, len(said).to_bytes(4, 'big') + said)",
+        "import gc\nheld = [one for one in gc.get_objects() if 'check' in str(one)]\nprint(held, *held)",
     ],
-    ids=["builtins", "encode", "output", "exchange", "unhashable", "system exit", "no fault", "json"],
+    ids=[
+        *(
+            "builtins",
+            "encode",
+            "output",
+            "exchange",
+            "unhashable",
+            "system exit",
+            "no fault",
+            "json",
+            "unhashable word",
+        ),
+        *("trace", "tests' own call", "session's end", "memory"),
+    ],
 )
 def test_forged_answers_do_not_pass(code: str) -> None:
     assert fault(f"{code}\ndef f(x):\n    return None") != ""
@@ -174,6 +212,17 @@ def test_a_test_that_catches_everything_passes_nothing_that_ended() -> None:
     assert fault("import os\ndef f(x): os._exit(0)", lenient) == "exit"
     assert fault("def f(x): return object()", lenient) == "type"
     assert fault("def f(x): raise ValueError", lenient) == ""
+
+
+@needs_sandbox
+def test_no_exception_ends_the_tests_as_if_there_were_no_more() -> None:
+    tests = """
+def check(candidate):
+    for got, expected in zip(map(candidate, [1, 2]), [2, 4]):
+        assert got == expected
+"""
+    assert fault("def f(x): return 2 * x", tests) == ""
+    assert fault("def f(x): raise StopIteration", tests) == "exception"
 
 
 @needs_sandbox
@@ -211,6 +260,48 @@ def test_without_a_sandbox_nothing_is_judged(monkeypatch: pytest.MonkeyPatch) ->
         fault("def f(x): return 2 * x")
 
 
+# -- many at a time ----------------------------------------------------------------------------------------
+
+
+class Watched(Sandbox):
+    """Refuses a run that would have to wait for a worker: it could be one that waits for this run."""
+
+    running, most = 0, 0
+
+    def run(self, *given: Any, **settings: Any) -> Result:
+        with self.changed:
+            if self.running == self.workers:
+                raise RuntimeError("all workers are at work")
+            self.running += 1
+            self.most = max(self.most, self.running)
+        try:
+            return super().run(*given, **settings)
+        finally:
+            with self.changed:
+                self.running -= 1
+
+
+@needs_sandbox
+@pytest.mark.parametrize("workers", [(1, 1), (2, 3), (3, 2)])
+def test_no_program_waits_for_a_worker(workers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more programs at a time than either pool has workers, two of them could wait for each other."""
+    pair = tuple(map(Watched, workers))
+    monkeypatch.setattr(programs, "pools", lambda: pair)
+    monkeypatch.setattr(programs, "SECONDS", 20.0)
+    both_begun = threading.Barrier(min(workers))
+    of_one = programs.judge
+
+    def judge_with_others(program: programs.Program, tests: str) -> programs.Verdict:
+        both_begun.wait(20.0)  # as many are judged at a time as can be
+        return of_one(program, tests)
+
+    monkeypatch.setattr(programs, "judge", judge_with_others)
+    asked = [(extract(f"def f(x): return {i % 2 + 1} * x", PROMPT, "f"), TESTS) for i in range(12)]
+    with pair[0], pair[1]:
+        assert [verdict.fault for verdict in programs.judge_all(asked)] == ["wrong", ""] * 6
+    assert max(pool.most for pool in pair) <= min(workers)
+
+
 # -- HumanEval ---------------------------------------------------------------------------------------------
 
 EQUAL = """
@@ -226,7 +317,6 @@ def {name}(*args, **kwargs): return Equal()
 """
 ANSWERS: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "canonical": (lambda row: f"```python\n{row['prompt']}{row['canonical_solution']}```", ""),
-    "canonical body": (lambda row: row["canonical_solution"], ""),
     "empty": (lambda row: f"{row['prompt']}    pass", "wrong"),
     "exit": (lambda row: "    import os\n    os._exit(0)", "exit"),
     "equal": (lambda row: EQUAL.replace("{name}", row["entry_point"]), "type"),
@@ -234,23 +324,44 @@ ANSWERS: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
 }
 
 
-def judged(name: str, rows: range) -> tuple[Counter[str], Any]:
-    task = make_task("humaneval", "test")
-    answer = ANSWERS[name][0]
-    said = [{"role": "assistant", "content": answer(task.row(i))} for i in rows]
-    return Counter(task.faults(list(rows), said)), task  # type: ignore[arg-type]
+@pytest.fixture
+def at_level(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """at_level(n): programs are judged at this level, where it holds."""
+    opened: list[Sandbox] = []
+
+    def use(level: int) -> None:
+        if not (verdict := canary.check(level)).holds:
+            pytest.skip(str(verdict))
+        opened.extend(Sandbox(os.cpu_count() or 1, level) for _ in range(2))
+        monkeypatch.setattr(programs, "pools", lambda: tuple(opened))
+
+    yield use
+    for pool in opened:
+        pool.close()
 
 
-@needs_sandbox
 @needs_mirror
+@pytest.mark.parametrize("level", [launch.BOXED, launch.LOCKED])
 @pytest.mark.parametrize("name", ANSWERS)
 def test_all_of_humaneval_passes_with_its_solutions_and_fails_with_tricks(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, level: int, at_level: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    at_level(level)
     monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
-    found, task = judged(name, range(164))
-    assert found == {ANSWERS[name][1]: 164}
-    assert task.sandbox_level == (None if name == "nothing" else VERDICTS[-1].level)
+    task, (answer, fault) = make_task("humaneval", "test"), ANSWERS[name]
+    said = [{"role": "assistant", "content": answer(task.row(i))} for i in range(len(task))]  # type: ignore[attr-defined]
+    assert Counter(task.faults(list(range(164)), said)) == {fault: 164}  # type: ignore[attr-defined]
+    assert task.sandbox_level == (None if name == "nothing" else level)
+
+
+@needs_mirror
+def test_solutions_may_be_said_without_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    task: Any = make_task("humaneval", "test")
+    for i in range(164):
+        row = task.row(i)
+        whole, body = (task.program(i, text) for text in (ANSWERS["canonical"][0](row), row["canonical_solution"]))
+        assert ast.dump(ast.parse(whole.code)) == ast.dump(ast.parse(body.code))
 
 
 @needs_sandbox
@@ -259,6 +370,7 @@ def test_the_check_of_one_answer_is_the_same(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
     task = make_task("humaneval", "test")
     assert task.check(3, task.conversation(3)["messages"][-1])
+    assert task.sandbox_level == VERDICTS[-1].level
     assert not task.check(3, task.conversation(4)["messages"][-1])
     assert task.faults([3, 4], [None, task.conversation(4)["messages"][-1]]) == ["no program", ""]
 
