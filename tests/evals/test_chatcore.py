@@ -1,24 +1,16 @@
 import math
 import os
-import random
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import torch
 
-from lanbot.chat.conversation import spoken
 from lanbot.evals import chatcore
 from lanbot.evals.chat import Score
 from lanbot.evals.chatcore import BASELINES, ChatCore
-from lanbot.tasks.mixture import make_task, sample_rows
+from lanbot.tasks.mixture import make_task
 from lanbot.tasks.task import Setting
-from lanbot.tokenizer import QWEN2_PATTERN, Tokenizer
 
 TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling_bee"]
-BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 
 
@@ -70,43 +62,3 @@ def test_the_tasks_are_asked_in_order_by_letter_or_by_checked_generation(monkeyp
     assert all(make_task(name, "test").chance == BASELINES[name] for name in TASKS)
     chatcore.ask(None, "tiny", None, 600, Setting(), 0, {})  # type: ignore[arg-type]
     assert {one[2:4] for one in asked[6:]} == {(chatcore.ALL, 600)}
-
-
-class Letters:
-    """An engine, and its model, that says of the n-th prompt the letters' logits(n)."""
-
-    def __init__(self, logits: Callable[[int], dict[str, float]]) -> None:
-        self.of, self.asked = logits, 0
-        self.tokenizer, self.device, self.model = BYTES, torch.device("cpu"), self
-        self.config = SimpleNamespace(context=100_000)
-
-    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
-        """As hidden states each prompt's number."""
-        rows, self.asked = torch.arange(self.asked, self.asked + len(ids)), self.asked + len(ids)
-        return rows[:, None].expand(*ids.shape)
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        table = torch.full((len(hidden), BYTES.vocab_size), -9.0)
-        for i, row in enumerate(hidden.tolist()):
-            for letter, value in self.of(row).items():
-                table[i, ord(letter)] = value
-        return table
-
-
-@pytest.mark.skipif(not (REAL / "mmlu").is_dir(), reason=f"no mirror of real data at {REAL}")
-@pytest.mark.parametrize("name", TASKS[:3])
-def test_a_random_letter_lands_at_the_guess_rate_and_the_right_one_at_1(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
-    task, rng = make_task(name, "test"), random.Random(0)
-    guess: Any = Letters(lambda _: {letter: rng.random() for letter in "ABCDE"})
-    score = chatcore.evaluate(guess, task, name, 1_000, 1)
-    assert score.n == 1_000 < score.items == len(task) and score.chance == 0.25
-    assert abs(score.score - 0.25) < 3 * math.sqrt(0.25 * 0.75 / 1_000)
-    right = [spoken(task.conversation(row)["messages"][-1]) for row in sample_rows(task, 1_000, 0)]
-    assert min(right.count(letter) for letter in "ABCD") > 150, "no letter alone would do"
-    oracle: Any = Letters(lambda row: {right[row]: 1.0})
-    assert chatcore.evaluate(oracle, task, name, 1_000, 1).score == 1.0
-    wrong: Any = Letters(lambda row: {"B" if right[row] == "A" else "A": 1.0})
-    assert chatcore.evaluate(wrong, task, name, 1_000, 1).score == 0.0
