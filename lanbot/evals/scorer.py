@@ -121,8 +121,13 @@ class Tally:
 
 
 def judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, V) and (N,) -> each target's loss, and whether it is the likeliest."""
-    return F.cross_entropy(logits.float(), targets, reduction="none"), logits.argmax(-1) == targets
+    """(N, V) and (N,) -> each target's loss, and whether it is the likeliest, of equal ones the first.
+
+    A CPU finds the greatest logit in a tenth of the time that it takes to say where the first such is."""
+    likeliest = logits.gather(1, targets[:, None])[:, 0] == logits.amax(-1)
+    rows = likeliest.nonzero()[:, 0]
+    likeliest[rows] = logits[rows].argmax(-1) == targets[rows]
+    return F.cross_entropy(logits.float(), targets, reduction="none"), likeliest
 
 
 # -- a model of ours ---------------------------------------------------------------------------------------

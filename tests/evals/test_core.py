@@ -151,6 +151,14 @@ def test_batches_and_pieces_do_not_matter(
     assert_same(one.score(prompts), before)
 
 
+def test_of_equally_likely_tokens_the_first_is_said() -> None:
+    logits = torch.tensor([[0.0, 2.0, 2.0, 1.0]] * 4)
+    nll, likeliest = scorer.judge(logits, torch.arange(4))
+    assert likeliest.tolist() == [False, True, False, False]
+    assert nll.tolist() == pytest.approx((-logits[0].log_softmax(-1)).tolist())
+    assert [len(said) for said in scorer.judge(logits[:0], torch.arange(0))] == [0, 0]
+
+
 def test_long_prompts(make_model: MakeModel, tokenizer: Tokenizer) -> None:
     model = make_model(context=3_000)
     rng = random.Random(0)
