@@ -16,6 +16,7 @@ from lanbot.chat.lanbot_format import parse, prompt_of, render_prompt
 from lanbot.console import Progress, duration
 from lanbot.engine.engine import Engine, Tool
 from lanbot.engine.sampling import Sampling
+from lanbot.errors import UserError
 from lanbot.evals.scorer import TOKENS, padded
 from lanbot.tasks.agent_tasks import AgentTasks, Desk
 from lanbot.tasks.mixture import sample_rows
@@ -307,6 +308,8 @@ def _choose(engine: Engine, task: Task, rows: Sequence[int], told: Told) -> list
         last = torch.tensor([len(prompts[row]) - 1 for row in batch], device=engine.device)
         hidden = model(padded([prompts[row] for row in batch], engine.device))
         logits = model.logits(hidden[torch.arange(len(batch)), last])
+        if logits.isnan().any():
+            raise UserError("the model's logits are no numbers", "Are its weights damaged? Try fp32.")
         for i, row in enumerate(batch):
             letters = [tokenizer.encode(letter)[0] for letter in task.letters(row)]
             best = task.letters(row)[int(logits[i, letters].argmax())]

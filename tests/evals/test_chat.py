@@ -12,6 +12,7 @@ import torch
 from lanbot.chat.conversation import Part, chat, output, parts, python, spoken, text
 from lanbot.chat.lanbot_format import prompt_of, render
 from lanbot.engine.engine import Completion, Engine
+from lanbot.errors import UserError
 from lanbot.evals import chat as evals
 from lanbot.evals.chat import Score, answer_all, do_errands, evaluate, pass_at, pass_at_k, readable, unbiased
 from lanbot.evals.scorer import TOKENS
@@ -257,6 +258,11 @@ def test_rows_of_different_lengths_are_scored_alike_in_any_batch(monkeypatch: py
         forwards.append(engine.forward)
     assert scores == [1.0] * 3
     assert forwards[0] > forwards[1] > forwards[2] == 1
+
+
+def test_logits_that_are_no_numbers_choose_no_letter() -> None:
+    with pytest.raises(UserError, match="no numbers"):
+        evaluate(ScriptedEngine(letters=lambda prompt: {"B": math.nan}), Quiz(4), "quiz", 4, 8)
 
 
 def test_a_task_for_training_only_is_not_scored() -> None:
