@@ -4,10 +4,12 @@ The model runs in transformers, the prompts and the judgement are lm-eval's own.
 code besides: what both choose must agree.
 """
 
+import io
 import logging
 import random
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -119,9 +121,11 @@ def evaluate(name: str, tasks: Sequence[str], limit: int | None, seed: int, own:
     except ImportError as error:
         raise UserError(f"--harness lm-eval: not installed ({error})", "pip install 'lanbot[eval]'") from None
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    with _mirrored():
-        loaded = _load(tasks)
-    model, tokenizer = open_model(name, own.model.dtype if own else place.dtype)
+    manager = _manager()
+    with _mirrored(), _quiet():
+        loaded = _load(manager, tasks)
+    with _quiet():
+        model, tokenizer = open_model(name, own.model.dtype if own else place.dtype)
     if own:
         _begin_with_bos(tokenizer)
     size = BATCH[place.device.type]
@@ -133,7 +137,8 @@ def evaluate(name: str, tasks: Sequence[str], limit: int | None, seed: int, own:
         if made.config.num_fewshot is None:
             made.set_config(key="num_fewshot", value=0)
         made.set_fewshot_seed(SHOTS_SEED)
-    found = lm_eval.evaluate(lm, loaded, samples=samples, bootstrap_iters=1_000)
+    with _quiet():
+        found = lm_eval.evaluate(lm, loaded, samples=samples, bootstrap_iters=1_000)
     figures = {task: _figures(found, task) for task in loaded["tasks"]}
     choices = [task for task, made in loaded["tasks"].items() if made.OUTPUT_TYPE == CHOICE]
     agreement = {task: _agreement(own, task, found["samples"][task]) for task in choices} if own else {}
@@ -157,12 +162,13 @@ def _manager() -> Any:
     return TaskManager()
 
 
-def _load(names: Sequence[str]) -> dict[str, Any]:
+def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
     """What lm-eval makes of the names: {"tasks": {name: task}, ...}."""
-    manager = _manager()
     for name in names:
-        if name not in manager.all_subtasks and name not in manager.all_groups and name not in manager.all_tags:
+        if (entry := manager.task_index.get(name)) is None:
             raise UserError(f"{name}: lm-eval has no such task", "`lm-eval ls tasks` lists those it has.")
+        if (entry.cfg or {}).get("unsafe_code"):  # loading it fails for other reasons: its data, what it imports
+            raise _runs_code(name)
     try:
         loaded: dict[str, Any] = manager.load(list(names))
     except (OSError, ValueError, RuntimeError, LookupError, ImportError) as error:
@@ -171,9 +177,24 @@ def _load(names: Sequence[str]) -> dict[str, Any]:
         raise UserError(said, "Check the network, or name a --mirror that has it.") from None
     for name, task in loaded["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False):
-            said = f"{name}: lm-eval would run what the model wrote without a sandbox"
-            raise UserError(said, "For HumanEval: lanbot eval RUN --tasks humaneval.")
+            raise _runs_code(name)
     return loaded
+
+
+def _runs_code(name: str) -> UserError:
+    said = f"{name}: lm-eval would run what the model wrote without a sandbox"
+    return UserError(said, "For HumanEval: lanbot eval RUN --tasks humaneval.")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Where stderr is no terminal, without the bars of lm-eval and of what it calls: they know no other way, and fill
+    logs. Bars write to the stderr of when they begin; errors are raised, and logs have a stream of their own."""
+    if sys.stderr.isatty():
+        yield
+    else:
+        with redirect_stderr(io.StringIO()):
+            yield
 
 
 @contextmanager

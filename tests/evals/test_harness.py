@@ -80,7 +80,7 @@ def test_lm_eval_on_the_exported_model_chooses_as_our_code_does(
 
 @pytest.mark.usefixtures("mirror")
 def test_a_limit_is_a_seeded_sample_and_is_said_to_be_one(
-    make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path
+    make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = make_model()
     name = exported(model, tokenizer, tmp_path / "model")
@@ -91,6 +91,7 @@ def test_a_limit_is_a_seeded_sample_and_is_said_to_be_one(
     said = first.json()["tasks"]["arc_easy"]
     assert (said["acc"]["n"], said["acc"]["items"], said["acc"]["sampled"]) == (12, ROWS, True)
     assert said["lanbot"]["differ"] == 0
+    assert "it/s" not in capsys.readouterr().err, "a log has no bars"
     assert "12 of 40" in str(first) and "0 of 12 choices differ" in str(first)
 
 
@@ -104,6 +105,8 @@ def test_what_cannot_be_asked_is_told_in_two_lines(
         return raised.value.problem + " | " + raised.value.remedy
 
     assert error("arc_eazy").startswith("arc_eazy: lm-eval has no such task")
+    assert error("humaneval").startswith("humaneval: lm-eval would run what the model wrote without a sandbox")
+    assert error("mbpp").startswith("mbpp: lm-eval would run"), "before its data is looked for"
     assert "Rowan/hellaswag: the mirror cannot answer for it" in error("hellaswag")
     assert "nowhere: transformers cannot open it" in error("arc_easy")
     (mirror / "arc" / "ARC-Easy" / "test.jsonl.gz").unlink()
