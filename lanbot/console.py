@@ -1,10 +1,12 @@
 """What the terminal shows: one line of progress rewritten in place, or plain lines now and then in a log."""
 
+import io
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -60,6 +62,18 @@ def main_rank() -> bool:
 def say(text: str = "") -> None:
     """A line of its own on stderr, where progress goes; results go to stdout."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Where stderr is no terminal, without the progress bars of other libraries, which would fill a log. Bars write to
+    the stderr that is there when they begin; so what else is written to it is lost, but errors are raised, and logs
+    keep the stream they had."""
+    if sys.stderr.isatty():
+        yield
+    else:
+        with redirect_stderr(io.StringIO()):
+            yield
 
 
 def track(items: Iterable[T], label: str, total: int | None = None, unit: str = "items", size=None) -> Iterator[T]:  # type: ignore[no-untyped-def]

@@ -48,7 +48,7 @@ class BitsPerByte:
     def __str__(self) -> str:
         error = "" if self.stderr is None else f" ± {self.stderr:.4f}"
         documents = f"{self.documents:,} document{'s' * (self.documents != 1)}"
-        text = f"n {self.n:,} bytes in {documents}; a uniform guess {self.chance:.2f}"
+        text = f"n {self.n:,} bytes in {documents}, rows of {self.context:,} tokens; a uniform guess {self.chance:.2f}"
         return f"val bits per byte {self.value:.4f}{error} ({text})"
 
 

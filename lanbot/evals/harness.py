@@ -4,19 +4,17 @@ The model runs in transformers, the prompts and the judgement are lm-eval's own.
 code besides: what both choose must agree.
 """
 
-import io
 import logging
 import random
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from itertools import islice
 from typing import Any
 
-from lanbot.console import say, table, track
+from lanbot.console import no_bars, say, table, track
 from lanbot.data import hub
 from lanbot.errors import UserError
 from lanbot.evals import notes
@@ -122,10 +120,9 @@ def evaluate(name: str, tasks: Sequence[str], limit: int | None, seed: int, own:
         raise UserError(f"--harness lm-eval: not installed ({error})", "pip install 'lanbot[eval]'") from None
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = _manager()
-    with _mirrored(), _quiet():
+    with _mirrored(), no_bars():
         loaded = _load(manager, tasks)
-    with _quiet():
-        model, tokenizer = open_model(name, own.model.dtype if own else place.dtype)
+    model, tokenizer = open_model(name, own.model.dtype if own else place.dtype)
     if own:
         _begin_with_bos(tokenizer)
     size = BATCH[place.device.type]
@@ -137,7 +134,7 @@ def evaluate(name: str, tasks: Sequence[str], limit: int | None, seed: int, own:
         if made.config.num_fewshot is None:
             made.set_config(key="num_fewshot", value=0)
         made.set_fewshot_seed(SHOTS_SEED)
-    with _quiet():
+    with no_bars():
         found = lm_eval.evaluate(lm, loaded, samples=samples, bootstrap_iters=1_000)
     figures = {task: _figures(found, task) for task in loaded["tasks"]}
     choices = [task for task, made in loaded["tasks"].items() if made.OUTPUT_TYPE == CHOICE]
@@ -146,7 +143,7 @@ def evaluate(name: str, tasks: Sequence[str], limit: int | None, seed: int, own:
         "harness": f"lm-eval {version('lm_eval')}",
         "dtype": str(model.dtype).removeprefix("torch."),
         "context": lm.max_length,
-        "begins_with": tokenizer.bos_token if own else None,
+        "begins_with": tokenizer.bos_token if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else None,
         "limit": limit,
         "seed": seed,
     }
@@ -184,17 +181,6 @@ def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
 def _runs_code(name: str) -> UserError:
     said = f"{name}: lm-eval would run what the model wrote without a sandbox"
     return UserError(said, "For HumanEval: lanbot eval RUN --tasks humaneval.")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Where stderr is no terminal, without the bars of lm-eval and of what it calls: they know no other way, and fill
-    logs. Bars write to the stderr of when they begin; errors are raised, and logs have a stream of their own."""
-    if sys.stderr.isatty():
-        yield
-    else:
-        with redirect_stderr(io.StringIO()):
-            yield
 
 
 @contextmanager

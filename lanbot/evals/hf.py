@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lanbot.console import no_bars
 from lanbot.errors import UserError
 from lanbot.evals.scorer import LOGITS, TOKENS, Judged, Plan, Tally, batches, judge, padded, plans
 from lanbot.tasks.core import Prompt
@@ -199,7 +200,8 @@ def open_model(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         auto: Any = transformers.AutoModelForCausalLM
-        model, info = auto.from_pretrained(name, dtype=dtype, output_loading_info=True)
+        with no_bars():
+            model, info = auto.from_pretrained(name, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         what = " ".join(str(error).split())
         remedy = "Name a causal language model: OWNER/NAME on the hub, or a folder with config.json and weights."

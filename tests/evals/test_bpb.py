@@ -120,7 +120,8 @@ def test_its_error_is_that_of_other_documents(make_model: MakeModel, tokenizer: 
 def test_one_document_has_no_error_and_padding_is_no_document(make_model: MakeModel, tokenizer: Tokenizer) -> None:
     measured = validation(tokenizer, ["A cat."]).measure(make_model())
     assert (measured.documents, measured.n, measured.stderr, measured.json()["stderr"]) == (1, 6, None, None)
-    assert str(measured).endswith(f"(n 6 bytes in 1 document; a uniform guess {measured.chance:.2f})")
+    how = f"rows of {measured.context} tokens; a uniform guess {measured.chance:.2f}"
+    assert str(measured).endswith(f"(n 6 bytes in 1 document, {how})")
     assert "±" not in str(measured)
 
 

@@ -91,7 +91,7 @@ def test_a_limit_is_a_seeded_sample_and_is_said_to_be_one(
     said = first.json()["tasks"]["arc_easy"]
     assert (said["acc"]["n"], said["acc"]["items"], said["acc"]["sampled"]) == (12, ROWS, True)
     assert said["lanbot"]["differ"] == 0
-    assert "it/s" not in capsys.readouterr().err, "a log has no bars"
+    assert "%|" not in capsys.readouterr().err, "a log has no bars"
     assert "12 of 40" in str(first) and "0 of 12 choices differ" in str(first)
 
 
@@ -150,6 +150,7 @@ def test_the_command_asks_runs_and_models(
     of_run, of_model = (json.loads(lanbot(name, *asked)) for name in ("tiny", str(folder)))
     assert set(of_run["tasks"]) == {"arc_easy"} and of_run["model"] == str(folder) == of_model["model"]
     assert of_run["settings"]["seed"] == 3 and of_run["tasks"]["arc_easy"]["lanbot"]["differ"] == 0
+    assert (of_run["settings"]["begins_with"], of_model["settings"]["begins_with"]) == ("<|bos|>", None)
     assert "lanbot" not in of_model["tasks"]["arc_easy"], "a model that is no run of ours is asked by lm-eval alone"
     assert "--pass-k: not with --harness" in lanbot("tiny", "--harness", "lm-eval", "--pass-k", "1")
     assert "is a model, not a run" in lanbot(str(folder), "--harness", "lm-eval", "--phase", "base")
