@@ -18,18 +18,18 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from lanbot.console import say, table
+from lanbot.config.run import Run
+from lanbot.core.console import say, table
 from lanbot.data.loader import ChatLoader
 from lanbot.data.packing import Batch
-from lanbot.engine.engine import Engine
-from lanbot.evals.chat import Score, evaluate
-from lanbot.model.transformer import Transformer
-from lanbot.run import Run
+from lanbot.distributed.runtime import world
+from lanbot.evals.task_eval import Score, evaluate
+from lanbot.inference.engine import Engine
+from lanbot.models.transformer import Transformer
 from lanbot.tasks.builtin import WordProblems
 from lanbot.tasks.mixture import Mixture
-from lanbot.tokenizer import Tokenizer
+from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
-from lanbot.training.parallel import world
 from lanbot.training.trainer import TrainState, train
 
 STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}

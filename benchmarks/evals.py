@@ -20,18 +20,18 @@ from itertools import islice
 import torch
 import torch.nn.functional as F
 
-from lanbot import recipe as recipes
-from lanbot.console import say, table
+from lanbot.config import recipe as recipes
+from lanbot.core.console import say, table
 from lanbot.data.corpus import open_corpus
+from lanbot.distributed.runtime import world
 from lanbot.evals.core import KINDS, evaluate
 from lanbot.evals.scorer import Judged, ModelScorer, padded
-from lanbot.model.config import ModelConfig
-from lanbot.model.init import init_weights
-from lanbot.model.transformer import Transformer
+from lanbot.models.config import ModelConfig
+from lanbot.models.init import init_weights
+from lanbot.models.transformer import Transformer
 from lanbot.tasks import core
 from lanbot.tasks.core import TASKS, CoreTask, Prompt
-from lanbot.tokenizer import Tokenizer, train
-from lanbot.training.parallel import world
+from lanbot.tokenizers.bpe import Tokenizer, train
 
 
 class PlainScorer(ModelScorer):

@@ -33,16 +33,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lanbot.console import size, table
+from lanbot.core import hardware
+from lanbot.core.console import size, table
 from lanbot.data.packing import Batch, make_batch
-from lanbot.model import attention, fp8
-from lanbot.model.config import ModelConfig
-from lanbot.model.init import init_weights
-from lanbot.model.transformer import Transformer
+from lanbot.distributed.runtime import world
+from lanbot.models import attention, fp8
+from lanbot.models.config import ModelConfig
+from lanbot.models.init import init_weights
+from lanbot.models.transformer import Transformer
 from lanbot.training import compile, memory
 from lanbot.training.loss import weighted_nll
 from lanbot.training.optim import MuonAdamW, Rates
-from lanbot.training.parallel import world
 from lanbot.training.schedule import wsd
 from lanbot.training.step import training_step
 
@@ -205,8 +206,8 @@ def ceiling() -> float:
     """The best matmul FLOP/s now, in the dtype of the model's products (of bf16 for fp8 too). On a CPU, where there is
     only --smoke, once is enough."""
     if torch.cuda.is_available():
-        memory._ceilings.clear()
-    return memory.matmul_ceiling(world().device, world().dtype)
+        hardware._ceilings.clear()
+    return hardware.matmul_ceiling(world().device, world().dtype)
 
 
 class Suite:
@@ -246,7 +247,7 @@ class Suite:
             facts |= {
                 "device": torch.cuda.get_device_name(place.device),
                 "capability": torch.cuda.get_device_capability(place.device),
-                "memory": memory.total(),
+                "memory": hardware.total(),
                 "flash": attention.has_flash(place.device, place.dtype, 128),
             }
         facts["ceiling_tflops"] = ceiling() / 1e12
@@ -261,7 +262,7 @@ class Suite:
         batch_rows = max(rows, what.batch_tokens // what.sequence)
         training = Training(what, compiled, eight_bits)
         batch = Source(what.vocab, what.sequence, self.data, self.bos).batch(batch_rows)
-        memory.reset_peak()
+        hardware.reset_peak()
         while True:
             try:
                 began = time.perf_counter()
@@ -269,7 +270,7 @@ class Suite:
                 first = time.perf_counter() - began
                 break
             except (RuntimeError, MemoryError) as error:
-                if not memory.exhausted(error) or rows == 1:
+                if not hardware.exhausted(error) or rows == 1:
                     raise
             training.optimizer.zero_grad()
             rows = (rows + 1) // 2
@@ -301,7 +302,7 @@ class Suite:
             "step_ms_waiting_each": 1e3 * statistics.median(seconds), "host_ms": 1e3 * host,
             "utilisation": rate * config.flops_per_token(what.sequence) / max(before, after),
             "ceiling_tflops": [before / 1e12, after / 1e12], "first_step_seconds": first,
-            "compile_seconds": max(0.0, first - seconds[0]), "peak_memory": memory.peak(),
+            "compile_seconds": max(0.0, first - seconds[0]), "peak_memory": hardware.peak(),
             "planned_memory": memory.state_bytes(config) + memory.activation_bytes(config, rows, what.sequence),
             "parts_ms": parts, "rest_share": parts.get("rest", 0.0) / sum(parts.values()),
         }  # fmt: skip

@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-from lanbot import recipe as recipes
-from lanbot.chat.conversation import parts
-from lanbot.console import table
-from lanbot.data import world
-from lanbot.data.identity import offline, quality
+from lanbot.chat.messages import parts
+from lanbot.config import recipe as recipes
+from lanbot.core.console import table
+from lanbot.synthetic import world
+from lanbot.synthetic.identity import offline, quality
 
 COUNTS = (2_000, 10_000)
 

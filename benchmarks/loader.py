@@ -21,14 +21,14 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from lanbot import recipe as recipes
-from lanbot.console import say, table
+from lanbot.config import recipe as recipes
+from lanbot.config.recipe import MixturePart
+from lanbot.core.console import say, table
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import Loader
 from lanbot.data.prefetch import prefetched
 from lanbot.phases.loaders import base_loader, chat_loader
-from lanbot.recipe import MixturePart
-from lanbot.tokenizer import Tokenizer, train
+from lanbot.tokenizers.bpe import Tokenizer, train
 
 SECONDS = 6.0
 CHATS = (  # in the proportions of 460 : 100 : 8 : 200 : 80 thousand

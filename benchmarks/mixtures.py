@@ -21,12 +21,12 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from lanbot import recipe as recipes
-from lanbot.console import say, size, table
+from lanbot.config import recipe as recipes
+from lanbot.config.recipe import MixturePart
+from lanbot.core.console import say, size, table
 from lanbot.data.corpus import open_corpus
 from lanbot.phases.loaders import chat_loader
-from lanbot.recipe import MixturePart
-from lanbot.tokenizer import train
+from lanbot.tokenizers.bpe import train
 
 PARTS = {
     "gsm8k": (MixturePart("gsm8k"),),

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lanbot.console import say, size, table
+from lanbot.core.console import say, size, table
 from lanbot.sandbox import canary
 from lanbot.sandbox.sandbox import Sandbox
 from lanbot.sandbox.worker import Worker

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from lanbot.console import table
-from lanbot.model.config import ModelConfig
-from lanbot.model.transformer import Transformer
+from lanbot.config.recipe import ModelSettings, Recipe, TokenizerSettings
+from lanbot.core.console import table
+from lanbot.models.config import ModelConfig
+from lanbot.models.transformer import Transformer
 from lanbot.phases.base import model_config
-from lanbot.recipe import ModelSettings, Recipe, TokenizerSettings
 from lanbot.training.memory import cuda_activation_bytes
 from lanbot.training.optim import MuonAdamW, Rates
 

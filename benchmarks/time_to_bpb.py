@@ -18,19 +18,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lanbot import tokenizer as tokenizers
-from lanbot.console import duration, size, table
+from lanbot.config.recipe import Recipe, load
+from lanbot.core import hardware
+from lanbot.core.console import duration, size, table
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import TextLoader
+from lanbot.distributed.runtime import world
 from lanbot.evals.bpb import Validation
-from lanbot.model.init import init_weights
-from lanbot.model.transformer import Transformer
+from lanbot.models.init import init_weights
+from lanbot.models.transformer import Transformer
 from lanbot.phases.base import model_config, sampled_softmax, start_from_pairs
-from lanbot.recipe import Recipe, load
-from lanbot.tokenizer import Tokenizer
+from lanbot.tokenizers import bpe as tokenizers
+from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import memory
 from lanbot.training.optim import MuonAdamW, Rates
-from lanbot.training.parallel import world
 from lanbot.training.schedule import wsd
 from lanbot.training.step import training_step
 
@@ -94,8 +95,8 @@ def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | Non
         "seconds": seconds,
         "tokens": seen,
         "parameters": config.params(),
-        "utilisation": flops / seconds / memory.matmul_ceiling(place.device, place.dtype),
-        "peak_memory_bytes": memory.peak(),
+        "utilisation": flops / seconds / hardware.matmul_ceiling(place.device, place.dtype),
+        "peak_memory_bytes": hardware.peak(),
         "curve": curve,
     }  # fmt: skip
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 import numpy as np
 import rustbpe
 
-from lanbot.console import duration, size, table, track
-from lanbot.tokenizer import LLAMA3_PATTERN, train
+from lanbot.core.console import duration, size, table, track
+from lanbot.tokenizers.bpe import LLAMA3_PATTERN, train
 
 SYLLABLES = np.array([list((c + v).encode()) for c in "bcdfghjklmnprstvwxyz" for v in "aeiou"], dtype=np.uint8)
 LONGEST = 4

@@ -16,14 +16,15 @@ import time
 import numpy as np
 import torch
 
-from lanbot.console import size, table
+from lanbot.core import hardware
+from lanbot.core.console import size, table
 from lanbot.data.packing import make_batch
-from lanbot.model.config import ModelConfig
-from lanbot.model.init import init_weights
-from lanbot.model.transformer import Transformer
+from lanbot.distributed.runtime import world
+from lanbot.models.config import ModelConfig
+from lanbot.models.init import init_weights
+from lanbot.models.transformer import Transformer
 from lanbot.training import memory
 from lanbot.training.optim import MuonAdamW, Rates
-from lanbot.training.parallel import world
 from lanbot.training.step import training_step
 
 ROWS, T = 8, 512
@@ -46,7 +47,7 @@ def measure(vocab_size: int, steps: int) -> dict[str, float]:
     tokens[rng.random(tokens.shape) < 1 / 200] = 0
     batch = make_batch(tokens, np.full(tokens.shape, 1 / (ROWS * T), np.float32), bos=0)
     micro_batch = memory.micro_batch(shape, T)
-    memory.reset_peak()
+    hardware.reset_peak()
     before = ceiling(place)
     seconds = []
     for step in range(steps + 2):
@@ -65,14 +66,14 @@ def measure(vocab_size: int, steps: int) -> dict[str, float]:
         "utilisation": rate * shape.flops_per_token(T) / max(before, after),
         "ceiling_before": before / 1e9,
         "ceiling_after": after / 1e9,
-        "peak_memory_bytes": memory.peak(),
+        "peak_memory_bytes": hardware.peak(),
         "parameters": shape.params(),
     }
 
 
 def ceiling(place) -> float:
-    memory._ceilings.clear()
-    return memory.matmul_ceiling(place.device, place.dtype)
+    hardware._ceilings.clear()
+    return hardware.matmul_ceiling(place.device, place.dtype)
 
 
 def main() -> None:

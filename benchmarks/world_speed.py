@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from lanbot.console import table
-from lanbot.data import world
-from lanbot.data.world.documents import plain
+from lanbot.core.console import table
+from lanbot.synthetic import world
+from lanbot.synthetic.world.documents import plain
 
 KINDS: dict[str, Callable[[int], str]] = {
     "documents": lambda i: world.document("train", i),

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lanbot.data import world
-from lanbot.model.config import ModelConfig
-from lanbot.model.init import init_weights
-from lanbot.model.transformer import Transformer
-from lanbot.tokenizer import Tokenizer, train
+from lanbot.models.config import ModelConfig
+from lanbot.models.init import init_weights
+from lanbot.models.transformer import Transformer
+from lanbot.synthetic import world
+from lanbot.tokenizers.bpe import Tokenizer, train
 
 os.environ["LANBOT_OFFLINE"] = "1"  # no test waits for a network; those of downloads bring their own hub
 VOCAB = 448

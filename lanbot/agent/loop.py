@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lanbot.agent.transcript import ANSWERED, STEP_LIMIT, TOKEN_LIMIT, Turn, transcript
-from lanbot.chat.conversation import Message
-from lanbot.chat.lanbot_format import parse, render_prompt
-from lanbot.engine.engine import Engine
-from lanbot.engine.sampling import Sampling
-from lanbot.errors import UserError
+from lanbot.chat.formats.lanbot import parse, render_prompt
+from lanbot.chat.messages import Message
+from lanbot.core.errors import UserError
+from lanbot.inference.engine import Engine
+from lanbot.inference.sampling import Sampling
 from lanbot.tools.tool import Tool
 from lanbot.tools.toolbox import Toolbox
 

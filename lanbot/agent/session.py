@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from lanbot.agent.loop import Agent
-from lanbot.engine.engine import Engine
-from lanbot.engine.sampling import Sampling
-from lanbot.errors import UserError
-from lanbot.run import Run
-from lanbot.tokenizer import Tokenizer
+from lanbot.config.run import Run
+from lanbot.core.errors import UserError
+from lanbot.distributed.runtime import world
+from lanbot.inference.engine import Engine
+from lanbot.inference.sampling import Sampling
+from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.tools.memory import Memory
 from lanbot.tools.toolbox import Toolbox
 from lanbot.tools.workspace import Workspace
 from lanbot.training import checkpoint
-from lanbot.training.parallel import world
 
 
 def open_toolbox(run: Run, workspace: Path | None = None) -> Toolbox:

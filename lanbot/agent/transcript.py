@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lanbot.chat.conversation import Message, Part, parts
+from lanbot.chat.messages import Message, Part, parts
 
 ANSWERED, STEP_LIMIT, TOKEN_LIMIT = "answered", "step limit", "token limit"
 """Why a turn ended."""

@@ -22,11 +22,11 @@ from lanbot.cli.shared import (
     use_mirror,
     use_unsafe_exec,
 )
-from lanbot.errors import Stopped, UsageError, UserError
+from lanbot.core.errors import Stopped, UsageError, UserError
 
 if TYPE_CHECKING:
     from lanbot.agent.loop import Agent
-    from lanbot.run import Run
+    from lanbot.config.run import Run
     from lanbot.tools.toolbox import Toolbox
 
 app = App(
@@ -58,7 +58,7 @@ def init(path: Path = Path("lanbot.toml"), *, name: str = "", creator: str = "",
         creator: Who makes it; asked for if left out.
         personality: Its manner, in a few words; asked for if left out.
     """
-    from lanbot import recipe
+    from lanbot.config import recipe
 
     if path.exists():
         raise UserError(f"{path}: there already", "Name another file, or delete it.")
@@ -103,29 +103,29 @@ def run(
         recipe: A recipe's file, or the name of a shipped one: smoke, demo, laptop, d20.
         phase: base, mid+sft, all: phases joined by +.
     """
-    from lanbot import recipe as recipes
+    from lanbot.config import recipe as recipes
 
     use_mirror(mirror)
     use_unsafe_exec(unsafe_exec)
     pairs = parse_overrides(overrides)
     loaded = recipes.load(recipe, pairs)
     from lanbot import report
+    from lanbot.config.run import Run, runs_root
+    from lanbot.distributed import runtime
     from lanbot.phases import pipeline
-    from lanbot.run import Run, runs_root
-    from lanbot.training import parallel
 
     try:
         phases = pipeline.parse_phases(phase)
         made = Run(runs_root() / loaded.name, loaded)
         pipeline.preflight(made, phases)
-        if parallel.world().main:
+        if runtime.world().main:
             Run.create(loaded)
-        parallel.barrier()
+        runtime.barrier()
         pipeline.execute(made, phases)
-        if parallel.world().main and made.last_phase() not in (None, "tokenizer"):
+        if runtime.world().main and made.last_phase() not in (None, "tokenizer"):
             print(report.closing(made, report.write(made)))
     finally:
-        parallel.close()
+        runtime.close()
 
 
 def phase_door(phase: str) -> None:
@@ -152,16 +152,16 @@ def chat(
         phase: mid, sft or rl; the latest if left out.
         temperature: 0: always the likeliest token.
     """
-    from lanbot.agent import talk
+    from lanbot.agent import terminal
 
     made = open_run(run)
     partner, tools = _agent(made, phase, workspace, temperature, top_k, seed)
     for question in ask or []:
         print(f"> {question}")
-        talk.reply(partner, question)
+        terminal.reply(partner, question)
         partner.new()
     if not ask or sys.stdin.isatty():
-        talk.converse(partner, tools, made.recipe.identity.name)
+        terminal.converse(partner, tools, made.recipe.identity.name)
 
 
 @app.command
@@ -186,18 +186,18 @@ def agent(
         transcript: A file to write the whole conversation to.
         temperature: The recipe's if left out.
     """
-    from lanbot.agent import talk
-    from lanbot.run import write_atomic
+    from lanbot.agent import terminal
+    from lanbot.core.files import write_atomic
 
     made = open_run(run)
     if transcript is not None and (transcript.is_dir() or not transcript.parent.is_dir()):
         raise UserError(f"--transcript {transcript}: cannot be written", "Name a file in a folder that is there.")
     temperature = made.recipe.agent.temperature if temperature is None else temperature
     worker, _ = _agent(made, phase, workspace, temperature, None, seed)
-    turn = talk.show_turn(worker, task, talk.Lines)
+    turn = terminal.show_turn(worker, task, terminal.Lines)
     if transcript is not None:
         write_atomic(transcript, worker.transcript())
-    stopped = talk.limit_reached(worker, turn)
+    stopped = terminal.limit_reached(worker, turn)
     if stopped is not None:
         raise stopped
 
@@ -225,9 +225,9 @@ def report(run: str, *, json: bool = False) -> None:
 @runs.default
 def list_runs() -> None:
     """List the runs: size, phases done."""
-    from lanbot.console import size, table
-    from lanbot.recipe import PHASES
-    from lanbot.run import Run, list_runs, runs_root
+    from lanbot.config.recipe import PHASES
+    from lanbot.config.run import Run, list_runs, runs_root
+    from lanbot.core.console import size, table
 
     rows = []
     for folder in list_runs():
@@ -249,7 +249,7 @@ def delete(run: str, *, yes: bool = False) -> None:
     Args:
         yes: Do not ask.
     """
-    from lanbot.console import size
+    from lanbot.core.console import size
 
     made = open_run(run)
     what = f"{made.folder} ({size(made.size())})"
@@ -270,13 +270,14 @@ def doctor(*, mirror: Mirror = None, unsafe_exec: UnsafeExec = False) -> None:
 
     import torch
 
-    from lanbot.console import size, table
+    from lanbot.config.run import runs_root
+    from lanbot.core import hardware
+    from lanbot.core.console import size, table
     from lanbot.data import download, hub
-    from lanbot.run import runs_root
+    from lanbot.distributed import runtime
     from lanbot.sandbox import sandbox
-    from lanbot.training import memory, parallel
 
-    place = parallel.world()
+    place = runtime.world()
     root = next(p for p in [runs_root().absolute(), *runs_root().absolute().parents] if p.exists())
     device = torch.cuda.get_device_name() if place.device.type == "cuda" else place.device.type
     mirror_folder = hub.mirror()
@@ -286,8 +287,8 @@ def doctor(*, mirror: Mirror = None, unsafe_exec: UnsafeExec = False) -> None:
         ("torch", torch.__version__),
         ("device", f"{device}, {torch.get_num_threads()} threads"),
         ("computes in", str(place.dtype).removeprefix("torch.")),
-        ("matmul", f"{memory.matmul_ceiling(place.device, place.dtype) / 1e9:,.0f} GFLOP/s"),
-        ("memory free", size(memory.available())),
+        ("matmul", f"{hardware.matmul_ceiling(place.device, place.dtype) / 1e9:,.0f} GFLOP/s"),
+        ("memory free", size(hardware.available())),
         ("disk free", f"{size(shutil.disk_usage(root).free)} at {runs_root()}/"),
         ("mirror", "none: data comes from the hub" if mirror_folder is None else str(mirror_folder)),
         ("cache", f"{download.cache_folder()}{', offline' if download.offline() else ''}"),

@@ -6,8 +6,8 @@ from json import dumps
 from cyclopts import App
 
 from lanbot.cli.shared import Mirror, Overrides, open_run, parse_overrides, use_mirror
-from lanbot.console import say
-from lanbot.errors import UsageError, UserError
+from lanbot.core.console import say
+from lanbot.core.errors import UsageError, UserError
 
 app = App(name="data", help="Look at the data of a task.")
 
@@ -25,10 +25,10 @@ def show(
         tokenizer: A run whose tokenizer cuts it up; without one it is cut into bytes.
     """
     use_mirror(mirror)
-    from lanbot import tokenizer as tokenizers
-    from lanbot.chat.lanbot_format import render
-    from lanbot.chat.show import coloured
+    from lanbot.chat.display import coloured
+    from lanbot.chat.formats.lanbot import render
     from lanbot.tasks.mixture import first_split, make_task
+    from lanbot.tokenizers import bpe as tokenizers
 
     split = split or first_split(task)
     rows = make_task(task, split)
@@ -44,7 +44,7 @@ def show(
 @app.command(name="list")
 def list_tasks() -> None:
     """List the tasks that a mixture may name."""
-    from lanbot.console import table
+    from lanbot.core.console import table
     from lanbot.tasks.mixture import TASKS
 
     rows = [(name, task.kind, (task.__doc__ or "").split("\n")[0]) for name, task in TASKS.items()]
@@ -63,11 +63,11 @@ def plan(
         json: Print one JSON object.
     """
     use_mirror(mirror)
-    from lanbot import recipe as recipes
-    from lanbot.console import table
-    from lanbot.run import Run, runs_root
-    from lanbot.tasks import plan as plans
-    from lanbot.tokenizer import Tokenizer
+    from lanbot.config import recipe as recipes
+    from lanbot.config.run import Run, runs_root
+    from lanbot.core.console import table
+    from lanbot.tasks import mixture_stats as plans
+    from lanbot.tokenizers.bpe import Tokenizer
 
     loaded = recipes.load(recipe, parse_overrides(overrides))
     made = open_run(tokenizer) if tokenizer else Run(runs_root() / loaded.name, loaded)
@@ -114,7 +114,7 @@ def contamination(
         json: Print one JSON object.
     """
     use_mirror(mirror)
-    from lanbot import recipe as recipes
+    from lanbot.config import recipe as recipes
     from lanbot.tasks import contamination
 
     loaded = recipes.load(recipe, parse_overrides(overrides))

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lanbot.cli.shared import Mirror, UnsafeExec, chosen_phase, open_run, use_mirror, use_unsafe_exec
-from lanbot.errors import UsageError
+from lanbot.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from lanbot.evals.harness import Harness
+    from lanbot.evals.lm_eval import Harness
 
 
 def evaluate(
@@ -59,38 +59,38 @@ def evaluate(
         return
     made = open_run(run_or_model)
     chosen = chosen_phase(made, phase)
-    from lanbot.phases import asked
-    from lanbot.training import parallel
+    from lanbot.distributed import runtime
+    from lanbot.phases import eval_command
 
     try:
-        passes = asked.Passes(_numbers(pass_k), samples, temperature) if pass_k else None
-        answers = asked.ask(made, chosen, names or made.recipe.evals.tasks, limit or None, passes)
-        if parallel.world().main:
+        passes = eval_command.Passes(_numbers(pass_k), samples, temperature) if pass_k else None
+        answers = eval_command.ask(made, chosen, names or made.recipe.evals.tasks, limit or None, passes)
+        if runtime.world().main:
             whole = {"run": str(made.folder), "phase": chosen, **answers.json()}
             print(json_library.dumps(whole) if json else answers)
     finally:
-        parallel.close()
+        runtime.close()
 
 
 def _score_model(name: str, limit: int | None, json: bool) -> None:
     _stay_offline()
-    from lanbot.evals import core, notes
-    from lanbot.evals.hf import HFScorer
-    from lanbot.training import parallel
+    from lanbot.distributed import runtime
+    from lanbot.evals import core, footnotes
+    from lanbot.evals.hf_scorer import HFScorer
 
     try:
         result = core.evaluate(HFScorer(name), limit)
-        if parallel.world().main:
+        if runtime.world().main:
             found: dict[str, Any] = {"model": name, "core": result.json()}
-            how = notes.settings({"limit": limit, **result.settings})
+            how = footnotes.settings({"limit": limit, **result.settings})
             print(json_library.dumps(found) if json else f"{result.table()}\n{how}\n{result}")
     finally:
-        parallel.close()
+        runtime.close()
 
 
 def _ask_harness(run_or_model: str, phase: str | None, tasks: tuple[str, ...], limit: int | None) -> "Harness":
     _stay_offline()
-    from lanbot.evals import harness
+    from lanbot.evals import lm_eval
     from lanbot.evals.scorer import ModelScorer
     from lanbot.phases import pipeline
 
@@ -102,7 +102,7 @@ def _ask_harness(run_or_model: str, phase: str | None, tasks: tuple[str, ...], l
         own = ModelScorer(engine.model, engine.tokenizer, name)
     elif phase:
         raise UsageError(f"--phase {phase}: {run_or_model} is a model, not a run", "Leave --phase out.")
-    return harness.evaluate(name, tasks, limit, seed, own)
+    return lm_eval.evaluate(name, tasks, limit, seed, own)
 
 
 def _stay_offline() -> None:
@@ -115,7 +115,7 @@ def _stay_offline() -> None:
 
 def _is_model(name: str) -> bool:
     """Whether it is a model's folder, or looks like a model of the hub, and no run has this name."""
-    from lanbot.run import runs_root
+    from lanbot.config.run import runs_root
 
     folder = Path(name)
     if any((place / "recipe.toml").is_file() for place in (runs_root() / name, folder)):

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
-from lanbot.errors import UsageError, UserError
+from lanbot.core import jsonl
+from lanbot.core.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from lanbot.chat.conversation import Conversation
-    from lanbot.recipe import Identity
+    from lanbot.chat.messages import Conversation
+    from lanbot.config.recipe import Identity
 
 app = App(name="identity", help="Make, look at and check the data that teach a bot who it is.")
 
@@ -50,7 +51,7 @@ def generate(
         price_out: Dollars for a million tokens that it writes.
         concurrency: Requests at a time; 8 if left out.
     """
-    from lanbot import recipe as recipes
+    from lanbot.config import recipe as recipes
 
     if count < 1:
         raise UsageError(f"--count {count}: out of range", "It is 1 or more.")
@@ -60,7 +61,7 @@ def generate(
         raise UserError(f"--out {out}: not a .jsonl file", "Name one, such as identity.jsonl.")
     who = recipes.load(recipe).identity
     if base_url:
-        from lanbot.data.identity import endpoint
+        from lanbot.synthetic.identity import endpoint
 
         if not model:
             raise UsageError("--base-url needs a model", "Add --model NAME.")
@@ -80,9 +81,9 @@ def generate(
     for option, value in given.items():
         if value is not None:
             raise UsageError(f"{option} is for an endpoint", f"Add --base-url URL, or leave out {option}.")
-    from lanbot.console import track
-    from lanbot.data.identity import offline
-    from lanbot.run import write_atomic
+    from lanbot.core.console import track
+    from lanbot.core.files import write_atomic
+    from lanbot.synthetic.identity import offline
 
     _tell_unknown_languages(who)
     rows = track(offline.conversations(who, count, seed), "conversations", count, "rows")
@@ -101,8 +102,8 @@ def preview(recipe: str, *, count: int = 5, seed: int = 0) -> None:
         recipe: A recipe's file, or the name of a shipped one.
         count: How many.
     """
-    from lanbot import recipe as recipes
-    from lanbot.data.identity import offline
+    from lanbot.config import recipe as recipes
+    from lanbot.synthetic.identity import offline
 
     if count < 1:
         raise UsageError(f"--count {count}: out of range", "It is 1 or more.")
@@ -120,14 +121,13 @@ def validate(file: Path, *, recipe: str) -> None:
         file: A .jsonl or .jsonl.gz of conversations, in a layout that jsonl:FILE reads.
         recipe: A recipe's file, or the name of a shipped one.
     """
-    from lanbot import recipe as recipes
-    from lanbot.console import track
-    from lanbot.data import hub
-    from lanbot.data.identity.validate import problems
+    from lanbot.config import recipe as recipes
+    from lanbot.core.console import track
+    from lanbot.synthetic.identity.validate import problems
 
     who = recipes.load(recipe).identity
     rows, bad, broken = 0, 0, []  # type: int, int, list[str]
-    for number, row in track(hub.read_jsonl(file, broken), "checked", unit="rows"):
+    for number, row in track(jsonl.read_jsonl(file, broken), "checked", unit="rows"):
         rows += 1
         found = problems(_conversation(row), who, _kind(row))
         if found:
@@ -151,15 +151,14 @@ def stats(file: Path) -> None:
     Args:
         file: A .jsonl or .jsonl.gz of conversations, in a layout that jsonl:FILE reads.
     """
-    from lanbot.chat import conversation
-    from lanbot.console import table
-    from lanbot.data import hub
-    from lanbot.data.identity import quality
+    from lanbot.chat import messages
+    from lanbot.core.console import table
+    from lanbot.synthetic.identity import quality
 
     lines, rows = [], []  # type: list[int], list[Conversation]
-    for number, row in hub.read_jsonl(file):
+    for number, row in jsonl.read_jsonl(file):
         lines.append(number)
-        rows.append(conversation.validate(_conversation(row), f"{file}, line {number}"))
+        rows.append(messages.validate(_conversation(row), f"{file}, line {number}"))
     if not rows:
         raise UserError(f"{file}: no conversation in it", "Name a file with rows.")
     found = quality.stats(rows)
@@ -181,7 +180,7 @@ SHARES = {"a system message": "system", "tools": "tools", "several turns": "mult
 
 
 def _tell_unknown_languages(who: "Identity") -> None:
-    from lanbot.data.identity.turns import unknown_languages
+    from lanbot.synthetic.identity.turns import unknown_languages
 
     unknown = unknown_languages(who)
     if unknown:
@@ -198,7 +197,7 @@ def _conversation(row: Any) -> "Conversation":
 
 def _kind(row: Any) -> str:
     """What an endpoint noted of a row; all others are about who the bot is."""
-    from lanbot.data.identity.validate import CHECKS
+    from lanbot.synthetic.identity.validate import CHECKS
 
     kind = row.get("kind") if isinstance(row, dict) else None
     return kind if isinstance(kind, str) and kind in CHECKS else "identity"
@@ -206,8 +205,8 @@ def _kind(row: Any) -> str:
 
 def _shown(conversation: "Conversation", name: str) -> str:
     """A line a message; a call is shown with its output."""
-    from lanbot.chat.conversation import parts
-    from lanbot.console import visible
+    from lanbot.chat.messages import parts
+    from lanbot.core.console import visible
 
     who = {"user": "user", "assistant": name, "system": "system"}
     width = max(map(len, who.values()))

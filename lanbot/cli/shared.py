@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from lanbot.errors import UsageError, UserError
+from lanbot.core.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from lanbot.run import Run
+    from lanbot.config.run import Run
 
 Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, help="Recipe keys: --base.tokens 1_000_000 --name x")]
 Mirror = Annotated[Path | None, Parameter(help="A folder that answers for the hub (or LANBOT_MIRROR).")]
@@ -33,7 +33,7 @@ def use_mirror(folder: Path | None) -> None:
 
 
 def open_run(name: str) -> "Run":
-    from lanbot.run import Run
+    from lanbot.config.run import Run
 
     return Run.open(name)
 
@@ -57,7 +57,7 @@ def parse_overrides(tokens: tuple[str, ...]) -> dict[str, str]:
 
 def chosen_phase(made: "Run", phase: str | None) -> str:
     """The phase that was named, or the latest that is done. Raises UserError if it has no model."""
-    from lanbot.recipe import PHASES
+    from lanbot.config.recipe import PHASES
 
     if phase is not None and phase not in PHASES:
         raise UsageError(f"--phase {phase}: no such phase", f"Phases: {', '.join(PHASES)}.")

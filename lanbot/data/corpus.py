@@ -15,12 +15,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from lanbot.console import main_rank, say
-from lanbot.data import download, hub, world
+from lanbot.core.console import main_rank, say
+from lanbot.core.errors import UserError
+from lanbot.data import download, hub
 from lanbot.data.download import Remote
+from lanbot.data.file_formats import CHUNK_DOCUMENTS, EXTENSIONS, KINDS, Chunk, Chunks, reader
 from lanbot.data.hub import Source
-from lanbot.data.readers import CHUNK_DOCUMENTS, EXTENSIONS, KINDS, Chunk, Chunks, reader
-from lanbot.errors import UserError
+from lanbot.synthetic import world
 
 HUB_CORPORA = {
     # 100B tokens of it, shuffled, in 1,823 shards: shard_00000.parquet to shard_01822.parquet, which is validation

@@ -17,10 +17,10 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import IO, NamedTuple
 
-from lanbot.console import Progress, duration, main_rank, size
-from lanbot.data import http
-from lanbot.data.http import Note
-from lanbot.errors import UserError
+from lanbot.core import http
+from lanbot.core.console import Progress, duration, main_rank, size
+from lanbot.core.errors import UserError
+from lanbot.core.http import Note
 
 PARALLEL = 8
 """Files that come in at a time."""

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus, Position
 from lanbot.data.packing import Batch, best_fit, make_batch, pack_stream
-from lanbot.errors import UserError
-from lanbot.tokenizer import Tokenizer
+from lanbot.tokenizers.bpe import Tokenizer
 
 Rendered = tuple[list[int], list[int]]
 """A conversation as tokens and, for each, 1 where the loss counts it."""

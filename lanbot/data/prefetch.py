@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from queue import Queue
 from typing import Any, NamedTuple
 
+from lanbot.core.errors import UserError
 from lanbot.data.loader import Loader
 from lanbot.data.packing import Batch
-from lanbot.errors import UserError
 
 AHEAD = 3
 """Batches that wait in the trainer; about one more is in the pipe and one in the making."""

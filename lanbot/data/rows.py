@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lanbot.data import hub
-from lanbot.errors import UserError
+from lanbot.core import jsonl
+from lanbot.core.errors import UserError
 
 
 class _File(Protocol):
@@ -91,7 +91,7 @@ PIECE = 1 << 24
 def read(path: Path) -> bytes:
     """All of a file, unpacked if its name ends in .gz or .zst. Raises UserError."""
     try:
-        with hub.open_bytes(path) as file:
+        with jsonl.open_bytes(path) as file:
             return file.read()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file", "Check the path.") from None

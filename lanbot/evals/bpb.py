@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lanbot.data.corpus import Corpus
 from lanbot.data.packing import make_batch, pack_stream
-from lanbot.model.transformer import Transformer
-from lanbot.tokenizer import Tokenizer
+from lanbot.distributed.runtime import gather, world
+from lanbot.models.transformer import Transformer
+from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training.loss import weighted_nll
-from lanbot.training.parallel import gather, world
 
 ROWS = 8
 

@@ -5,11 +5,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lanbot.console import table
-from lanbot.engine.engine import Engine
-from lanbot.evals.chat import Score, evaluate
+from lanbot.core.console import table
+from lanbot.evals.task_eval import Score, evaluate
+from lanbot.inference.engine import Engine
 from lanbot.tasks.mixture import make_task
-from lanbot.tasks.task import Setting
+from lanbot.tasks.task import TaskContext
 
 BASELINES = {
     "arc_easy": 0.25,
@@ -84,7 +84,7 @@ def ask(
     name: str,
     limit: int | None,
     max_tokens: int,
-    setting: Setting,
+    setting: TaskContext,
     seed: int,
     left_out: Mapping[str, Collection[int]],
 ) -> ChatCore:

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lanbot.console import table, track
-from lanbot.errors import UserError
-from lanbot.evals.chat import Score
+from lanbot.core.console import table, track
+from lanbot.core.errors import UserError
+from lanbot.distributed.runtime import gather, world
 from lanbot.evals.scorer import Judged, Scorer
+from lanbot.evals.task_eval import Score
 from lanbot.tasks import core
 from lanbot.tasks.core import CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Item
-from lanbot.training.parallel import gather, world
 
 JOB_CHARACTERS = 65_536
 """Of prompts that are given to the model together. Which items those are does not depend on the number of ranks, so

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lanbot.model.attention import PLAIN_ATTENTION, attend
-from lanbot.model.kv_cache import CacheView
-from lanbot.model.transformer import Transformer, rotate, rotation
+from lanbot.models.attention import PLAIN_ATTENTION, attend
+from lanbot.models.kv_cache import CacheView
+from lanbot.models.transformer import Transformer, rotate, rotation
 
 PIECE = {"cpu": 512}
 """Tokens of all rows that go through a layer's MLP together; elsewhere all of them."""

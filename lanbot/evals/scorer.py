@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lanbot.evals.reader import Branches, Trunks, read_trunks
-from lanbot.model.transformer import Transformer
+from lanbot.models.transformer import Transformer
 from lanbot.tasks.core import Prompt, common
-from lanbot.tokenizer import Tokenizer
+from lanbot.tokenizers.bpe import Tokenizer
 
 TOKENS = {"cpu": 1_024, "cuda": 65_536, "mps": 8_192}
 """Read in one forward pass, padding included."""

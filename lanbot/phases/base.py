@@ -6,19 +6,20 @@ from functools import partial
 import numpy as np
 import torch
 
-from lanbot.console import track
+from lanbot.config.recipe import Recipe
+from lanbot.config.run import Run
+from lanbot.core.console import track
 from lanbot.data.prefetch import prefetched
+from lanbot.distributed import runtime
+from lanbot.distributed.runtime import world
 from lanbot.evals.bpb import Validation
-from lanbot.model.config import ModelConfig
-from lanbot.model.init import init_weights
-from lanbot.model.transformer import Transformer
+from lanbot.models.config import ModelConfig
+from lanbot.models.init import init_weights
+from lanbot.models.transformer import Transformer
 from lanbot.phases.loaders import base_loader
 from lanbot.phases.tokenizer import corpora
-from lanbot.recipe import Recipe
-from lanbot.run import Run
-from lanbot.tokenizer import Tokenizer
-from lanbot.training import bigrams, checkpoint, parallel
-from lanbot.training.parallel import world
+from lanbot.tokenizers.bpe import Tokenizer
+from lanbot.training import bigram_init, checkpoint
 from lanbot.training.sampled_softmax import SampledSoftmax, count_tokens
 from lanbot.training.trainer import TrainState, train
 
@@ -74,13 +75,13 @@ def start_from_pairs(model: Transformer, recipe: Recipe, tokenizer: Tokenizer) -
     assert tokens is not None, "the recipe is resolved"
     if place.main:
         documents = first_tokens(corpora(recipe)[0].once(), tokenizer, tokens)
-        counts = bigrams.count_pairs(
+        counts = bigram_init.count_pairs(
             track(documents, "base: counting pairs", tokens, "tokens", len), model.config.vocab_size
         )
-        bigrams.fit(model, counts, place)
+        bigram_init.fit(model, counts, place)
     if place.size > 1:
         weights = {name: weight.cpu() for name, weight in model.state_dict().items()} if place.main else None
-        model.load_state_dict(parallel.from_main(weights))
+        model.load_state_dict(runtime.from_main(weights))
 
 
 def sampled_softmax(recipe: Recipe, tokenizer: Tokenizer) -> SampledSoftmax | None:
@@ -94,7 +95,7 @@ def sampled_softmax(recipe: Recipe, tokenizer: Tokenizer) -> SampledSoftmax | No
         documents = first_tokens(corpora(recipe)[0].once(), tokenizer, FREQUENCY_TOKENS)
         shown = track(documents, "base: counting tokens", FREQUENCY_TOKENS, "tokens", len)
         counts = count_tokens(shown, recipe.tokenizer.vocab_size)
-    return SampledSoftmax(parallel.from_main(counts), frequent, recipe.seed)
+    return SampledSoftmax(runtime.from_main(counts), frequent, recipe.seed)
 
 
 def first_tokens(texts: Iterable[str], tokenizer: Tokenizer, tokens: int) -> Iterator[np.ndarray]:

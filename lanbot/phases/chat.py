@@ -2,14 +2,14 @@
 
 from functools import partial
 
+from lanbot.config.recipe import PHASES
+from lanbot.config.run import Run
+from lanbot.core.errors import UserError
 from lanbot.data.prefetch import prefetched
-from lanbot.errors import UserError
+from lanbot.distributed.runtime import world
 from lanbot.phases.loaders import chat_loader
-from lanbot.recipe import PHASES
-from lanbot.run import Run
-from lanbot.tokenizer import Tokenizer
+from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
-from lanbot.training.parallel import world
 from lanbot.training.trainer import TrainState, train
 
 

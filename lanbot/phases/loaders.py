@@ -5,12 +5,12 @@ Nothing here imports torch: the process that prepares batches starts in half a s
 
 from pathlib import Path
 
-from lanbot.console import say
+from lanbot.config.recipe import ChatTraining, Recipe
+from lanbot.core.console import say
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import ChatLoader, TextLoader
-from lanbot.recipe import ChatTraining, Recipe
 from lanbot.tasks.mixture import Mixture
-from lanbot.tokenizer import Tokenizer
+from lanbot.tokenizers.bpe import Tokenizer
 
 
 def base_loader(recipe: Recipe, tokenizer: Path) -> TextLoader:

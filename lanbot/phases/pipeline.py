@@ -7,22 +7,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lanbot.console import duration, say, table
-from lanbot.engine.engine import Engine
-from lanbot.errors import UsageError, UserError
-from lanbot.evals import chat as evals
-from lanbot.evals.notes import beneath
+from lanbot.config.recipe import PHASES, Recipe
+from lanbot.config.run import Run, read_metrics
+from lanbot.core import hardware
+from lanbot.core.console import duration, say, table
+from lanbot.core.errors import UsageError, UserError
+from lanbot.core.files import write_atomic
+from lanbot.distributed.runtime import barrier, from_main, world
+from lanbot.evals import task_eval as evals
+from lanbot.evals.footnotes import beneath
+from lanbot.inference.engine import Engine
 from lanbot.phases import base, chat, rl, tokenizer
-from lanbot.recipe import PHASES, Recipe
-from lanbot.run import Run, read_metrics, write_atomic
 from lanbot.sandbox import sandbox
 from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import make_task
-from lanbot.tasks.task import Setting, Task
-from lanbot.tokenizer import Tokenizer
+from lanbot.tasks.task import Task, TaskContext
+from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint, memory
-from lanbot.training.parallel import barrier, from_main, world
 
 TRAIN: dict[str, Callable[[Run], None]] = {
     "tokenizer": tokenizer.train,
@@ -52,7 +54,7 @@ def execute(run: Run, phases: list[str]) -> bool:
             say(f"{run.folder}: {', '.join(phases)}: all done, nothing to do")
         return False
     for phase in to_do:
-        memory.reset_peak()
+        hardware.reset_peak()
         began, at_once = time.monotonic(), not run.begun(phase)  # a phase taken up again has no wall time of its own
         TRAIN[phase](run)
         if phase != "tokenizer":
@@ -87,7 +89,7 @@ def preflight(run: Run, phases: list[str]) -> None:
     all_of_it = evaluates and contamination.real(recipe.evals.tasks) and not _known(run, recipe.evals.tasks)
     for phase in PHASES if all_of_it else phases:
         for part in getattr(getattr(recipe, phase), "mixture", ()):
-            task = make_task(part.task, "train", Setting(recipe.identity, part.skip_bad_rows))
+            task = make_task(part.task, "train", TaskContext(recipe.identity, part.skip_bad_rows))
             if not len(task):
                 raise UserError(f"{phase}.mixture: {part.task} is empty", "Leave it out, or give it rows.")
             if phase == "rl" and task.kind in ("chat", "agent"):
@@ -126,7 +128,7 @@ def evaluate(
         "tasks": scores,
         "val_bpb": round(bpb.value, 6),
         "bpb": bpb.json(),
-        "training": summary(run, phase) | {"peak_memory_bytes": memory.peak()},
+        "training": summary(run, phase) | {"peak_memory_bytes": hardware.peak()},
         "samples": [{"prompt": q, "answer": a} for q, a in zip(questions, answers, strict=True)],
         "transcripts": transcripts(run, engine),
         "settings": {"limit": limit, "max_tokens": recipe.evals.max_tokens, "temperature": 0, "seed": recipe.seed},
@@ -188,7 +190,7 @@ def _known(run: Run, tasks: Sequence[str]) -> contamination.Found:
 
 def checked(name: str, recipe: Recipe) -> Task:
     """A task to evaluate on. Raises UserError if it has no checker."""
-    task = make_task(name, "test", Setting(recipe.identity))
+    task = make_task(name, "test", TaskContext(recipe.identity))
     if task.kind == "chat":
         raise UserError(f"{name}: this task is for training only", "Leave it out of what is evaluated.")
     return task
@@ -231,7 +233,7 @@ def prompts_of_change(run: Run) -> list[str]:
     """The same ten questions for every phase: who it is, small talk, and held-out items of the evaluated tasks."""
     who = run.recipe.identity
     questions = ["Who are you?", "Who made you?", "Hello!", "What can you do?", "What is 12*7?"]
-    tasks = [make_task(name, "test", Setting(who)) for name in run.recipe.evals.tasks]
+    tasks = [make_task(name, "test", TaskContext(who)) for name in run.recipe.evals.tasks]
     asked = [task for task in tasks if task.kind != "agent"]
     for i in range(PROMPTS - len(questions) if asked else 0):
         task = asked[i % len(asked)]
@@ -252,7 +254,7 @@ def transcripts(run: Run, engine: Engine) -> list[dict[str, Any]]:
     """Three errands as the model does them, if the recipe evaluates errands: the first held-out ones of some length."""
     if "agent_tasks" not in run.recipe.evals.tasks:
         return []
-    task = AgentTasks("test", setting=Setting(run.recipe.identity))
+    task = AgentTasks("test", setting=TaskContext(run.recipe.identity))
     errands = [task.errand(i) for i in range(100)]
     rows = {
         kind: max(range(100), key=lambda i: (errands[i].kind == kind, errands[i].calls, -i)) for kind in TRANSCRIPTS

@@ -12,18 +12,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from lanbot.chat.lanbot_format import parse, prompt_of
-from lanbot.console import Progress, duration, say
+from lanbot.chat.formats.lanbot import parse, prompt_of
+from lanbot.config.recipe import RL
+from lanbot.config.run import Run
+from lanbot.core.console import Progress, duration, say
+from lanbot.core.files import write_atomic
 from lanbot.data.packing import Batch
-from lanbot.engine.engine import Completion, Engine
-from lanbot.engine.sampling import Sampling
-from lanbot.evals.chat import pass_at_k
+from lanbot.distributed.runtime import Runtime, sum_over_ranks, world
+from lanbot.evals.task_eval import pass_at_k
+from lanbot.inference.engine import Completion, Engine
+from lanbot.inference.sampling import Sampling
 from lanbot.phases.chat import start_from
-from lanbot.recipe import RL
-from lanbot.run import Run, write_atomic
 from lanbot.tasks.mixture import Mixture, make_task, sample_rows
-from lanbot.tasks.task import Setting, Task
-from lanbot.training.parallel import World, sum_over_ranks, world
+from lanbot.tasks.task import Task, TaskContext
 from lanbot.training.schedule import wsd
 from lanbot.training.signals import StopSignals
 from lanbot.training.state import TrainState
@@ -98,7 +99,7 @@ def informative(groups: list[list[Rollout]]) -> list[Rollout]:
 
 
 def roll_out(
-    engine: Engine, questions: Mixture, settings: RL, step: int, seed: int, place: World
+    engine: Engine, questions: Mixture, settings: RL, step: int, seed: int, place: Runtime
 ) -> list[list[Rollout]]:
     """This rank's groups of answers of a step, rewarded by the tasks, with advantages reward - group mean."""
     numbers = [step * settings.prompts + i for i in range(settings.prompts)][place.rank :: place.size]
@@ -150,7 +151,7 @@ def measure(run: Run, engine: Engine, when: str) -> None:
     share = -(-settings.eval_questions // len(settings.mixture))
     parts = len(settings.mixture)
     for k, part in enumerate(settings.mixture):  # parts may be of one task: each takes rows of its own
-        task = make_task(part.task, "test", Setting(recipe.identity))
+        task = make_task(part.task, "test", TaskContext(recipe.identity))
         there[part.task] = len(task)
         items += [(task, row) for row in sample_rows(task, share * parts, recipe.seed)[k::parts]]
     scores = pass_at_k(engine, items, PASS_K, settings.max_tokens, 1.0, recipe.seed, f"rl: pass@{PASS_K} {when}")

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Iterator
 
-from lanbot import tokenizer as tokenizers
-from lanbot.console import say, table, track
-from lanbot.data import world
+from lanbot.config.recipe import Recipe
+from lanbot.config.run import Run
+from lanbot.core.console import say, table, track
+from lanbot.core.files import unwritable, write_atomic
 from lanbot.data.corpus import Corpus, open_corpus
-from lanbot.recipe import Recipe
-from lanbot.run import Run, unwritable, write_atomic
-from lanbot.tokenizer import Tokenizer
-from lanbot.training import parallel
+from lanbot.distributed import runtime
+from lanbot.synthetic import world
+from lanbot.tokenizers import bpe as tokenizers
+from lanbot.tokenizers.bpe import Tokenizer
 
 NUMBERS = "In 2024 it cost $1,299.99, 17% more than the 1,110 of 1999; 3.14159 x 2**10 = 3216.98816."
 CODE = """def mean(values: list[float]) -> float:
@@ -24,7 +25,7 @@ OTHER = "Ä naïve façade in Zürich. Это предложение по-рус
 def train(run: Run) -> None:
     """Trains the vocabulary on the base corpus and writes it, with a table of bytes per token."""
     settings, phase = run.recipe.tokenizer, run.phase("tokenizer")
-    if parallel.world().main:
+    if runtime.world().main:
         corpus, validation = corpora(run.recipe)
         texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
         trained = tokenizers.train(texts, settings.vocab_size, settings.bare_words)
@@ -37,7 +38,7 @@ def train(run: Run) -> None:
         say(table([(kind, f"{n:,}", f"{ratio:.2f}") for kind, n, ratio in rows], ("text", "bytes", "bytes/token")))
         result = [{"text": kind, "bytes": n, "bytes_per_token": round(ratio, 4)} for kind, n, ratio in rows]
         write_atomic(phase / "compression.json", json.dumps(result, indent=1) + "\n")
-    parallel.barrier()
+    runtime.barrier()
 
 
 def corpora(recipe: Recipe) -> tuple[Corpus, Corpus]:

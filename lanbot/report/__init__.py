@@ -4,12 +4,13 @@ import json
 import re
 from typing import Any
 
-from lanbot.console import visible
+from lanbot.config.run import Run
+from lanbot.core.console import visible
+from lanbot.core.files import write_atomic
 from lanbot.report.figures import collect, trained
 from lanbot.report.markdown import markdown
 from lanbot.report.page import page
 from lanbot.report.tables import closing, evaluation_table, training_table
-from lanbot.run import Run, write_atomic
 
 __all__ = ["closing", "collect", "evaluation_table", "markdown", "page", "trained", "training_table", "write"]
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lanbot.run import Run, read_metrics
+from lanbot.config.run import Run, read_metrics
 
 POINTS = 200
 """About how many points a curve keeps."""

@@ -3,11 +3,11 @@
 import tomllib
 from typing import Any
 
-from lanbot import recipe as recipes
-from lanbot.model.config import ModelConfig
-from lanbot.recipe import PHASES
+from lanbot.config import recipe as recipes
+from lanbot.config.recipe import PHASES
+from lanbot.config.run import Run
+from lanbot.models.config import ModelConfig
 from lanbot.report.curves import curves
-from lanbot.run import Run
 
 FIGURES = ("seconds", "tokens", "final_loss", "val_bpb", "peak_memory_bytes")
 """What every phase has in report.json; null where it was not measured or makes no sense."""

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from lanbot.chat.conversation import Message, parts
-from lanbot.console import table
+from lanbot.chat.messages import Message, parts
+from lanbot.core.console import table
 from lanbot.report import tables
 from lanbot.report.figures import trained
 from lanbot.report.tables import built, evaluation_table, score, training_table

@@ -8,8 +8,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from lanbot.chat.conversation import Message, Part, parts
-from lanbot.console import duration, size, visible
+from lanbot.chat.messages import Message, Part, parts
+from lanbot.core.console import duration, size, visible
 from lanbot.report import chart, tables
 from lanbot.report.figures import trained
 from lanbot.report.markdown import pass_rows

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lanbot.console import duration, size, table
-from lanbot.evals.notes import beneath
-from lanbot.recipe import PHASES
+from lanbot.config.recipe import PHASES
+from lanbot.config.run import Run, runs_root
+from lanbot.core.console import duration, size, table
+from lanbot.evals.footnotes import beneath
 from lanbot.report.figures import trained
-from lanbot.run import Run, runs_root
-from lanbot.tasks.programs import FAULTS
+from lanbot.tasks.code_grading import FAULTS
 
 Score = dict[str, Any]
 QUESTION = "How many r are in strawberry?"

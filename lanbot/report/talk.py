@@ -1,6 +1,6 @@
 """The calls in what a model said, as its answers were kept."""
 
-from lanbot.chat.conversation import Part, output, python, text
+from lanbot.chat.messages import Part, output, python, text
 
 ARROW = " → "
 

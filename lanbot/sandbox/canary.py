@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lanbot.sandbox import launch
-from lanbot.sandbox.talk import Job, Lost
+from lanbot.sandbox.protocol import Job, Lost
 from lanbot.sandbox.worker import Result, Worker
 
 NAMES = {

@@ -11,10 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
-from lanbot.errors import UserError
+from lanbot.core.errors import UserError
 from lanbot.sandbox import canary, files, launch
 from lanbot.sandbox.canary import Verdict
-from lanbot.sandbox.talk import Functions, Job, Lost
+from lanbot.sandbox.protocol import Functions, Job, Lost
 from lanbot.sandbox.worker import Result, Worker
 from lanbot.sandbox.zygote import FOLDER_BYTES
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from lanbot.sandbox import files, launch, zygote
-from lanbot.sandbox.talk import GRACE_SECONDS, MOST_OUTPUT, Control, Job, Lost, Process, Talk, request
+from lanbot.sandbox.protocol import GRACE_SECONDS, MOST_OUTPUT, Control, Job, Lost, Process, Talk, request
 
 START_SECONDS = 30.0
 """For Python to be up."""

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from lanbot.chat.conversation import Conversation, Message, chat, spoken
-from lanbot.data import world
+from lanbot.chat.messages import Conversation, Message, chat, spoken
+from lanbot.synthetic import world
 from lanbot.tasks.builtin import WorldTask
 from lanbot.tools.memory import Memory
 from lanbot.tools.toolbox import Toolbox
@@ -26,14 +26,14 @@ class AgentTasks(WorldTask):
         errand = self.errand(i)
         return chat(errand.requests[-1], errand.replies[-1])
 
-    def desk(self, i: int) -> "Desk":
-        return Desk(self.errand(i))
+    def desk(self, i: int) -> "AgentEnv":
+        return AgentEnv(self.errand(i))
 
     def part(self, i: int) -> str:
         return self.errand(i).kind
 
 
-class Desk:
+class AgentEnv:
     """Where an errand is done: its files and memories, the tools on them, and what was said so far."""
 
     def __init__(self, errand: world.Errand) -> None:

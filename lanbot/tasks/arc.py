@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lanbot.chat.conversation import Conversation
+from lanbot.chat.messages import Conversation
 from lanbot.data.hub import Source
 from lanbot.tasks.task import LETTERS, HubTask, multiple_choice
 

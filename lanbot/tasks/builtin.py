@@ -1,7 +1,7 @@
 """The tasks of the built-in world: no network, no files. And who the bot is."""
 
-from lanbot.chat.conversation import Conversation, Message, chat, spoken
-from lanbot.data import world
+from lanbot.chat.messages import Conversation, Message, chat, spoken
+from lanbot.synthetic import world
 from lanbot.tasks.task import Task, final_number
 
 ROWS = {"train": 1_000_000, "test": 2_000}

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from lanbot.chat.conversation import spoken
-from lanbot.console import duration, say, table, track
+from lanbot.chat.messages import spoken
+from lanbot.config.recipe import Recipe
+from lanbot.core.console import duration, say, table, track
+from lanbot.core.errors import UserError
 from lanbot.data.corpus import open_corpus
-from lanbot.errors import UserError
-from lanbot.recipe import Recipe
 from lanbot.tasks.mixture import TASKS, Mixture, make_task
-from lanbot.tasks.task import Setting, Task
-from lanbot.tokenizer import QWEN2_PATTERN, Tokenizer
+from lanbot.tasks.task import Task, TaskContext
+from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
 
 N = 13
 COMMON = 5
@@ -83,7 +83,7 @@ def check(recipe: Recipe, tasks: Sequence[str], base_chars: int | None = None) -
     """
     began, planned = monotonic(), plan(recipe, tasks, base_chars)
     names: list[str] = planned["tasks"]
-    evaluated = [make_task(name, "test", Setting(recipe.identity)) for name in names]
+    evaluated = [make_task(name, "test", TaskContext(recipe.identity)) for name in names]
     owners, texts = [], []  # of each item: its (number of the task, row), its texts
     for k, task in enumerate(evaluated):
         for row in track(range(len(task)), f"contamination: reading {names[k]}", len(task)):

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lanbot.core import jsonl
+from lanbot.core.errors import UserError
 from lanbot.data import hub
-from lanbot.errors import UserError
 
 BUNDLE = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip", "core"
 """Its address, and the folder in a mirror that answers for it."""
@@ -117,7 +118,7 @@ def _rows(task: CoreTask) -> Iterator[tuple[str, Any]]:
     if bundle.is_dir():
         names = [bundle / member, bundle / f"{member}.gz", bundle / "eval_bundle" / member]
         path = next((name for name in names if name.is_file()), names[0])
-        return ((f"{path}, line {number}", row) for number, row in hub.read_jsonl(path))
+        return ((f"{path}, line {number}", row) for number, row in jsonl.read_jsonl(path))
     return _zipped_rows(bundle, member)
 
 

@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from lanbot.chat.conversation import Conversation, Message, Part, chat, output, python, spoken, text
+from lanbot.chat.messages import Conversation, Message, Part, chat, output, python, spoken, text
 from lanbot.data.hub import Source
 from lanbot.tasks.task import HubTask, final_number
-from lanbot.tools.expression import answer
+from lanbot.tools.calculator import answer
 
 MARK = re.compile(r"<<([^>]*?)=([^=>]*)>>")
 

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from lanbot.chat.conversation import Conversation, Message, chat, spoken
+from lanbot.chat.messages import Conversation, Message, chat, spoken
 from lanbot.tasks.task import Task
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lanbot.chat.conversation import Conversation, Message, chat, spoken
+from lanbot.chat.messages import Conversation, Message, chat, spoken
 from lanbot.data.hub import Source
-from lanbot.tasks.programs import NO_PROGRAM, Program, extract, judge_all
+from lanbot.tasks.code_grading import NO_PROGRAM, Program, extract, judge_all
 from lanbot.tasks.task import HubTask
 
 

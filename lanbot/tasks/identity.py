@@ -4,13 +4,13 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from lanbot.chat.conversation import Conversation, Message, spoken
-from lanbot.data.identity import offline
-from lanbot.data.identity.quality import says
-from lanbot.data.identity.validate import claims
-from lanbot.recipe import Identity
+from lanbot.chat.messages import Conversation, Message, spoken
+from lanbot.config.recipe import Identity
+from lanbot.synthetic.identity import offline
+from lanbot.synthetic.identity.quality import says
+from lanbot.synthetic.identity.validate import claims
 from lanbot.tasks.builtin import IdentityTask
-from lanbot.tasks.task import Setting, Task
+from lanbot.tasks.task import Task, TaskContext
 
 ROWS = {"train": 2_000, "test": 500}
 SEED = 0
@@ -29,7 +29,7 @@ class Persona(Task):
     chance = 0.44
     """About what who always says "I am NAME, a program, not another, made by MAKER." scores."""
 
-    def __init__(self, split: str, argument: str = "", setting: Setting | None = None) -> None:
+    def __init__(self, split: str, argument: str = "", setting: TaskContext | None = None) -> None:
         super().__init__(split, argument, setting)
         self.builtin = IdentityTask(split, "", setting) if argument else None
         self.chance = IdentityTask.chance if argument else Persona.chance

@@ -5,12 +5,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lanbot.chat.conversation import Conversation, chat, parts, validate
-from lanbot.console import track
+from lanbot.chat.messages import Conversation, chat, parts, validate
+from lanbot.core.console import track
+from lanbot.core.errors import UserError
 from lanbot.data.rows import Rows, open_rows
-from lanbot.errors import UserError
 from lanbot.tasks.task import Task
-from lanbot.tokenizer import SPECIAL_TOKENS
+from lanbot.tokenizers.bpe import SPECIAL_TOKENS
 
 SKIP = "Mend the line; in a mixture's part, skip_bad_rows = true leaves broken rows out."
 

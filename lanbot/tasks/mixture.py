@@ -6,12 +6,12 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from lanbot.chat.conversation import Conversation
-from lanbot.chat.lanbot_format import render
-from lanbot.console import main_rank, say
+from lanbot.chat.formats.lanbot import render
+from lanbot.chat.messages import Conversation
+from lanbot.config.recipe import Identity, MixturePart
+from lanbot.core.console import main_rank, say
+from lanbot.core.errors import UserError
 from lanbot.data.loader import Rendered
-from lanbot.errors import UserError
-from lanbot.recipe import Identity, MixturePart
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.arc import ARCChallenge, ARCEasy
 from lanbot.tasks.builtin import LongChat, WordProblems, WorldChat
@@ -23,8 +23,8 @@ from lanbot.tasks.jsonl import Jsonl
 from lanbot.tasks.mmlu import MMLU
 from lanbot.tasks.smoltalk import SmolTalk
 from lanbot.tasks.spelling import SimpleSpelling, SpellingBee
-from lanbot.tasks.task import Setting, Task
-from lanbot.tokenizer import Tokenizer
+from lanbot.tasks.task import Task, TaskContext
+from lanbot.tokenizers.bpe import Tokenizer
 
 TASKS: dict[str, type[Task]] = {
     "smoltalk": SmolTalk,
@@ -45,7 +45,7 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def make_task(spec: str, split: str, setting: Setting | None = None) -> Task:
+def make_task(spec: str, split: str, setting: TaskContext | None = None) -> Task:
     """A task by its name, or by name:argument (jsonl:PATH, simple_spelling:builtin). Raises UserError."""
     name, _, argument = spec.partition(":")
     if name not in TASKS:
@@ -80,7 +80,7 @@ class Mixture(Sequence[Rendered]):
         self, parts: Sequence[MixturePart], identity: Identity, tokenizer: Tokenizer, seed: int, split: str = "train"
     ) -> None:
         self.parts, self.tokenizer = parts, tokenizer
-        self.tasks = [make_task(part.task, split, Setting(identity, part.skip_bad_rows)) for part in parts]
+        self.tasks = [make_task(part.task, split, TaskContext(identity, part.skip_bad_rows)) for part in parts]
         self.told: set[str] = set()
         """Tasks of whose bad rows something was said."""
         which, rows = [], []

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lanbot.chat.conversation import Conversation
+from lanbot.chat.messages import Conversation
 from lanbot.data.hub import Source
 from lanbot.tasks.task import HubTask
 

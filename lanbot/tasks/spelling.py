@@ -2,10 +2,10 @@
 
 import random
 
-from lanbot.chat.conversation import Conversation, Message, chat, output, python, spoken, text
-from lanbot.data import world
-from lanbot.tasks.task import Setting, Task, final_number, spelled, words
-from lanbot.tools.expression import answer
+from lanbot.chat.messages import Conversation, Message, chat, output, python, spoken, text
+from lanbot.synthetic import world
+from lanbot.tasks.task import Task, TaskContext, final_number, spelled, words
+from lanbot.tools.calculator import answer
 
 
 class SimpleSpelling(Task):
@@ -13,7 +13,7 @@ class SimpleSpelling(Task):
 
     arguments = ("builtin",)
 
-    def __init__(self, split: str, argument: str = "", setting: Setting | None = None) -> None:
+    def __init__(self, split: str, argument: str = "", setting: TaskContext | None = None) -> None:
         super().__init__(split, argument, setting)
         self.words = words(argument, split)
 

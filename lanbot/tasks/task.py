@@ -8,15 +8,16 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lanbot.chat.conversation import Conversation, Message, spoken, validate
-from lanbot.data import hub, world
+from lanbot.chat.messages import Conversation, Message, spoken, validate
+from lanbot.config.recipe import Identity
+from lanbot.core.errors import UserError
+from lanbot.data import hub
 from lanbot.data.rows import Rows, open_rows, read
-from lanbot.errors import UserError
-from lanbot.recipe import Identity
+from lanbot.synthetic import world
 
 
 @dataclass(frozen=True)
-class Setting:
+class TaskContext:
     """What a task may need to know of the run it serves."""
 
     identity: Identity = field(default_factory=Identity)
@@ -48,8 +49,8 @@ class Task(ABC):
     answer_tokens: ClassVar[int] = 0
     """What a right answer may need; an evaluation allows at least as many."""
 
-    def __init__(self, split: str, argument: str = "", setting: Setting | None = None) -> None:
-        self.split, self.argument, self.setting = split, argument, setting or Setting()
+    def __init__(self, split: str, argument: str = "", setting: TaskContext | None = None) -> None:
+        self.split, self.argument, self.setting = split, argument, setting or TaskContext()
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lanbot.errors import UserError
-from lanbot.tools.expression import format_value
+from lanbot.core.errors import UserError
+from lanbot.tools.calculator import format_value
 from lanbot.tools.tool import ToolError
 from lanbot.tools.words import content_words
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from lanbot.tools.expression import answer
+from lanbot.tools.calculator import answer
 from lanbot.tools.memory import Memory
 from lanbot.tools.workspace import Workspace
 

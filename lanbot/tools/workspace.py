@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
-from lanbot.tools.expression import MAX_SIZE, format_value
+from lanbot.tools.calculator import MAX_SIZE, format_value
 from lanbot.tools.tool import ToolError
 from lanbot.tools.words import content_words
 

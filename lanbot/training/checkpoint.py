@@ -28,14 +28,14 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
-from lanbot.console import say
-from lanbot.errors import UserError
-from lanbot.model.transformer import Transformer
-from lanbot.model.weights import load_model, save_model
-from lanbot.tokenizer import Tokenizer
-from lanbot.training.fsdp import gathered_on_main
+from lanbot.core.console import say
+from lanbot.core.errors import UserError
+from lanbot.distributed.fsdp import gathered_on_main
+from lanbot.distributed.runtime import Runtime, from_main
+from lanbot.models.transformer import Transformer
+from lanbot.models.weights import load_model, save_model
+from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training.optim import MuonAdamW
-from lanbot.training.parallel import World, from_main
 
 KEEP = 2
 """How many checkpoints of a phase are kept: should the last be damaged, one before it is there."""
@@ -49,7 +49,7 @@ class Saver:
     training and saves no time. What goes wrong in the thread is raised by the next `save` or `wait`.
     """
 
-    def __init__(self, world: World, background: bool | None = None) -> None:
+    def __init__(self, world: Runtime, background: bool | None = None) -> None:
         """background: left out, as the device needs it."""
         self.world = world
         cuda = world.device.type == "cuda"
@@ -102,7 +102,7 @@ def save(
     tokenizer: Tokenizer,
     optimizer: MuonAdamW,
     progress: dict[str, Any],
-    world: World,
+    world: Runtime,
 ) -> Path:
     """Saves a step of a phase; all ranks call it. `progress` is JSON: the loader's state and what else goes on.
 
@@ -122,7 +122,7 @@ def _write(
     model: Transformer | None,
     tokenizer: Tokenizer,
     state: dict[str, Any],
-    world: World,
+    world: Runtime,
     group: dist.ProcessGroup | None = None,
 ) -> Path:
     """model: whole; rank 0 writes it. state: for trainer/, this rank's share. group: for the collectives of several
@@ -167,7 +167,7 @@ def _write(
     return folder
 
 
-def _barrier(world: World, group: dist.ProcessGroup | None) -> None:
+def _barrier(world: Runtime, group: dist.ProcessGroup | None) -> None:
     if world.size > 1:
         dist.barrier(group)
 
@@ -207,12 +207,12 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
-def load(folder: Path, world: World) -> Transformer:
+def load(folder: Path, world: Runtime) -> Transformer:
     """The model of a checkpoint that `latest` found whole."""
     return load_model(folder, world.dtype, world.device)
 
 
-def resume(folder: Path, optimizer: MuonAdamW, world: World) -> dict[str, Any]:
+def resume(folder: Path, optimizer: MuonAdamW, world: Runtime) -> dict[str, Any]:
     """Fills the optimiser and the random state from a checkpoint, in place; returns its `progress`."""
     state: dict[str, Any] = {**optimizer.state_dict(), "rng": torch.get_rng_state(), "progress": ""}
     with warnings.catch_warnings():
@@ -226,7 +226,7 @@ def resume(folder: Path, optimizer: MuonAdamW, world: World) -> dict[str, Any]:
     return json.loads(state["progress"])
 
 
-def last_step(phase: Path, world: World) -> Path | None:
+def last_step(phase: Path, world: Runtime) -> Path | None:
     """`latest`, looked up once for all ranks."""
     return from_main(latest(phase) if world.main else None)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lanbot.model.transformer import Transformer
+from lanbot.models.transformer import Transformer
 
 BACKEND = "inductor"
 

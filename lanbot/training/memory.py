@@ -1,66 +1,22 @@
-"""What the machine has and what a model needs of it: memory, the micro-batch that fits, the matmul ceiling."""
-
-import contextlib
-import os
-import resource
-import sys
-import time
-from pathlib import Path
+"""The memory that training a model needs, and the micro-batch that fits."""
 
 import torch
 
-from lanbot.console import size
-from lanbot.errors import UserError
-from lanbot.model.attention import PLAIN_ATTENTION, has_flash
-from lanbot.model.config import ModelConfig
+from lanbot.core import hardware
+from lanbot.core.console import size
+from lanbot.core.errors import UserError
+from lanbot.distributed.fsdp import must_shard
+from lanbot.distributed.runtime import world
+from lanbot.models.attention import PLAIN_ATTENTION, has_flash
+from lanbot.models.config import ModelConfig
 from lanbot.training import compile
 from lanbot.training.loss import CHUNK, KEPT_BYTES
-from lanbot.training.parallel import world
 
 MICRO_BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536, "mps": 8_192}
 """More than this at a time no longer makes the products faster."""
 
 USABLE = {"cpu": 0.5, "cuda": 0.9, "mps": 0.5}
 """The share of `total` that training may plan with. A GPU is ours, but for its context and what fragments."""
-
-
-def total() -> int:
-    """Bytes of memory of this process's device: what decides the micro-batch, since it is the same tomorrow."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(physical, _cgroup("memory.max") or physical) // _ranks_here()
-
-
-def available() -> int:
-    """Bytes of memory that this process may still take on its device."""
-    if torch.cuda.is_available():
-        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return torch.cuda.mem_get_info()[0] + cached
-    free = total()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1_024
-    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
-    if limit and used:  # the page cache counts as used there, but gives way
-        free = min(free, limit - used + (_cgroup("memory.stat", "inactive_file") or 0))
-    return max(0, free) // _ranks_here()
-
-
-def _ranks_here() -> int:
-    """How many processes of a run share this machine's memory."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def _cgroup(file: str, field: str = "") -> int | None:
-    """A number of this process's control group, None where there is none or no limit."""
-    try:
-        text = (Path("/sys/fs/cgroup") / file).read_text()
-        values = dict(line.split() for line in text.splitlines()) if field else {"": text.strip()}
-        return int(values[field])
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def state_bytes(config: ModelConfig, ranks: int = 1) -> int:
@@ -71,11 +27,6 @@ def state_bytes(config: ModelConfig, ranks: int = 1) -> int:
     if must_shard(config, ranks):
         return (12 * matrices + 16 * embeddings) // ranks + 8 * matrices // config.n_layers + 8 * embeddings
     return 8 * config.params() + (4 * matrices + 8 * embeddings) // ranks
-
-
-def must_shard(config: ModelConfig, ranks: int) -> bool:
-    """Whether several ranks must share out weights and gradients too: whole, they would take half of a device."""
-    return ranks > 1 and 8 * config.params() > total() // 2
 
 
 def activation_bytes(config: ModelConfig, rows: int, T: int) -> int:
@@ -118,7 +69,7 @@ def cuda_activation_bytes(
 def micro_batch(config: ModelConfig, T: int) -> int:
     """How many rows of T tokens one forward pass may have: as many as are of use, and fit; at least one."""
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    room = total() * USABLE[device] - state_bytes(config, world().size)
+    room = hardware.total() * USABLE[device] - state_bytes(config, world().size)
     rows = max(1, MICRO_BATCH_TOKENS[device] // T)
     while rows > 1 and activation_bytes(config, rows, T) > room:
         rows = (rows + 1) // 2
@@ -128,71 +79,9 @@ def micro_batch(config: ModelConfig, T: int) -> int:
 def check(config: ModelConfig, T: int, what: str) -> None:
     """Raises UserError if `what` (a phase) cannot fit into the memory of this machine, before anything is made."""
     need = state_bytes(config, world().size) + activation_bytes(config, 1, T)
-    have = available()
+    have = hardware.available()
     if need > have:
         raise UserError(
             f"{what} needs about {size(need)} of memory for {config.params():,} parameters, but {size(have)} are free",
             f"Lower model.depth (it is {config.n_layers}), tokenizer.vocab_size or {what}.sequence.",
         )
-
-
-ONEDNN_SAYS = ("could not create a primitive", "could not create a memory object")
-"""It gives no reason; on a limited address space this was it."""
-
-
-def exhausted(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on any device: not every allocator has a type for it."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    said = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", *ONEDNN_SAYS)
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
-
-
-def reset_peak() -> None:
-    """Begins to measure the peak anew, where the system can."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak() -> int:
-    """The most bytes held since `reset_peak` (since the process began, where that cannot reset)."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1_024
-    except OSError:
-        pass
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1_024
-
-
-_ceilings: dict[tuple[str, torch.dtype], float] = {}
-
-
-def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
-    """The best matmul FLOP/s that this process reaches, measured once: the limit that utilisation is against."""
-    key = (device.type, dtype)
-    if key not in _ceilings:
-        n = 8_192 if device.type == "cuda" else 2_048
-        x = torch.randn(n, n, dtype=dtype, device=device)
-        out = torch.empty_like(x)
-        best = 0.0
-        for _ in range(6):
-            _synchronise(device)
-            start = time.perf_counter()
-            torch.mm(x, x, out=out)
-            _synchronise(device)
-            best = max(best, 2 * n**3 / (time.perf_counter() - start))
-        _ceilings[key] = best
-    return _ceilings[key]
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    elif device.type == "mps":
-        torch.mps.synchronize()

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from lanbot.console import Progress, duration, say
+from lanbot.core import hardware
+from lanbot.core.console import Progress, duration, say
 from lanbot.data.loader import Loader
 from lanbot.data.packing import Batch
-from lanbot.model.transformer import Transformer
-from lanbot.training import memory
-from lanbot.training.fsdp import gathered
-from lanbot.training.parallel import world
+from lanbot.distributed.fsdp import gathered
+from lanbot.distributed.runtime import world
+from lanbot.models.transformer import Transformer
 from lanbot.training.state import TrainState
 from lanbot.training.step import StepResult
 
@@ -49,7 +49,7 @@ class Meter:
     def __init__(self, state: TrainState, loader: Loader) -> None:
         self.state, self.loader = state, loader
         self.bytes_of = state.tokenizer.token_bytes()
-        self.ceiling = memory.matmul_ceiling(state.world.device, state.world.dtype) * state.world.size
+        self.ceiling = hardware.matmul_ceiling(state.world.device, state.world.dtype) * state.world.size
         self.line = Progress(quiet=not state.world.main)
         self.began = self.last = time.monotonic()
         self.start_progress = loader.progress()

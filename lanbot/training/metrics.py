@@ -8,8 +8,9 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from lanbot.run import read_metrics, unwritable
-from lanbot.training.parallel import from_main
+from lanbot.config.run import read_metrics
+from lanbot.core.files import unwritable
+from lanbot.distributed.runtime import from_main
 
 SPIKE_WINDOW, SPIKE_DEVIATIONS = 100, 6
 """A loss more than so many standard deviations above the mean of the last so many is a spike."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from lanbot.model.transformer import Transformer
-from lanbot.training.sharding import Arriving, layout
+from lanbot.distributed.layout import Arriving, layout
+from lanbot.models.transformer import Transformer
 
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),

@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 import torch
 import torch.distributed as dist
 
-from lanbot.training.parallel import world
+from lanbot.distributed.runtime import world
 
 
 class StopSignals:

@@ -6,18 +6,20 @@ from typing import Any
 
 import torch
 
-from lanbot.console import say
+from lanbot.config.recipe import Training
+from lanbot.core import hardware
+from lanbot.core.console import say
+from lanbot.core.errors import Stopped, UserError
+from lanbot.core.files import write_atomic
 from lanbot.data.packing import Batch
-from lanbot.errors import Stopped, UserError
-from lanbot.model import fp8
-from lanbot.model.transformer import Transformer
-from lanbot.recipe import Training
-from lanbot.run import write_atomic
-from lanbot.tokenizer import Tokenizer
-from lanbot.training import checkpoint, fsdp, memory
+from lanbot.distributed import fsdp
+from lanbot.distributed.runtime import Runtime, from_main, world
+from lanbot.models import fp8
+from lanbot.models.transformer import Transformer
+from lanbot.tokenizers.bpe import Tokenizer
+from lanbot.training import checkpoint, memory
 from lanbot.training.metrics import Metrics
 from lanbot.training.optim import MuonAdamW, Rates
-from lanbot.training.parallel import World, from_main, world
 from lanbot.training.sampled_softmax import Candidates
 from lanbot.training.step import StepResult, training_step
 
@@ -37,7 +39,7 @@ class TrainState:
         """sequence: tokens of a row; the model's context if left out."""
         self.model, self.tokenizer, self.settings, self.phase = model, tokenizer, settings, phase
         self.sequence = sequence or model.config.context
-        self.world: World = world()
+        self.world: Runtime = world()
         rates = Rates(
             muon=settings.muon_lr or 0.0,
             embedding=settings.embedding_lr or 0.0,
@@ -96,7 +98,7 @@ class TrainState:
                 clip = self.settings.clip
                 result = training_step(self.model, self.optimizer, batch, scale, clip, rows, candidates)
             except (RuntimeError, MemoryError) as error:
-                if not memory.exhausted(error):
+                if not hardware.exhausted(error):
                     raise
             else:
                 self.step += 1

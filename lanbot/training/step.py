@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from lanbot.data.packing import Batch
-from lanbot.model.attention import send
-from lanbot.model.transformer import Transformer
-from lanbot.training.fsdp import is_sharded
+from lanbot.distributed.fsdp import is_sharded
+from lanbot.distributed.runtime import max_over_ranks, sum_over_ranks_, world
+from lanbot.models.attention import send
+from lanbot.models.transformer import Transformer
 from lanbot.training.loss import weighted_nll
 from lanbot.training.optim import MuonAdamW
-from lanbot.training.parallel import max_over_ranks, sum_over_ranks_, world
 from lanbot.training.sampled_softmax import Candidates
 
 

@@ -1,7 +1,7 @@
 """The loop that base, mid and sft share. RL has its own in phases/rl.py, of the same parts."""
 
+from lanbot.core.errors import UserError
 from lanbot.data.loader import Loader
-from lanbot.errors import UserError
 from lanbot.training import compile
 from lanbot.training.meter import Evaluate, Meter, notes_of
 from lanbot.training.sampled_softmax import SampledSoftmax

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from lanbot.chat.conversation import Part
-from lanbot.engine.engine import Completion
-from lanbot.tokenizer import QWEN2_PATTERN, Tokenizer
+from lanbot.chat.messages import Part
+from lanbot.inference.engine import Completion
+from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
 from lanbot.tools.tool import Tool
 
 BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)

@@ -9,13 +9,13 @@ import pytest
 
 from lanbot.agent import session
 from lanbot.agent.loop import Agent
-from lanbot.agent.talk import Lines
-from lanbot.chat.conversation import Part, python, text
-from lanbot.chat.show import DIM, RESET
+from lanbot.agent.terminal import Lines
+from lanbot.chat.display import DIM, RESET
+from lanbot.chat.messages import Part, python, text
 from lanbot.cli import main
-from lanbot.engine.sampling import Sampling
-from lanbot.recipe import load
-from lanbot.run import Run
+from lanbot.config.recipe import load
+from lanbot.config.run import Run
+from lanbot.inference.sampling import Sampling
 from lanbot.tools.memory import Memory
 
 Script = Callable[..., None]

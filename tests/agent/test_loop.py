@@ -1,11 +1,11 @@
 import pytest
 
 from lanbot.agent.loop import CUT, REPEATS, Agent, bounded
-from lanbot.chat.conversation import Message, output, parts, python, spoken, text
-from lanbot.chat.lanbot_format import render_prompt
-from lanbot.engine.sampling import Sampling
-from lanbot.errors import UserError
-from lanbot.tokenizer import QWEN2_PATTERN, Tokenizer
+from lanbot.chat.formats.lanbot import render_prompt
+from lanbot.chat.messages import Message, output, parts, python, spoken, text
+from lanbot.core.errors import UserError
+from lanbot.inference.sampling import Sampling
+from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
 from lanbot.tools.memory import Memory
 from lanbot.tools.toolbox import Toolbox
 from lanbot.tools.workspace import Workspace

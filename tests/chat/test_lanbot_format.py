@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lanbot.chat.conversation import chat, output, python, spoken, text
-from lanbot.chat.lanbot_format import parse, prompt_of, render, render_prompt
-from lanbot.errors import UserError
-from lanbot.tokenizer import QWEN2_PATTERN, SPECIAL_TOKENS, Tokenizer
+from lanbot.chat.formats.lanbot import parse, prompt_of, render, render_prompt
+from lanbot.chat.messages import chat, output, python, spoken, text
+from lanbot.core.errors import UserError
+from lanbot.tokenizers.bpe import QWEN2_PATTERN, SPECIAL_TOKENS, Tokenizer
 
 BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
 WORDS = Tokenizer(

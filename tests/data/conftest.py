@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from hub_server import Hub
 
-from lanbot.data import http
+from lanbot.core import http
 
 
 @pytest.fixture

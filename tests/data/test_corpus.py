@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus, Position, open_corpus
+from lanbot.data.file_formats import CHUNK_DOCUMENTS, PIECE_CHARS
 from lanbot.data.loader import TextLoader
-from lanbot.data.readers import CHUNK_DOCUMENTS, PIECE_CHARS
-from lanbot.errors import UserError
-from lanbot.tokenizer import Tokenizer
+from lanbot.tokenizers.bpe import Tokenizer
 
 
 def texts(name: str, count: int) -> list[str]:

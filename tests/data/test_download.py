@@ -17,10 +17,10 @@ from types import SimpleNamespace
 import pytest
 from hub_server import Fault, Hub, answer, cut, git_oid, instead, sha256, slow, stall, without_ranges
 
-from lanbot import console
-from lanbot.data import download, http
+from lanbot.core import console, http
+from lanbot.core.errors import UserError
+from lanbot.data import download
 from lanbot.data.download import Remote
-from lanbot.errors import UserError
 
 CONTENT = random.Random(0).randbytes(100_000)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hub_server import Hub, answer, sha256
 
+from lanbot.core.errors import UserError
 from lanbot.data import download, hub
-from lanbot.errors import UserError
 
 FILES = {
     "README.md": b"# A set",

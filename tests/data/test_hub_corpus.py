@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from hub_server import Hub, answer, slow
 
+from lanbot.core.errors import UserError
 from lanbot.data import download
 from lanbot.data.corpus import Corpus, Position, open_corpus
 from lanbot.data.loader import TextLoader
 from lanbot.data.prefetch import PrefetchLoader
-from lanbot.errors import UserError
-from lanbot.tokenizer import Tokenizer
+from lanbot.tokenizers.bpe import Tokenizer
 
 SHARDS = 14
 

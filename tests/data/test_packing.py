@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lanbot.core.errors import UserError
 from lanbot.data import loader as loaders
-from lanbot.data import world
 from lanbot.data.corpus import Corpus, open_corpus
+from lanbot.data.file_formats import Chunk
 from lanbot.data.loader import BUFFER, ChatLoader, Loader, Rendered, TextLoader
 from lanbot.data.packing import Batch, best_fit, make_batch, pack_stream
-from lanbot.data.readers import Chunk
-from lanbot.errors import UserError
-from lanbot.tokenizer import Tokenizer
+from lanbot.synthetic import world
+from lanbot.tokenizers.bpe import Tokenizer
 
 BOS = 0
 

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lanbot import recipe as recipes
+from lanbot.config import recipe as recipes
+from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus
+from lanbot.data.file_formats import Chunk
 from lanbot.data.loader import ChatLoader, Loader, TextLoader
 from lanbot.data.packing import Batch, make_batch
 from lanbot.data.prefetch import PrefetchLoader, prefetched
-from lanbot.data.readers import Chunk
-from lanbot.errors import UserError
 from lanbot.phases.loaders import base_loader, chat_loader
-from lanbot.tokenizer import Tokenizer
+from lanbot.tokenizers.bpe import Tokenizer
 
 
 class Scripted:

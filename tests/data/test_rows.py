@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lanbot.core.errors import UserError
 from lanbot.data import rows as rows_module
 from lanbot.data.rows import Rows
-from lanbot.errors import UserError
 
 TEXTS = ["a", "b\u2028c\u0085d", "", "é👩‍🚀", "x" * 200]
 DATA = [{"text": text, "n": i} for i, text in enumerate(TEXTS)]

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from lanbot.data import world
 from lanbot.data.corpus import Corpus
-from lanbot.data.readers import Chunk
+from lanbot.data.file_formats import Chunk
 from lanbot.evals import bpb
 from lanbot.evals.bpb import Validation
-from lanbot.model.transformer import Transformer
-from lanbot.tokenizer import Tokenizer
+from lanbot.models.transformer import Transformer
+from lanbot.synthetic import world
+from lanbot.tokenizers.bpe import Tokenizer
 
 MakeModel = Callable[..., Transformer]
 T = 32

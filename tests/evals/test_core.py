@@ -18,21 +18,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lanbot.data import world
+from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus
-from lanbot.data.readers import Chunk
-from lanbot.errors import UserError
-from lanbot.evals import hf, reader, scorer
+from lanbot.data.file_formats import Chunk
+from lanbot.distributed import runtime
+from lanbot.evals import hf_scorer, reader, scorer
 from lanbot.evals.bpb import Validation
 from lanbot.evals.core import CoreResult, TaskScore, evaluate
-from lanbot.evals.hf import HFScorer
+from lanbot.evals.hf_scorer import HFScorer
 from lanbot.evals.scorer import Judged, ModelScorer, batches, plans
-from lanbot.model.transformer import Transformer
-from lanbot.model.weights import load_model, save_model
+from lanbot.models.transformer import Transformer
+from lanbot.models.weights import load_model, save_model
+from lanbot.synthetic import world
 from lanbot.tasks import core
 from lanbot.tasks.core import CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Prompt
-from lanbot.tokenizer import Tokenizer
-from lanbot.training import parallel
+from lanbot.tokenizers.bpe import Tokenizer
 
 MakeModel = Callable[..., Transformer]
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
@@ -250,8 +250,8 @@ def test_items_of_like_length_are_read_together(
     prompts = [item for task in MADE for item in prompts_of(task, one, one.context)]
     prompts.append(prompts[0][:3])  # some items have fewer choices
     theirs = [plain(lambda ids: one.model(ids).logits, item) for item in prompts]
-    monkeypatch.setitem(hf.HELD, "cpu", held)
-    monkeypatch.setitem(hf.SPARE, "cpu", spare)
+    monkeypatch.setitem(hf_scorer.HELD, "cpu", held)
+    monkeypatch.setitem(hf_scorer.SPARE, "cpu", spare)
     read: list[int] = []
     on_top = one._on_top
     monkeypatch.setattr(one, "_on_top", lambda batch, tally: [read.append(len(batch)), on_top(batch, tally)])
@@ -392,7 +392,7 @@ def test_core_is_the_mean_of_the_centered() -> None:
         return TaskScore(task, core_score(p, 100), 100, 0)
 
     def core_score(p: float, n: int):
-        from lanbot.evals.chat import Score
+        from lanbot.evals.task_eval import Score
 
         return Score(p, n, math.sqrt(p * (1 - p) / n), 0.0)
 
@@ -472,7 +472,7 @@ def test_two_ranks_find_exactly_what_one_finds(make_model: MakeModel, tokenizer:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place = parallel.world()
+    place = runtime.world()
     found = {**measured(Path(sys.argv[1])), "size": place.size}
     (Path(sys.argv[1]) / f"rank{place.rank}.json").write_text(json.dumps(found))
-    parallel.close()
+    runtime.close()

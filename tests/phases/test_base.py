@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from lanbot.config.recipe import load
+from lanbot.config.run import Run
 from lanbot.phases import base, tokenizer
-from lanbot.recipe import load
-from lanbot.run import Run
 
 RECIPE = """
 [tokenizer]

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 from lanbot import report
-from lanbot.chat.conversation import validate
-from lanbot.errors import UsageError, UserError
-from lanbot.evals import chat as evals
-from lanbot.model.transformer import Transformer
-from lanbot.model.weights import save_model
+from lanbot.chat.messages import validate
+from lanbot.config.recipe import load
+from lanbot.config.run import Run
+from lanbot.core.errors import UsageError, UserError
+from lanbot.evals import task_eval as evals
+from lanbot.models.transformer import Transformer
+from lanbot.models.weights import save_model
 from lanbot.phases import pipeline, tokenizer
 from lanbot.phases.chat import start_from
-from lanbot.recipe import load
-from lanbot.run import Run
 from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
-from lanbot.tokenizer import Tokenizer
+from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
 
 

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from lanbot.chat.lanbot_format import prompt_of
-from lanbot.engine.engine import Completion, Engine
-from lanbot.engine.sampling import Sampling
-from lanbot.model.transformer import Transformer
+from lanbot.chat.formats.lanbot import prompt_of
+from lanbot.config.recipe import RL, Identity, MixturePart
+from lanbot.distributed.runtime import Runtime
+from lanbot.inference.engine import Completion, Engine
+from lanbot.inference.sampling import Sampling
+from lanbot.models.transformer import Transformer
 from lanbot.phases.rl import Rollout, informative, logprob_gaps, policy_batch, roll_out
-from lanbot.recipe import RL, Identity, MixturePart
 from lanbot.tasks.mixture import Mixture
-from lanbot.tokenizer import Tokenizer
+from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training.loss import weighted_nll
-from lanbot.training.parallel import World
 
-ONE = World(0, 1, torch.device("cpu"), torch.float32)
+ONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
 SETTINGS = RL(mixture=(MixturePart("simple_spelling:builtin"),), prompts=4, group_size=3, max_tokens=8)
 
 
@@ -65,7 +65,7 @@ def test_ranks_share_the_questions_and_draw_what_one_rank_would(
     tokenizer: Tokenizer, questions: Mixture, make_model: Callable[..., Transformer]
 ) -> None:
     keys = []
-    for world in (ONE, World(0, 2, ONE.device, ONE.dtype), World(1, 2, ONE.device, ONE.dtype)):
+    for world in (ONE, Runtime(0, 2, ONE.device, ONE.dtype), Runtime(1, 2, ONE.device, ONE.dtype)):
         engine = Scripted(tokenizer, make_model(context=256), questions, RIGHT)
         roll_out(engine, questions, SETTINGS, 0, 0, world)  # type: ignore[arg-type]
         keys.append(set(engine.keys))

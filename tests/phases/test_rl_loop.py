@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from lanbot.engine.engine import Completion, Engine
-from lanbot.errors import Stopped, UserError
-from lanbot.model.transformer import Transformer
+from lanbot.config.recipe import load
+from lanbot.config.run import Run, read_metrics
+from lanbot.core.errors import Stopped, UserError
+from lanbot.distributed.runtime import world
+from lanbot.inference.engine import Completion, Engine
+from lanbot.models.transformer import Transformer
 from lanbot.phases import rl
 from lanbot.phases.rl import Rollout, measure, train_rl
-from lanbot.recipe import load
-from lanbot.run import Run, read_metrics
 from lanbot.tasks.mixture import make_task
-from lanbot.tokenizer import Tokenizer
+from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
-from lanbot.training.parallel import world
 from lanbot.training.state import TrainState
 
 Train = Callable[..., Path]

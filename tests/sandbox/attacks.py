@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.sandbox import canary, launch
+from lanbot.sandbox.protocol import MOST_OUTPUT
 from lanbot.sandbox.sandbox import Sandbox
-from lanbot.sandbox.talk import MOST_OUTPUT
 from lanbot.sandbox.worker import Result
 
 SECRET, KEY = "the-secret-of-home", "sk-the-key-of-the-host"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lanbot.errors import UserError
+from lanbot.core.errors import UserError
 from lanbot.sandbox import canary, files, launch, sandbox
 from lanbot.sandbox.canary import Verdict
+from lanbot.sandbox.protocol import MOST_CALLS, MOST_OUTPUT
 from lanbot.sandbox.sandbox import Sandbox
-from lanbot.sandbox.talk import MOST_CALLS, MOST_OUTPUT
 from lanbot.sandbox.worker import Worker
 
 VERDICTS = sandbox.survey()

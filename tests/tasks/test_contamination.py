@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lanbot.chat.conversation import chat
-from lanbot.recipe import Recipe, load
+from lanbot.chat.messages import chat
+from lanbot.config.recipe import Recipe, load
 from lanbot.tasks import contamination
 from lanbot.tasks.contamination import COMMON, END, Index, check, plan, question, real
 from lanbot.tasks.mixture import make_task

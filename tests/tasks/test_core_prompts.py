@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lanbot.errors import UserError
+from lanbot.core.errors import UserError
 from lanbot.tasks import core
 from lanbot.tasks.core import ANSWER, CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Prompt, prompts, shots, texts
 

@@ -4,14 +4,14 @@ from collections import Counter
 
 import pytest
 
-from lanbot.chat.conversation import Message, spoken, validate
-from lanbot.errors import UserError
-from lanbot.recipe import Identity
+from lanbot.chat.messages import Message, spoken, validate
+from lanbot.config.recipe import Identity
+from lanbot.core.errors import UserError
 from lanbot.tasks.handwritten import Handwritten, says
 from lanbot.tasks.mixture import make_task
-from lanbot.tasks.task import Setting
+from lanbot.tasks.task import TaskContext
 
-TASK = Handwritten("test", setting=Setting(Identity("Robi", "Ada Smith")))
+TASK = Handwritten("test", setting=TaskContext(Identity("Robi", "Ada Smith")))
 
 
 def said(words: str) -> Message:

@@ -2,15 +2,17 @@
 
 import pytest
 
-from lanbot.chat.conversation import Message, spoken, validate
-from lanbot.data.identity.quality import words_of
-from lanbot.recipe import Identity
+from lanbot.chat.messages import Message, spoken, validate
+from lanbot.config.recipe import Identity
+from lanbot.synthetic.identity.quality import words_of
 from lanbot.tasks.builtin import IdentityTask
 from lanbot.tasks.handwritten import Handwritten
 from lanbot.tasks.identity import Persona, says
-from lanbot.tasks.task import Setting
+from lanbot.tasks.task import TaskContext
 
-ROBI = Setting(Identity("Robi", "Ada Smith", 2023, personality="cheerful", facts=("I live in a shed.", "I like rain.")))
+ROBI = TaskContext(
+    Identity("Robi", "Ada Smith", 2023, personality="cheerful", facts=("I live in a shed.", "I like rain."))
+)
 
 
 def said(words: str) -> Message:
@@ -83,7 +85,7 @@ def test_no_constant_answer_is_right_often(test_rows: Persona) -> None:
 
 
 def test_a_bot_may_have_a_well_known_name() -> None:
-    task = Persona("test", setting=Setting(Identity("Claude", "Anthropic")))
+    task = Persona("test", setting=TaskContext(Identity("Claude", "Anthropic")))
     assert task.check(row(task, "maker"), said("I am Claude, made by Anthropic."))
     assert not task.check(row(task, "maker"), said("I am Siri, made by Apple, not by Anthropic."))
 

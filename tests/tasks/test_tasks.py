@@ -9,19 +9,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lanbot.chat.conversation import chat, output, parts, python, spoken, text, validate
-from lanbot.chat.lanbot_format import render
-from lanbot.data import hub, world
+from lanbot.chat.formats.lanbot import render
+from lanbot.chat.messages import chat, output, parts, python, spoken, text, validate
+from lanbot.config.recipe import Identity, MixturePart
+from lanbot.core.errors import UserError
+from lanbot.data import hub
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import ChatLoader
-from lanbot.data.world.grammar import Cell, held_out_row, sections
-from lanbot.errors import UserError
-from lanbot.recipe import Identity, MixturePart
+from lanbot.synthetic import world
+from lanbot.synthetic.world.grammar import Cell, held_out_row, sections
 from lanbot.tasks.gsm8k import MARK, with_calls
 from lanbot.tasks.mixture import TASKS, Mixture, make_task
-from lanbot.tasks.task import Setting, final_number, multiple_choice
-from lanbot.tokenizer import QWEN2_PATTERN, Tokenizer
-from lanbot.tools.expression import answer
+from lanbot.tasks.task import TaskContext, final_number, multiple_choice
+from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
+from lanbot.tools.calculator import answer
 
 BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
 
@@ -291,7 +292,7 @@ def test_the_word_list_of_a_mirror_is_cleaned_of_line_ends_and_of_very_short_and
 
 
 def test_identity_asks_for_the_name_and_for_the_maker_where_the_reference_says_it() -> None:
-    task = make_task("identity:builtin", "test", Setting(Identity("Robi", "Ada Smith", "cheerful")))
+    task = make_task("identity:builtin", "test", TaskContext(Identity("Robi", "Ada Smith", "cheerful")))
     references = [task.conversation(i)["messages"][-1] for i in range(200)]
     assert all(task.check(i, reference) for i, reference in enumerate(references))
     assert all("Robi" in spoken(reference) and "Ada Smith" in spoken(reference) for reference in references)
@@ -359,7 +360,7 @@ BARE = json.dumps(chat("hi", "ho")["messages"])
 
 def own(path: Path, *lines: str, skip: bool = False):
     path.write_text("\n".join(lines) + "\n")
-    return make_task(f"jsonl:{path}", "train", Setting(skip_bad_rows=skip))
+    return make_task(f"jsonl:{path}", "train", TaskContext(skip_bad_rows=skip))
 
 
 def test_rows_of_ones_own_may_be_objects_or_bare_lists(tmp_path: Path) -> None:
@@ -453,7 +454,7 @@ def test_a_file_that_is_missing_a_folder_torn_or_damaged_is_named(tmp_path: Path
     whole = write_rows(tmp_path / "c.jsonl.gz", [chat(str(i), str(i * i)) for i in range(500)]).read_bytes()
     (tmp_path / "torn.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"torn\.jsonl\.gz: cannot be read"):
-        len(make_task(f"jsonl:{tmp_path}/torn.jsonl.gz", "train", Setting(skip_bad_rows=True)))
+        len(make_task(f"jsonl:{tmp_path}/torn.jsonl.gz", "train", TaskContext(skip_bad_rows=True)))
     for place in range(20, len(whole), len(whole) // 20):
         flipped = bytearray(whole)
         flipped[place] ^= 0xFF

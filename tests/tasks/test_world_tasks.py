@@ -5,16 +5,16 @@ from collections import Counter
 
 import pytest
 
-from lanbot.chat.conversation import Message, Part, parts, spoken, text, validate
-from lanbot.data import world
-from lanbot.errors import UserError
-from lanbot.recipe import Identity
-from lanbot.tasks.agent_tasks import AgentTasks, Desk
+from lanbot.chat.messages import Message, Part, parts, spoken, text, validate
+from lanbot.config.recipe import Identity
+from lanbot.core.errors import UserError
+from lanbot.synthetic import world
+from lanbot.tasks.agent_tasks import AgentEnv, AgentTasks
 from lanbot.tasks.builtin import ROWS, WordProblems
 from lanbot.tasks.mixture import make_task
-from lanbot.tasks.task import Setting
+from lanbot.tasks.task import TaskContext
 
-ROBI = Setting(Identity("Robi", "Ada Smith", "cheerful"))
+ROBI = TaskContext(Identity("Robi", "Ada Smith", "cheerful"))
 
 
 def said(words: str | list[Part]) -> Message:
@@ -119,7 +119,7 @@ def test_who_the_bot_is_comes_from_the_recipe(name: str) -> None:
 TASK = AgentTasks("test")
 
 
-def do(desk: Desk, reply: list[Part]) -> Message:
+def do(desk: AgentEnv, reply: list[Part]) -> Message:
     """The next request answered by this reply, its calls really made."""
     request = desk.request()
     assert request is not None and request["role"] == "user"
@@ -183,7 +183,7 @@ def test_a_file_must_be_written_and_not_only_said_to_be() -> None:
         ((name, words),) = errand.written.items()
         writes = [part for part in errand.replies[0] if part["text"].startswith("write_file")]
 
-        def done(*code: str, i: int = i) -> Desk:
+        def done(*code: str, i: int = i) -> AgentEnv:
             desk = TASK.desk(i)
             do(desk, [*({"type": "python", "text": one} for one in code), text("Done.")])
             return desk

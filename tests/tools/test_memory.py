@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lanbot.errors import UserError
+from lanbot.core.errors import UserError
 from lanbot.tools.memory import MAX_TEXT, RECALLED, Memory, ToolError
 
 

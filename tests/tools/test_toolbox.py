@@ -2,7 +2,7 @@
 
 import pytest
 
-from lanbot.tools.expression import answer
+from lanbot.tools.calculator import answer
 from lanbot.tools.memory import Memory
 from lanbot.tools.toolbox import Toolbox
 from lanbot.tools.workspace import Workspace

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lanbot.run import read_metrics
+from lanbot.config.run import read_metrics
 from lanbot.training import checkpoint
 
 TIMES = ("seconds", "tokens_per_second", "utilisation", "wait_seconds")

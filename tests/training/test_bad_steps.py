@@ -9,16 +9,17 @@ import pytest
 import torch
 from outcome import metrics, weights
 
+from lanbot.config.recipe import Training
+from lanbot.config.run import read_metrics
+from lanbot.core import hardware
+from lanbot.core.errors import Stopped, UserError
 from lanbot.data.packing import Batch, make_batch
-from lanbot.errors import Stopped, UserError
-from lanbot.model.transformer import Transformer
-from lanbot.recipe import Training
-from lanbot.run import read_metrics
-from lanbot.tokenizer import Tokenizer
+from lanbot.distributed.runtime import world
+from lanbot.models.transformer import Transformer
+from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint, memory, state, trainer
 from lanbot.training.meter import Meter
 from lanbot.training.metrics import Metrics
-from lanbot.training.parallel import world
 from lanbot.training.state import TrainState
 from lanbot.training.trainer import train
 
@@ -60,7 +61,7 @@ class Noise:
 
 @pytest.fixture(autouse=True)
 def _a_known_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "matmul_ceiling", lambda device, dtype: 1e12)
+    monkeypatch.setattr(hardware, "matmul_ceiling", lambda device, dtype: 1e12)
 
 
 @pytest.fixture

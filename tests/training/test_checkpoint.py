@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.testing import assert_close
 
-from lanbot.errors import Stopped, UserError
-from lanbot.model.transformer import Transformer
-from lanbot.tokenizer import Tokenizer
+from lanbot.core.errors import Stopped, UserError
+from lanbot.distributed.runtime import world
+from lanbot.models.transformer import Transformer
+from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
 from lanbot.training.optim import MuonAdamW, Rates
-from lanbot.training.parallel import world
 
 TRUE = torch.tensor(True)
 

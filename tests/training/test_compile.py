@@ -12,11 +12,12 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
-from lanbot.model import attention, fp8
-from lanbot.model.config import ModelConfig
-from lanbot.model.init import init_weights
-from lanbot.model.transformer import Transformer
-from lanbot.training import compile, fsdp, loss, parallel
+from lanbot.distributed import fsdp, runtime
+from lanbot.models import attention, fp8
+from lanbot.models.config import ModelConfig
+from lanbot.models.init import init_weights
+from lanbot.models.transformer import Transformer
+from lanbot.training import compile, loss
 from lanbot.training.optim import MuonAdamW, Rates
 
 MakeModel = Callable[..., Transformer]
@@ -134,7 +135,7 @@ def test_inductors_code_gives_the_same_gradients(make_model: MakeModel, monkeypa
 
 def two_ranks() -> None:
     """A job for torchrun: gradients dealt out while they come, and FSDP2's, of compiled blocks and of written ones."""
-    ranks = parallel.mesh()
+    ranks = runtime.mesh()
     assert ranks is not None
     compile.enabled, compile.BACKEND = lambda _: True, "aot_eager"
     for sharded in (False, True):
@@ -172,4 +173,4 @@ def test_two_ranks_train_compiled_as_they_do_written() -> None:
 
 if __name__ == "__main__":
     two_ranks()
-    parallel.close()
+    runtime.close()

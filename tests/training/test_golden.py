@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from lanbot.data.packing import make_batch
-from lanbot.model.config import ModelConfig
-from lanbot.model.init import init_weights
-from lanbot.model.transformer import Transformer
+from lanbot.models.config import ModelConfig
+from lanbot.models.init import init_weights
+from lanbot.models.transformer import Transformer
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.schedule import wsd
 from lanbot.training.step import training_step

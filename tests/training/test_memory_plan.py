@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lanbot.model import attention
-from lanbot.model.config import ModelConfig
-from lanbot.model.transformer import Transformer
-from lanbot.training import memory, parallel
+from lanbot.core import hardware
+from lanbot.distributed import runtime
+from lanbot.models import attention
+from lanbot.models.config import ModelConfig
+from lanbot.models.transformer import Transformer
+from lanbot.training import memory
 from lanbot.training.memory import cuda_activation_bytes, state_bytes
 
 BF16 = torch.bfloat16
@@ -71,7 +73,7 @@ def test_a_mask_counts_where_flash_attention_does_not_run() -> None:
 
 @pytest.mark.parametrize("ranks", [1, 8])
 def test_depth_20_at_32_rows_of_2048_fits_80_gb_in_one_pass(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "total", lambda: 80 * 10**9)
+    monkeypatch.setattr(hardware, "total", lambda: 80 * 10**9)
     need = state_bytes(D20, ranks) + cuda_activation_bytes(D20, 32, 2_048)
     assert 60e9 < need < 0.9 * 80e9, "0.9: what `micro_batch` plans with"
 
@@ -91,9 +93,9 @@ def test_the_micro_batch_is_what_fits_a_gpu(
 
 def on_gpu(monkeypatch: pytest.MonkeyPatch, gigabytes: float) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(memory, "total", lambda: int(gigabytes * 1e9))
+    monkeypatch.setattr(hardware, "total", lambda: int(gigabytes * 1e9))
     monkeypatch.setattr(memory, "has_flash", lambda *_: True)
-    monkeypatch.setattr(parallel, "_world", parallel.World(0, 1, torch.device("cuda", 0), BF16))
+    monkeypatch.setattr(runtime, "_world", runtime.Runtime(0, 1, torch.device("cuda", 0), BF16))
 
 
 def test_more_rows_than_are_of_use_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:

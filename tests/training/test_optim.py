@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from lanbot.model.transformer import Transformer
+from lanbot.models.transformer import Transformer
 from lanbot.training.optim import MuonAdamW, Rates, orthogonalise
 
 TRUE = torch.tensor(True)

@@ -14,22 +14,23 @@ import torch
 from outcome import metrics, weights
 from torch.testing import assert_close
 
-from lanbot.chat.lanbot_format import render
-from lanbot.data import world as built_in
+from lanbot.chat.formats.lanbot import render
+from lanbot.config.recipe import Training, load
+from lanbot.config.run import read_metrics
+from lanbot.core import hardware
+from lanbot.core.errors import Stopped, UserError
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import ChatLoader, Loader, TextLoader
 from lanbot.data.packing import Batch
 from lanbot.data.prefetch import prefetched
-from lanbot.errors import Stopped, UserError
-from lanbot.model.transformer import Transformer
+from lanbot.distributed.runtime import world
+from lanbot.models.transformer import Transformer
 from lanbot.phases.loaders import base_loader
-from lanbot.recipe import Training, load
-from lanbot.run import read_metrics
-from lanbot.tokenizer import Tokenizer
-from lanbot.training import checkpoint, memory
+from lanbot.synthetic import world as built_in
+from lanbot.tokenizers.bpe import Tokenizer
+from lanbot.training import checkpoint
 from lanbot.training.metrics import Metrics
 from lanbot.training.optim import MuonAdamW, Rates
-from lanbot.training.parallel import world
 from lanbot.training.sampled_softmax import SampledSoftmax
 from lanbot.training.step import training_step
 from lanbot.training.trainer import TrainState, train
@@ -187,7 +188,7 @@ def send(number: int) -> Callable[[], None]:
 
 @pytest.fixture(autouse=True)
 def _a_known_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "matmul_ceiling", lambda device, dtype: 1e12)
+    monkeypatch.setattr(hardware, "matmul_ceiling", lambda device, dtype: 1e12)
 
 
 @pytest.fixture(params=["text", "chat"])

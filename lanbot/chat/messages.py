@@ -1,0 +1,112 @@
+"""What a conversation is: messages with roles, made of parts. The same shape in memory and in JSON."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NotRequired, TypedDict
+
+from lanbot.core.errors import UserError
+
+ROLES = ("system", "user", "assistant", "tool")
+PART_TYPES = ("text", "python", "output")
+MAX_CHARS = 1_000_000
+"""Of a message: a whole book, which no context holds."""
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+class Part(TypedDict):
+    """A piece of an assistant's message: text it says, python it calls, or the output it was given back."""
+
+    type: str
+    text: str
+
+
+class Message(TypedDict):
+    role: str
+    content: str | list[Part]
+
+
+class Conversation(TypedDict):
+    messages: list[Message]
+    tools: NotRequired[list[dict[str, Any]]]
+
+
+def text(content: str) -> Part:
+    return {"type": "text", "text": content}
+
+
+def python(code: str) -> Part:
+    return {"type": "python", "text": code}
+
+
+def output(result: str) -> Part:
+    return {"type": "output", "text": result}
+
+
+def chat(user: str, answer: str | list[Part]) -> Conversation:
+    """One question and its answer."""
+    return {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]}
+
+
+def parts(message: Message) -> list[Part]:
+    content = message["content"]
+    return [text(content)] if isinstance(content, str) else content
+
+
+def spoken(message: Message) -> str:
+    """What the message says in words: its text parts, without calls and outputs."""
+    return "".join(part["text"] for part in parts(message) if part["type"] == "text")
+
+
+def validate(row: object, where: str) -> Conversation:
+    """`row` as a Conversation, or a UserError that says what is wrong with the row at `where` (file and line).
+
+    A bare list of messages is accepted for {"messages": [...]}.
+    """
+    remedy = 'A row is {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", ...}]}.'
+    if isinstance(row, list):
+        row = {"messages": row}
+    if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
+        raise UserError(f"{where}: no list of messages", remedy)
+    previous = "system"
+    for i, message in enumerate(row["messages"]):
+        problem = _problem(message, previous, first=i == 0)
+        if problem:
+            raise UserError(f"{where}: message {i + 1} {problem}", remedy)
+        previous = message["role"]
+    if all(message["role"] != "assistant" for message in row["messages"]):
+        raise UserError(f"{where}: nobody answers the user", remedy)
+    return row  # type: ignore[return-value]
+
+
+def _problem(message: object, previous: str, first: bool) -> str | None:
+    if not isinstance(message, dict):
+        return "is not an object"
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        return f"has the role {role!r}; roles are {', '.join(ROLES)}"
+    if role == "system" and not first:
+        return "is a system message, which may only come first"
+    if role in ("assistant", "tool") and previous == "system":
+        return f"is the {role}'s, before anyone asked"
+    if role == previous and not first:
+        return f"is the second of the role {role!r} in a row"
+    if isinstance(content, str):
+        return _text_problem(content)
+    if not isinstance(content, Sequence):
+        return "has no content"
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") not in PART_TYPES or not isinstance(part.get("text"), str):
+            return f"has a part that is not {{type: {'|'.join(PART_TYPES)}, text}}"
+        if role != "assistant" and part["type"] != "text":
+            return f"has a {part['type']} part, which only the assistant may have"
+    return _text_problem("".join(part["text"] for part in content))
+
+
+def _text_problem(content: str) -> str | None:
+    if not content.strip():
+        return "is empty"
+    if len(content) > MAX_CHARS:
+        return f"is {len(content):,} characters long; more than {MAX_CHARS:,} is a mistake"
+    if not content.isascii() and _HALF.search(content):
+        return "holds half of a surrogate pair, which is no text"
+    return None

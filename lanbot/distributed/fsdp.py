@@ -1,0 +1,95 @@
+"""FSDP2 for models whose training state does not fit one device: every parameter is cut by rows over the ranks.
+
+Blocks are gathered one by one, in the compute dtype, as forward and backward come to them; the root (embedding, last
+norm, head) in fp32, once a pass. The root stays gathered from its forward to the end of its backward, so that the
+loss finds `lm_head.weight` whole.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from lanbot.core import hardware
+from lanbot.distributed.runtime import mesh
+from lanbot.models.config import ModelConfig
+from lanbot.models.transformer import Transformer
+
+
+def shard(model: Transformer, mesh: DeviceMesh) -> None:
+    """Cuts the model's parameters, in place. Each rank must hold the same whole weights before."""
+    compute = None if model.dtype == torch.float32 else model.dtype  # a matrix is cast to it anyway
+    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+    for block in model.layers:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):  # gradients are summed: the loss is normalised over all ranks
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def shard_if_needed(model: Transformer) -> None:
+    """`shard`, where several ranks train a model that does not fit each of them."""
+    ranks = mesh()
+    if ranks is not None and must_shard(model.config, ranks.size()):
+        shard(model, ranks)
+
+
+def must_shard(config: ModelConfig, ranks: int) -> bool:
+    """Whether several ranks must share out weights and gradients too: whole, they would take half of a device."""
+    return ranks > 1 and 8 * config.params() > hardware.total() // 2
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return isinstance(model, FSDPModule)
+
+
+def gathered(model: Transformer) -> Transformer:
+    """The model itself if it is whole; else a whole copy in the compute dtype on every rank, to evaluate and sample
+    with: forward passes of it send nothing, so ranks need not make the same number of them. All ranks call it."""
+    if not is_sharded(model):
+        return model
+    return _assembled(model, {name: whole.to(model.dtype) for name, whole in _whole(model)})
+
+
+def gathered_on_main(model: Transformer, main: bool) -> Transformer | None:
+    """The model itself if it is whole; else, on rank 0 alone, a copy of the fp32 masters in the memory of the CPU.
+    All ranks call it."""
+    if not is_sharded(model):
+        return model
+    weights = {}
+    for name, whole in _whole(model):  # one at a time: whole they need not fit the device
+        if main:
+            weights[name] = whole.cpu()
+    return _assembled(model, weights) if main else None
+
+
+@torch.no_grad()
+def load(model: Transformer, weights: Transformer) -> None:
+    """Copies whole weights into a model, sharded or not."""
+    values = dict(weights.named_parameters())
+    for name, parameter in model.named_parameters():
+        value: Tensor = values[name]
+        if isinstance(parameter, DTensor):  # src_data_rank=None: each rank cuts its own rows out, nothing is sent
+            value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.copy_(value)
+
+
+def _whole(model: Transformer):  # type: ignore[no-untyped-def]
+    """(name, whole tensor) of each parameter in turn."""
+    for name, parameter in model.named_parameters():
+        value = parameter.detach()
+        yield name, value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _assembled(model: Transformer, weights: dict[str, Tensor]) -> Transformer:
+    with torch.device("meta"):
+        copy = Transformer(model.config, model.dtype)
+    if model.config.tie_embeddings:
+        weights = {**weights, "lm_head.weight": weights["embed_tokens.weight"]}
+    copy.load_state_dict(weights, assign=True)
+    if model.config.tie_embeddings:  # a tensor each, of the same memory
+        copy.lm_head.weight = copy.embed_tokens.weight
+    return copy.requires_grad_(False)

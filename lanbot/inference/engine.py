@@ -1,0 +1,202 @@
+"""Batched generation with a KV cache, and the tool in the loop.
+
+When a model closes a python call, the tool's result is put into its mouth: output tokens are forced one by one,
+and the model goes on after them. A request's draws come from its own seed, so what it samples does not depend on
+who else is in the batch.
+"""
+
+import copy
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from lanbot.core import hardware
+from lanbot.core.errors import UserError
+from lanbot.distributed.fsdp import gathered
+from lanbot.inference.sampling import Sampling, sample
+from lanbot.models.kv_cache import KVCache
+from lanbot.models.transformer import Transformer
+from lanbot.tokenizers.bpe import Tokenizer
+from lanbot.tools.calculator import answer
+from lanbot.tools.tool import Tool
+
+OnToken = Callable[[int, int], None]
+SLOTS = {"cpu": 256, "cuda": 512, "mps": 64}
+"""Conversations generated at the same time."""
+PREFILL_TOKENS = 32_768
+"""Of prompts that are read in one forward pass, at most."""
+
+
+@dataclass
+class Completion:
+    """ids: what came after the prompt. sampled: 1 where the model chose the token, 0 where the tool's output was
+    forced. logprobs: of each sampled token under the model at temperature 1; 0 for forced ones."""
+
+    prompt: list[int]
+    ids: list[int] = field(default_factory=list)
+    sampled: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    calls: int = 0
+    finished: str = ""
+    """"stop" (the turn ended), "length" (the limit came first) or "tool" (the tool ended it: it returned None)."""
+
+
+@dataclass
+class _Request:
+    index: int
+    completion: Completion
+    draws: random.Random
+    limit: int
+    tool: Tool
+    forced: deque[int] = field(default_factory=deque)
+    call: list[int] | None = None
+    """The ids of a python call that is open."""
+
+
+class Engine:
+    """Generates with `model` as it is now; `refresh` after its weights have changed."""
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, tool: Tool = answer) -> None:
+        self.source, self.tokenizer, self.tool = model, tokenizer, tool
+        self.stops = {tokenizer.special[name] for name in ("<|assistant_end|>", "<|bos|>", "<|user_start|>")}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes the weights over: a copy in the compute dtype, or the fp32 masters themselves."""
+        self.model = gathered(self.source)
+        if self.model is self.source and self.source.dtype != torch.float32:
+            self.model = copy.deepcopy(self.source).to(self.source.dtype).requires_grad_(False)
+        self.device = self.model.embed_tokens.weight.device
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        seed: int = 0,
+        on_token: OnToken | None = None,
+        keys: Sequence[str] | None = None,
+        tools: Sequence[Tool] | None = None,
+    ) -> list[Completion]:
+        """A completion for each prompt, in their order. on_token(index, id) is told each token as it comes.
+
+        keys: what a request's draws depend on beside the seed; its index if left out.
+        tools: what answers each request's calls; the engine's own tool if left out.
+
+        Raises UserError if a prompt leaves no room in the context.
+        """
+        context = self.model.config.context
+        for prompt in prompts:
+            if len(prompt) >= context:
+                raise UserError(
+                    f"a conversation of {len(prompt):,} tokens; the model's context is {context:,}",
+                    "Shorten it, or train with a longer model.context.",
+                )
+        requests = [
+            _Request(
+                i,
+                Completion(list(p)),
+                random.Random(f"{seed}/{keys[i] if keys else i}"),
+                min(sampling.max_tokens, context - len(p)),
+                tools[i] if tools else self.tool,
+            )
+            for i, p in enumerate(prompts)
+        ]
+        waiting = deque(requests)
+        longest = max((len(r.completion.prompt) + r.limit for r in requests), default=0)
+        slots: list[_Request | None] = [None] * min(self._slots(longest), len(requests))
+        cache = KVCache(self.model.config, len(slots), longest, self.model.dtype, self.device)
+        logits = torch.zeros(len(slots), self.model.config.vocab_size, device=self.device)
+        while True:
+            free = [i for i, request in enumerate(slots) if request is None]
+            if waiting and (len(free) * 4 >= len(slots)):
+                admitted = free[: len(waiting)]
+                for i in admitted:
+                    slots[i] = waiting.popleft()
+                rows = max(1, PREFILL_TOKENS // longest)
+                for some in (admitted[start : start + rows] for start in range(0, len(admitted), rows)):
+                    logits[some] = self._prefill(cache, [slots[i] for i in some], some)  # type: ignore[misc]
+            elif not waiting and len(free) * 2 > len(slots):  # the last ones: no need to carry the empty slots
+                kept = [i for i, request in enumerate(slots) if request is not None]
+                slots = [slots[i] for i in kept]
+                cache.keep(torch.tensor(kept, dtype=torch.long, device=self.device))
+                logits = logits[kept]
+            if not any(slots):
+                return [request.completion for request in requests]
+            tokens = self._choose(slots, logits, sampling, on_token)
+            if any(slots):
+                logits = self._decode(cache, slots, tokens)
+
+    def _slots(self, longest: int) -> int:
+        """How many conversations of `longest` tokens to hold at the same time: a quarter of the memory at most."""
+        config = self.model.config
+        held = 2 * config.n_layers * config.n_kv_heads * config.head_dim * longest * self.model.dtype.itemsize
+        return max(1, min(SLOTS[self.device.type], hardware.total() // 4 // max(1, held)))
+
+    def _prefill(self, cache: KVCache, requests: list[_Request], slots: list[int]) -> torch.Tensor:
+        """The logits (rows, V) after each prompt, whose keys and values now are in its slot."""
+        prompts = [request.completion.prompt for request in requests]
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long, device=self.device)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt)
+        rows = torch.tensor(slots, device=self.device)
+        cache.lengths[rows] = 0
+        hidden = self.model(ids, cache=cache.view(rows, lengths))
+        return self.model.logits(hidden[torch.arange(len(prompts)), lengths - 1])
+
+    def _decode(self, cache: KVCache, slots: list[_Request | None], tokens: torch.Tensor) -> torch.Tensor:
+        """The logits (slots, V) after one more token in each slot; empty slots stay where they are."""
+        active = torch.tensor([request is not None for request in slots], device=self.device)
+        view = cache.view(torch.arange(len(slots), device=self.device), cache.lengths + active)
+        return self.model.logits(self.model(tokens[:, None], cache=view)[:, 0])
+
+    def _choose(
+        self, slots: list[_Request | None], logits: torch.Tensor, sampling: Sampling, on_token: OnToken | None
+    ) -> torch.Tensor:
+        """The next token of each slot, forced or drawn. A slot whose request is over becomes None."""
+        draws = [0.0 if r is None or r.forced else r.draws.random() for r in slots]
+        drawn = sample(logits, sampling, torch.tensor(draws, device=self.device))
+        chosen = logits.log_softmax(-1).gather(-1, drawn[:, None])[:, 0].tolist()
+        tokens = drawn.tolist()
+        for i, request in enumerate(slots):
+            if request is None:
+                continue
+            completion, forced = request.completion, bool(request.forced)
+            if forced:
+                tokens[i] = request.forced.popleft()
+            completion.ids.append(tokens[i])
+            completion.sampled.append(0 if forced else 1)
+            completion.logprobs.append(0.0 if forced else chosen[i])
+            if on_token is not None:
+                on_token(request.index, tokens[i])
+            if not forced:
+                self._follow_call(request, tokens[i])
+            if tokens[i] in self.stops:
+                completion.finished = "stop"
+            elif len(completion.ids) >= request.limit and not completion.finished:
+                completion.finished = "length"
+            if completion.finished:
+                slots[i] = None
+        return torch.tensor(tokens, device=self.device)
+
+    def _follow_call(self, request: _Request, token: int) -> None:
+        """Opens, fills and closes a python call; at its end, queues the tool's result to be forced."""
+        special = self.tokenizer.special
+        if token == special["<|python_start|>"]:
+            request.call = []
+        elif token == special["<|python_end|>"] and request.call is not None:
+            result = request.tool(self.tokenizer.decode(request.call))
+            request.completion.calls += 1
+            request.call = None
+            if result is None:
+                request.completion.finished = "tool"
+                return
+            ids = self.tokenizer.encode(result)
+            room = max(0, request.limit - len(request.completion.ids) - 2)
+            request.forced.extend([special["<|output_start|>"], *ids[:room], special["<|output_end|>"]])
+        elif request.call is not None:
+            request.call.append(token)

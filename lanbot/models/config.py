@@ -1,0 +1,112 @@
+"""The shape of a model. One set of fields covers Qwen3 (our default), Qwen2 and Llama."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lanbot.core.errors import UserError
+
+FAMILIES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    vocab_size: int
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    context: int
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    tie_embeddings: bool = False
+    family: str = "qwen3"
+    """Which of FAMILIES the weights are; it decides the two switches below."""
+
+    @property
+    def qk_norm(self) -> bool:
+        return self.family == "qwen3"
+
+    @property
+    def qkv_bias(self) -> bool:
+        return self.family == "qwen2"
+
+    def matmul_params(self) -> int:
+        """Parameters that a token meets in a matrix product: the head counts, the embedding does not."""
+        attention = self.dim * self.head_dim * (2 * self.n_heads + 2 * self.n_kv_heads)
+        return self.n_layers * (attention + 3 * self.dim * self.mlp_dim) + self.vocab_size * self.dim
+
+    def params(self) -> int:
+        """All parameters, norms and biases left out (they are under a thousandth)."""
+        return self.matmul_params() + (0 if self.tie_embeddings else self.vocab_size * self.dim)
+
+    def flops_per_token(self, sequence: int, softmax: int | None = None) -> float:
+        """Forward and backward: 6 x matmul parameters, and causal attention over `sequence` counted at half.
+        softmax: over how many tokens, if not all."""
+        left_out = 0 if softmax is None else (self.vocab_size - softmax) * self.dim
+        return 6 * (self.matmul_params() - left_out) + 6 * self.n_layers * self.n_heads * self.head_dim * sequence
+
+    # -- Hugging Face's config.json ------------------------------------------------------------------------
+
+    def to_hf(self) -> dict[str, Any]:
+        return {
+            "architectures": [FAMILIES[self.family]],
+            "model_type": self.family,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.dim,
+            "num_hidden_layers": self.n_layers,
+            "num_attention_heads": self.n_heads,
+            "num_key_value_heads": self.n_kv_heads,
+            "head_dim": self.head_dim,
+            "intermediate_size": self.mlp_dim,
+            "max_position_embeddings": self.context,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "rope_theta": self.rope_theta,
+            "rms_norm_eps": self.norm_eps,
+            "tie_word_embeddings": self.tie_embeddings,
+            "attention_bias": False,
+            "hidden_act": "silu",
+        }
+
+    @classmethod
+    def from_hf(cls, path: Path) -> "ModelConfig":
+        """The shape in a Hugging Face config.json. Raises UserError for what LanBot cannot run."""
+        try:
+            hf = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{path}: not there", "Name a model folder in Hugging Face layout.") from None
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error})") from None
+        if not isinstance(hf, dict):
+            raise UserError(f"{path}: not a model's config")
+        family = hf.get("model_type")
+        if family not in FAMILIES:
+            raise UserError(f"{path}: model_type {family!r} is not supported", f"Supported: {', '.join(FAMILIES)}.")
+        rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+        if rope.get("rope_type", "default") != "default":
+            raise UserError(f"{path}: rope type {rope['rope_type']!r} is not supported yet")
+        try:
+            return cls._from_keys(hf, family, rope)
+        except KeyError as error:
+            raise UserError(f"{path}: lacks {error}", "Use the config.json that belongs to the model.") from None
+
+    @classmethod
+    def _from_keys(cls, hf: dict[str, Any], family: str, rope: dict[str, Any]) -> "ModelConfig":
+        heads = hf["num_attention_heads"]
+        return cls(
+            vocab_size=hf["vocab_size"],
+            dim=hf["hidden_size"],
+            n_layers=hf["num_hidden_layers"],
+            n_heads=heads,
+            n_kv_heads=hf.get("num_key_value_heads") or heads,
+            head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
+            mlp_dim=hf["intermediate_size"],
+            context=hf["max_position_embeddings"],
+            rope_theta=rope.get("rope_theta") or hf.get("rope_theta") or 10_000.0,
+            norm_eps=hf["rms_norm_eps"],
+            tie_embeddings=hf.get("tie_word_embeddings", False),
+            family=family,
+        )

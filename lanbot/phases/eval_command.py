@@ -1,0 +1,161 @@
+"""What `lanbot eval` asks a run's model: tasks, CORE, ChatCORE, bits per byte, pass@k."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lanbot.config.run import Run
+from lanbot.core.console import table
+from lanbot.core.errors import UsageError
+from lanbot.evals import chatcore, core, footnotes, task_eval
+from lanbot.evals.bpb import BitsPerByte
+from lanbot.evals.chatcore import ChatCore
+from lanbot.evals.core import CoreResult
+from lanbot.evals.scorer import ModelScorer
+from lanbot.evals.task_eval import Score
+from lanbot.inference.engine import Engine
+from lanbot.phases import base, pipeline
+from lanbot.sandbox import sandbox
+from lanbot.tasks.mixture import sample_rows
+from lanbot.tasks.task import Task, TaskContext
+
+WHOLES = ("core", "chatcore", "bpb")
+"""What may be named besides tasks."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """pass@k for these k, over so many samples of each item at this temperature. Raises UsageError."""
+
+    ks: tuple[int, ...]
+    samples: int
+    temperature: float
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1 or max(self.ks) > self.samples:
+            asked = ",".join(map(str, self.ks))
+            raise UsageError(f"--pass-k {asked}: of {self.samples} samples", "Each k is between 1 and --samples.")
+        if not self.temperature > 0:
+            said = f"--temperature {self.temperature:g}: all samples would be the same"
+            raise UsageError(said, "Choose one above 0, such as 0.8.")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came of it; what was not asked for is empty or None. settings: of tasks and passes; a whole has its own.
+    passes: of a task, of each pass@k."""
+
+    settings: dict[str, Any]
+    tasks: dict[str, dict[str, Any]]
+    passes: dict[str, dict[str, Score]]
+    core: CoreResult | None = None
+    chatcore: ChatCore | None = None
+    bpb: BitsPerByte | None = None
+
+    def json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"settings": self.settings, "tasks": self.tasks}
+        if self.passes:
+            found["pass"] = {
+                task: {name: one.json() for name, one in scores.items()} for task, scores in self.passes.items()
+            }
+        for name, whole in (("core", self.core), ("chatcore", self.chatcore), ("bpb", self.bpb)):
+            found |= {name: whole.json()} if whole else {}
+        return found
+
+    def __str__(self) -> str:
+        blocks = []
+        if self.tasks:
+            blocks.append(f"{pipeline.score_table(self.tasks)}\n{footnotes.settings(self.settings)}")
+        if self.passes:
+            blocks.append(self.pass_table())
+        if self.core:
+            how = footnotes.settings({"limit": self.core.limit, **self.core.settings})
+            blocks.append(f"{self.core.table()}\n{how}\n{self.core}")
+        if self.chatcore:
+            said = [
+                note for name, score in self.chatcore.tasks.items() for note in footnotes.beneath(name, score.json())
+            ]
+            how = footnotes.settings(self.chatcore.settings)
+            blocks.append("\n".join([self.chatcore.table(), *said, how, str(self.chatcore)]))
+        if self.bpb:
+            blocks.append(str(self.bpb))
+        return "\n\n".join(blocks)
+
+    def pass_table(self) -> str:
+        rows, said = [], []
+        for task, scores in self.passes.items():
+            for name, one in scores.items():
+                rows.append((task, name, f"{one.score:.3f}", f"± {one.stderr:.3f}", one.asked(), f"{one.chance:.2f}"))
+            said += footnotes.beneath(task, next(iter(scores.values())).json(), "failed samples")
+        lines = table(rows, ("task", "what", "score", "error", "n", "chance"), left=2)
+        return "\n".join([lines, *said, footnotes.settings(self.settings)])
+
+
+def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: Passes | None = None) -> Answers:
+    """Scores a phase's model on tasks and on wholes (WHOLES), and writes nothing.
+
+    limit: items of each task; None: the recipe's for tasks, all of CORE's and ChatCORE's. passes: instead of one greedy
+    answer to each item of the tasks. Raises UserError.
+    """
+    recipe = run.recipe
+    tasks = [name for name in names if name not in WHOLES]
+    labels = {name: name.partition(":")[0] for name in tasks}
+    if len(set(labels.values())) < len(tasks):
+        raise UsageError(f"--tasks {','.join(tasks)}: one of them is there twice", "Ask for one at a time.")
+    made = {name: pipeline.checked(name, recipe) for name in tasks}
+    for name, task in made.items():
+        if passes and task.kind != "generate":
+            raise UsageError(f"--pass-k: {name} has no answers to sample", "Name tasks whose answers are generated.")
+    if passes and len(tasks) < len(names):
+        raise UsageError(f"--pass-k: not of {', '.join(set(names) & set(WHOLES))}", "Name tasks.")
+    if "chatcore" in names or any(task.runs_code for task in made.values()):
+        sandbox.choose()
+    most, items = recipe.evals.max_tokens, limit or pipeline.usual_limit(recipe, phase)
+    settings: dict[str, Any] = {}
+    if tasks:
+        settings = {"limit": items, "max_tokens": most, "temperature": 0, "seed": recipe.seed}
+    if passes:
+        settings |= {"temperature": passes.temperature, "samples": passes.samples}
+        _, engine = pipeline.open_engine(run, phase)
+        found = _left_out(run, tasks)
+        of_each = {}
+        for name, task in made.items():
+            of_each[labels[name]] = _passes(run, engine, name, task, items, passes, found.get(name, []))
+        return Answers(settings, {}, of_each)
+    scores = pipeline.evaluate(run, phase, tuple(tasks), limit) if tasks else {}
+    answers = Answers(settings, scores, {})
+    if len(tasks) == len(names):
+        return answers
+    folder, engine = pipeline.open_engine(run, phase)
+    if "core" in names:
+        answers = replace(answers, core=core.evaluate(ModelScorer(engine.model, engine.tokenizer, str(folder)), limit))
+    if "chatcore" in names:
+        left_out = _left_out(run, list(chatcore.BASELINES))
+        setting = TaskContext(recipe.identity)
+        asked = chatcore.ask(engine, str(folder), limit, most, setting, recipe.seed, left_out)
+        answers = replace(answers, chatcore=asked)
+    if "bpb" in names:
+        answers = replace(answers, bpb=base.validation(run, engine.tokenizer).measure(engine.source))
+    return answers
+
+
+def _passes(
+    run: Run, engine: Engine, name: str, task: Task, items: int, passes: Passes, left_out: Collection[int]
+) -> dict[str, Score]:
+    most = run.recipe.evals.max_tokens
+    rows = sample_rows(task, items, run.recipe.seed, left_out)
+    scores = task_eval.pass_at(
+        engine,
+        [(task, row) for row in rows],
+        passes.ks,
+        passes.samples,
+        max(most, task.answer_tokens),
+        passes.temperature,
+        run.recipe.seed,
+        f"sampling {name}",
+    )
+    return {k: task_eval.of_task(score, task, left_out, most) for k, score in scores.items()}
+
+
+def _left_out(run: Run, tasks: Sequence[str]) -> dict[str, list[int]]:
+    return pipeline.contaminated(run, tasks, write=False) if run.recipe.evals.drop_contaminated else {}

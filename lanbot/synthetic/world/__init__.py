@@ -1,0 +1,21 @@
+"""The built-in world: a small, consistent world in simple English, for training without a network.
+
+Every text is a pure function of (split, index), as many as are wanted. English lives in the .txt files here.
+
+    grammar.py    templates, and which of them are held out
+    scene.py      what there is; what a text is about
+    problems.py   word problems        chats.py      identity, talk, sums, reading
+    errands.py    work for the tools   documents.py  raw text
+"""
+
+from lanbot.synthetic.world.chats import identity_chat, long_chat, talk
+from lanbot.synthetic.world.documents import document
+from lanbot.synthetic.world.errands import KINDS, Errand, errand, errand_chat
+from lanbot.synthetic.world.grammar import Rng, filled, rng_of
+from lanbot.synthetic.world.problems import Problem, problem_chat, word_problem
+from lanbot.synthetic.world.scene import WORDS, held_out, made_up
+
+__all__ = [
+    "KINDS", "WORDS", "Errand", "Problem", "Rng", "document", "errand", "errand_chat", "filled", "held_out",
+    "identity_chat", "long_chat", "made_up", "problem_chat", "rng_of", "talk", "word_problem",
+]  # fmt: skip

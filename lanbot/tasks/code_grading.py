@@ -1,0 +1,153 @@
+"""Programs that a model wrote: taken out of its answer, and judged by tests in the sandbox.
+
+Tests and candidate run in two sandboxes. A call goes from one process through the host to the other as plain data, so
+what the tests compare is data, not objects of the candidate's; and the random word that says that the tests came to
+their end is known to their process alone.
+"""
+
+import atexit
+import os
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+from lanbot.core.console import track
+from lanbot.sandbox.sandbox import Sandbox
+from lanbot.sandbox.worker import Result
+from lanbot.tasks import sandbox_rpc
+
+SECONDS = 5.0
+"""Of wall-clock time that a candidate has for all calls of its tests together; the tests have as many of their own."""
+NO_PROGRAM = "no program"
+FAULTS = {
+    "wrong": "a test failed",
+    "exception": "it raised one that no test expects",
+    "timeout": f"it took more than {SECONDS:g} seconds",
+    "exit": "its process ended, or was ended for what it used, before it had answered",
+    "type": "it returned something else than plain data of exact built-in types",
+    NO_PROGRAM: "what was said does not compile, or does not define the function",
+}
+"""Why a program failed."""
+_BLOCK = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)
+_PYTHON = {"", "python", "python3", "py"}
+_SOURCE = Path(sandbox_rpc.__file__).read_text()
+
+
+class Program(NamedTuple):
+    """prompt: what is run before the code, and before the tests: imports, helpers. name: of the function."""
+
+    prompt: str
+    code: str
+    name: str
+
+
+class Verdict(NamedTuple):
+    """fault: one of FAULTS; "": it passed. level: of the sandbox."""
+
+    fault: str
+    level: int
+
+
+def extract(answer: str, prompt: str, name: str) -> Program:
+    """The program in an answer: its first block of Python that defines the function, its first one, or all of it.
+
+    It may repeat the prompt or go on from it: code that begins with an indented line is the function's body.
+    """
+    blocks = [block for language, block in _BLOCK.findall(answer) if language.strip().lower() in _PYTHON]
+    defines = re.compile(rf"^(?:async )?def {re.escape(name)}\b", re.MULTILINE)
+    code = next((block for block in blocks if defines.search(block)), blocks[0] if blocks else answer)
+    first = next((line for line in code.split("\n") if line.strip()), "")
+    if first[:1].isspace():
+        code = f"{prompt.rstrip()}\n{code}"
+    return Program(prompt, code, name)
+
+
+def judge(program: Program, tests: str) -> Verdict:
+    """Runs tests, Python that defines check(candidate), on a program. Raises UserError if no sandbox holds."""
+    for_tests, for_candidates = pools()
+    word, between = secrets.token_hex(16), _Between()
+    theirs = _call("answer_calls", "exchange", *program)
+    ours = _call("run_tests", "call", word, program.prompt, tests, program.name)
+    with ThreadPoolExecutor(1) as thread:
+        functions = {"exchange": between.exchange}
+        candidate: Future[Result] = thread.submit(for_candidates.run, theirs, functions=functions, timeout=SECONDS)
+        candidate.add_done_callback(lambda _: between.answers.put(None))
+        try:
+            told = for_tests.run(ours, functions={"call": between.call}, timeout=SECONDS)
+        finally:
+            between.calls.put(None)
+        ended = candidate.result()
+    return Verdict(_fault(told, ended, between, word), for_tests.level)
+
+
+def judge_all(programs: Sequence[tuple[Program, str]]) -> Iterator[Verdict]:
+    """Of many programs, each with its tests, in their order, as many at a time as each pool has workers: with more, one
+    program's tests could wait for another's candidate, and that one's tests for them."""
+    for_tests, for_candidates = pools()
+    with ThreadPoolExecutor(min(for_tests.workers, for_candidates.workers)) as threads:
+        verdicts = threads.map(lambda one: judge(*one), programs)
+        yield from track(verdicts, "running programs", len(programs), "programs")
+
+
+def _fault(told: Result, ended: Result, between: "_Between", word: str) -> str:
+    """told: of the tests' process, which is to be believed; ended: of the candidate's, which is not."""
+    if between.fault:
+        return between.fault
+    if between.unanswered:
+        return "timeout" if ended.timed_out else "exit"
+    mark, _, came = told.stdout.rstrip("\n").rpartition("\n")[2].partition(" ")
+    if mark == word and told.exit == 0:
+        return "" if came == "passed" else came
+    return "timeout" if told.timed_out else "wrong"
+
+
+class _Between:
+    """Carries calls from the tests to the candidate, and answers back; None ends either queue."""
+
+    def __init__(self) -> None:
+        self.calls: SimpleQueue[Any] = SimpleQueue()
+        self.answers: SimpleQueue[Any] = SimpleQueue()
+        self.fault = ""
+        self.unanswered = False
+
+    def call(self, args: Any, kwargs: Any) -> Any:
+        """Of the tests. Raises RuntimeError if there is nobody to answer; whatever they make of that, they failed."""
+        self.calls.put([args, kwargs])
+        answer = self.answers.get()
+        if answer is None:
+            self.answers.put(None)
+            self.unanswered = True
+            raise RuntimeError("the candidate does not answer")
+        return answer
+
+    def exchange(self, said: Any, *rest: Any) -> Any:
+        """Of the candidate: what came of its last call, for the next one. It may say anything."""
+        if said in ("value", "raised"):
+            self.answers.put([said, *rest])
+        elif said != "ready":
+            self.fault = self.fault or (said if said in FAULTS else "exit")
+            return None
+        call = self.calls.get()
+        if call is None:
+            self.calls.put(None)
+        return call
+
+
+def _call(function: str, remote: str, *values: str) -> str:
+    """Source that calls a function of sandbox_rpc.py with a remote one and with texts."""
+    return f"{_SOURCE}\n\n{function}({remote}, {', '.join(map(repr, values))})\n"
+
+
+@lru_cache(maxsize=1)
+def pools() -> tuple[Sandbox, Sandbox]:
+    """For tests and for candidates, each with a worker for each core: who waits for one of the second kind holds one
+    of the first, so with a single pool all might wait for each other."""
+    pair = Sandbox(os.cpu_count() or 1), Sandbox(os.cpu_count() or 1)
+    for pool in pair:
+        atexit.register(pool.close)
+    return pair

@@ -1,0 +1,156 @@
+"""What a recipe's phases will train on, before any of them begins: rows, tokens, how well they pack."""
+
+import math
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from lanbot.chat.formats.lanbot import prompt_of
+from lanbot.config.recipe import ChatTraining, Recipe
+from lanbot.core.console import track
+from lanbot.core.errors import UserError
+from lanbot.data.corpus import open_corpus
+from lanbot.data.loader import ChatLoader
+from lanbot.tasks.mixture import Mixture
+from lanbot.tokenizers.bpe import Tokenizer
+
+SAMPLE = 1_000
+"""Rows of a part, or documents, from which the rest is estimated; a part of no more is counted whole."""
+PACKED = 4_000
+"""Conversations of the mixture, in its order, that are packed to see how full the rows get."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of a phase. Counts are over all epochs; where not all rows were looked at they are estimates, and
+    tokens_error is the standard error of tokens."""
+
+    task: str
+    rows: int
+    epochs: int
+    looked_at: int
+    tokens: int
+    tokens_error: int
+    under_loss: int
+    truncated: int
+    dropped: int
+    bad: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """filled: how much of the rows is no padding."""
+
+    phase: str
+    parts: tuple[Part, ...]
+    batch_tokens: int
+    sequence: int
+    filled: float
+
+    @property
+    def tokens(self) -> int:
+        return sum(part.tokens for part in self.parts)
+
+    @property
+    def steps(self) -> int:
+        """The last may be short of conversations. 0: nothing is left to train on."""
+        if not self.filled:
+            return 0
+        rows = self.tokens / self.filled / (self.sequence + (self.phase != "base"))
+        return math.ceil(rows / (self.batch_tokens // self.sequence))
+
+
+def plan_chat(recipe: Recipe, phase: str, tokenizer: Tokenizer) -> Plan:
+    """The plan of "mid" or "sft". Raises UserError as training would."""
+    settings: ChatTraining = getattr(recipe, phase)
+    assert settings.sequence and settings.batch_tokens, "the recipe is resolved"
+    mixture = Mixture(settings.mixture, recipe.identity, tokenizer, recipe.seed)
+    parts = [_part(mixture, k, settings.sequence + 1) for k in range(len(mixture.parts))]
+    filled = _filled(mixture, tokenizer.bos, settings.sequence)
+    return Plan(phase, tuple(parts), settings.batch_tokens, settings.sequence, filled)
+
+
+def _part(mixture: Mixture, k: int, longest: int) -> Part:
+    places = np.flatnonzero(mixture.which == k)
+    if not len(places):
+        raise UserError(f"{mixture.parts[k].task}: no rows in it", "Leave it out, or give it rows.")
+    epochs = mixture.parts[k].epochs
+    places = places[: len(places) // epochs]  # the first epoch has every row once
+    chosen = places[:SAMPLE]  # their order is random
+    label = f"plan: {mixture.parts[k].task}"
+    seen = [mixture[int(i)] for i in track(chosen, label, len(chosen), "rows")]
+    lengths = np.array([min(len(ids), longest) if any(mask[:longest]) else 0 for ids, mask in seen], dtype=np.float64)
+    factor = len(places) * epochs / max(1, len(seen))
+    unseen = 1 - len(seen) / len(places)
+    error = factor * (lengths.std() * (len(seen) * unseen) ** 0.5)
+    bad = sum(not ids for ids, _ in seen)
+    return Part(
+        mixture.parts[k].task,
+        rows=len(places),
+        epochs=epochs,
+        looked_at=len(seen),
+        tokens=round(factor * lengths.sum()),
+        tokens_error=round(error),
+        under_loss=round(factor * sum(sum(mask[:longest]) for _, mask in seen)),
+        truncated=round(factor * sum(len(ids) > longest for ids, _ in seen)),
+        dropped=round(factor * (int((lengths == 0).sum()) - bad)),
+        bad=round(factor * bad) + mixture.tasks[k].skipped,
+    )
+
+
+def _filled(mixture: Mixture, bos: int, sequence: int) -> float:
+    """By packing the mixture's beginning, a row at a time: how many rows are in a batch changes nothing in them."""
+    order = range(min(PACKED, len(mixture)))
+    seen = [mixture[i] for i in track(order, "plan: packing", len(order), "rows")]
+    used = sum(min(len(ids), sequence + 1) for ids, mask in seen if any(mask[: sequence + 1]))
+    loader, rows = ChatLoader(seen, bos, 1, sequence), 0
+    while loader.next_batch() is not None:
+        rows += 1
+    return used / max(1, rows * (sequence + 1))
+
+
+def plan_base(recipe: Recipe, tokenizer: Tokenizer) -> Plan:
+    """The plan of base: it reads documents until it has its tokens; their number is an estimate."""
+    base = recipe.base
+    assert base.tokens and base.batch_tokens and base.sequence, "the recipe is resolved"
+    corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows)
+    documents = track(islice(corpus.once(), SAMPLE), "plan: base", SAMPLE, "documents")
+    lengths = np.array([1 + len(tokenizer.encode_array(text)) for text in documents])
+    tokens = max(1, base.tokens // base.batch_tokens) * base.batch_tokens
+    rows = round(tokens / lengths.mean())
+    part = Part(base.data, rows, 1, len(lengths), tokens, 0, tokens, 0, 0, 0)
+    return Plan("base", (part,), base.batch_tokens, base.sequence, 1.0)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What rl asks. passes: over all questions. prompt_tokens: of one, on average, of the `looked_at`; too_long: how
+    many of these leave no room for an answer."""
+
+    questions: int
+    bad: int
+    steps: int
+    passes: float
+    looked_at: int
+    prompt_tokens: float
+    too_long: int
+
+
+def plan_rl(recipe: Recipe, tokenizer: Tokenizer) -> Questions:
+    settings = recipe.rl
+    mixture = Mixture(settings.mixture, recipe.identity, tokenizer, recipe.seed)
+    order = range(min(SAMPLE, len(mixture)))
+    asked = [mixture.conversation(i) for i in track(order, "plan: rl", len(order), "questions")]
+    lengths = [len(prompt_of(one, tokenizer)) for one in asked if one is not None]
+    if not lengths:
+        raise UserError("rl.mixture: no question in it", "Give it rows that are not bad.")
+    return Questions(
+        questions=len(mixture),
+        bad=sum(one is None for one in asked),
+        steps=settings.steps,
+        passes=settings.steps * settings.prompts / len(mixture),
+        looked_at=len(asked),
+        prompt_tokens=sum(lengths) / len(lengths),
+        too_long=sum(length >= recipe.model.context for length in lengths),
+    )

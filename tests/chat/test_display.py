@@ -1,0 +1,100 @@
+import io
+import re
+
+import pytest
+
+from lanbot.chat.display import DIM, GREEN, RESET, Stream, coloured, colours
+from lanbot.chat.formats.lanbot import render
+from lanbot.chat.messages import chat, output, python, text
+from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
+
+BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
+CONVERSATION = chat("2+2?", [text("It is é "), python("2+2"), output("4"), text("4.")])
+COUNTED = ["It is é <|python_start|>2+2<|python_end|>", "4.<|assistant_end|>"]
+
+
+@pytest.fixture(autouse=True)
+def no_colour_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+def test_exactly_the_counted_pieces_are_marked() -> None:
+    shown = coloured(*render(CONVERSATION, BYTES), BYTES, "title")
+    head, *lines = shown.split("\n")
+    assert re.findall("«(.*?)»", "".join(lines)) == COUNTED
+    assert lines == [
+        "<|bos|>",
+        "<|user_start|>2+2?<|user_end|>",
+        f"<|assistant_start|>«{COUNTED[0]}»<|output_start|>4<|output_end|>«{COUNTED[1]}»",
+    ]
+    ids, mask = render(CONVERSATION, BYTES)
+    assert head == f"title | {len(ids)} tokens, {sum(mask)} under loss («like this»)"
+
+
+def test_the_counted_pieces_are_green_where_there_are_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = coloured(*render(CONVERSATION, BYTES), BYTES, "title")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert coloured(*render(CONVERSATION, BYTES), BYTES, "title") == plain.replace("«", GREEN).replace("»", RESET)
+
+
+def test_no_token_is_lost_in_colouring() -> None:
+    two = {"messages": CONVERSATION["messages"] * 2}
+    ids, mask = render(two, BYTES)
+    body = coloured(ids, mask, BYTES, "t").split("\n", 1)[1]
+    assert re.sub("[«»\n]", "", body) == BYTES.decode(ids)
+
+
+def test_a_conversation_cut_short_is_shown_to_its_end() -> None:
+    ids, mask = render(CONVERSATION, BYTES)
+    assert coloured(ids[:-3], mask[:-3], BYTES, "t").endswith("<|output_end|>")
+
+
+def test_no_color_wins_over_force_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not colours(io.StringIO())
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert colours(io.StringIO())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not colours(io.StringIO())
+
+
+def streamed(ids: list[int]) -> list[str]:
+    """What stands there after each token, and at the end."""
+    out = io.StringIO()
+    stream = Stream(BYTES, out)
+    shown = []
+    for token in ids:
+        stream(token)
+        shown.append(out.getvalue())
+    stream.close()
+    return [*shown, out.getvalue()]
+
+
+def test_a_character_of_several_bytes_waits_until_it_is_whole() -> None:
+    shown = streamed(BYTES.encode("aé😀b"))
+    assert shown == ["a", "a", "aé", "aé", "aé", "aé", "aé😀", "aé😀b", "aé😀b\n"]
+
+
+def test_a_character_that_never_becomes_whole_is_replaced() -> None:
+    assert streamed([ord("a"), 0xF0, 0x9F])[-1] == "a\ufffd\n"
+    assert streamed([0xF0, BYTES.special["<|python_start|>"], ord("b")])[-1].startswith("\ufffd[b")
+
+
+def answer_ids() -> list[int]:
+    ids, mask = render(CONVERSATION, BYTES)
+    return ids[mask.index(1) :]
+
+
+def test_calls_are_shown_in_brackets() -> None:
+    assert streamed(answer_ids())[-1] == "It is é [2+2 → 4]4.\n"
+
+
+def test_calls_are_dim_where_there_are_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert f"It is é {DIM}[2+2 → 4]{RESET}4." in streamed(answer_ids())[-1]
+
+
+def test_a_call_cut_short_does_not_leave_the_terminal_dim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    shown = streamed([BYTES.special["<|python_start|>"], *BYTES.encode("2+")])[-1]
+    assert shown.rfind(RESET) > shown.rfind(DIM) >= 0

@@ -1,0 +1,285 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lanbot.config.recipe import PHASES, load
+from lanbot.config.run import Run, list_runs, runs_root
+from lanbot.core.errors import UserError
+from lanbot.core.files import write_atomic
+
+
+def make(root: Path, begun: tuple[str, ...] = (), **overrides: str) -> Run:
+    run = Run.create(load("smoke", {k.replace("__", "."): v for k, v in overrides.items()}), root)
+    for phase in begun:
+        run.phase(phase).mkdir(exist_ok=True)
+    return run
+
+
+def test_create_writes_the_resolved_recipe(tmp_path: Path) -> None:
+    run = make(tmp_path / "deep" / "runs")
+    assert run.folder == tmp_path / "deep" / "runs" / "smoke"
+    assert load(run.folder / "recipe.toml") == run.recipe == load("smoke")
+    assert not any(run.begun(phase) or run.done(phase) for phase in PHASES)
+    assert run.last_phase() is None
+
+
+def test_a_run_is_taken_up_again_as_it_is(tmp_path: Path) -> None:
+    first = make(tmp_path, PHASES)
+    (first.phase("base") / "metrics.jsonl").write_text("{}\n")
+    again = make(tmp_path)
+    assert again == first
+    assert (again.phase("base") / "metrics.jsonl").read_text() == "{}\n"
+
+
+@pytest.mark.parametrize(
+    ("phase", "key", "value"),
+    [
+        ("tokenizer", "tokenizer.vocab_size", "600"),
+        ("tokenizer", "seed", "5"),
+        ("base", "model.depth", "3"),
+        ("base", "base.clip", "2.5"),
+        ("mid", "identity.name", "Robi"),
+        ("mid", "mid.clip", "2.5"),
+        ("sft", "sft.clip", "0.5"),
+        ("rl", "rl.group_size", "8"),
+    ],
+)
+def test_other_settings_for_a_phase_are_refused_once_it_has_begun(
+    phase: str, key: str, value: str, tmp_path: Path
+) -> None:
+    make(tmp_path)
+    changed = make(tmp_path, **{key: value})  # not begun yet: accepted, and written
+    assert load(changed.folder / "recipe.toml") == changed.recipe != load("smoke")
+    changed.phase(phase).mkdir()
+    before = (changed.folder / "recipe.toml").read_text()
+    with pytest.raises(UserError) as caught:
+        make(tmp_path)
+    assert str(caught.value).count("\n") == 1
+    assert f"its {phase} was made with {key} = {value}" in caught.value.problem
+    assert str(changed.folder) in caught.value.problem
+    assert (changed.folder / "recipe.toml").read_text() == before
+
+
+def test_settings_of_later_phases_may_change_when_earlier_ones_have_begun(tmp_path: Path) -> None:
+    make(tmp_path, ("tokenizer", "base"))
+    changed = make(tmp_path, rl__steps="9", sft__clip="3", evals__limit="4", identity__name="Robi")
+    assert load(changed.folder / "recipe.toml").rl.steps == 9
+
+
+def test_a_changed_mixture_is_refused_in_a_line_of_bearable_length(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        "name = 'r'\n[mid]\nmixture = [{task = 'identity'}, {task = 'world_chat'}, {task = 'word_problems'}]"
+    )
+    run = Run.create(load(recipe), tmp_path)
+    run.phase("mid").mkdir()
+    recipe.write_text("name = 'r'\n[mid]\nmixture = [{task = 'identity'}]")
+    with pytest.raises(UserError, match=r"mid\.mixture") as caught:
+        Run.create(load(recipe), tmp_path)
+    assert len(caught.value.problem) < 300 + len(str(tmp_path))
+
+
+def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "smoke").mkdir()
+    (tmp_path / "smoke" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="is no run") as caught:
+        make(tmp_path)
+    assert str(tmp_path / "smoke") in caught.value.problem
+    assert [path.name for path in (tmp_path / "smoke").iterdir()] == ["thesis.txt"]
+
+
+def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
+    (tmp_path / "smoke").mkdir()
+    assert (make(tmp_path).folder / "recipe.toml").is_file()
+
+
+def test_what_a_kill_left_of_a_beginning_is_no_obstacle(tmp_path: Path) -> None:
+    """It may come after the lock, and while recipe.toml is written."""
+    folder = make(tmp_path).folder
+    (folder / "recipe.toml").rename(folder / ".recipe.toml.tmp")
+    assert {path.name for path in folder.iterdir()} == {".lock", ".recipe.toml.tmp"}
+    assert (make(tmp_path).folder / "recipe.toml").is_file()
+
+
+# -- one process trains ---------------------------------------------------------------------------------------
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from lanbot.recipe import load
+from lanbot.run import Run
+Run.create(load("smoke"), Path(sys.argv[1]))
+if not sys.argv[2:] or os.fork() == 0:  # a child that speaks has let go
+    print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+def holder(root: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+    """A process that trains in a run of `root`, and what it said."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(root), *arguments], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_a_second_process_on_a_run_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
+    first, _ = holder(tmp_path)
+    try:
+        with pytest.raises(UserError) as caught:
+            make(tmp_path)
+        assert str(caught.value).count("\n") == 1
+        assert f"{tmp_path / 'smoke'} is in use: process {first.pid} trains there" in caught.value.problem
+        with pytest.raises(UserError, match="is in use"):
+            Run.open("smoke", tmp_path).delete()
+        make(tmp_path, name="other")
+        assert load(tmp_path / "smoke" / "recipe.toml") == load("smoke")
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert (tmp_path / "smoke" / ".lock").is_file()
+    assert make(tmp_path).folder.is_dir()
+    assert (tmp_path / "smoke" / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_forked_child_does_not_keep_its_dead_parents_run(tmp_path: Path) -> None:
+    parent, child = holder(tmp_path, "fork")
+    try:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        assert make(tmp_path).folder.is_dir()
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(UserError, match=r"smoke: Read-only file system\n"):
+        make(tmp_path)
+
+
+def test_open_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(tmp_path / "runs")
+    assert Run.open("smoke", tmp_path / "runs") == run
+    assert Run.open(str(run.folder), tmp_path / "elsewhere") == run
+    monkeypatch.chdir(tmp_path)
+    assert Run.open("runs/smoke", tmp_path / "elsewhere").recipe == run.recipe
+
+
+def test_an_unknown_run_lists_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There are none yet"):
+        Run.open("smoke", tmp_path)
+    make(tmp_path, name="one")
+    make(tmp_path, name="two")
+    with pytest.raises(UserError) as caught:
+        Run.open("three", tmp_path)
+    assert str(caught.value).count("\n") == 1
+    assert caught.value.problem.startswith("three: ") and caught.value.remedy == "There are: one, two."
+
+
+def test_a_damaged_recipe_in_a_run_is_named(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    (run.folder / "recipe.toml").write_text("name = ")
+    with pytest.raises(UserError, match=r"recipe\.toml"):
+        Run.open("smoke", tmp_path)
+
+
+def test_list_runs_names_runs_only(tmp_path: Path) -> None:
+    assert list_runs(tmp_path / "none") == []
+    make(tmp_path, name="b")
+    make(tmp_path, name="a")
+    (tmp_path / "no-run").mkdir()
+    assert [path.name for path in list_runs(tmp_path)] == ["a", "b"]
+
+
+def test_runs_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANBOT_RUNS", "/elsewhere")
+    assert runs_root() == Path("/elsewhere")
+    monkeypatch.delenv("LANBOT_RUNS")
+    assert runs_root() == Path("runs")
+
+
+def test_a_phase_is_done_when_its_last_file_is_there(tmp_path: Path) -> None:
+    run = make(tmp_path, ("tokenizer", "base"))
+    assert run.begun("base") and not run.done("base") and run.last_phase() is None
+    (run.phase("tokenizer") / "compression.json").write_text("[]")
+    assert run.done("tokenizer") and run.last_phase() == "tokenizer"
+    (run.phase("base") / "evals.json").write_text('{"a": 1}')
+    assert run.done("base") and run.last_phase() == "base"
+    assert run.read("base", "evals.json") == {"a": 1}
+    assert run.read("mid", "evals.json") == {}
+
+
+def test_size_counts_files_at_every_depth(tmp_path: Path) -> None:
+    run = make(tmp_path, ("base",))
+    before = run.size()
+    (run.phase("base") / "step").mkdir()
+    (run.phase("base") / "step" / "weights").write_bytes(b"x" * 1000)
+    assert run.size() == before + 1000
+
+
+def test_delete_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
+    kept, gone = make(tmp_path, name="kept"), make(tmp_path, ("base",), name="gone")
+    gone.delete()
+    assert not gone.folder.exists() and kept.folder.exists()
+
+
+def test_write_atomic_replaces_a_file_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_atomic(path, "one")
+    write_atomic(path, "two")
+    assert path.read_text() == "two"
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_write_atomic_that_fails_midway_leaves_the_file_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.json"
+    write_atomic(path, "whole")
+    real = Path.write_text
+
+    def torn(self: Path, text: str, *rest: object, **named: object) -> int:
+        real(self, text[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", torn)
+    with pytest.raises(UserError, match=r"file\.json: cannot be written, the disk is full\nFree some space"):
+        write_atomic(path, "something much longer")
+    monkeypatch.undo()
+    assert path.read_text() == "whole"
+
+
+def test_settings_that_do_not_say_what_is_trained_may_change_at_any_time(tmp_path: Path) -> None:
+    run = Run.create(load("smoke"), tmp_path)
+    run.phase("base").mkdir()
+    changes = {"base.checkpoint_every": "7", "base.eval_every": "9", "base.micro_batch": "1"}
+    assert Run.create(load("smoke", changes), tmp_path).recipe.base.checkpoint_every == 7
+
+
+def test_bad_rows_may_be_left_out_once_the_first_was_met(tmp_path: Path) -> None:
+    recipe = load("smoke")
+    run = Run.create(recipe, tmp_path)
+    for phase in ("tokenizer", "base", "mid"):
+        run.phase(phase).mkdir()
+    lenient = tuple(replace(part, skip_bad_rows=True) for part in recipe.mid.mixture)
+    changed = replace(recipe, base=replace(recipe.base, skip_bad_rows=True), mid=replace(recipe.mid, mixture=lenient))
+    assert Run.create(changed, tmp_path).recipe.mid.mixture[0].skip_bad_rows
+    other = tuple(replace(part, rows=7) for part in lenient)
+    with pytest.raises(UserError, match=r"mid\.mixture"):
+        Run.create(replace(changed, mid=replace(recipe.mid, mixture=other)), tmp_path)
+
+
+def test_another_corpus_is_refused_once_the_tokenizer_was_trained_on_the_first(tmp_path: Path) -> None:
+    run = Run.create(load("smoke"), tmp_path)
+    run.phase("tokenizer").mkdir()
+    with pytest.raises(UserError, match=r"its tokenizer was made with base\.data = builtin:world, not texts"):
+        Run.create(load("smoke", {"base.data": "texts"}), tmp_path)

@@ -1,0 +1,202 @@
+"""Several ranks train what one trains, and their checkpoints go on at any number of them.
+
+This file is the test and, under torchrun, the ranks: python -m torch.distributed.run ... test_parallel.py JOB FOLDER
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lanbot.core import hardware
+from lanbot.data.packing import Batch
+from lanbot.distributed import fsdp, runtime
+from lanbot.models.config import ModelConfig
+from lanbot.models.init import init_weights
+from lanbot.models.transformer import Transformer
+from lanbot.models.weights import load_model
+from lanbot.tokenizers.bpe import Tokenizer
+from lanbot.training import checkpoint, memory
+from lanbot.training.optim import MuonAdamW, Rates
+from lanbot.training.sampled_softmax import SampledSoftmax
+from lanbot.training.step import training_step
+
+LAYOUTS = ("dealt", "sharded")
+VOCAB, T = 449, 24  # an odd vocabulary and MLP: nothing divides by the number of ranks
+ROWS = (6, 1, 5, 6)
+"""Of each step: a rank may have more passes than another, or none."""
+SAVED = 2
+
+
+def batches() -> Iterator[Batch]:
+    rng = np.random.default_rng(0)
+    for rows in ROWS:
+        tokens = rng.integers(0, VOCAB, (rows, T + 1))
+        weights = rng.random((rows, T)).astype(np.float32) / (rows * T)
+        documents = (rng.random((rows, T)) < 0.2).cumsum(axis=1)
+        yield Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), weights, documents)
+
+
+def fresh(layout: str, dtype: torch.dtype = torch.float32, tied: bool = False) -> tuple[Transformer, MuonAdamW]:
+    config = ModelConfig(
+        vocab_size=VOCAB, dim=32, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=8, mlp_dim=50, context=64,
+        tie_embeddings=tied,
+    )  # fmt: skip
+    model = Transformer(config, dtype)
+    init_weights(model, torch.Generator().manual_seed(0))
+    if layout == "sharded":
+        mesh = runtime.mesh()
+        assert mesh is not None
+        fsdp.shard(model, mesh)
+    return model, MuonAdamW(model, Rates(0.02, 0.05, 0.01, 0.005, weight_decay=0.1), dtype)
+
+
+def steps(model: Transformer, optimizer: MuonAdamW, numbers: range) -> list[tuple[float, float]]:
+    """(loss, gradient norm) of each; every second one with a softmax over some tokens."""
+    place, results = runtime.world(), []
+    sampled = SampledSoftmax(np.arange(VOCAB), 50, seed=0, at_random=40)
+    for i, batch in enumerate(batches()):
+        if i in numbers:
+            mine = batch.rows(slice(place.rank, None, place.size))
+            candidates = sampled.candidates(batch.targets, i, 0.0) if i % 2 else None
+            result = training_step(model, optimizer, mine, 1.0, 0.05, 2, candidates)
+            results.append((result.loss.item(), result.grad_norm.item()))
+    return results
+
+
+def weights(model: Transformer) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach() for name, parameter in fsdp.gathered(model).named_parameters()}
+
+
+def state_numel(optimizer: MuonAdamW) -> int:
+    return sum(tensor.numel() for kept in optimizer.state.values() for tensor in kept.values())
+
+
+def train_and_save(folder: Path) -> None:
+    vocabulary = Tokenizer.load(folder)
+    for layout in LAYOUTS:
+        model, optimizer = fresh(layout)
+        results = steps(model, optimizer, range(SAVED))
+        checkpoint.save(folder / layout, SAVED, model, vocabulary, optimizer, {}, runtime.world())
+        saver = checkpoint.Saver(runtime.world(), background=True)
+        saver.save(folder / f"{layout}_background", SAVED, model, vocabulary, optimizer, {})
+        results += steps(model, optimizer, range(SAVED, len(ROWS)))
+        saver.wait()
+        rough = {tied: steps(*fresh(layout, torch.bfloat16, tied), range(1)) for tied in (False, True)}
+        share = runtime.gather([state_numel(optimizer)])
+        keep(folder / f"{layout}.pt", {"weights": weights(model), "steps": results, "bf16": rough, "share": share})
+
+
+def resume(folder: Path) -> None:
+    for layout in LAYOUTS:
+        keep(folder / f"{layout}_resumed.pt", weights(resumed(folder / LAYOUTS[layout == "dealt"], layout)))
+
+
+def resumed(phase: Path, layout: str) -> Transformer:
+    """Trained to the end from a phase's checkpoint."""
+    model, optimizer = fresh(layout)
+    last = checkpoint.last_step(phase, runtime.world())
+    assert last is not None
+    fsdp.load(model, checkpoint.load(last, runtime.world()))
+    checkpoint.resume(last, optimizer, runtime.world())
+    steps(model, optimizer, range(SAVED, len(ROWS)))
+    return model
+
+
+def keep(path: Path, value: Any) -> None:
+    if runtime.world().main:
+        torch.save(value, path)
+
+
+def torchrun(processes: int, job: str, folder: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+         __file__, job, str(folder)],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """What two ranks leave."""
+    folder = tmp_path_factory.mktemp("two")
+    tokenizer.save(folder)
+    torchrun(2, "train_and_save", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one() -> dict[str, Any]:
+    """What one process makes of the same batches."""
+    torch.set_num_threads(1)
+    model, optimizer = fresh("whole")
+    rough = {tied: steps(*fresh("whole", torch.bfloat16, tied), range(1)) for tied in (False, True)}
+    results = steps(model, optimizer, range(len(ROWS)))
+    return {"weights": weights(model), "steps": results, "bf16": rough, "share": state_numel(optimizer)}
+
+
+def assert_same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """To fp32's rounding, which AdamW makes larger where gradients are small."""
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        atol = 1e-4 * theirs[name].abs().max().item()
+        assert_close(ours[name], theirs[name], atol=atol, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_two_ranks_make_the_update_of_one(two: Path, one: dict[str, Any], layout: str) -> None:
+    ours = torch.load(two / f"{layout}.pt")
+    np.testing.assert_allclose(ours["steps"], one["steps"], rtol=1e-5)
+    assert_same_weights(ours["weights"], one["weights"])
+    for tied in (False, True):
+        np.testing.assert_allclose(ours["bf16"][tied], one["bf16"][tied], rtol=2e-3)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_rank_keeps_its_share_of_the_state(two: Path, one: dict[str, Any], layout: str) -> None:
+    shares = torch.load(two / f"{layout}.pt")["share"]
+    assert sum(shares) == pytest.approx(one["share"], rel=0.05)  # vectors are kept twice
+    assert max(shares) < 0.6 * one["share"]
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "dealt_background", "sharded_background"])
+def test_a_checkpoint_of_two_ranks_goes_on_in_one_process(two: Path, one: dict[str, Any], layout: str) -> None:
+    assert_same_weights(weights(resumed(two / layout, "whole")), one["weights"])
+
+
+def test_a_checkpoint_of_two_ranks_goes_on_with_four_in_the_other_layout(two: Path, one: dict[str, Any]) -> None:
+    torchrun(4, "resume", two)
+    for layout in LAYOUTS:
+        assert_same_weights(torch.load(two / f"{layout}_resumed.pt"), one["weights"])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_saved_model_is_whole(two: Path, layout: str) -> None:
+    folder = two / layout / f"step_{SAVED:06d}"
+    model, optimizer = fresh("whole")
+    steps(model, optimizer, range(SAVED))
+    assert_same_weights(weights(load_model(folder, torch.float32, torch.device("cpu"))), weights(model))
+
+
+def test_a_model_too_large_for_each_rank_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def config(dim: int, layers: int) -> ModelConfig:
+        return ModelConfig(65_536, dim, layers, dim // 128, dim // 128, 128, 8 * dim // 3, 2_048)
+
+    monkeypatch.setattr(hardware, "total", lambda: 80 * 10**9)
+    d20, large = config(1_280, 20), config(6_144, 40)  # 0.6 and 19 billion parameters
+    assert not fsdp.must_shard(d20, 8) and fsdp.must_shard(large, 64) and not fsdp.must_shard(large, 1)
+    assert memory.state_bytes(d20, 8) < 0.7 * memory.state_bytes(d20)
+    assert memory.state_bytes(large, 64) < 20e9 < 200e9 < memory.state_bytes(large)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"train_and_save": train_and_save, "resume": resume}[sys.argv[1]](Path(sys.argv[2]))
+    runtime.close()

@@ -1,0 +1,547 @@
+import itertools
+import math
+import os
+import random
+import statistics
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lanbot.chat.formats.lanbot import prompt_of, render
+from lanbot.chat.messages import Part, chat, output, parts, python, spoken, text
+from lanbot.core.errors import UserError
+from lanbot.evals import task_eval as evals
+from lanbot.evals.scorer import TOKENS
+from lanbot.evals.task_eval import Score, answer_all, do_errands, evaluate, pass_at, pass_at_k, readable, unbiased
+from lanbot.inference.engine import Completion, Engine
+from lanbot.tasks.agent_tasks import AgentTasks
+from lanbot.tasks.mixture import make_task, sample_rows
+from lanbot.tasks.task import LETTERS, Task, multiple_choice
+from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
+
+REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
+BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
+
+
+class Sums(Task):
+    """How much is i + 1?"""
+
+    size = 40
+
+    def __len__(self) -> int:
+        return self.size
+
+    def conversation(self, i: int):
+        return chat(f"{i}+1?", str(i + 1))
+
+
+class Quiz(Task):
+    """Made-up questions of three or four choices."""
+
+    kind = "choice"
+    chance = 0.25
+
+    def __init__(self, size: int, choices: int = 4) -> None:
+        super().__init__("test")
+        self.size, self.choices = size, choices
+
+    def __len__(self) -> int:
+        return self.size
+
+    def conversation(self, i: int):
+        right = random.Random(i).randrange(self.choices)
+        return multiple_choice(f"Question {i}?", [f"choice {k}" for k in range(self.choices)], right)
+
+    def letters(self, i: int):
+        return LETTERS[: self.choices]
+
+
+class ScriptedEngine:
+    """answers(prompt, key) -> what it says; logits(prompt) -> the letters' logits."""
+
+    def __init__(self, answers=None, letters=None, context: int = 2_000) -> None:
+        self.answers, self.letters = answers, letters
+        self.tokenizer, self.device = BYTES, torch.device("cpu")
+        self.model = self
+        self.config = SimpleNamespace(context=context)
+        self.forward = 0
+
+    def generate(self, prompts, sampling, seed=0, on_token=None, keys=None, tools=None):
+        assert all(len(prompt) < self.config.context for prompt in prompts)
+        end = BYTES.special["<|assistant_end|>"]
+        return [Completion(p, [*BYTES.encode(self.answers(BYTES.decode(p))), end]) for p in prompts]
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """As hidden states the ids up to each place, so that `logits` knows what was read."""
+        self.forward += 1
+        rows, length = ids.shape
+        return ids[:, None].expand(rows, length, length).tril()
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        table = torch.full((len(hidden), BYTES.vocab_size), -9.0)
+        table[:, ord("z")] = 99.0  # likelier than any letter, but no letter
+        for i, row in enumerate(hidden.tolist()):
+            length = len(row) - next(j for j, x in enumerate(reversed(row)) if x)
+            for letter, value in self.letters(BYTES.decode(row[:length])).items():
+                table[i, ord(letter)] = value
+        return table
+
+
+def references(task: Task) -> dict[str, str]:
+    """prompt -> the right answer."""
+    rows = [task.conversation(i) for i in range(len(task))]
+    return {BYTES.decode(prompt_of(row, BYTES)): row["messages"][-1]["content"] for row in rows}
+
+
+def test_score_of() -> None:
+    assert Score.of([True, False, False, False], 0.25) == Score(0.25, 4, 0.216506, 0.25)
+    assert Score.of([True] * 9, 0.5) == Score(1.0, 9, 0.0, 0.5)
+    assert Score.of([], 0.0) == Score(0.0, 0, 0.0, 0.0)
+    assert Score.of([True, False] * 50, 0).stderr == pytest.approx(math.sqrt(0.25 / 100))
+    assert Score.of([True, False], 0.25).json() == {"score": 0.5, "n": 2, "stderr": 0.353553, "chance": 0.25}
+
+
+def test_a_score_has_its_parts() -> None:
+    right = [True, False, True, True, False, False]
+    score = Score.of(right, 0.1, ["a", "b", "a", "", "b", "a"])
+    assert (score.score, score.n) == (0.5, 6)
+    assert score.parts == {"a": Score.of([True, True, False], 0.1), "b": Score.of([False, False], 0.1)}
+    assert list(score.json()["parts"]) == ["a", "b"]
+    assert score.json()["parts"]["a"] == {"score": 0.666667, "n": 3, "stderr": 0.272166, "chance": 0.1}
+    assert "parts" not in Score.of(right, 0.1).json() and "parts" not in Score.of(right, 0.1, [""] * 6).json()
+
+
+def test_an_evaluation_scores_the_parts_of_its_task_with_their_own_rows() -> None:
+    class Halves(Sums):
+        def part(self, i: int) -> str:
+            return "low" if i < 10 else "high" if i >= 30 else ""
+
+    right = references(Sums("test"))
+    known = set(list(right)[:15])
+    engine = ScriptedEngine(lambda prompt: right[prompt] if prompt in known else "no idea")
+    score = evaluate(engine, Halves("test"), "sums", 100, 8)
+    assert score.score == 15 / 40
+    assert score.parts == {"high": Score.of([False] * 10, 0.0), "low": Score.of([True] * 10, 0.0)}
+
+
+def test_an_oracle_scores_one_where_answers_are_generated() -> None:
+    right = references(Sums("test"))
+    assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 100, 8) == Score(1.0, 40, 0.0, 0.0)
+
+
+def test_a_model_that_knows_some_answers_scores_their_share() -> None:
+    right = references(Sums("test"))
+    known = set(list(right)[:10])
+    engine = ScriptedEngine(lambda prompt: right[prompt] if prompt in known else "no idea")
+    assert evaluate(engine, Sums("test"), "sums", 100, 8).score == 0.25
+
+
+def test_verdicts_are_given_to_their_own_rows_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lanbot.evals.task_eval.GENERATE_BATCH", 7)
+    right = references(Sums("test"))
+    assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 100, 8).score == 1.0
+    shifted = dict(zip(right, [*list(right.values())[1:], "0"], strict=True))
+    assert evaluate(ScriptedEngine(shifted.get), Sums("test"), "sums", 100, 8).score == 0.0
+
+
+def test_a_prompt_longer_than_the_context_counts_as_wrong() -> None:
+    right = references(Sums("test"))
+    shortest = min(len(BYTES.encode(prompt.split("<|user_start|>")[1].split("<|user_end|>")[0])) for prompt in right)
+    engine = ScriptedEngine(right.get, context=shortest + 5)  # bos, the user's two, the assistant's start, one to say
+    assert evaluate(engine, Sums("test"), "sums", 100, 8) == Score.of([True] * 10 + [False] * 30, 0.0)
+
+
+def test_a_limit_takes_a_sample() -> None:
+    right = references(Sums("test"))
+    assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 15, 8).n == 15
+
+
+def test_what_is_left_out_is_not_asked_and_the_sample_stays_as_large() -> None:
+    asked: list[str] = []
+    engine = ScriptedEngine(lambda prompt: asked.append(prompt) or "?")
+    prompts = list(references(Sums("test")))
+    assert evaluate(engine, Sums("test"), "sums", 15, 8).json().get("left_out") is None
+    before = list(asked)
+    left_out = [prompts.index(prompt) for prompt in before[::2]]
+    asked.clear()
+    score = evaluate(engine, Sums("test"), "sums", 15, 8, left_out=left_out)
+    assert (score.n, score.left_out, score.json()["left_out"]) == (15, 8, 8)
+    assert len(set(asked)) == 15 and not set(asked) & set(before[::2])
+    asked.clear()
+    assert evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(30)).n == 10, "no more are left"
+    assert asked == prompts[30:]
+    assert evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(40)).json() == {
+        **Score.of([], 0.0).json(),
+        "left_out": 40,
+    }
+
+
+@pytest.mark.parametrize("choices", [3, 4])
+def test_an_oracle_scores_one_in_multiple_choice(choices: int) -> None:
+    quiz = Quiz(300, choices)
+    right = references(quiz)
+    engine = ScriptedEngine(letters=lambda prompt: {right[prompt]: 1.0})
+    assert evaluate(engine, quiz, "quiz", 1_000, 8) == Score(1.0, 300, 0.0, round(1 / choices, 6))
+
+
+def test_chance_is_that_of_the_items_asked_and_of_each_part() -> None:
+    class Mixed(Quiz):
+        """Of three, four or five choices, as ARC's."""
+
+        def letters(self, i: int):
+            return LETTERS[: 3 + i % 3]
+
+        def part(self, i: int) -> str:
+            return f"of {3 + i % 3}"
+
+    score = evaluate(ScriptedEngine(letters=lambda prompt: {"A": 1.0}), Mixed(90, 3), "quiz", 1_000, 8)
+    assert score.chance == pytest.approx((1 / 3 + 1 / 4 + 1 / 5) / 3, abs=1e-6)
+    chances = {name: part.chance for name, part in score.parts.items()}
+    assert chances == {"of 3": pytest.approx(1 / 3, abs=1e-6), "of 4": 0.25, "of 5": 0.2}
+
+
+def test_who_always_says_the_same_of_the_bot_scores_chance_and_not_more_in_many_tries() -> None:
+    task = make_task("identity", "test")
+    sentence = "I am LanBot, a program, not another, made by the person who runs me."
+    engine = ScriptedEngine(lambda prompt: sentence)
+    score = evaluate(engine, task, "identity", 200, 8)
+    assert score.score == score.chance and 0.4 < score.chance < 0.55
+    assert {part.score - part.chance for part in score.parts.values()} == {0.0}
+    assert (score.parts["maker"].chance, score.parts["bot"].chance) == (1.0, 0.0)
+    for one in pass_at_k(engine, [(task, row) for row in range(50)], 4, 8, 1.0, 0, "pass").values():
+        assert one.score == one.chance < 0.7, "a second try of the same words does not help"
+
+
+def test_only_the_rows_own_letters_may_answer() -> None:
+    quiz = Quiz(100, 3)
+    right = references(quiz)
+    engine = ScriptedEngine(letters=lambda prompt: {"D": 5.0, right[prompt]: 1.0})
+    assert evaluate(engine, quiz, "quiz", 1_000, 8).score == 1.0
+
+
+def test_a_random_letter_lands_at_chance() -> None:
+    quiz, rng = Quiz(1_500), random.Random(0)
+    engine = ScriptedEngine(letters=lambda prompt: {letter: rng.random() for letter in "ABCD"})
+    score = evaluate(engine, quiz, "quiz", 10_000, 8)
+    assert score.n == 1_500
+    assert abs(score.score - 0.25) < 3 * math.sqrt(0.25 * 0.75 / 1_500)
+    assert score.stderr == pytest.approx(math.sqrt(0.25 * 0.75 / 1_500), rel=0.1)
+
+
+@pytest.mark.skipif(not (REAL / "mmlu").is_dir(), reason=f"no mirror of real data at {REAL}")
+@pytest.mark.parametrize("name", ["arc_easy", "arc_challenge", "mmlu"])
+def test_a_random_letter_lands_at_chance_and_an_oracle_at_1_in_real_tasks(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    task, rng, context = make_task(name, "test"), random.Random(1), 300
+    rows = sample_rows(task, 400, 0)
+    right = {tuple(prompt_of(task.conversation(row), BYTES)[-context:]): task.conversation(row) for row in rows}
+    answers = {BYTES.decode(prompt): row["messages"][-1]["content"] for prompt, row in right.items()}
+    guess = ScriptedEngine(letters=lambda prompt: {letter: rng.random() for letter in LETTERS}, context=context)
+    oracle = ScriptedEngine(letters=lambda prompt: {answers[prompt]: 1.0}, context=context)
+    guessed, known = (evaluate(engine, task, name, 400, 8) for engine in (guess, oracle))
+    assert guessed.chance == known.chance == pytest.approx(0.25, abs=0.002) and known.score == 1.0
+    assert abs(guessed.score - guessed.chance) < 3 * math.sqrt(guessed.chance * (1 - guessed.chance) / 400)
+
+
+def test_rows_of_different_lengths_are_scored_alike_in_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiz = Quiz(120)
+    right = references(quiz)
+    scores, forwards = [], []
+    for tokens in (1, 500, 100_000):
+        monkeypatch.setitem(TOKENS, "cpu", tokens)
+        engine = ScriptedEngine(letters=lambda prompt: {right[prompt]: 1.0})
+        scores.append(evaluate(engine, quiz, "quiz", 1_000, 8).score)
+        forwards.append(engine.forward)
+    assert scores == [1.0] * 3
+    assert forwards[0] > forwards[1] > forwards[2] == 1
+
+
+def test_logits_that_are_no_numbers_choose_no_letter() -> None:
+    with pytest.raises(UserError, match="no numbers"):
+        evaluate(ScriptedEngine(letters=lambda prompt: {"B": math.nan}), Quiz(4), "quiz", 4, 8)
+
+
+def test_a_task_for_training_only_is_not_scored() -> None:
+    with pytest.raises(ValueError, match="training only"):
+        evaluate(ScriptedEngine(), make_task("world_chat", "test"), "world_chat", 1, 1)
+
+
+# -- errands -----------------------------------------------------------------------------------------------
+
+ERRANDS = AgentTasks("test")
+
+
+class Doer(ScriptedEngine):
+    """Answers requests with these parts, its calls answered by the tool that it is given for each.
+
+    replies: for each prompt what it says, time after time: "What is my work?" is asked at several desks.
+    """
+
+    def __init__(self, replies: dict[str, list[list[Part]]], context: int = 2_000) -> None:
+        super().__init__(context=context)
+        self.replies = replies
+        self.batches: list[int] = []
+
+    def generate(self, prompts, sampling, seed=0, on_token=None, keys=None, tools=None):
+        assert all(len(prompt) < self.config.context for prompt in prompts)
+        self.batches.append(len(prompts))
+        return [Completion(p, self.ids(BYTES.decode(p), tool)) for p, tool in zip(prompts, tools, strict=True)]
+
+    def ids(self, prompt: str, tool) -> list[int]:
+        special, ids = BYTES.special, []
+        for part in self.replies[prompt].pop(0):
+            if part["type"] == "text":
+                ids += BYTES.encode(part["text"])
+            if part["type"] == "python":
+                result = tool(part["text"])
+                ids += [special["<|python_start|>"], *BYTES.encode(part["text"]), special["<|python_end|>"]]
+                if result is None:  # the tool ends the turn
+                    return ids
+                ids += [special["<|output_start|>"], *BYTES.encode(result), special["<|output_end|>"]]
+        return [*ids, special["<|assistant_end|>"]]
+
+
+def replies(rows, say=lambda row, reply: reply) -> dict[str, list[list[Part]]]:
+    """prompt -> how it is answered, in the order of the rows."""
+    said: dict[str, list[list[Part]]] = {}
+    for row in rows:
+        errand = ERRANDS.errand(row)
+        for request, reply in zip(errand.requests, errand.replies, strict=True):
+            prompt = BYTES.decode(prompt_of(chat(request, ""), BYTES))
+            said.setdefault(prompt, []).append(say(row, reply))
+    return said
+
+
+@pytest.mark.parametrize("batch", [256, 7])
+def test_an_oracle_does_all_errands(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evals, "GENERATE_BATCH", batch)
+    rows = range(40)
+    engine, told = Doer(replies(rows)), []
+    desks = do_errands(engine, ERRANDS, rows, 96, told.append)
+    assert [desk.right() for desk in desks] == [True] * 40
+    assert [desk.errand for desk in desks] == [ERRANDS.errand(i) for i in rows]
+    two = [i for i in rows if len(ERRANDS.errand(i).requests) == 2]
+    assert sum(engine.batches) == 40 + len(two) and told[-1] == 40
+    for i, desk in zip(rows, desks, strict=True):
+        assert [parts(m[-1]) for m in desk.conversations] == ERRANDS.errand(i).replies, "with what its own tools said"
+
+
+def test_an_evaluation_of_errands_has_a_score_for_each_kind() -> None:
+    rows = sample_rows(ERRANDS, 60, 0)
+    score = evaluate(Doer(replies(rows)), ERRANDS, "agent_tasks", 60, 96)
+    assert (score.score, score.n) == (1.0, 60)
+    assert sum(part.n for part in score.parts.values()) == 60
+    assert {name.partition(",")[0] for name in score.parts} == {"compute", "read", "write", "search", "remember"}
+
+
+def test_what_is_only_said_is_not_done() -> None:
+    """Without calls nothing is written or remembered; what the answer says may still be right."""
+    rows = range(40)
+    engine = Doer(replies(rows, lambda row, reply: [text(spoken({"role": "assistant", "content": reply}))]))
+    for desk in do_errands(engine, ERRANDS, rows, 96):
+        assert desk.right() == (desk.errand.kind != "write")
+
+
+def test_errands_that_fail_are_wrong_and_disturb_no_other() -> None:
+    rows = list(range(40))
+    done = replies(rows, lambda row, reply: reply if row % 3 else [python("nonsense("), text("?")])
+    verdicts = [desk.right() for desk in do_errands(Doer(done), ERRANDS, rows, 96)]
+    assert verdicts == [i % 3 != 0 for i in rows]
+
+
+def test_a_request_longer_than_the_context_is_wrong_and_ends() -> None:
+    desks = do_errands(Doer({}, context=8), ERRANDS, range(10), 96)
+    assert not any(desk.right() for desk in desks)
+    assert all(len(desk.conversations) == len(desk.errand.requests) for desk in desks)
+
+
+def test_endless_calls_are_stopped() -> None:
+    endless = replies(range(5), lambda row, reply: [python(f"1+{n}") for n in range(1_000)])
+    for desk in do_errands(Doer(endless), ERRANDS, range(5), 96):
+        made = [part for part in parts(desk.conversations[-1][-1]) if part["type"] == "python"]
+        assert evals.CALLS <= len(made) <= evals.CALLS + 2 and not desk.right()
+
+
+def test_a_real_engine_does_errands_with_their_own_tools(make_model, tokenizer) -> None:  # type: ignore[no-untyped-def]
+    """A model that knows nothing: it must end, and leave the desks' files alone or changed by its own calls only."""
+    engine = Engine(make_model(context=160), tokenizer)
+    desks = do_errands(engine, ERRANDS, range(6), 6)
+    assert len(desks) == 6 and all(desk.request() is None for desk in desks)
+    assert [desk.files for desk in desks] == [desk.errand.files for desk in desks]
+
+
+# -- pass@k ------------------------------------------------------------------------------------------------
+
+
+def passes(right: list[list[bool]], chance: float = 0.0) -> dict[str, Score]:
+    """pass_at_k of items whose samples are right as `right` says."""
+    task = Sums("test")
+    task.chance = chance
+    k = len(right[0])
+    scripts = {
+        BYTES.decode(prompt_of(task.conversation(i), BYTES)): iter([str(i + 1) if one else "no" for one in samples])
+        for i, samples in enumerate(right)
+    }
+    engine = ScriptedEngine(lambda prompt: next(scripts[prompt]))
+    scores = pass_at_k(engine, [(task, i) for i in range(len(right))], k, 8, 1.0, 0, "pass")
+    assert all(next(script, None) is None for script in scripts.values()), "an item was sampled too seldom"
+    return scores
+
+
+def test_pass_at_k_of_scripted_answers() -> None:
+    Y, N = True, False
+    scores = passes([[Y, Y, Y, Y], [N, N, N, N], [Y, N, N, N], [N, N, Y, Y]])
+    assert list(scores) == ["pass@1", "pass@4"]
+    means = [1.0, 0.0, 0.25, 0.5]
+    mean = sum(means) / 4
+    error = math.sqrt(sum((m - mean) ** 2 for m in means) / 3 / 4)
+    assert scores["pass@1"] == Score(mean, 4, round(error, 6), 0.0)
+    assert scores["pass@4"] == Score.of([True, False, True, True], 0.0)
+
+
+def test_pass_at_k_at_its_ends() -> None:
+    assert passes([[False] * 8] * 5)["pass@8"].score == 0.0
+    all_right = passes([[True] * 8] * 5)
+    assert (all_right["pass@1"].score, all_right["pass@8"].score, all_right["pass@1"].stderr) == (
+        1.0,
+        1.0,
+        0.0,
+    )
+
+
+def test_one_right_answer_of_k_counts_wherever_it_stands() -> None:
+    for place in range(4):
+        scores = passes([[i == place for i in range(4)]] * 3)
+        assert (scores["pass@1"].score, scores["pass@4"].score) == (0.25, 1.0)
+
+
+def test_the_chance_of_pass_at_k_is_that_of_k_tries() -> None:
+    scores = passes([[True, False]] * 2, chance=0.5)
+    assert (scores["pass@1"].chance, scores["pass@2"].chance) == (0.5, 0.75)
+
+
+def test_pass_at_k_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = [[bool(random.Random(f"{i}/{j}").randrange(2)) for j in range(4)] for i in range(10)]
+    whole = passes(right)
+    monkeypatch.setattr("lanbot.evals.task_eval.GENERATE_BATCH", 3)
+    assert passes(right) == whole
+    assert whole["pass@1"].score == sum(map(sum, right)) / 40
+
+
+@pytest.mark.parametrize("n", [1, 4, 6])
+def test_unbiased_is_the_average_over_all_choices_of_k_samples(n: int) -> None:
+    for right, k in itertools.product(range(n + 1), range(1, n + 1)):
+        samples = [True] * right + [False] * (n - right)
+        chosen = [any(some) for some in itertools.combinations(samples, k)]
+        assert unbiased(n, right, k) == pytest.approx(sum(chosen) / len(chosen), abs=1e-12)
+
+
+def test_pass_at_of_more_samples_than_k_is_unbiased_with_the_error_of_item_means() -> None:
+    rows = [
+        [True, False, False, False, True, False],
+        [False] * 6,
+        [True] * 6,
+        [False, False, True, False, False, False],
+    ]
+    task = Sums("test")
+    scripts = {
+        BYTES.decode(prompt_of(task.conversation(i), BYTES)): iter([str(i + 1) if one else "no" for one in samples])
+        for i, samples in enumerate(rows)
+    }
+    engine = ScriptedEngine(lambda prompt: next(scripts[prompt]))
+    scores = pass_at(engine, [(task, i) for i in range(4)], (1, 2, 6), 6, 8, 0.8, 0, "pass")
+    for k in (1, 2):
+        values = [unbiased(6, sum(samples), k) for samples in rows]
+        error = statistics.stdev(values) / 2
+        assert scores[f"pass@{k}"] == Score(round(statistics.mean(values), 6), 4, round(error, 6), 0.0)
+    assert scores["pass@6"] == Score.of([True, False, True, True], 0.0)
+
+
+# -- what is sampled, what fails ---------------------------------------------------------------------------
+
+
+def test_a_sample_is_marked_as_one() -> None:
+    engine = ScriptedEngine(references(Sums("test")).get)
+    part, whole = (evaluate(engine, Sums("test"), "sums", limit, 8) for limit in (15, 40))
+    assert (part.items, part.asked(), part.json()["sampled"], part.json()["items"]) == (40, "15 of 40", True, 40)
+    assert (whole.items, whole.asked()) == (0, "40") and "sampled" not in whole.json()
+    rest = evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(25))
+    assert rest.n == 15 and "sampled" not in rest.json(), "all that are left were asked"
+
+
+class Programs(Sums):
+    """Odd answers fail, each in a way of its own."""
+
+    runs_code = True
+    answer_tokens = 30
+    size = 8
+
+    def faults(self, rows, answers):
+        self.sandbox_level = 2
+        return ["" if row % 2 == 0 else "timeout" if row == 3 else "wrong" for row in rows]
+
+
+def test_why_programs_failed_is_counted_and_the_level_of_the_sandbox_is_told() -> None:
+    limits = []
+
+    class Telling(ScriptedEngine):
+        def generate(self, prompts, sampling, *args, **kwargs):
+            limits.append(sampling.max_tokens)
+            return super().generate(prompts, sampling, *args, **kwargs)
+
+    score = evaluate(Telling(lambda prompt: "x"), Programs("test"), "programs", 100, 8)
+    assert (score.score, score.failed, score.sandbox) == (0.5, {"timeout": 1, "wrong": 3}, 2)
+    assert (score.json()["failed"], score.json()["sandbox_level"]) == ({"timeout": 1, "wrong": 3}, 2)
+    evaluate(Telling(lambda prompt: "x"), Programs("test"), "programs", 100, 99)
+    assert limits == [30, 99], "an answer has room for what it needs"
+    passes = pass_at(ScriptedEngine(lambda prompt: "x"), [(Programs("test"), 2)], (1,), 2, 8, 1.0, 0, "pass")
+    assert (passes["pass@1"].score, passes["pass@1"].sandbox, passes["pass@1"].failed) == (1.0, 2, {})
+    items = [(Programs("test"), row) for row in (1, 2, 3)]
+    passes = pass_at(ScriptedEngine(lambda prompt: "x"), items, (1, 2), 2, 8, 1.0, 0, "pass")
+    assert passes["pass@2"].failed == {"timeout": 2, "wrong": 2}, "of all samples"
+
+
+# -- the rest ----------------------------------------------------------------------------------------------
+
+
+def test_sampled_rows_are_seeded_distinct_and_stable() -> None:
+    task = make_task("word_problems", "test")
+    rows = sample_rows(task, 50, 0)
+    assert rows == sample_rows(task, 50, 0) == sorted(set(rows)) and len(rows) == 50
+    assert all(0 <= row < len(task) for row in rows)
+    assert rows != sample_rows(task, 50, 1)
+    assert rows[:5] == [8, 31, 118, 124, 157], "other rows than before: scores are no longer comparable"
+
+
+def test_all_rows_are_taken_where_there_are_no_more() -> None:
+    assert sample_rows(Sums("test"), 40, 7) == sample_rows(Sums("test"), 100, 8) == list(range(40))
+
+
+def test_answers_are_readable_with_their_calls() -> None:
+    message = {"role": "assistant", "content": [text("So "), python("2+2"), output("4"), text("4.\n")]}
+    assert readable(message) == "So [2+2 → 4]4."
+    assert readable({"role": "assistant", "content": "plain"}) == "plain"
+    assert readable({"role": "assistant", "content": [text("{}"), python("{0}"), output("{x}")]}) == "{}[{0} → {x}]"
+
+
+def test_answer_all_asks_each_question_alone() -> None:
+    prompts: list[str] = []
+    counter = itertools.count()
+
+    def say(prompt: str) -> str:
+        prompts.append(prompt)
+        return f"answer {next(counter)}"
+
+    assert answer_all(ScriptedEngine(say), ["a?", "b?"], 8) == ["answer 0", "answer 1"]
+    expected = [BYTES.decode(render(chat(q, ""), BYTES)[0]).removesuffix("<|assistant_end|>") for q in ("a?", "b?")]
+    assert prompts == expected
+
+
+def test_a_question_longer_than_the_context_is_told_and_the_others_are_answered(make_model, tokenizer) -> None:  # type: ignore[no-untyped-def]
+    engine = Engine(make_model(context=32), tokenizer)
+    short, long = answer_all(engine, ["hi", "why? " * 100], 4)
+    assert long == "(longer than the context)" != short

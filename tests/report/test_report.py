@@ -1,0 +1,555 @@
+"""The report of a made-up run: what report.json holds, and that page and tables show it, whatever a model said."""
+
+import itertools
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lanbot import report
+from lanbot.config.recipe import load
+from lanbot.config.run import Run
+from lanbot.report import chart, tables
+from lanbot.report.curves import POINTS, thin
+from lanbot.report.talk import split_calls
+
+PHASES = ("base", "mid", "sft", "rl")
+STEPS = {"base": 450, "mid": 40, "sft": 10, "rl": 12}
+CONFIG = {
+    "model_type": "qwen3", "vocab_size": 1_536, "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3,
+    "head_dim": 64, "intermediate_size": 512, "max_position_embeddings": 256, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'><a href='https://x.y'>&amp;"
+
+
+def score(share: float, n: int = 100, **more: Any) -> dict[str, Any]:
+    return {"score": share, "n": n, "stderr": round(math.sqrt(share * (1 - share) / n), 6), "chance": 0.25, **more}
+
+
+def transcript(said: str = "Hello.", title: str = "Find the price") -> dict[str, Any]:
+    asked = {"role": "user", "content": said}
+    parts = [("python", said), ("output", said), ("text", said)]
+    answered = {"role": "assistant", "content": [{"type": kind, "text": text} for kind, text in parts]}
+    return {"title": title, "right": True, "conversations": [[asked, answered], [asked, answered]]}
+
+
+def evals_of(phase: str, text: str = "Yes.") -> dict[str, Any]:
+    """evals.json of a phase without any optional key."""
+    at = PHASES.index(phase)
+    figures = {"steps": STEPS[phase], "seconds": 100.0, "tokens": 1_000, "final_loss": 1.5, "peak_memory_bytes": 2**20}
+    return {
+        "checkpoint": "step_000100",
+        "tasks": {"identity": score(0.25 * at), "word_problems": score(0.2 * at)},
+        "val_bpb": 1.5 + at,
+        "training": {**figures, "tokens_per_second": 10.0, "utilisation": None if phase == "rl" else 0.5},
+        "samples": [
+            {"prompt": "Who are you?", "answer": f"{phase}: {text}"},
+            {"prompt": "2+2?", "answer": "[2+2 → 4] 4"},
+        ],
+        "settings": {"limit": 100, "max_tokens": 96, "temperature": 0},
+    }
+
+
+def metrics_of(phase: str) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = [{"step": 0, "val_bpb": 3.0, "seconds": 0.0}] if phase == "base" else []
+    for step in range(1, STEPS[phase] + 1):
+        line = {"step": step, "seconds": 100.0 * step / STEPS[phase], "loss": 2.0 + step % 3}
+        lines.append(line | ({"reward": 0.5} if phase == "rl" else {"bpb": 1.0 + step % 3}))
+    return lines
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run with all phases done and nothing optional."""
+    made = Run.create(load("demo", {"identity.name": "Juniper", "identity.creator": "Ada"}), tmp_path / "runs")
+    put(made, "tokenizer", "compression.json", [{"text": "held-out corpus", "bytes": 200_000, "bytes_per_token": 3.5}])
+    for phase in PHASES:
+        put(made, phase, "evals.json", evals_of(phase))
+    return made
+
+
+@pytest.fixture
+def full(run: Run) -> Run:
+    """The same with everything that may be there."""
+    for phase in PHASES:
+        tasks = evals_of(phase)["tasks"]
+        tasks["word_problems"]["parts"] = {"seen": score(0.5, 60), "unseen": score(0.125, 40)}
+        more = {"wall_seconds": 150.0, "transcripts": [transcript(), transcript(), transcript()], "tasks": tasks}
+        put(run, phase, "evals.json", {**evals_of(phase), **more})
+        put(run, phase, "step_000100/config.json", CONFIG)
+        (run.phase(phase) / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in metrics_of(phase)))
+    both = {
+        when: {"pass@1": score(share, items=7_473), "pass@8": score(2 * share, items=7_473)}
+        for when, share in (("before", 0.3), ("after", 0.45))
+    }
+    put(run, "rl", "evals.json", {**run.read("rl", "evals.json"), "pass": both})
+    put(run, "tokenizer", "evals.json", {"wall_seconds": 7.0})
+    put(run, "", "contamination.json", contamination_of(3))
+    return run
+
+
+def contamination_of(items: int) -> dict[str, Any]:
+    """contamination.json, so many items of word_problems found, and none of a task that is not evaluated any more."""
+    example = {"item": 4, "words": "thirteen words in a row"}
+    sources = {"mid smoltalk": {"items": items, "example": example}, "base": {"items": 1, "example": example}}
+    found = {"items": 1_319, "contaminated": list(range(items)), "sources": sources if items else {}}
+    other = {"items": 10, "contaminated": [], "sources": {}}
+    words = {"mid smoltalk": 504_890, "base": 5_400_000}
+    return {"plan": {"n": 13}, "words": words, "tasks": {"word_problems:real": found, "mmlu": other}}
+
+
+def put(run: Run, phase: str, file: str, value: Any) -> None:
+    path = run.phase(phase) / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+class Seen(HTMLParser):
+    """The tags, attributes and text of a page; `open` holds what was not closed in order."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+        if tag not in ("meta", "br", "wbr"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+# -- report.json -------------------------------------------------------------------------------------------
+
+
+def test_report_json_holds_every_figure(full: Run) -> None:
+    written = report.write(full)
+    assert json.loads((full.folder / "report.json").read_text()) == written
+    assert set(written["evals"]) == {"identity", "word_problems"}
+    assert written["evals"]["identity"]["sft"] == score(0.5)
+    assert written["evals"]["word_problems"]["rl"]["parts"]["unseen"]["n"] == 40
+    assert list(written["phases"]) == ["tokenizer", *PHASES]
+    for phase in written["phases"].values():
+        assert {"seconds", "tokens", "final_loss", "val_bpb", "peak_memory_bytes"} <= set(phase)
+    assert written["phases"]["mid"]["val_bpb"] == 2.5
+    assert written["phases"]["tokenizer"]["seconds"] == 7.0
+    assert written["pass"]["after"]["pass@8"]["score"] == 0.9
+    assert [entry["prompt"] for entry in written["what_changed"]] == ["Who are you?", "2+2?"]
+    assert written["what_changed"][0]["answers"] == {phase: f"{phase}: Yes." for phase in PHASES}
+    assert len(written["transcripts"]) == 3
+    assert written["parameters"] == 2 * 1_536 * 192 + 4 * (192 * 64 * 12 + 3 * 192 * 512)
+    assert (written["tokens"], written["seconds"], written["wall_seconds"]) == (4_000, 400.0, 607.0)
+    assert written["recipe"]["identity"]["creator"] == "Ada"
+
+
+def test_the_transcripts_are_those_of_the_last_phase(full: Run) -> None:
+    for phase in PHASES:
+        put(full, phase, "evals.json", {**full.read(phase, "evals.json"), "transcripts": [transcript(title=phase)]})
+    assert [one["title"] for one in report.collect(full)["transcripts"]] == ["rl"]
+
+
+def test_what_was_not_measured_is_null_and_breaks_nothing(run: Run) -> None:
+    written = report.write(run)
+    assert written["parameters"] is written["wall_seconds"] is written["phases"]["tokenizer"]["seconds"] is None
+    assert written["transcripts"] == [] and written["pass"] == written["curves"] == {}
+    page, text = (run.folder / "report.html").read_text(), (run.folder / "report.md").read_text()
+    for heading in ("At work", "How it learned", "Before and after RL"):
+        assert heading not in page and heading not in text
+    assert "None" not in Seen(page).text + text + report.closing(run, written)
+
+
+def test_time_by_the_clock_is_not_summed_up_where_a_phase_lacks_it(full: Run) -> None:
+    put(full, "mid", "evals.json", evals_of("mid"))
+    assert report.collect(full)["wall_seconds"] is None
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_a_run_that_has_just_begun_has_a_report(run: Run, done: int) -> None:
+    for phase in ("tokenizer", *PHASES)[done:]:
+        shutil.rmtree(run.phase(phase))
+    written = report.write(run)
+    assert report.trained(written) == list(PHASES[: max(0, done - 1)])
+    assert Seen((run.folder / "report.html").read_text()).open == []
+    said = report.closing(run, written)
+    assert f"Not yet done: {', '.join(('tokenizer', *PHASES)[done:])}." in said
+    assert ("nothing trained yet" in said) == (" chat " not in said) == (done < 2)
+
+
+def test_a_report_does_not_wait_for_torch() -> None:
+    code = "import sys, lanbot.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- curves ------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=1_000), st.integers(1, 9))
+def test_thinning_keeps_the_mean(values: list[float], every: int) -> None:
+    thinned = thin([[float(i), value] for i, value in enumerate(values)], every)
+    sizes = [len(values[i : i + every]) for i in range(0, len(values), every)]
+    assert len(thinned) == len(sizes)
+    for i, mean in enumerate((sum(range(len(values))) / len(values), sum(values) / len(values))):
+        kept = sum(point[i] * size for point, size in zip(thinned, sizes, strict=True)) / len(values)
+        assert kept == pytest.approx(mean, abs=2e-6)
+
+
+def test_curves_are_loss_and_bpb_and_for_rl_reward(full: Run) -> None:
+    curves = report.collect(full)["curves"]
+    assert set(curves["base"]) == set(curves["sft"]) == {"mean_of", "loss", "bpb", "val_bpb"}
+    assert set(curves["rl"]) == {"mean_of", "reward", "val_bpb"}
+    assert curves["base"]["mean_of"] == 3 and len(curves["base"]["loss"]) == 150 <= POINTS
+    assert curves["base"]["loss"][0] == [pytest.approx(100 * 2 / 450, abs=1e-6), 3.0]  # of the losses 3, 4, 2
+    assert curves["base"]["val_bpb"] == [[0.0, 3.0]]
+    assert curves["sft"]["mean_of"] == 1 and curves["sft"]["bpb"][-1] == [100.0, 2.0]
+    assert curves["sft"]["val_bpb"] == [[100.0, 3.5]], "where training measures none, that of the evaluation"
+
+
+def test_a_line_of_metrics_that_a_kill_cut_short_is_left_out(full: Run) -> None:
+    path = full.phase("rl") / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 13, "rew')
+    assert len(report.collect(full)["curves"]["rl"]["reward"]) == 12
+
+
+def test_the_page_says_of_how_many_steps_a_point_is_the_mean(full: Run) -> None:
+    assert "the mean of several steps: 3 in base." in report.page(report.collect(full))
+
+
+def test_all_phases_share_one_clock(full: Run) -> None:
+    drawn = re.findall(r'<polyline class="line (\w+)" points="([^"]+)"', report.page(report.collect(full)))
+    wide = {phase: [float(pair.split(",")[0]) for pair in points.split()] for phase, points in reversed(drawn)}
+    assert set(wide) == set(PHASES)
+    for before, after in itertools.pairwise(PHASES):
+        assert max(wide[before]) < min(wide[after])
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50))
+def test_an_axis_holds_its_values_and_few_ticks(values: list[float]) -> None:
+    axis = chart._axis(values)
+    assert axis is not None and 2 <= len(axis.ticks) <= 8
+    assert all(-1e-9 <= axis.share(value) <= 1 + 1e-9 for value in values)
+
+
+@pytest.mark.parametrize(("share", "error"), [(0.0, 0.0), (1.0, 0.0), (0.98, 0.05), (0.01, 0.05)])
+def test_a_bar_stays_between_nothing_and_all(share: float, error: float) -> None:
+    drawn = chart.bar(share, error, 0.25, "rl", "x")
+    assert all(0 <= float(percent) <= 100 for percent in re.findall(r'"(-?[\d.]+)%"', drawn))
+    assert 'x1="25.00%"' in drawn
+
+
+def test_a_chart_has_axes_units_phases_and_a_legend(full: Run) -> None:
+    page = report.page(report.collect(full))
+    figures = page.split("<figure>")[1:]
+    assert len(figures) == 2
+    for figure, unit in zip(figures, ("nats per token", "bits"), strict=True):
+        assert f">{unit}</text>" in figure and ">training time, minutes</text>" in figure
+        assert all(f'class="name {phase}"' in figure for phase in PHASES)
+    assert ">share of answers that are right</text>" in figures[0]
+    assert re.findall(r'class="key \w+ \w+">([^<]+)<', figures[0]) == [
+        *("base loss", "mid loss", "sft loss", "rl reward")
+    ]
+    assert "held-out text" in re.findall(r'class="key dots held">([^<]+)<', figures[1])
+    assert 'aria-label="Loss and reward, against training time: base loss from 3 to 3;' in figures[0]
+
+
+# -- report.html -------------------------------------------------------------------------------------------
+
+
+def test_the_page_asks_nothing_of_a_network_and_runs_no_script(full: Run) -> None:
+    source = report.page(report.collect(full))
+    page = Seen(source)
+    assert page.open == [], "every tag is closed, in order"
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form", "image", "use"} & set(page.tags)
+    names = {name for _, name, _ in page.attributes}
+    assert not {"src", "srcset", "style", "action", "xlink:href"} & names
+    assert not [name for name in names if name.startswith("on")]
+    targets = {value for _, name, value in page.attributes if name == "id"}
+    links = [value for _, name, value in page.attributes if name == "href"]
+    assert links and {"#" + target for target in targets} == set(links)
+    style = source.partition("<style>")[2].partition("</style>")[0]
+    assert "url(" not in style and "@import" not in style and "prefers-color-scheme: dark" in style
+    assert "://" not in source
+    assert "default-src 'none'" in source
+
+
+def test_what_a_user_or_a_model_wrote_is_text_and_nothing_else(full: Run) -> None:
+    for phase in PHASES:
+        evals = evals_of(phase, HOSTILE)
+        evals["samples"] += [{"prompt": HOSTILE, "answer": f"[{HOSTILE} → {HOSTILE}] {HOSTILE}"}]
+        evals["tasks"][HOSTILE] = score(0.5, parts={HOSTILE: score(0.5)})
+        evals["transcripts"] = [transcript(HOSTILE, HOSTILE)]
+        put(full, phase, "evals.json", evals)
+    put(full, "tokenizer", "compression.json", [{"text": HOSTILE, "bytes": 1, "bytes_per_token": 1.0}])
+    keys = ("identity.name", "identity.creator", "identity.personality", "base.data")
+    hostile = Run(full.folder, load("demo", dict.fromkeys(keys, HOSTILE)))
+    source = report.page(report.collect(hostile))
+    page = Seen(source)
+    assert page.open == []
+    assert not {"script", "img"} & set(page.tags)
+    assert all(value.startswith("#") for tag, _, value in page.attributes if tag == "a")
+    assert source.count("</style>") == 1
+    # title, name, maker, personality (twice: settings), data; each prompt, four answers of 4; title, task and part
+    assert page.text.count(HOSTILE) >= 40
+
+
+def test_control_characters_are_shown_and_letters_of_all_scripts_kept(run: Run) -> None:
+    odd = "a\x00b\x1b[31mc \u202eשלום 你好 🚀 \ud800"
+    put(run, "rl", "evals.json", evals_of("rl", odd))
+    report.write(run)
+    page = (run.folder / "report.html").read_text()
+    assert "a␀b␛[31mc \u202eשלום 你好 🚀 ?" in page
+    assert "a␀b␛[31mc" in (run.folder / "report.md").read_text()
+    assert 'dd dir="auto"' in page, "what turns the direction of writing does so in its own answer only"
+
+
+def test_scores_stand_with_error_size_and_chance(full: Run) -> None:
+    page = report.page(report.collect(full))
+    assert 'aria-label="word_problems: 0.600 ± 0.049, chance 0.25"' in page
+    text = " ".join(Seen(page).text.split())
+    assert "0.400 after sft, n = 100, chance 0.25" in text
+    assert "The same 100 of 7,473 held-out questions" in text
+    assert "pass@8 before 0.600 ± 0.049 after 0.900 ± 0.030" in re.sub(r"(before|after)(\d)", r" \1 \2", text)
+
+
+def test_bits_per_byte_stand_with_error_size_and_chance_where_they_were_measured(full: Run) -> None:
+    said = "Bits per byte: of 62,913 bytes of held-out text, 40 documents, read 256 tokens at a time; its chance is a"
+    for written in (report.markdown(report.collect(full)), report.page(report.collect(full))):
+        assert "Bits per byte: of" not in written, "an older run's evaluation does not say"
+    for phase in PHASES[1:]:
+        measured = {"bits_per_byte": 2.5, "stderr": 0.0123, "chance": 3.214, "n": 62_913, "documents": 40}
+        put(full, phase, "evals.json", {**full.read(phase, "evals.json"), "bpb": {**measured, "context": 256}})
+    written = report.write(full)
+    assert written["phases"]["sft"]["bpb"]["n"] == 62_913 and "bpb" not in written["phases"]["base"]
+    page = Seen((full.folder / "report.html").read_text()).text
+    text = (full.folder / "report.md").read_text()
+    shown = report.evaluation_table(written)
+    assert all(said in one for one in (page, text, shown))
+    assert "held-out bits per byte1.5002.500 ± 0.0123.500 ± 0.0124.500 ± 0.0123.21" in page
+    row = next(line for line in shown.split("\n") if line.startswith("val bits per byte"))
+    assert " ".join(row.split()) == "val bits per byte 3.21 1.5000 2.5000 ± 0.0123 3.5000 ± 0.0123 4.5000 ± 0.0123"
+
+
+def test_why_programs_failed_and_where_they_ran_stands_beneath_the_scores(full: Run) -> None:
+    assert "Programs" not in report.markdown(report.collect(full)), "a run without any has no such table"
+    faults = {"base": {"no program": 164}, "mid": {"wrong": 150, "exit": 4}, "sft": {"timeout": 2, "wrong": 112}}
+    for phase, failed in faults.items():
+        evals = full.read(phase, "evals.json")
+        passed = 164 - sum(failed.values())
+        evals["tasks"]["humaneval"] = score(passed / 164, 164, failed=failed, sandbox_level=2, chance=0.0)
+        put(full, phase, "evals.json", evals)
+    evals = full.read("rl", "evals.json")
+    evals["tasks"]["humaneval"] = score(1.0, 20, items=164, sandbox_level=4)
+    put(full, "rl", "evals.json", evals)
+    written = report.write(full)
+    assert written["evals"]["humaneval"]["sft"]["failed"] == faults["sft"]
+    rows = [
+        ("task", "after", "n", "passed", "wrong", "timeout", "exit", "no program", "level"),
+        ("humaneval", "base", "164", "0", "0", "0", "0", "164", "2"),
+        ("humaneval", "mid", "164", "10", "150", "0", "4", "0", "2"),
+        ("humaneval", "sft", "164", "50", "112", "2", "0", "0", "2"),
+        ("humaneval", "rl", "20 of 164", "20", "0", "0", "0", "0", "4"),
+    ]
+    page = Seen((full.folder / "report.html").read_text())
+    text = re.sub(r" +", " ", (full.folder / "report.md").read_text())
+    assert page.open == []
+    for row in rows:
+        assert f"| {' | '.join(row)} |" in text and "".join(row) in page.text
+    for one in (text, page.text):
+        assert "exit (its process ended" in one and "exception" not in one.partition("What changed")[0]
+        assert "Level 4 is none" in one
+    assert "humaneval: sandbox level 4" in report.evaluation_table(written)
+    put(full, "rl", "evals.json", evals_of("rl"))
+    assert "Level 4" not in report.markdown(report.collect(full))
+
+
+def test_calls_and_outputs_are_set_apart(full: Run) -> None:
+    page = report.page(report.collect(full))
+    assert page.count("calls </span>2+2</code>") == page.count("gets back </span>4</samp> 4") == len(PHASES)
+    assert page.count('<ol class="chat">') == 6 and page.count("a new conversation") == 3
+    assert page.count("✓ right") == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "parts"),
+    [
+        ("plain [text] → here", ["plain [text] → here"]),
+        ("[1+1 → 2]", ["1+1", "2"]),
+        ("It is [2*3 → 6] 6. [6+1 → 7] So 7.", ["It is ", "2*3", "6", " 6. ", "6+1", "7", " So 7."]),
+        ("[sum([1, 2]) → 3] [x → [1, [2]]]!", ["sum([1, 2])", "3", " ", "x", "[1, [2]]", "!"]),
+        ("[cut → off", ["[cut → off"]),
+        ("", []),
+    ],
+)
+def test_calls_in_an_answer_are_found(answer: str, parts: list[str]) -> None:
+    found = split_calls(answer)
+    assert [part["text"] for part in found] == parts
+    kinds = "".join(part["type"][0] for part in found)
+    assert kinds.count("po") == kinds.count("p") == kinds.count("o")
+
+
+@given(st.text(st.sampled_from("ab[]→ "), max_size=40))
+def test_no_answer_loses_a_letter(answer: str) -> None:
+    marks = {"text": "{}", "python": "[{}", "output": " → {}]"}
+    assert "".join(marks[part["type"]].format(part["text"]) for part in split_calls(answer)) == answer
+
+
+def test_the_style_sheet_is_shipped() -> None:
+    project = Path(report.__file__).parents[2] / "pyproject.toml"
+    assert "report/page.css" in tomllib.loads(project.read_text())["tool"]["setuptools"]["package-data"]["lanbot"]
+
+
+def test_contaminated_items_are_told_with_where_they_are_and_whether_they_count(full: Run) -> None:
+    written = report.write(full)
+    assert list(written["contamination"]["tasks"]) == ["word_problems"]
+    row = "word_problems | mid smoltalk (3), base (1) | 1,319 | 3 | {}"
+    says = "13 words of its question in a row are in the training data"
+    looked = "mid smoltalk (505K), base (5.4M)"
+    told = "In the training data: 3 of 1,319 items of word_problems; scored {}."
+    for dropped, scored in ((0, "with them"), (3, "without them")):
+        evals = full.read("rl", "evals.json")
+        evals["tasks"]["word_problems"]["left_out"] = dropped
+        put(full, "rl", "evals.json", evals)
+        written = report.write(full)
+        page = re.sub(r"\s+", " ", Seen((full.folder / "report.html").read_text()).text)
+        text = re.sub(r" +", " ", (full.folder / "report.md").read_text())
+        assert f"| {row.format(scored)} |" in text and says in text and looked in text
+        assert row.format(scored).replace(" | ", "") in page and says in page and looked in page
+        assert told.format(scored) in report.closing(full, written)
+
+
+def test_a_check_that_found_nothing_is_told_and_one_that_was_not_made_is_not(full: Run) -> None:
+    put(full, "", "contamination.json", contamination_of(0))
+    written = report.write(full)
+    assert "| word_problems |          | 1,319 |            0 |" in (full.folder / "report.md").read_text()
+    assert "In the training data" not in report.closing(full, written)
+    (full.folder / "contamination.json").unlink()
+    written = report.write(full)
+    assert written["contamination"] == {}
+    assert "ontamina" not in (full.folder / "report.md").read_text()
+    assert "ontamina" not in Seen((full.folder / "report.html").read_text()).text.partition("Settings")[0]
+
+
+# -- report.md and the terminal ----------------------------------------------------------------------------
+
+
+def test_parts_stand_below_their_task_for_the_last_phase(full: Run) -> None:
+    lines = report.evaluation_table(report.collect(full)).split("\n")
+    at = next(i for i, line in enumerate(lines) if line.startswith("word_problems"))
+    seen, unseen = lines[at + 1 : at + 3]
+    assert seen.startswith("  seen ") and seen.split() == ["seen", "0.25", "0.500", "±", "0.065", "(60)"]
+    assert unseen.startswith("  unseen ") and len(unseen) == len(seen) == len(lines[at])
+
+
+@pytest.mark.parametrize("md", [False, True])
+def test_tables_are_aligned(full: Run, md: bool) -> None:
+    written = report.collect(full)
+    for table in (report.evaluation_table(written, md), report.training_table(written, md)):
+        lines = table.split("\n")
+        ends = {len(line) for line in lines}
+        assert len(ends) == 1 if md else len(lines[0]) == len(lines[1]) == max(ends)
+
+
+def test_the_text_has_what_the_page_has(full: Run) -> None:
+    report.write(full)
+    text = (full.folder / "report.md").read_text()
+    assert "A chat model named Juniper, made by Ada, trained by LanBot." in text
+    assert "2.36M parameters, 4K tokens in 6m40s of training, 10m07s with evaluation." in text
+    assert "### Find the price (right)" in text and "assistant: >>> Hello.\n  = Hello.\nHello." in text
+    assert "&nbsp;&nbsp;unseen" in text
+
+
+def test_a_fence_in_a_transcript_does_not_end_it(full: Run) -> None:
+    put(full, "rl", "evals.json", {**evals_of("rl"), "transcripts": [transcript("```` is a fence")]})
+    assert report.markdown(report.collect(full)).count("`````\n") == 2
+
+
+def test_the_closing_word(full: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lanbot.report.tables.program", lambda: "lanbot")
+    monkeypatch.setenv("LANBOT_RUNS", str(full.folder.parent))
+    assert report.closing(full, report.collect(full)).split("\n") == [
+        "Juniper by Ada",
+        "  2.36M parameters, 4K tokens in 6m40s of training, 10m07s with evaluation",
+        "",
+        "  task                sft -> rl ± error    n  chance",
+        "  -------------  ----------------------  ---  ------",
+        "  identity       0.500 -> 0.750 ± 0.043  100    0.25",
+        "  word_problems  0.400 -> 0.600 ± 0.049  100    0.25",
+        "",
+        "  In the training data: 3 of 1,319 items of word_problems; scored with them.",
+        "",
+        f"  report         {full.folder}/report.html",
+        f"  as text        {full.folder}/report.md",
+        "  talk to it     lanbot chat demo",
+        '  give it work   lanbot agent demo "How many r are in strawberry?"',
+        "  make your own  lanbot init my-bot.toml",
+    ]
+
+
+def test_the_closing_word_names_a_run_from_elsewhere_by_its_path(full: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANBOT_RUNS", str(full.folder.parent / "other"))
+    assert f" chat {full.folder}\n" in report.closing(full, report.collect(full))
+
+
+def test_the_closing_word_before_rl_compares_nothing(run: Run) -> None:
+    shutil.rmtree(run.phase("rl"))
+    said = report.closing(run, report.collect(run))
+    assert "sft ± error" in said and "->" not in said and "Not yet done: rl." in said
+
+
+def test_a_name_cannot_move_the_cursor(run: Run) -> None:
+    named = Run(run.folder, load("demo", {"identity.name": "Ju\x1b[2Jni\nper"}))
+    assert report.closing(named, report.collect(named)).startswith("Ju [2Jni per\n")
+
+
+@pytest.mark.parametrize(("on_path", "said"), [(True, "lanbot"), (False, ".venv/bin/lanbot")])
+def test_commands_are_told_so_that_this_shell_finds_them(
+    on_path: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / ".venv" / "bin" / "lanbot"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
+    monkeypatch.setenv("PATH", str(program.parent) if on_path else str(tmp_path))
+    assert tables.program() == said
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(0, "0"), (950, "950"), (999_600, "1M"), (2_359_296, "2.36M"), (561e6, "561M"), (1.1e9, "1.1B")],
+)
+def test_counts_have_three_digits(number: float, said: str) -> None:
+    assert tables.count(number) == said
+
+
+def test_a_report_is_written_in_a_moment(full: Run) -> None:
+    began = time.process_time()
+    report.write(full)
+    assert time.process_time() - began < 1

@@ -1,0 +1,379 @@
+"""Programs are judged by what they return, and nothing else that they do counts as passing."""
+
+import ast
+import math
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lanbot.core.errors import UserError
+from lanbot.sandbox import canary, launch, sandbox
+from lanbot.sandbox.canary import Verdict
+from lanbot.sandbox.sandbox import Sandbox
+from lanbot.sandbox.worker import Result
+from lanbot.tasks import code_grading, sandbox_rpc
+from lanbot.tasks.code_grading import extract, judge
+from lanbot.tasks.mixture import make_task
+from lanbot.tasks.sandbox_rpc import decode, encode
+
+REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
+VERDICTS = sandbox.survey()
+needs_sandbox = pytest.mark.skipif(
+    not VERDICTS[-1].holds, reason="no level of the sandbox holds here: " + "; ".join(map(str, VERDICTS))
+)
+needs_mirror = pytest.mark.skipif(not (REAL / "humaneval").is_dir(), reason=f"no mirror of real data at {REAL}")
+PROMPT = 'import math\n\n\ndef helper(x):\n    return x + 1\n\n\ndef f(x):\n    """Twice x."""\n'
+TESTS = "def check(candidate):\n    for x in (1, 2.5, -3):\n        assert candidate(x) == 2 * x\n"
+
+
+def fault(code: str, tests: str = TESTS, prompt: str = PROMPT) -> str:
+    return judge(extract(f"```python\n{code}\n```", prompt, "f"), tests).fault
+
+
+# -- what crosses ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, True, 0, -7, 2**53, -(2**70), 10**6_000, 0.1, -0.0, math.inf, -math.inf, 1e-320, 3 - 2.5j),
+        *("", "ä\ud800\0", b"", b"\x00\xff", [], (), set(), {}, [[]], ("list", 1), ["tuple", ["dict"]]),
+        *([1, (2, {3: "x", (4, 5): [6]}), {"a", 1.5}], {None: None, True: False, 1.5: b"x"}, {"dict": ["list"]}),
+    ],
+    ids=lambda value: repr(value)[:30] if not isinstance(value, int) else str(value % 1000),
+)
+def test_plain_data_crosses_with_its_types(value: object) -> None:
+    import json
+
+    back = decode(json.loads(json.dumps(encode(value))))
+
+    def types(x: Any) -> Any:
+        inner = list(x.items()) if type(x) is dict else sorted(x, key=repr) if type(x) is set else x
+        return type(x), [types(one) for one in inner] if isinstance(inner, list | tuple) else repr(x)[:99]
+
+    assert back == value
+    if not isinstance(value, int):
+        assert types(back) == types(value)
+
+
+def test_no_number_crosses_as_none() -> None:
+    assert math.isnan(decode(encode(math.nan)))
+
+
+class Always(int):
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = int.__hash__
+
+
+@pytest.mark.parametrize(
+    "value", [Always(), object(), len, range(3), int, iter([]), bytearray(), frozenset(), Counter()]
+)
+def test_nothing_else_crosses(value: object) -> None:
+    for held in (value, [value], {"a": (value,)}):
+        with pytest.raises(TypeError):
+            encode(held)
+
+
+@pytest.mark.parametrize("data", [[], ["nonsense", 1], {"a": 1}, ["dict", 1], ["int", "x"], ["float"], ["set", []]])
+def test_forged_data_becomes_an_exception_or_plain_data(data: Any) -> None:
+    try:
+        made = decode(data)
+    except Exception:
+        return
+    assert type(made) in (dict, str, int)
+
+
+# -- taking a program out of an answer ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("```python\ndef f(x):\n    return 2\n```", "def f(x):\n    return 2\n"),
+        ("So:\n```py\ndef f(x): return 2\n```\nand\n```python\nprint(f(1))\n```", "def f(x): return 2\n"),
+        ("```\nx = 1\n```\n```python\ndef f(x): return 2\n```", "def f(x): return 2\n"),
+        ("```sh\npip install f\n```\nThen:\n```python\ndef f(x): return 2\n```", "def f(x): return 2\n"),
+        ("``` Python\ndef f(x): return 2\n```\n```text\n2\n```", "def f(x): return 2\n"),
+        ("```python\ndef f(x):\n    return 2", "def f(x):\n    return 2"),
+        ("def f(x):\n    return 2", "def f(x):\n    return 2"),
+        ("    return 2\n", f"{PROMPT}    return 2\n"),
+        ("```python\n    return 2\n```", f"{PROMPT}    return 2\n"),
+        ("I do not know.", "I do not know."),
+    ],
+)
+def test_extract(answer: str, code: str) -> None:
+    assert extract(answer, PROMPT, "f") == (PROMPT, code, "f")
+
+
+# -- judging -----------------------------------------------------------------------------------------------
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("def f(x):\n    return 2 * x", ""),
+        ("    return x + helper(x) - 1", ""),
+        ("def f(x):\n    return math.floor(x) * 0 + helper(2 * x) - 1", ""),
+        ("print('noise')\ndef f(x):\n    print('passed')\n    return 2 * x", ""),
+        ("from __future__ import annotations\nimport dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\n"
+         "def f(x): return 2 * A(x).x", ""),
+        ("if __name__ == '__main__':\n    raise SystemExit\nf = lambda x: 2 * x", ""),
+        ("def f(x):\n    pass", "wrong"),
+        ("def f(x):\n    return 'many'", "wrong"),
+        ("def f(x):\n    return float('nan')", "wrong"),
+        ("def f(x):\n    raise AssertionError", "exception"),
+        ("def f(x):\n    raise KeyboardInterrupt", "exception"),
+        ("def f(x):\n    return f(x)", "exception"),
+        ("1 / 0\ndef f(x):\n    return 2 * x", "exception"),
+        ("def f(x):\n    while True: pass", "timeout"),
+        ("while True: pass\ndef f(x): pass", "timeout"),
+        ("import os\ndef f(x):\n    os._exit(0)", "exit"),
+        ("import os\nos._exit(0)\ndef f(x): pass", "exit"),
+        ("def f(x):\n    raise SystemExit(0)", "exit"),
+        ("import os, signal\ndef f(x):\n    os.kill(os.getpid(), signal.SIGKILL)", "exit"),
+        ("class E:\n    def __eq__(self, other): return True\ndef f(x): return E()", "type"),
+        ("class E(int):\n    def __eq__(self, other): return True\ndef f(x): return [E(1)]", "type"),
+        ("def f(x):\n    x = []\n    x.append(x)\n    return x", "type"),
+        ("def f(x): return 'x' * 600_000", "type"),
+        ("async def f(x): return 2 * x", "type"),
+        ("def f(x): yield 2 * x", "type"),
+        ("def f(x):\n    y = []\n    for _ in range(10**5): y = [y]\n    return y", "type"),
+        ("class E(int):\n    __class__ = property(lambda self: int)\n    def __eq__(self, other): return True\n"
+         "def f(x): return {'a': E(1)}", "type"),
+        ("def f(x): return 10**9 ** 9 ** 9", "timeout"),
+        ("def f(x): return 10**100_000", "wrong"),
+        ("def f(x): return [0] * 10**10", "exception"),
+        ("import os\ndef f(x):\n    while True: os.fork()", "exception"),
+        ("def f(x):\n    if isinstance(x, list): x[:] = [True]\n    return True", "wrong"),
+        ("import threading, time\nthreading.Thread(target=time.sleep, args=[99]).start()\ndef f(x): return 2 * x", ""),
+        ("import sys\nsys.modules.clear()\ndef f(x): return 2 * x", ""),
+        ("def g(x): return 2 * x", "no program"),
+        ("f = 2", "no program"),
+        ("return 2 * x", "no program"),
+        ("It is two times x.", "no program"),
+    ],
+    ids=lambda text: text[:40],
+)  # fmt: skip
+def test_what_a_program_does_is_what_it_is_judged_by(code: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_grading, "SECONDS", 0.6 if expected == "timeout" else 20.0)
+    assert fault(code) == expected
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import builtins\nfor name in ('isinstance', 'len', 'type'): setattr(builtins, name, lambda *a: True)",
+        "import sys\nmain = sys.modules['__main__']\nmain.encode = lambda value: ['passed']\nmain.answer = main.encode",
+        "import os\nos.write(1, b'passed\\n' * 100)\nos.write(3, b'passed')",
+        "import sys\nmain = sys.modules['__main__']\nmain.exchange('value', True)\nmain.exchange('passed')",
+        "import sys\nmain = sys.modules['__main__']\nmain.answer = lambda *a: ['value', ['list', ['set', []]]]",
+        "import sys\nmain = sys.modules['__main__']\nmain.answer = lambda *a: ['raised', 'SystemExit', 'passed']",
+        "import sys\nmain = sys.modules['__main__']\nmain.answer = lambda *a: ['', 'passed']",
+        "import json\njson.dumps = lambda *a: '{}'",
+        "import sys\nmain = sys.modules['__main__']\nmain.exchange(['ready'])",
+        "import sys\ndef trace(frame, *_):\n    if 'said' in frame.f_locals: frame.f_locals['said'] = ['passed']\n"
+        "    return trace\nsys.settrace(trace)",
+        "import os, json\nsaid = json.dumps({'call': 'call', 'args': [[1], {}], 'kwargs': {}}).encode()\n"
+        "os.write(3, len(said).to_bytes(4, 'big') + said)",
+        "import os, json\nsaid = json.dumps({'done': 0}).encode()\nos.write(3, len(said).to_bytes(4, 'big') + said)",
+        "import gc\nheld = [one for one in gc.get_objects() if 'check' in str(one)]\nprint(held, *held)",
+    ],
+    ids=[
+        *(
+            "builtins",
+            "encode",
+            "output",
+            "exchange",
+            "unhashable",
+            "system exit",
+            "no fault",
+            "json",
+            "unhashable word",
+        ),
+        *("trace", "tests' own call", "session's end", "memory"),
+    ],
+)
+def test_forged_answers_do_not_pass(code: str) -> None:
+    assert fault(f"{code}\ndef f(x):\n    return None") != ""
+
+
+@needs_sandbox
+def test_a_test_that_catches_everything_passes_nothing_that_ended() -> None:
+    lenient = "def check(candidate):\n    try:\n        candidate(1)\n    except BaseException:\n        pass\n"
+    assert fault("import os\ndef f(x): os._exit(0)", lenient) == "exit"
+    assert fault("def f(x): return object()", lenient) == "type"
+    assert fault("def f(x): raise ValueError", lenient) == ""
+
+
+@needs_sandbox
+def test_no_exception_ends_the_tests_as_if_there_were_no_more() -> None:
+    tests = """
+def check(candidate):
+    for got, expected in zip(map(candidate, [1, 2]), [2, 4]):
+        assert got == expected
+"""
+    assert fault("def f(x): return 2 * x", tests) == ""
+    assert fault("def f(x): raise StopIteration", tests) == "exception"
+
+
+@needs_sandbox
+def test_exceptions_arrive_as_what_they_are() -> None:
+    tests = """
+def check(candidate):
+    for kind in (ValueError, KeyError, UnicodeDecodeError, RuntimeError):
+        try:
+            candidate(kind.__name__)
+        except (RuntimeError if kind is UnicodeDecodeError else kind) as error:
+            assert 'why' in str(error)
+        else:
+            assert False
+"""
+    code = """
+class Own(Exception): pass
+def f(name):
+    if name == 'UnicodeDecodeError': raise UnicodeDecodeError('utf8', b'', 0, 1, 'why')
+    raise {'ValueError': ValueError, 'KeyError': KeyError}.get(name, Own)('why')
+"""
+    assert fault(code, tests) == ""
+
+
+@needs_sandbox
+def test_tests_use_the_prompts_helpers_and_the_function_by_its_name() -> None:
+    tests = "def check(candidate):\n    assert helper(candidate(1, y={'k': (1,)})) == 3 == helper(f(1))\n"
+    assert fault("def helper(x): return 99\ndef f(x, y=None): return 2 * x", tests) == ""
+
+
+def test_without_a_sandbox_nothing_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary, "check", lambda level: Verdict(level, False, "got through: a socket"))
+    monkeypatch.delenv(sandbox.UNSAFE, raising=False)
+    code_grading.pools.cache_clear()
+    with pytest.raises(UserError, match="no sandbox holds"):
+        fault("def f(x): return 2 * x")
+
+
+# -- many at a time ----------------------------------------------------------------------------------------
+
+
+class Watched(Sandbox):
+    """Refuses a run that would have to wait for a worker: it could be one that waits for this run."""
+
+    running, most = 0, 0
+
+    def run(self, *given: Any, **settings: Any) -> Result:
+        with self.changed:
+            if self.running == self.workers:
+                raise RuntimeError("all workers are at work")
+            self.running += 1
+            self.most = max(self.most, self.running)
+        try:
+            return super().run(*given, **settings)
+        finally:
+            with self.changed:
+                self.running -= 1
+
+
+@needs_sandbox
+@pytest.mark.parametrize("workers", [(1, 1), (2, 3), (3, 2)])
+def test_no_program_waits_for_a_worker(workers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more programs at a time than either pool has workers, two of them could wait for each other."""
+    pair = tuple(map(Watched, workers))
+    monkeypatch.setattr(code_grading, "pools", lambda: pair)
+    monkeypatch.setattr(code_grading, "SECONDS", 20.0)
+    both_begun = threading.Barrier(min(workers))
+    of_one = code_grading.judge
+
+    def judge_with_others(program: code_grading.Program, tests: str) -> code_grading.Verdict:
+        both_begun.wait(20.0)  # as many are judged at a time as can be
+        return of_one(program, tests)
+
+    monkeypatch.setattr(code_grading, "judge", judge_with_others)
+    asked = [(extract(f"def f(x): return {i % 2 + 1} * x", PROMPT, "f"), TESTS) for i in range(12)]
+    with pair[0], pair[1]:
+        assert [verdict.fault for verdict in code_grading.judge_all(asked)] == ["wrong", ""] * 6
+    assert max(pool.most for pool in pair) <= min(workers)
+
+
+# -- HumanEval ---------------------------------------------------------------------------------------------
+
+EQUAL = """
+class Equal:
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__
+    def __hash__(self): return 0
+    def __getattr__(self, name): return self
+    def __call__(self, *args): return self
+    __sub__ = __rsub__ = __abs__ = __getitem__ = __call__
+def {name}(*args, **kwargs): return Equal()
+"""
+ANSWERS: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
+    "canonical": (lambda row: f"```python\n{row['prompt']}{row['canonical_solution']}```", ""),
+    "empty": (lambda row: f"{row['prompt']}    pass", "wrong"),
+    "exit": (lambda row: "    import os\n    os._exit(0)", "exit"),
+    "equal": (lambda row: EQUAL.replace("{name}", row["entry_point"]), "type"),
+    "nothing": (lambda row: "", "no program"),
+}
+
+
+@pytest.fixture
+def at_level(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """at_level(n): programs are judged at this level, where it holds."""
+    opened: list[Sandbox] = []
+
+    def use(level: int) -> None:
+        if not (verdict := canary.check(level)).holds:
+            pytest.skip(str(verdict))
+        opened.extend(Sandbox(os.cpu_count() or 1, level) for _ in range(2))
+        monkeypatch.setattr(code_grading, "pools", lambda: tuple(opened))
+
+    yield use
+    for pool in opened:
+        pool.close()
+
+
+@needs_mirror
+@pytest.mark.parametrize("level", [launch.BOXED, launch.LOCKED])
+@pytest.mark.parametrize("name", ANSWERS)
+def test_all_of_humaneval_passes_with_its_solutions_and_fails_with_tricks(
+    name: str, level: int, at_level: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_level(level)
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    task, (answer, fault) = make_task("humaneval", "test"), ANSWERS[name]
+    said = [{"role": "assistant", "content": answer(task.row(i))} for i in range(len(task))]  # type: ignore[attr-defined]
+    assert Counter(task.faults(list(range(164)), said)) == {fault: 164}  # type: ignore[attr-defined]
+    assert task.sandbox_level == (None if name == "nothing" else level)
+
+
+@needs_mirror
+def test_solutions_may_be_said_without_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    task: Any = make_task("humaneval", "test")
+    for i in range(164):
+        row = task.row(i)
+        whole, body = (task.program(i, text) for text in (ANSWERS["canonical"][0](row), row["canonical_solution"]))
+        assert ast.dump(ast.parse(whole.code)) == ast.dump(ast.parse(body.code))
+
+
+@needs_sandbox
+@needs_mirror
+def test_the_check_of_one_answer_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    task = make_task("humaneval", "test")
+    assert task.check(3, task.conversation(3)["messages"][-1])
+    assert task.sandbox_level == VERDICTS[-1].level
+    assert not task.check(3, task.conversation(4)["messages"][-1])
+    assert task.faults([3, 4], [None, task.conversation(4)["messages"][-1]]) == ["no program", ""]
+
+
+def test_what_runs_in_the_sandbox_needs_the_standard_library_alone() -> None:
+    assert "lanbot" not in Path(sandbox_rpc.__file__).read_text()
