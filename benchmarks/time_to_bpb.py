@@ -23,7 +23,7 @@ from lanbot.core import hardware
 from lanbot.core.console import duration, size, table
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import TextLoader
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals.bpb import Validation
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
@@ -34,6 +34,8 @@ from lanbot.training import memory
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.schedule import wsd
 from lanbot.training.step import training_step
+
+RUNTIME = Runtime.single()
 
 VOCABULARY, CONTEXT, EVAL_TOKENS = 8_192, 512, 131_072
 
@@ -52,7 +54,7 @@ def recipe_of(data: str, seed: int, overrides: dict[str, str]) -> Recipe:
 
 
 def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | None, evals: int) -> dict:
-    settings, place = recipe.base, world()
+    settings, place = recipe.base, RUNTIME
     config = model_config(recipe)
     model = Transformer(config, place.dtype)
     init_weights(model, torch.Generator().manual_seed(recipe.seed))
@@ -60,13 +62,13 @@ def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | Non
     rates = Rates(settings.muon_lr, settings.embedding_lr, settings.head_lr, settings.norm_lr, settings.weight_decay)
     optimizer = MuonAdamW(model, rates, place.dtype)
     corpus, held_out = open_corpus(settings.data, recipe.seed)
-    validation = Validation(held_out, vocabulary, EVAL_TOKENS, CONTEXT)
+    validation = Validation(held_out, vocabulary, EVAL_TOKENS, CONTEXT, RUNTIME)
     loader = TextLoader(corpus, vocabulary, settings.batch_tokens // settings.sequence, settings.sequence, 1 << 40)
-    micro_batch = memory.micro_batch(config, settings.sequence)
+    micro_batch = memory.micro_batch(config, settings.sequence, RUNTIME)
     began = time.perf_counter()
     if settings.pair_tokens:
-        start_from_pairs(model, recipe, vocabulary)
-    sampled = sampled_softmax(recipe, vocabulary)
+        start_from_pairs(model, recipe, vocabulary, RUNTIME)
+    sampled = sampled_softmax(recipe, vocabulary, RUNTIME)
     start = time.perf_counter() - began
     seconds, seen, flops, losses, curve = start, 0, 0.0, [], []
     while True:
@@ -85,7 +87,7 @@ def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | Non
         scale = wsd(progress, settings.warmup, settings.decay)
         candidates = sampled.candidates(batch.targets, len(losses), progress) if sampled else None
         batch_mean = batch.scaled(1 / batch.ids.size)
-        result = training_step(model, optimizer, batch_mean, scale, settings.clip, micro_batch, candidates)
+        result = training_step(model, optimizer, batch_mean, scale, settings.clip, micro_batch, RUNTIME, candidates)
         losses.append(result.loss.item())
         seconds += time.perf_counter() - began
         seen += batch.ids.size

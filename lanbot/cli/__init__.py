@@ -111,21 +111,19 @@ def run(
     loaded = recipes.load(recipe, pairs)
     from lanbot import report
     from lanbot.config.run import Run, runs_root
-    from lanbot.distributed import runtime
+    from lanbot.distributed.runtime import Runtime
     from lanbot.phases import pipeline
 
-    try:
+    with Runtime.start() as runtime:
         phases = pipeline.parse_phases(phase)
         made = Run(runs_root() / loaded.name, loaded)
-        pipeline.preflight(made, phases)
-        if runtime.world().main:
+        pipeline.preflight(made, phases, runtime)
+        if runtime.main:
             Run.create(loaded)
         runtime.barrier()
-        pipeline.execute(made, phases)
-        if runtime.world().main and made.last_phase() not in (None, "tokenizer"):
+        pipeline.execute(made, phases, runtime)
+        if runtime.main and made.last_phase() not in (None, "tokenizer"):
             print(report.closing(made, report.write(made)))
-    finally:
-        runtime.close()
 
 
 def phase_door(phase: str) -> None:
@@ -274,20 +272,20 @@ def doctor(*, mirror: Mirror = None, unsafe_exec: UnsafeExec = False) -> None:
     from lanbot.core import hardware
     from lanbot.core.console import size, table
     from lanbot.data import download, hub
-    from lanbot.distributed import runtime
+    from lanbot.distributed.runtime import Runtime
     from lanbot.sandbox import sandbox
 
-    place = runtime.world()
+    runtime = Runtime.single()
     root = next(p for p in [runs_root().absolute(), *runs_root().absolute().parents] if p.exists())
-    device = torch.cuda.get_device_name() if place.device.type == "cuda" else place.device.type
+    device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else runtime.device.type
     mirror_folder = hub.mirror()
     rows = [
         ("lanbot", __version__),
         ("python", platform.python_version()),
         ("torch", torch.__version__),
         ("device", f"{device}, {torch.get_num_threads()} threads"),
-        ("computes in", str(place.dtype).removeprefix("torch.")),
-        ("matmul", f"{hardware.matmul_ceiling(place.device, place.dtype) / 1e9:,.0f} GFLOP/s"),
+        ("computes in", str(runtime.dtype).removeprefix("torch.")),
+        ("matmul", f"{hardware.matmul_ceiling(runtime.device, runtime.dtype) / 1e9:,.0f} GFLOP/s"),
         ("memory free", size(hardware.available())),
         ("disk free", f"{size(shutil.disk_usage(root).free)} at {runs_root()}/"),
         ("mirror", "none: data comes from the hub" if mirror_folder is None else str(mirror_folder)),
@@ -302,9 +300,10 @@ def _agent(
 ) -> "tuple[Agent, Toolbox]":
     chosen = chosen_phase(made, phase)
     from lanbot.agent.session import open_agent, open_toolbox
+    from lanbot.distributed.runtime import Runtime
 
     tools = open_toolbox(made, workspace)
-    return open_agent(made, chosen, tools, temperature, top_k, seed), tools
+    return open_agent(made, chosen, tools, temperature, top_k, seed, Runtime.single()), tools
 
 
 def _dumps(value: Any) -> str:
