@@ -74,7 +74,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "load", lambda task: items_of(task) if task in MADE else LOADED(task))
 
 
-def prompts_of(task: CoreTask, one: ModelScorer | HFScorer, context: int | None) -> list[list[Prompt]]:
+def prompts_of(task: CoreTask, one: ModelScorer | hf_scorer.HFScorer, context: int | None) -> list[list[Prompt]]:
     items = items_of(task)
     return [core.prompts(task, one.encode(core.texts(task, items, i)), context) for i in range(len(items))]
 

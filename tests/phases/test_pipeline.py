@@ -69,7 +69,7 @@ def test_a_full_disk_is_told_by_the_tokenizer_too(tmp_path: Path, monkeypatch: p
     run = run_of(tmp_path, "[tokenizer]\nvocab_size = 320\nmax_chars = 5_000")
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(UserError, match=r"cannot be written, the disk is full"):
-        tokenizer.train(run)
+        tokenizer.train(run, RUNTIME)
 
 
 def test_a_phase_needs_the_one_before_it(tmp_path: Path) -> None:
