@@ -6,9 +6,11 @@ from typing import Any
 from lanbot.chat.messages import Conversation, Message, chat, spoken
 from lanbot.data.hub import Source
 from lanbot.tasks.code_grading import NO_PROGRAM, Program, extract, judge_all
+from lanbot.tasks.registry import register
 from lanbot.tasks.task import HubTask
 
 
+@register("humaneval")
 class HumanEval(HubTask):
     """Python functions to complete; their tests run in the sandbox."""
 
