@@ -55,7 +55,8 @@ def test_a_task_from_outside_is_trained_on_evaluated_and_rewarded(seasons, make_
     loader = ChatLoader(mixture, tokenizer.bos, 4, 32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     while (batch := loader.next_batch()) is not None:
-        ids, targets, weights, documents = map(torch.from_numpy, batch)
+        ids, targets = torch.from_numpy(batch.ids), torch.from_numpy(batch.targets)
+        weights, documents = torch.from_numpy(batch.weights), torch.from_numpy(batch.documents)
         loss, _ = weighted_nll(model(ids, documents), model.lm_head.weight, targets, weights / weights.sum())
         optimizer.zero_grad()
         loss.backward()
