@@ -46,7 +46,7 @@ def train_rl(run: Run) -> None:
     """
     state = start_from(run, "rl")
     settings, place = run.recipe.rl, state.world
-    questions = Mixture(settings.mixture, run.recipe.identity, state.tokenizer, run.recipe.seed)
+    questions = Mixture(settings.mixture, run.recipe.identity, state.tokenizer, run.recipe.seed, options=run.options)
     bad = questions.leave_out_bad_rows()
     engine = Engine(state.model, state.tokenizer)
     measure(run, engine, "before")
@@ -151,7 +151,7 @@ def measure(run: Run, engine: Engine, when: str) -> None:
     share = -(-settings.eval_questions // len(settings.mixture))
     parts = len(settings.mixture)
     for k, part in enumerate(settings.mixture):  # parts may be of one task: each takes rows of its own
-        task = make_task(part.task, "test", TaskContext(recipe.identity))
+        task = make_task(part.task, "test", TaskContext(recipe.identity, options=run.options))
         there[part.task] = len(task)
         items += [(task, row) for row in sample_rows(task, share * parts, recipe.seed)[k::parts]]
     scores = pass_at_k(engine, items, PASS_K, settings.max_tokens, 1.0, recipe.seed, f"rl: pass@{PASS_K} {when}")
