@@ -41,17 +41,20 @@ def find_task(spec: str) -> tuple[type[Task], str]:
     """
     name, _, argument = spec.partition(":")
     task = all_tasks().get(name)
-    if task is None and argument:
-        attribute, _, argument = argument.partition(":")
-        name = f"{name}:{attribute}"
-        task = load_object(name, "task")
-        if not (isinstance(task, type) and issubclass(task, Task)):
-            raise UserError(f"{name}: not a subclass of lanbot.tasks.task.Task", "Write it as module:Class.")
     if task is None:
         near = difflib.get_close_matches(name, all_tasks(), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        remedy = f"Choose one of {', '.join(all_tasks())}, or module:Class of a Task of yours."
-        raise UserError(f"{spec}: no such task.{hint}", remedy)
+        attribute, _, argument = argument.partition(":")
+        try:
+            task = load_object(f"{name}:{attribute}", "task")
+        except UserError as error:
+            if attribute and not near:
+                raise
+            hint = f" Did you mean {near[0]}?" if near else ""
+            remedy = f"Choose one of {', '.join(all_tasks())}, or module:Class of a Task of yours."
+            raise UserError(f"{spec}: no such task.{hint}", remedy) from error
+        if not (isinstance(task, type) and issubclass(task, Task)):
+            raise UserError(f"{spec}: not a subclass of lanbot.tasks.task.Task", "Write it as module:Class.")
+        name = f"{name}:{attribute}"
     allowed = task.arguments
     if allowed is None and not argument:
         raise UserError(f"{name}: it needs a file", f"Write {name}:PATH.")

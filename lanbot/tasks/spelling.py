@@ -17,7 +17,7 @@ class SimpleSpelling(Task):
 
     def __init__(self, split: str, argument: str = "", context: TaskContext | None = None) -> None:
         super().__init__(split, argument, context)
-        self.words = words(argument, split)
+        self.words = words(argument, split, self.context.options)
 
     def __len__(self) -> int:
         return len(self.words)
