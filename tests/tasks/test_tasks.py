@@ -646,7 +646,7 @@ def test_the_hubs_parquet_gives_the_conversations_of_the_mirrors_rows(
     task = make_task(name, "test")
     expected = [task.conversation(i) for i in range(50)]
     pq.write_table(pa.Table.from_pylist([task.rows[i] for i in range(50)]), tmp_path / "a.parquet")  # type: ignore[attr-defined]
-    monkeypatch.setattr(hub, "files", lambda source: [tmp_path / "a.parquet"])
+    monkeypatch.setattr(hub, "files", lambda source, options: [tmp_path / "a.parquet"])
     task = make_task(name, "test")
     assert [task.conversation(i) for i in range(len(task))] == expected
     if task.kind == "choice":
