@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from time import monotonic
 from typing import IO, NamedTuple
 
 from lanbot.core import http
-from lanbot.core.console import Progress, duration, main_rank, size
+from lanbot.core.console import Progress, size
 from lanbot.core.errors import UserError
 from lanbot.core.http import Note
 from lanbot.core.options import Options
@@ -128,33 +127,21 @@ def _work() -> None:
 
 def _wait(jobs: list[_Job]) -> None:
     """Until all are done, or one has failed."""
-    progress = Progress(quiet=not main_rank())
-    start, first = monotonic(), sum(job.bytes_here() for job in jobs)
-    try:
+    sizes = [job.remote.size for job in jobs]
+    total = None if None in sizes else sum(size for size in sizes if size)
+    label = "downloading " + (jobs[0].remote.name if len(jobs) == 1 else f"{len(jobs)} files")
+    with Progress(label, total, "bytes", first=sum(job.bytes_here() for job in jobs)) as progress:
         while waiting := [job for job in jobs if not job.done.is_set()]:
             if any(job.error for job in jobs):
                 break
             waiting[0].done.wait(0.1)
-            progress.show(_line(jobs, waiting, first, monotonic() - start))
-    finally:
-        progress.close()
+            finished = f"{len(jobs) - len(waiting)} done" if len(jobs) > 1 else ""
+            others = f"{len(_jobs) - len(waiting)} more ahead" if len(_jobs) > len(waiting) else ""
+            trouble = next((job.note for job in waiting if job.note), "")
+            progress.show(sum(job.bytes_here() for job in jobs), finished, others, trouble)
     for job in jobs:
         if job.error:
             raise job.error
-
-
-def _line(jobs: list[_Job], waiting: list[_Job], first: int, seconds: float) -> str:
-    """What is awaited, how much of it is here, the rate since `first` bytes were, the time left, the trouble if any."""
-    what = jobs[0].remote.name if len(jobs) == 1 else f"{len(jobs)} files, {len(jobs) - len(waiting)} done"
-    here = sum(job.bytes_here() for job in jobs)
-    rate = (here - first) / max(seconds, 1e-9)
-    sizes = [job.remote.size for job in jobs if job.remote.size is not None]
-    total = sum(sizes) if len(sizes) == len(jobs) else 0
-    amount = f"{size(here)} of {size(total)}" if total else size(here)
-    left = f" | {duration((total - here) / rate)} left" if total and rate > 0 else ""
-    others = f" | {len(_jobs) - len(waiting)} more ahead" if len(_jobs) > len(waiting) else ""
-    trouble = next((f" | {job.note}" for job in waiting if job.note), "")
-    return f"downloading {what} | {amount} | {size(max(rate, 0))}/s{left}{others}{trouble}"
 
 
 # -- one file ----------------------------------------------------------------------------------------------

@@ -92,12 +92,11 @@ def listing(hub_id: str, options: Options) -> dict[str, Remote]:
 
 def _ask(hub_id: str, owner_name: str, revision: str) -> dict[str, Any]:
     """{"sha": the commit, "files": [path, size, digest] of each file} of a data set, as the hub has it now."""
-    progress, api = Progress(), f"{http.endpoint()}/api/datasets/{owner_name}"
+    progress = Progress(f"{hub_id}: listing", unit="files")
+    api = f"{http.endpoint()}/api/datasets/{owner_name}"
 
     def ask(url: str) -> tuple[Any, str | None]:
-        return http.read_json(
-            url, hub_id, lambda note: progress.show(f"{hub_id}: listing | {len(found)} files | {note}")
-        )
+        return http.read_json(url, hub_id, lambda note: progress.show(len(found), note))
 
     found: list[tuple[str, int, str]] = []
     try:

@@ -315,7 +315,8 @@ def test_offline_only_the_cache_counts(hub: Hub, tmp_path: Path, monkeypatch: py
 def test_progress_says_what_comes_how_fast_and_what_is_wrong(
     hub: Hub, remote: Remote, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(console, "LOG_SECONDS", 0.0)
+    for name in ("FIRST_SECONDS", "LOG_SECONDS"):
+        monkeypatch.setattr(console, name, 0.0)
     monkeypatch.setattr(http, "BACKOFF", 0.5)
     hub.faults["words.bin"] = [cut(50_000, 0.15), answer(503)]
     download.get([remote], options())
