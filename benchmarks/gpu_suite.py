@@ -297,6 +297,7 @@ class Suite:
         after = ceiling()
         rate = batch_rows * what.sequence / steady
         place = RUNTIME
+        planned = memory.state_bytes(config) + memory.activation_bytes(config, rows, what.sequence, place)
         result = {
             "depth": what.depth, "sequence": what.sequence, "batch_tokens": batch_rows * what.sequence, "rows": rows,
             "compiled": compile.enabled(place.device), "fp8": eight_bits, "parameters": config.params(),
@@ -305,7 +306,7 @@ class Suite:
             "utilisation": rate * config.flops_per_token(what.sequence) / max(before, after),
             "ceiling_tflops": [before / 1e12, after / 1e12], "first_step_seconds": first,
             "compile_seconds": max(0.0, first - seconds[0]), "peak_memory": hardware.peak(),
-            "planned_memory": memory.state_bytes(config) + memory.activation_bytes(config, rows, what.sequence, RUNTIME),
+            "planned_memory": planned,
             "parts_ms": parts, "rest_share": parts.get("rest", 0.0) / sum(parts.values()),
         }  # fmt: skip
         show(result)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lanbot.core.console import table, track
 from lanbot.core.errors import UserError
+from lanbot.core.options import Options
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals.scorer import Judged, Scorer
 from lanbot.evals.task_eval import Score
@@ -126,7 +127,12 @@ class _Job(NamedTuple):
 
 
 def evaluate(
-    scorer: Scorer, limit: int | None = None, tasks: Sequence[CoreTask] = TASKS, *, runtime: Runtime
+    scorer: Scorer,
+    limit: int | None = None,
+    tasks: Sequence[CoreTask] = TASKS,
+    options: Options | None = None,
+    *,
+    runtime: Runtime,
 ) -> CoreResult:
     """A model's answers to the first `limit` items of each task, in their fixed shuffled order; to all if it is None.
 
@@ -138,7 +144,7 @@ def evaluate(
     loaded: dict[str, list[Item]] = {}
     jobs: list[_Job] = []
     for task in track(tasks, "preparing CORE", len(tasks), "tasks") if runtime.main else tasks:
-        loaded[task.label] = core.load(task)
+        loaded[task.label] = core.load(task, options)
         jobs += _jobs(task, loaded[task.label], limit)
     mine = jobs[runtime.rank :: runtime.size]
     total = sum(job.characters for job in mine)

@@ -42,6 +42,6 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
 def train_chat(run: Run, runtime: Runtime, phase: str) -> None:
     """Trains "mid" or "sft" of a run, or goes on with it."""
     state = start_from(run, phase, runtime, getattr(run.recipe, phase).sequence)
-    make = partial(chat_loader, run.recipe, phase, run.phase("tokenizer"), runtime.main)
+    make = partial(chat_loader, run.recipe, phase, run.phase("tokenizer"), runtime.main, run.options)
     with prefetched(make, ahead=runtime.device.type != "cpu") as loader:
         train(state, loader)

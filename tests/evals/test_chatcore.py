@@ -8,7 +8,7 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.evals import chatcore
 from lanbot.evals.chatcore import BASELINES, ChatCore
 from lanbot.evals.task_eval import Score
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import TaskContext
 
 RUNTIME = Runtime.single()

@@ -16,18 +16,16 @@ from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import task_eval as evals
 from lanbot.evals.scorer import TOKENS
-from lanbot.evals.task_eval import Score, do_errands, readable, unbiased
+from lanbot.evals.task_eval import Score, answer_all, do_errands, readable, unbiased
 from lanbot.inference.engine import Completion, Engine
 from lanbot.tasks.agent_tasks import AgentTasks
-from lanbot.tasks.mixture import make_task, sample_rows
+from lanbot.tasks.mixture import sample_rows
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import LETTERS, Task, multiple_choice
 from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
 
 RUNTIME = Runtime.single()
-answer_all, evaluate, pass_at, pass_at_k = (
-    partial(function, runtime=RUNTIME)
-    for function in (evals.answer_all, evals.evaluate, evals.pass_at, evals.pass_at_k)
-)
+evaluate, pass_at, pass_at_k = (partial(f, runtime=RUNTIME) for f in (evals.evaluate, evals.pass_at, evals.pass_at_k))
 
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)

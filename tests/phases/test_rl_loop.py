@@ -18,7 +18,7 @@ from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
 from lanbot.phases import rl
 from lanbot.phases.rl import Rollout, measure, train_rl
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training.state import TrainState
 
@@ -78,7 +78,7 @@ def test_pass_at_k_says_of_how_many_questions_those_asked_are_a_sample(
     make_model: Callable[..., Transformer], tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     run = Run(tmp_path, load("smoke", {"rl.max_tokens": "2", "rl.eval_questions": "3"}))
-    measure(run, Engine(make_model(context=96), tokenizer), "before")
+    measure(run, Engine(make_model(context=96), tokenizer), RUNTIME, "before")
     said = run.read("rl", "pass.json")["before"]
     there = sum(len(make_task(task, "test")) for task in {part.task for part in run.recipe.rl.mixture})
     for one in said.values():
