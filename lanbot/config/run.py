@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lanbot.config.recipe import Recipe
 from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.core.files import beside, write_atomic
+from lanbot.core.options import Options
 
 OPERATIONAL = ("checkpoint_every", "checkpoint_minutes", "eval_every", "micro_batch", "skip_bad_rows")
 """Keys that may change at any time: they do not change what is trained."""
@@ -29,27 +30,28 @@ _held: dict[Path, int] = {}
 """The locks of this process: a run's folder, the open file."""
 
 
-def runs_root() -> Path:
-    """Where runs live: $LANBOT_RUNS, or runs/ here."""
-    return Path(os.environ.get("LANBOT_RUNS") or "runs")
-
-
 @dataclass(frozen=True)
 class Run:
     folder: Path
     recipe: Recipe
+    options: Options = field(default_factory=Options.from_environment, compare=False)
 
     @classmethod
     def create(
-        cls, recipe: Recipe, root: Path | None = None, made_by: Mapping[str, Sequence[str]] | None = None
+        cls,
+        recipe: Recipe,
+        root: Path | None = None,
+        options: Options | None = None,
+        made_by: Mapping[str, Sequence[str]] | None = None,
     ) -> "Run":
         """The recipe's run, new or resumed; from here on until it ends only this process may train there.
 
         made_by: of each phase, the keys that it was made by: they may change only until the phase has begun.
         Raises UserError if the folder is in use by another process, cannot be written, or is of another recipe.
         """
-        folder = (root or runs_root()) / recipe.name
-        run = cls(folder, recipe)
+        options = options or Options.from_environment()
+        folder = (root or options.runs) / recipe.name
+        run = cls(folder, recipe, options)
         saved = folder / "recipe.toml"
         try:
             there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -68,13 +70,14 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, name: str, root: Path | None = None, paths: bool = True) -> "Run":
+    def open(cls, name: str, root: Path | None = None, options: Options | None = None, paths: bool = True) -> "Run":
         """The run of this name in the runs' folder; with `paths`, the run at this path otherwise."""
-        root = root or runs_root()
+        options = options or Options.from_environment()
+        root = root or options.runs
         plain = name not in ("", ".", "..") and os.path.basename(name) == name
         for folder in ([root / name] if plain else []) + ([Path(name)] if name and paths else []):
             if os.path.isfile(folder / "recipe.toml"):
-                return cls(folder, recipes.load(folder / "recipe.toml"))
+                return cls(folder, recipes.load(folder / "recipe.toml"), options)
         names = [path.name for path in list_runs(root)]
         remedy = f"There are: {', '.join(names)}." if names else "There are none yet: lanbot run RECIPE makes one."
         raise UserError(f"{name[:100] or repr(name)}: no such run in {root}", remedy)
@@ -134,7 +137,7 @@ class Run:
 
 
 def list_runs(root: Path | None = None) -> list[Path]:
-    root = root or runs_root()
+    root = root or Options.from_environment().runs
     return sorted(path.parent for path in root.glob("*/recipe.toml")) if root.is_dir() else []
 
 

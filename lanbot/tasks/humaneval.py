@@ -34,7 +34,8 @@ class HumanEval(HubTask):
         said = [None if answer is None else spoken(answer) for answer in answers]
         found = [NO_PROGRAM if not text or not text.strip() else "" for text in said]
         asked = [k for k, fault in enumerate(found) if not fault]
-        verdicts = judge_all([(self.program(rows[k], said[k] or ""), self.row(rows[k])["test"]) for k in asked])
+        programs = [(self.program(rows[k], said[k] or ""), self.row(rows[k])["test"]) for k in asked]
+        verdicts = judge_all(programs, self.setting.options.unsafe_exec)
         for k, verdict in zip(asked, verdicts, strict=True):
             found[k], self.sandbox_level = verdict
         return found

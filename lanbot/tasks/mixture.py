@@ -11,6 +11,7 @@ from lanbot.chat.messages import Conversation
 from lanbot.config.recipe import Identity, MixturePart
 from lanbot.core.console import main_rank, say
 from lanbot.core.errors import UserError
+from lanbot.core.options import Options
 from lanbot.data.loader import Rendered
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.arc import ARCChallenge, ARCEasy
@@ -77,10 +78,17 @@ class Mixture(Sequence[Rendered]):
     """
 
     def __init__(
-        self, parts: Sequence[MixturePart], identity: Identity, tokenizer: Tokenizer, seed: int, split: str = "train"
+        self,
+        parts: Sequence[MixturePart],
+        identity: Identity,
+        tokenizer: Tokenizer,
+        seed: int,
+        split: str = "train",
+        options: Options | None = None,
     ) -> None:
         self.parts, self.tokenizer = parts, tokenizer
-        self.tasks = [make_task(part.task, split, TaskContext(identity, part.skip_bad_rows)) for part in parts]
+        options = options or Options.from_environment()
+        self.tasks = [make_task(part.task, split, TaskContext(identity, part.skip_bad_rows, options)) for part in parts]
         self.told: set[str] = set()
         """Tasks of whose bad rows something was said."""
         which, rows = [], []

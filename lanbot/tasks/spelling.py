@@ -15,7 +15,7 @@ class SimpleSpelling(Task):
 
     def __init__(self, split: str, argument: str = "", setting: TaskContext | None = None) -> None:
         super().__init__(split, argument, setting)
-        self.words = words(argument, split)
+        self.words = words(argument, split, self.setting.options)
 
     def __len__(self) -> int:
         return len(self.words)

@@ -14,7 +14,6 @@ from attacks import ATTACKS, KEY
 
 import lanbot
 from lanbot.sandbox.launch import OPEN
-from lanbot.sandbox.sandbox import UNSAFE
 
 OTHER = 1_000
 PACKAGE = Path(lanbot.__file__).parent
@@ -74,7 +73,7 @@ def run_battery(folder: Path, level: int, user: str, names: Sequence[str] = ()) 
     done = subprocess.run(
         [python, str(folder / "attacks.py"), str(level), str(own / "victims"), *names],
         **({"user": uid, "group": uid, "extra_groups": []} if uid != os.getuid() else {}),  # type: ignore[arg-type]
-        env={**environment, UNSAFE: "1", "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},  # or no level 4
+        env={**environment, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},  # or no level 4
         capture_output=True,
         cwd=folder,
         text=True,

@@ -111,7 +111,7 @@ def test_a_killed_run_loses_nothing_that_was_done(generate: Generate, out: Path)
     with Server(delay=0.05) as server:
         arguments = f"Identity(name='Juno', creator='Ada Park'), Path({str(out)!r}), 12, ('identity',), {server.url!r}"
         code = (
-            "from pathlib import Path\nfrom lanbot.recipe import Identity\n"
+            "from pathlib import Path\nfrom lanbot.config.recipe import Identity\n"
             "from lanbot.synthetic.identity.endpoint import generate\n"
             f"generate({arguments}, 'm', '', 1e9, 1, 1, 2, 7)"
         )
