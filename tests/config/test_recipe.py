@@ -214,7 +214,7 @@ def test_a_phase_from_outside_has_a_section_of_its_own(tmp_path: Path, monkeypat
     recipe: Any = load(path, {"distill.clip": "3"})
     assert recipe.phase_names == ("tokenizer", "base", "distill")
     assert (recipe.distill.lr_scale, recipe.distill.clip) == (0.5, 3.0)
-    assert recipe.distill.head_lr == recipe.base.head_lr * 16 * 0.5 and recipe.distill.sequence == recipe.model.context
+    assert recipe.distill.muon_lr == recipe.base.muon_lr * 0.5 and recipe.distill.sequence == recipe.model.context
     assert load(write(tmp_path, dump(recipe))) == recipe == pickle.loads(pickle.dumps(recipe))
     refused(
         write(tmp_path, "phases = ['mine:Distill']\n[distill]\nlr_scal = 1"),

@@ -268,9 +268,7 @@ def test_a_run_that_cannot_be_deleted_is_an_error_of_two_lines(tmp_path: Path, m
         run.delete()
 
 
-def test_files_that_vanish_while_a_run_is_measured_are_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_vanish_meanwhile_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path, ("base",))
     size = run.size()
     (run.phase("base") / "model.safetensors").write_bytes(b"x" * 100)
