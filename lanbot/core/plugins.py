@@ -1,21 +1,22 @@
-"""Objects from outside of LanBot, named as module:name in a recipe."""
+"""Objects from outside the package, named as module:Class."""
 
 import importlib
+import os
 import sys
 from typing import Any
 
 from lanbot.core.errors import UserError
 
 
-def load_object(name: str, kind: str) -> Any:
-    """The object that "module:name" names; modules of the current folder count. Raises UserError.
+def load_object(name: str, key: str) -> Any:
+    """The object that `module:Class` names; a module is looked for in the current folder too.
 
-    kind: what it should be, for the error.
+    key: what names it, for the message. Raises UserError.
     """
     module, _, attribute = name.partition(":")
-    if "" not in sys.path:  # the lanbot command has its own folder there
-        sys.path.append("")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{kind} {name!r}: {error}", f"Name a {kind} as module:name, importable from here.") from None
+        raise UserError(f"{key}: {name} cannot be imported: {error}", "Write it as module:Class.") from None

@@ -48,7 +48,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
 def validation(run: Run, tokenizer: Tokenizer) -> Validation:
     """The held-out text of a run, on which bits per byte are measured after every phase."""
     base = run.recipe.base
-    _, held_out = corpora(run.recipe)
+    _, held_out = corpora(run)
     return Validation(held_out, tokenizer, base.eval_tokens, base.sequence or run.recipe.model.context)
 
 
@@ -61,20 +61,22 @@ def train_base(run: Run) -> None:
     init_weights(model, torch.Generator().manual_seed(recipe.seed))
     model.to(place.device)
     if settings.pair_tokens and checkpoint.last_step(run.phase("base"), place) is None:
-        start_from_pairs(model, recipe, tokenizer)
+        start_from_pairs(model, run, tokenizer)
     state = TrainState(model, tokenizer, settings, run.phase("base"), settings.sequence)
-    with prefetched(partial(base_loader, recipe, run.phase("tokenizer")), ahead=place.device.type != "cpu") as loader:
+    with prefetched(
+        partial(base_loader, recipe, run.phase("tokenizer"), run.options), ahead=place.device.type != "cpu"
+    ) as loader:
         evaluate = validation(run, tokenizer).bits_per_byte
-        train(state, loader, evaluate, settings.eval_every, sampled_softmax(recipe, tokenizer))
+        train(state, loader, evaluate, settings.eval_every, sampled_softmax(run, tokenizer))
 
 
-def start_from_pairs(model: Transformer, recipe: Recipe, tokenizer: Tokenizer) -> None:
+def start_from_pairs(model: Transformer, run: Run, tokenizer: Tokenizer) -> None:
     """Embedding and head learn from the pairs in the first `base.pair_tokens` tokens of the corpus, once for all
     ranks."""
-    tokens, place = recipe.base.pair_tokens, world()
+    tokens, place = run.recipe.base.pair_tokens, world()
     assert tokens is not None, "the recipe is resolved"
     if place.main:
-        documents = first_tokens(corpora(recipe)[0].once(), tokenizer, tokens)
+        documents = first_tokens(corpora(run)[0].once(), tokenizer, tokens)
         counts = bigram_init.count_pairs(
             track(documents, "base: counting pairs", tokens, "tokens", len), model.config.vocab_size
         )
@@ -84,15 +86,15 @@ def start_from_pairs(model: Transformer, recipe: Recipe, tokenizer: Tokenizer) -
         model.load_state_dict(runtime.from_main(weights))
 
 
-def sampled_softmax(recipe: Recipe, tokenizer: Tokenizer) -> SampledSoftmax | None:
+def sampled_softmax(run: Run, tokenizer: Tokenizer) -> SampledSoftmax | None:
     """By the frequencies in the corpus's first tokens, counted once for all ranks, so that a run that goes on finds the
     same; None: not wanted."""
-    frequent, counts = recipe.base.softmax_tokens, None
+    recipe, frequent, counts = run.recipe, run.recipe.base.softmax_tokens, None
     assert frequent is not None, "the recipe is resolved"
     if not frequent:
         return None
     if world().main:
-        documents = first_tokens(corpora(recipe)[0].once(), tokenizer, FREQUENCY_TOKENS)
+        documents = first_tokens(corpora(run)[0].once(), tokenizer, FREQUENCY_TOKENS)
         shown = track(documents, "base: counting tokens", FREQUENCY_TOKENS, "tokens", len)
         counts = count_tokens(shown, recipe.tokenizer.vocab_size)
     return SampledSoftmax(runtime.from_main(counts), frequent, recipe.seed)

@@ -7,27 +7,28 @@ from pathlib import Path
 
 from lanbot.config.recipe import ChatTraining, Recipe
 from lanbot.core.console import say
+from lanbot.core.options import Options
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import ChatLoader, TextLoader
 from lanbot.tasks.mixture import Mixture
 from lanbot.tokenizers.bpe import Tokenizer
 
 
-def base_loader(recipe: Recipe, tokenizer: Path) -> TextLoader:
+def base_loader(recipe: Recipe, tokenizer: Path, options: Options) -> TextLoader:
     """Text for the base phase. tokenizer: its folder."""
     base = recipe.base
     assert base.tokens and base.batch_tokens and base.sequence, "the recipe is resolved"
-    corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows)
+    corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows, options)
     rows, steps = base.batch_tokens // base.sequence, max(1, base.tokens // base.batch_tokens)
     return TextLoader(corpus, Tokenizer.load(tokenizer), rows, base.sequence, steps)
 
 
-def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool) -> ChatLoader:
+def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool, options: Options) -> ChatLoader:
     """Conversations for "mid" or "sft". main: say what the tasks have to tell."""
     settings: ChatTraining = getattr(recipe, phase)
     assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
     encoder = Tokenizer.load(tokenizer)
-    mixture = Mixture(settings.mixture, recipe.identity, encoder, recipe.seed)
+    mixture = Mixture(settings.mixture, recipe.identity, encoder, recipe.seed, options=options)
     for note in mixture.notes() if main else []:
         say(note)
     rows = settings.batch_tokens // settings.sequence

@@ -175,7 +175,7 @@ def load_tools(name: str) -> list[Tool]:
 
     Raises UserError.
     """
-    found = load_object(name, "tool")
+    found = load_object(name, "agent.tools")
     if isinstance(found, type):
         found = found()
     if isinstance(found, Toolset):
