@@ -28,6 +28,15 @@ from lanbot.tasks.task import Task, TaskContext
 from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import memory
 
+MADE_BY = {
+    "tokenizer": ("seed", "tokenizer", "base.data"),
+    "base": ("model", "base"),
+    "mid": ("identity", "mid"),
+    "sft": ("identity", "sft"),
+    "rl": ("identity", "rl"),
+}
+"""The keys of the recipe by which each phase is made."""
+
 TRAIN: dict[str, Callable[[Run, Runtime], None]] = {
     "tokenizer": tokenizer.train,
     "base": base.train_base,
@@ -61,8 +70,8 @@ def execute(run: Run, phases: list[str], runtime: Runtime) -> bool:
         TRAIN[phase](run, runtime)
         if phase != "tokenizer":
             evaluate(run, phase, runtime, began=began if at_once else None)
-        elif runtime.main and at_once:
-            times = {"wall_seconds": round(time.monotonic() - began, 2)}
+        elif runtime.main:
+            times = {"wall_seconds": round(time.monotonic() - began, 2)} if at_once else {}
             write_atomic(run.phase(phase) / "evals.json", json.dumps(times) + "\n")
         if runtime.main:
             say(f"{phase} finished in {duration(time.monotonic() - began)}\n")
