@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from lanbot.agent.loop import Agent
+from lanbot.chat.formats import load_format
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import world
 from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.tools.memory import Memory
 from lanbot.tools.toolbox import Toolbox
 from lanbot.tools.workspace import Workspace
@@ -28,6 +28,6 @@ def open_agent(run: Run, phase: str, tools: Toolbox, temperature: float, top_k: 
     folder = checkpoint.latest(run.phase(phase))
     if folder is None:
         raise UserError(f"{run.folder}: its checkpoints are damaged", "Run the recipe again.")
-    engine = Engine(checkpoint.load(folder, world()), Tokenizer.load(folder))
+    engine = Engine(checkpoint.load(folder, world()), load_format(folder))
     limits = run.recipe.agent
     return Agent(engine, tools, limits.max_steps, Sampling(limits.max_tokens, temperature, top_k), seed=seed)

@@ -64,7 +64,9 @@ class Identity:
 @dataclass(frozen=True)
 class TokenizerSettings:
     vocab_size: int = 8_192
-    """Ids, the 11 special tokens included."""
+    """Ids, the chat format's special tokens included."""
+    chat_format: str = "lanbot"
+    """How conversations are written in tokens: the name of a format, or module:Class of another."""
     max_chars: int = 100_000_000
     """How much of the base corpus trains it, in characters."""
     bare_words: bool = False

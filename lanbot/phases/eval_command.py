@@ -128,14 +128,16 @@ def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: P
         return answers
     folder, engine = pipeline.open_engine(run, phase)
     if "core" in names:
-        answers = replace(answers, core=core.evaluate(ModelScorer(engine.model, engine.tokenizer, str(folder)), limit))
+        answers = replace(
+            answers, core=core.evaluate(ModelScorer(engine.model, engine.chat_format, str(folder)), limit)
+        )
     if "chatcore" in names:
         left_out = _left_out(run, list(chatcore.BASELINES))
         setting = TaskContext(recipe.identity)
         asked = chatcore.ask(engine, str(folder), limit, most, setting, recipe.seed, left_out)
         answers = replace(answers, chatcore=asked)
     if "bpb" in names:
-        answers = replace(answers, bpb=base.validation(run, engine.tokenizer).measure(engine.source))
+        answers = replace(answers, bpb=base.validation(run, engine.chat_format).measure(engine.source))
     return answers
 
 

@@ -6,12 +6,11 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from lanbot.chat.formats.lanbot import render
+from lanbot.chat.formats.base import ChatFormat, Rendered
 from lanbot.chat.messages import Conversation
 from lanbot.config.recipe import Identity, MixturePart
 from lanbot.core.console import main_rank, say
 from lanbot.core.errors import UserError
-from lanbot.data.loader import Rendered
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.arc import ARCChallenge, ARCEasy
 from lanbot.tasks.builtin import LongChat, WordProblems, WorldChat
@@ -24,7 +23,6 @@ from lanbot.tasks.mmlu import MMLU
 from lanbot.tasks.smoltalk import SmolTalk
 from lanbot.tasks.spelling import SimpleSpelling, SpellingBee
 from lanbot.tasks.task import Task, TaskContext
-from lanbot.tokenizers.bpe import Tokenizer
 
 TASKS: dict[str, type[Task]] = {
     "smoltalk": SmolTalk,
@@ -77,9 +75,15 @@ class Mixture(Sequence[Rendered]):
     """
 
     def __init__(
-        self, parts: Sequence[MixturePart], identity: Identity, tokenizer: Tokenizer, seed: int, split: str = "train"
+        self,
+        parts: Sequence[MixturePart],
+        identity: Identity,
+        chat_format: ChatFormat | None,
+        seed: int,
+        split: str = "train",
     ) -> None:
-        self.parts, self.tokenizer = parts, tokenizer
+        """chat_format: None if nothing is to be rendered."""
+        self.parts, self.chat_format = parts, chat_format
         self.tasks = [make_task(part.task, split, TaskContext(identity, part.skip_bad_rows)) for part in parts]
         self.told: set[str] = set()
         """Tasks of whose bad rows something was said."""
@@ -118,7 +122,8 @@ class Mixture(Sequence[Rendered]):
 
     def __getitem__(self, i):  # type: ignore[no-untyped-def]
         conversation = self.conversation(i)
-        return ([], []) if conversation is None else render(conversation, self.tokenizer, bulk=True)
+        assert self.chat_format is not None, "a mixture to be rendered has a chat format"
+        return Rendered([], []) if conversation is None else self.chat_format.render(conversation, bulk=True)
 
     def leave_out_bad_rows(self) -> int:
         """Looks at the rows of parts that may have bad ones, and goes on without those, in the same order. How many
