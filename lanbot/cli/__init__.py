@@ -17,10 +17,9 @@ from lanbot.cli.shared import (
     Overrides,
     UnsafeExec,
     chosen_phase,
+    make_options,
     open_run,
     parse_overrides,
-    use_mirror,
-    use_unsafe_exec,
 )
 from lanbot.core.errors import Stopped, UsageError, UserError
 
@@ -105,21 +104,20 @@ def run(
     """
     from lanbot.config import recipe as recipes
 
-    use_mirror(mirror)
-    use_unsafe_exec(unsafe_exec)
+    options = make_options(mirror, unsafe_exec)
     pairs = parse_overrides(overrides)
     loaded = recipes.load(recipe, pairs)
     from lanbot import report
-    from lanbot.config.run import Run, runs_root
+    from lanbot.config.run import Run
     from lanbot.distributed import runtime
     from lanbot.phases import pipeline
 
     try:
         phases = pipeline.parse_phases(phase)
-        made = Run(runs_root() / loaded.name, loaded)
+        made = Run(options.runs / loaded.name, loaded, options)
         pipeline.preflight(made, phases)
         if runtime.world().main:
-            Run.create(loaded)
+            Run.create(loaded, options=options)
         runtime.barrier()
         pipeline.execute(made, phases)
         if runtime.world().main and made.last_phase() not in (None, "tokenizer"):
@@ -226,7 +224,7 @@ def report(run: str, *, json: bool = False) -> None:
 def list_runs() -> None:
     """List the runs: size, phases done."""
     from lanbot.config.recipe import PHASES
-    from lanbot.config.run import Run, list_runs, runs_root
+    from lanbot.config.run import Run, list_runs
     from lanbot.core.console import size, table
 
     rows = []
@@ -239,7 +237,8 @@ def list_runs() -> None:
         done = [phase for phase in PHASES if made.done(phase)]
         begun = [f"({phase})" for phase in PHASES if made.begun(phase) and phase not in done]
         rows.append((folder.name, " ".join(done + begun) or "nothing yet", size(made.size())))
-    print(table(rows, ("run", "done (begun)", "size")) if rows else f"No runs in {runs_root()}/ yet: lanbot run RECIPE")
+    none = f"No runs in {make_options().runs}/ yet: lanbot run RECIPE"
+    print(table(rows, ("run", "done (begun)", "size")) if rows else none)
 
 
 @runs.command
@@ -263,24 +262,20 @@ def delete(run: str, *, yes: bool = False) -> None:
 @app.command
 def doctor(*, mirror: Mirror = None, unsafe_exec: UnsafeExec = False) -> None:
     """Say what this machine is and can do, and what is missing."""
-    use_mirror(mirror)
-    use_unsafe_exec(unsafe_exec)
+    options = make_options(mirror, unsafe_exec)
     import platform
     import shutil
 
     import torch
 
-    from lanbot.config.run import runs_root
     from lanbot.core import hardware
     from lanbot.core.console import size, table
-    from lanbot.data import download, hub
     from lanbot.distributed import runtime
     from lanbot.sandbox import sandbox
 
     place = runtime.world()
-    root = next(p for p in [runs_root().absolute(), *runs_root().absolute().parents] if p.exists())
+    root = next(p for p in [options.runs.absolute(), *options.runs.absolute().parents] if p.exists())
     device = torch.cuda.get_device_name() if place.device.type == "cuda" else place.device.type
-    mirror_folder = hub.mirror()
     rows = [
         ("lanbot", __version__),
         ("python", platform.python_version()),
@@ -289,12 +284,12 @@ def doctor(*, mirror: Mirror = None, unsafe_exec: UnsafeExec = False) -> None:
         ("computes in", str(place.dtype).removeprefix("torch.")),
         ("matmul", f"{hardware.matmul_ceiling(place.device, place.dtype) / 1e9:,.0f} GFLOP/s"),
         ("memory free", size(hardware.available())),
-        ("disk free", f"{size(shutil.disk_usage(root).free)} at {runs_root()}/"),
-        ("mirror", "none: data comes from the hub" if mirror_folder is None else str(mirror_folder)),
-        ("cache", f"{download.cache_folder()}{', offline' if download.offline() else ''}"),
+        ("disk free", f"{size(shutil.disk_usage(root).free)} at {options.runs}/"),
+        ("mirror", "none: data comes from the hub" if options.mirror is None else str(options.mirror)),
+        ("cache", f"{options.cache}{', offline' if options.offline else ''}"),
     ]
     print(table(rows, ("what", "is"), left=2))
-    print("\n" + sandbox.doctor())
+    print("\n" + sandbox.doctor(options.unsafe_exec))
 
 
 def _agent(

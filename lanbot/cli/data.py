@@ -5,7 +5,7 @@ from json import dumps
 
 from cyclopts import App
 
-from lanbot.cli.shared import Mirror, Overrides, open_run, parse_overrides, use_mirror
+from lanbot.cli.shared import Mirror, Overrides, make_options, open_run, parse_overrides
 from lanbot.core.console import say
 from lanbot.core.errors import UsageError, UserError
 
@@ -24,14 +24,15 @@ def show(
         split: train, validation or test, as the task has them; its first if left out.
         tokenizer: A run whose tokenizer cuts it up; without one it is cut into bytes.
     """
-    use_mirror(mirror)
+    options = make_options(mirror)
     from lanbot.chat.display import coloured
     from lanbot.chat.formats import DEFAULT, get_format, load_format
-    from lanbot.tasks.mixture import first_split, make_task
+    from lanbot.tasks.registry import first_split, make_task
+    from lanbot.tasks.task import TaskContext
     from lanbot.tokenizers.bpe import BPETokenizer
 
     split = split or first_split(task)
-    rows = make_task(task, split)
+    rows = make_task(task, split, TaskContext(options=options))
     if not 0 <= index < len(rows):
         raise UserError(f"{task}: no row {index:,}", f"It has {len(rows):,}: 0 to {len(rows) - 1:,}.")
     if tokenizer is None:
@@ -46,9 +47,9 @@ def show(
 def list_tasks() -> None:
     """List the tasks that a mixture may name."""
     from lanbot.core.console import table
-    from lanbot.tasks.mixture import TASKS
+    from lanbot.tasks.registry import all_tasks
 
-    rows = [(name, task.kind, (task.__doc__ or "").split("\n")[0]) for name, task in TASKS.items()]
+    rows = [(name, task.kind, (task.__doc__ or "").split("\n")[0]) for name, task in all_tasks().items()]
     print(table(rows, ("task", "kind", "what"), left=3))
 
 
@@ -63,15 +64,15 @@ def plan(
         tokenizer: The run whose tokenizer counts; the recipe's own run if left out.
         json: Print one JSON object.
     """
-    use_mirror(mirror)
+    options = make_options(mirror)
     from lanbot.chat.formats import load_format
     from lanbot.config import recipe as recipes
-    from lanbot.config.run import Run, runs_root
+    from lanbot.config.run import Run
     from lanbot.core.console import table
     from lanbot.tasks import mixture_stats as plans
 
     loaded = recipes.load(recipe, parse_overrides(overrides))
-    made = open_run(tokenizer) if tokenizer else Run(runs_root() / loaded.name, loaded)
+    made = open_run(tokenizer) if tokenizer else Run(options.runs / loaded.name, loaded, options)
     if not (made.phase("tokenizer") / "tokenizer.json").is_file():
         remedy = f"Train it first: lanbot run {recipe} --phase tokenizer. Or name a run that has one: --tokenizer RUN."
         raise UserError(f"{made.folder}: no tokenizer to count with", remedy)
@@ -79,8 +80,11 @@ def plan(
     vocab_size = chat_format.tokenizer.vocab_size
     if vocab_size != loaded.tokenizer.vocab_size:
         say(f"the tokenizer has {vocab_size:,} tokens, the recipe asks for {loaded.tokenizer.vocab_size:,}")
-    phases = [plans.plan_base(loaded, chat_format), *(plans.plan_chat(loaded, p, chat_format) for p in ("mid", "sft"))]
-    rl = plans.plan_rl(loaded, chat_format)
+    phases = [
+        plans.plan_base(loaded, chat_format, options),
+        *(plans.plan_chat(loaded, p, chat_format, options) for p in ("mid", "sft")),
+    ]
+    rl = plans.plan_rl(loaded, chat_format, options)
     if json:
         told = [asdict(phase) | {"tokens": phase.tokens, "steps": phase.steps} for phase in phases]
         print(dumps([*told, {"phase": "rl", **asdict(rl)}]))
@@ -115,7 +119,7 @@ def contamination(
         base_chars: How much of the base corpus to look through; what base can read, 100 million at most, if left out.
         json: Print one JSON object.
     """
-    use_mirror(mirror)
+    options = make_options(mirror)
     from lanbot.config import recipe as recipes
     from lanbot.tasks import contamination
 
@@ -125,5 +129,5 @@ def contamination(
     if not contamination.real(loaded.evals.tasks):
         print(f"{recipe} is evaluated on nothing but what LanBot makes itself, and keeps apart: nothing to look for.")
         return
-    found = contamination.check(loaded, loaded.evals.tasks, base_chars)
+    found = contamination.check(loaded, loaded.evals.tasks, base_chars, options)
     print(dumps(found) if json else contamination.summary(found))

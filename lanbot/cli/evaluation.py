@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lanbot.cli.shared import Mirror, UnsafeExec, chosen_phase, open_run, use_mirror, use_unsafe_exec
+from lanbot.cli.shared import Mirror, UnsafeExec, chosen_phase, make_options, open_run
 from lanbot.core.errors import UsageError
+from lanbot.core.options import Options
 
 if TYPE_CHECKING:
     from lanbot.evals.lm_eval import Harness
@@ -41,23 +42,22 @@ def evaluate(
         harness: Have lm-eval ask its tasks of this name (arc_easy if left out), to check figures against others'.
         json: Print one JSON object.
     """
-    use_mirror(mirror)
-    use_unsafe_exec(unsafe_exec)
+    options = make_options(mirror, unsafe_exec)
     if limit < 0:
         raise UsageError(f"--limit {limit}: out of range", "It is 1 or more.")
     names = tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
     if harness:
         if pass_k:
             raise UsageError("--pass-k: not with --harness", "Leave one of them out.")
-        found = _ask_harness(run_or_model, phase, names or ("arc_easy",), limit or None)
+        found = _ask_harness(run_or_model, phase, names or ("arc_easy",), limit or None, options)
         print(json_library.dumps(found.json()) if json else found)
         return
-    if _is_model(run_or_model):
+    if _is_model(run_or_model, options):
         if phase or pass_k or set(names) - {"core"}:
             raise UsageError(f"{run_or_model}: a model, not a run; it is scored on CORE", "Write --tasks core.")
-        _score_model(run_or_model, limit or None, json)
+        _score_model(run_or_model, limit or None, json, options)
         return
-    made = open_run(run_or_model)
+    made = open_run(run_or_model, options)
     chosen = chosen_phase(made, phase)
     from lanbot.distributed import runtime
     from lanbot.phases import eval_command
@@ -72,14 +72,14 @@ def evaluate(
         runtime.close()
 
 
-def _score_model(name: str, limit: int | None, json: bool) -> None:
-    _stay_offline()
+def _score_model(name: str, limit: int | None, json: bool, options: Options) -> None:
+    _stay_offline(options)
     from lanbot.distributed import runtime
     from lanbot.evals import core, footnotes
     from lanbot.evals.hf_scorer import HFScorer
 
     try:
-        result = core.evaluate(HFScorer(name), limit)
+        result = core.evaluate(HFScorer(name), limit, options=options)
         if runtime.world().main:
             found: dict[str, Any] = {"model": name, "core": result.json()}
             how = footnotes.settings({"limit": limit, **result.settings})
@@ -88,37 +88,35 @@ def _score_model(name: str, limit: int | None, json: bool) -> None:
         runtime.close()
 
 
-def _ask_harness(run_or_model: str, phase: str | None, tasks: tuple[str, ...], limit: int | None) -> "Harness":
-    _stay_offline()
+def _ask_harness(
+    run_or_model: str, phase: str | None, tasks: tuple[str, ...], limit: int | None, options: Options
+) -> "Harness":
+    _stay_offline(options)
     from lanbot.evals import lm_eval
     from lanbot.evals.scorer import ModelScorer
     from lanbot.phases import pipeline
 
     name, seed, own = run_or_model, 0, None
-    if not _is_model(run_or_model):
-        made = open_run(run_or_model)
+    if not _is_model(run_or_model, options):
+        made = open_run(run_or_model, options)
         folder, engine = pipeline.open_engine(made, chosen_phase(made, phase))
         name, seed = str(folder), made.recipe.seed
         own = ModelScorer(engine.model, engine.chat_format, name)
     elif phase:
         raise UsageError(f"--phase {phase}: {run_or_model} is a model, not a run", "Leave --phase out.")
-    return lm_eval.evaluate(name, tasks, limit, seed, own)
+    return lm_eval.evaluate(name, tasks, limit, seed, own, options)
 
 
-def _stay_offline() -> None:
-    """Where no network is wanted, the hub's own libraries are told, before they are first imported."""
-    from lanbot.data import download
-
-    if download.offline():
+def _stay_offline(options: Options) -> None:
+    """Tells the Hugging Face libraries, which read this only when they are first imported."""
+    if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def _is_model(name: str) -> bool:
+def _is_model(name: str, options: Options) -> bool:
     """Whether it is a model's folder, or looks like a model of the hub, and no run has this name."""
-    from lanbot.config.run import runs_root
-
     folder = Path(name)
-    if any((place / "recipe.toml").is_file() for place in (runs_root() / name, folder)):
+    if any((place / "recipe.toml").is_file() for place in (options.runs / name, folder)):
         return False
     if (folder / "config.json").is_file():
         return True

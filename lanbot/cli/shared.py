@@ -1,12 +1,12 @@
 """What several commands take."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from lanbot.core.errors import UsageError, UserError
+from lanbot.core.options import Options
 
 if TYPE_CHECKING:
     from lanbot.config.run import Run
@@ -19,23 +19,17 @@ UnsafeExec = Annotated[
 ]
 
 
-def use_unsafe_exec(unsafe: bool) -> None:
-    """For this process and those that it starts."""
-    if unsafe:
-        os.environ["LANBOT_UNSAFE_EXEC"] = "1"
+def make_options(mirror: Path | None = None, unsafe_exec: bool = False) -> Options:
+    """The environment's options with these flags. Raises UserError if --mirror is not a folder."""
+    if mirror is not None and not mirror.is_dir():
+        raise UserError(f"--mirror {mirror}: no such folder", "Name the folder that holds the data.")
+    return Options.from_environment(mirror, unsafe_exec)
 
 
-def use_mirror(folder: Path | None) -> None:
-    if folder is not None:
-        if not folder.is_dir():
-            raise UserError(f"--mirror {folder}: no such folder", "Name the folder that holds the data.")
-        os.environ["LANBOT_MIRROR"] = str(folder)
-
-
-def open_run(name: str) -> "Run":
+def open_run(name: str, options: Options | None = None) -> "Run":
     from lanbot.config.run import Run
 
-    return Run.open(name)
+    return Run.open(name, options=options)
 
 
 def parse_overrides(tokens: tuple[str, ...]) -> dict[str, str]:

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import shutil
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lanbot.config.recipe import PHASES, MixturePart, Recipe
 from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.core.files import beside, write_atomic
+from lanbot.core.options import Options
 
 MADE_BY = {
     "tokenizer": ("seed", "tokenizer", "base.data"),
@@ -33,25 +34,22 @@ _held: dict[Path, int] = {}
 """The locks of this process: a run's folder, the open file."""
 
 
-def runs_root() -> Path:
-    """Where runs live: $LANBOT_RUNS, or runs/ here."""
-    return Path(os.environ.get("LANBOT_RUNS") or "runs")
-
-
 @dataclass(frozen=True)
 class Run:
     folder: Path
     recipe: Recipe
+    options: Options = field(default_factory=Options.from_environment, compare=False)
 
     @classmethod
-    def create(cls, recipe: Recipe, root: Path | None = None) -> "Run":
+    def create(cls, recipe: Recipe, root: Path | None = None, options: Options | None = None) -> "Run":
         """The recipe's run, made or taken up again; from here on until it ends only this process may train there.
 
         Raises UserError if the folder is in use by another process, cannot be written, or is of another recipe: if a
         phase that has begun there was made by other settings than the recipe's.
         """
-        folder = (root or runs_root()) / recipe.name
-        run = cls(folder, recipe)
+        options = options or Options.from_environment()
+        folder = (root or options.runs) / recipe.name
+        run = cls(folder, recipe, options)
         saved = folder / "recipe.toml"
         if not saved.is_file() and folder.is_dir() and {p.name for p in folder.iterdir()} - {LOCK, beside(saved).name}:
             raise UserError(f"{folder}: a folder that is no run (it has no recipe.toml)", "Choose another --name.")
@@ -69,12 +67,13 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, name: str, root: Path | None = None) -> "Run":
+    def open(cls, name: str, root: Path | None = None, options: Options | None = None) -> "Run":
         """The run of this name under the runs' folder, or at this path."""
-        root = root or runs_root()
+        options = options or Options.from_environment()
+        root = root or options.runs
         for folder in (root / name, Path(name)):
             if (folder / "recipe.toml").is_file():
-                return cls(folder, recipes.load(folder / "recipe.toml"))
+                return cls(folder, recipes.load(folder / "recipe.toml"), options)
         names = [path.name for path in list_runs(root)]
         has = f"There are: {', '.join(names)}." if names else "There are none yet: lanbot run RECIPE makes one."
         raise UserError(f"{name}: no such run in {root}", has)
@@ -109,7 +108,7 @@ class Run:
 
 
 def list_runs(root: Path | None = None) -> list[Path]:
-    root = root or runs_root()
+    root = root or Options.from_environment().runs
     return sorted(path.parent for path in root.glob("*/recipe.toml")) if root.is_dir() else []
 
 

@@ -1,74 +1,107 @@
-"""What the terminal shows: one line of progress rewritten in place, or plain lines now and then in a log."""
+"""Output for people: progress, tables, sizes and durations."""
 
 import io
+import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 CONTROLS = {c: 0x2400 + c for c in range(32) if chr(c) not in "\n\t"} | dict.fromkeys((*range(0x7F, 0xA0),), 0x2421)
-"""Control characters, which a model or a file may well hold, and the signs that stand for them."""
+"""Control characters and the visible signs that replace them."""
 
-LOG_SECONDS = 10.0
-"""Between two lines of progress where the terminal cannot rewrite one."""
-TTY_SECONDS = 0.1
+FIRST_SECONDS = 2.0
+"""Work that takes less shows no progress."""
+LOG_SECONDS, TTY_SECONDS = 10.0, 0.1
+"""Between two lines of progress in a log, and between two updates of a terminal's line."""
 
 
 class Progress:
-    """`show(line)` as often as you like; it is printed as often as a reader can use."""
+    """A line of progress: `label | 12 of 40 rows | other figures | 3.1 rows/s | 9s left`.
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    A terminal's line is rewritten in place; a log gets a plain line every ten seconds. Only the main rank writes.
+    unit: "bytes" are shown as KiB and so on; "%" shows the share of the total and no rate. first: what was done
+    earlier and does not count for the rate.
+    """
+
+    def __init__(self, label: str, total: float | None = None, unit: str = "items", first: float = 0) -> None:
+        self.label, self.total, self.unit, self.first = label, total, unit, first
         self.rewrites = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self.last = time.monotonic()  # a rate over the first moments is noise
+        self.started = time.monotonic()
+        self.due = self.started + FIRST_SECONDS if main_rank() else math.inf
         self.open = False
 
-    def show(self, line: str, final: bool = False) -> None:
-        now = time.monotonic()
-        if self.quiet or (not final and now - self.last < (TTY_SECONDS if self.rewrites else LOG_SECONDS)):
-            return
-        self.last = now
-        if self.rewrites:
-            width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write("\r\x1b[2K" + line[:width] + ("\n" if final else ""))
-        else:
-            sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-        self.open = self.rewrites and not final
+    def __enter__(self) -> "Progress":
+        return self
 
-    def close(self) -> None:
-        """Leaves the line as it stands."""
-        if self.open:
-            sys.stderr.write("\n")
-            sys.stderr.flush()
-            self.open = False
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def show(self, done: float, *figures: str) -> None:
+        """Writes the line if one is due; call it as often as you like."""
+        now = time.monotonic()
+        if now >= self.due:
+            self.due = now + (TTY_SECONDS if self.rewrites else LOG_SECONDS)
+            self._write(self.line(done, *figures))
+
+    def line(self, done: float, *figures: str) -> str:
+        rate = (done - self.first) / max(time.monotonic() - self.started, 1e-9)
+        left = f"{duration((self.total - done) / rate)} left" if self.total and rate > 0 else ""
+        if self.unit == "%":
+            parts = [f"{self.label:<5}{done / (self.total or 1):>6.1%}", *figures, left]
+        else:
+            total = f" of {self._amount(self.total)}" if self.total else ""
+            unit = "" if self.unit == "bytes" else f" {self.unit}"
+            parts = [self.label, f"{self._amount(done)}{total}{unit}", *figures, f"{self._amount(rate)}{unit}/s", left]
+        return " | ".join(part for part in parts if part)
+
+    def _amount(self, value: float) -> str:
+        if self.unit == "bytes":
+            return size(max(0, value))
+        return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+    def _write(self, line: str, end: str = "") -> None:
+        if self.rewrites:
+            line = "\r\x1b[2K" + line[: shutil.get_terminal_size().columns - 1]
+        sys.stderr.write(line + (end if self.rewrites else "\n"))
+        sys.stderr.flush()
+        self.open = self.rewrites and not end
+
+    def close(self, summary: str = "") -> None:
+        """Leaves the line as it stands, or replaces it by a summary, which is written however short the work was."""
+        if summary and main_rank():
+            self._write(summary, "\n")
+        elif self.open:
+            say()
+        self.open = False
 
 
 def visible(said: str) -> str:
-    """Without what a terminal would obey, and what no file can hold (half of a surrogate pair)."""
+    """Replaces control characters, which a terminal would obey, and lone surrogates, which no file can hold."""
     return said.translate(CONTROLS).encode("utf-8", "replace").decode()
 
 
 def main_rank() -> bool:
-    """Whether this process is the one of several that speaks for all; so is one that is alone."""
+    """Whether this process is the only one, or rank 0 of several."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def say(text: str = "") -> None:
-    """A line of its own on stderr, where progress goes; results go to stdout."""
+    """Prints to stderr, as progress does; results go to stdout."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """Where stderr is no terminal, without the progress bars of other libraries, which would fill a log. Bars write to
-    the stderr that is there when they begin; so what else is written to it is lost, but errors are raised, and logs
-    keep the stream they had."""
+    """Hides the progress bars of other libraries, which would fill a log, unless stderr is a terminal.
+
+    Anything else written to stderr meanwhile is lost; errors are raised and loggers keep their stream.
+    """
     if sys.stderr.isatty():
         yield
     else:
@@ -76,19 +109,20 @@ def no_bars() -> Iterator[None]:
             yield
 
 
-def track(items: Iterable[T], label: str, total: int | None = None, unit: str = "items", size=None) -> Iterator[T]:  # type: ignore[no-untyped-def]
-    """Passes `items` on, showing how many (or how much, by `size(item)`), the rate and the time left."""
-    progress, start, done = Progress(quiet=not main_rank()), time.monotonic(), 0
-    try:
+def track(
+    items: Iterable[T],
+    label: str,
+    total: int | None = None,
+    unit: str = "items",
+    size: Callable[[T], int] = lambda item: 1,
+) -> Iterator[T]:
+    """Yields `items`, with progress by their number or the sum of `size(item)`."""
+    done = 0
+    with Progress(label, total, unit) as progress:
         for item in items:
             yield item
-            done += 1 if size is None else size(item)
-            seconds = max(time.monotonic() - start, 1e-9)
-            rate = done / seconds
-            left = f" of {total:,} {unit} | {duration((total - done) / rate)} left" if total and rate else f" {unit}"
-            progress.show(f"{label} | {done:,}{left} | {rate:,.0f} {unit}/s")
-    finally:
-        progress.close()
+            done += size(item)
+            progress.show(done)
 
 
 def duration(seconds: float) -> str:
@@ -113,7 +147,7 @@ def size(count: float) -> str:
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str], markdown: bool = False, left: int = 1) -> str:
-    """An aligned table: the first `left` columns to the left, the others to the right."""
+    """An aligned table: the first `left` columns left-aligned, the others right-aligned."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(2 * markdown, *(len(row[i]) for row in cells)) for i in range(len(header))]
     lines = [

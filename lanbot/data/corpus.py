@@ -17,6 +17,7 @@ from typing import Any
 
 from lanbot.core.console import main_rank, say
 from lanbot.core.errors import UserError
+from lanbot.core.options import Options
 from lanbot.data import download, hub
 from lanbot.data.download import Remote
 from lanbot.data.file_formats import CHUNK_DOCUMENTS, EXTENSIONS, KINDS, Chunk, Chunks, reader
@@ -112,7 +113,9 @@ class Corpus:
             yield document
 
 
-def open_corpus(source: str, seed: int, skip_bad_rows: bool = False) -> tuple[Corpus, Corpus]:
+def open_corpus(
+    source: str, seed: int, skip_bad_rows: bool = False, options: Options | None = None
+) -> tuple[Corpus, Corpus]:
     """(train, validation) of a source. Validation is the last file, or of a single file its last chunk.
 
     source: hf:OWNER/NAME, hf:OWNER/NAME/FOLDER (either may end in @REVISION), a path (file, folder or glob), or
@@ -126,11 +129,12 @@ def open_corpus(source: str, seed: int, skip_bad_rows: bool = False) -> tuple[Co
             Corpus([("train", _world_chunks("train"))], seed),
             Corpus([("test", _world_chunks("test"))], None),
         )
+    options = options or Options.from_environment()
     if source.startswith("hf:"):
-        if not hub.mirror():
-            return _from_hub(_hub_files(source), seed, skip_bad_rows)
+        if options.mirror is None:
+            return _from_hub(_hub_files(source, options), seed, skip_bad_rows, options)
         hub_id, known, inside = _hub_source(source)
-        source = str(hub.find(hub_id, known.mirror if known else "/".join([hub_id, *inside])))
+        source = str(hub.find(hub_id, known.mirror if known else "/".join([hub_id, *inside]), options.mirror))
     paths = _paths(source)
     files = [(path.name, reader(path, skip_bad_rows)) for path in paths]
     if len(files) > 1:
@@ -187,12 +191,12 @@ def _hub_source(source: str) -> tuple[str, Source | None, list[str]]:
     return hub_id, None if inside else HUB_CORPORA.get(hub_id), inside
 
 
-def _hub_files(source: str) -> list[Remote]:
+def _hub_files(source: str, options: Options) -> list[Remote]:
     """What is to be read of a hub data set: the train split's files if names tell, else all; of the first kind in
     KINDS that it has, for several are mostly the same text in several forms."""
     hub_id, known, inside = _hub_source(source)
     revision = source.partition("@")[2]
-    listed = hub.listing((known.id if known else hub_id) + (f"@{revision}" if revision else ""))
+    listed = hub.listing((known.id if known else hub_id) + (f"@{revision}" if revision else ""), options)
     if known:
         names = [name for name in listed if fnmatchcase(name, known.path)]
     else:
@@ -206,14 +210,17 @@ def _hub_files(source: str) -> list[Remote]:
     return [listed[name] for name in names]
 
 
-def _from_hub(remotes: list[Remote], seed: int, skip_bad_rows: bool) -> tuple[Corpus, Corpus]:
+def _from_hub(remotes: list[Remote], seed: int, skip_bad_rows: bool, options: Options) -> tuple[Corpus, Corpus]:
     def chunks(remote: Remote) -> Chunks:
-        return lambda start: reader(download.get([remote])[0], skip_bad_rows)(start)
+        return lambda start: reader(download.get([remote], options)[0], skip_bad_rows)(start)
 
     files = [(remote.path.name, chunks(remote)) for remote in remotes]
     if len(files) == 1:
         return _split(remotes[0].path, files[0], seed)
-    ahead: Callable[[Sequence[int]], None] = lambda numbers: download.ahead([remotes[i] for i in numbers])  # noqa: E731
+
+    def ahead(numbers: Sequence[int]) -> None:
+        download.ahead([remotes[i] for i in numbers], options)
+
     return Corpus(files[:-1], seed, ahead), Corpus(files[-1:], None)
 
 

@@ -14,29 +14,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from time import monotonic
 from typing import IO, NamedTuple
 
 from lanbot.core import http
-from lanbot.core.console import Progress, duration, main_rank, size
+from lanbot.core.console import Progress, size
 from lanbot.core.errors import UserError
 from lanbot.core.http import Note
+from lanbot.core.options import Options
 
 PARALLEL = 8
 """Files that come in at a time."""
 WRONG_TRIES = 3
 """Of a file that came in whole and is not what is listed."""
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: $LANBOT_CACHE, or ~/.cache/lanbot."""
-    return Path(os.environ.get("LANBOT_CACHE") or "~/.cache/lanbot").expanduser()
-
-
-def offline() -> bool:
-    """Whether only what is in the cache may be used: $LANBOT_OFFLINE or $HF_HUB_OFFLINE is 1."""
-    names = ("LANBOT_OFFLINE", "HF_HUB_OFFLINE")
-    return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in names)
 
 
 class Remote(NamedTuple):
@@ -66,8 +55,8 @@ class Remote(NamedTuple):
 class _Job:
     """A download under way. Its error is raised by whoever waits for it."""
 
-    def __init__(self, remote: Remote) -> None:
-        self.remote, self.done, self.note = remote, threading.Event(), ""
+    def __init__(self, remote: Remote, cache: Path) -> None:
+        self.remote, self.cache, self.done, self.note = remote, cache, threading.Event(), ""
         self.error: Exception | None = None
 
     def say(self, note: str) -> None:
@@ -87,36 +76,36 @@ _workers: list[threading.Thread] = []
 _lock = threading.Lock()
 
 
-def get(remotes: Sequence[Remote]) -> list[Path]:
+def get(remotes: Sequence[Remote], options: Options) -> list[Path]:
     """The files, when all of them are here; shows progress. Raises UserError if one cannot be had."""
     missing = [remote for remote in remotes if not remote.here()]
-    if missing and offline():
+    if missing and options.offline:
         also = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
-        refuse_offline(missing[0].name + also)
+        refuse_offline(missing[0].name + also, options)
     if missing:
-        _wait([_ask(remote) for remote in missing])
+        _wait([_ask(remote, options) for remote in missing])
     return [remote.path for remote in remotes]
 
 
-def ahead(remotes: Sequence[Remote]) -> None:
+def ahead(remotes: Sequence[Remote], options: Options) -> None:
     """Starts to fetch, in daemon threads, what will be needed soon. What fails is tried again when it is needed."""
     for remote in remotes:
-        if not remote.here() and not offline():
-            _ask(remote)
+        if not remote.here() and not options.offline:
+            _ask(remote, options)
 
 
-def refuse_offline(name: str) -> None:
+def refuse_offline(name: str, options: Options) -> None:
     raise UserError(
-        f"{name}: not in the cache ({cache_folder()}), and this is offline",
+        f"{name}: not in the cache ({options.cache}), and this is offline",
         "Run it once with the network (unset LANBOT_OFFLINE and HF_HUB_OFFLINE), or name a --mirror.",
     )
 
 
-def _ask(remote: Remote) -> _Job:
+def _ask(remote: Remote, options: Options) -> _Job:
     """The file's job, a new one if it has none."""
     with _lock:
         if remote.path not in _jobs:
-            _jobs[remote.path] = _Job(remote)
+            _jobs[remote.path] = _Job(remote, options.cache)
             _queue.put(_jobs[remote.path])
             if len(_workers) < PARALLEL:
                 _workers.append(threading.Thread(target=_work, daemon=True))
@@ -128,7 +117,7 @@ def _work() -> None:
     while True:
         job = _queue.get()
         try:
-            fetch(job.remote, job.say)
+            fetch(job.remote, job.cache, job.say)
         except Exception as error:
             job.error = error
         with _lock:
@@ -138,39 +127,27 @@ def _work() -> None:
 
 def _wait(jobs: list[_Job]) -> None:
     """Until all are done, or one has failed."""
-    progress = Progress(quiet=not main_rank())
-    start, first = monotonic(), sum(job.bytes_here() for job in jobs)
-    try:
+    sizes = [job.remote.size for job in jobs]
+    total = None if None in sizes else sum(size for size in sizes if size)
+    label = "downloading " + (jobs[0].remote.name if len(jobs) == 1 else f"{len(jobs)} files")
+    with Progress(label, total, "bytes", first=sum(job.bytes_here() for job in jobs)) as progress:
         while waiting := [job for job in jobs if not job.done.is_set()]:
             if any(job.error for job in jobs):
                 break
             waiting[0].done.wait(0.1)
-            progress.show(_line(jobs, waiting, first, monotonic() - start))
-    finally:
-        progress.close()
+            finished = f"{len(jobs) - len(waiting)} done" if len(jobs) > 1 else ""
+            others = f"{len(_jobs) - len(waiting)} more ahead" if len(_jobs) > len(waiting) else ""
+            trouble = next((job.note for job in waiting if job.note), "")
+            progress.show(sum(job.bytes_here() for job in jobs), finished, others, trouble)
     for job in jobs:
         if job.error:
             raise job.error
 
 
-def _line(jobs: list[_Job], waiting: list[_Job], first: int, seconds: float) -> str:
-    """What is awaited, how much of it is here, the rate since `first` bytes were, the time left, the trouble if any."""
-    what = jobs[0].remote.name if len(jobs) == 1 else f"{len(jobs)} files, {len(jobs) - len(waiting)} done"
-    here = sum(job.bytes_here() for job in jobs)
-    rate = (here - first) / max(seconds, 1e-9)
-    sizes = [job.remote.size for job in jobs if job.remote.size is not None]
-    total = sum(sizes) if len(sizes) == len(jobs) else 0
-    amount = f"{size(here)} of {size(total)}" if total else size(here)
-    left = f" | {duration((total - here) / rate)} left" if total and rate > 0 else ""
-    others = f" | {len(_jobs) - len(waiting)} more ahead" if len(_jobs) > len(waiting) else ""
-    trouble = next((f" | {job.note}" for job in waiting if job.note), "")
-    return f"downloading {what} | {amount} | {size(max(rate, 0))}/s{left}{others}{trouble}"
-
-
 # -- one file ----------------------------------------------------------------------------------------------
 
 
-def fetch(remote: Remote, note: Note) -> Path:
+def fetch(remote: Remote, cache: Path, note: Note) -> Path:
     """The file; whoever comes first, of all threads and processes, downloads it.
 
     Raises UserError if it cannot be had or kept.
@@ -181,7 +158,7 @@ def fetch(remote: Remote, note: Note) -> Path:
                 _download(remote, part, note)
                 remote.part().replace(remote.path)
     except OSError as error:
-        raise unkept(remote.name, error, remote.size) from None
+        raise unkept(remote.name, error, cache, remote.size) from None
     return remote.path
 
 
@@ -289,9 +266,8 @@ def _check_room(remote: Remote, here: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def unkept(name: str, error: OSError, needed: int | None = None) -> UserError:
+def unkept(name: str, error: OSError, folder: Path, needed: int | None = None) -> UserError:
     """Why something cannot be kept in the cache, for the reader."""
-    folder = cache_folder()
     if error.errno != errno.ENOSPC:
         problem = f"{folder}: {name} cannot be kept there ({error.strerror or error})"
         return UserError(problem, "Mend that, or set LANBOT_CACHE to a folder that can be written and locked.")

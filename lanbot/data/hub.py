@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ from lanbot.core import http
 from lanbot.core.console import Progress
 from lanbot.core.errors import UserError
 from lanbot.core.files import write_atomic
+from lanbot.core.options import Options
 from lanbot.data import download
 from lanbot.data.download import Remote
 
@@ -28,44 +28,32 @@ class Source(NamedTuple):
     """The file or folder in a mirror that answers for them: gsm8k/train.jsonl.gz."""
 
 
-def mirror() -> Path | None:
-    """The folder that answers for the hub: $LANBOT_MIRROR, which --mirror sets."""
-    folder = os.environ.get("LANBOT_MIRROR")
-    return Path(folder) if folder else None
-
-
-def files(source: Source) -> list[Path]:
+def files(source: Source, options: Options) -> list[Path]:
     """The files of a source, sorted: the mirror's if there is one, else the hub's, downloaded into the cache.
 
     Raises UserError if they are not there or cannot be had.
     """
-    if mirror():
-        path = find(source.id, source.mirror)
+    if options.mirror:
+        path = find(source.id, source.mirror, options.mirror)
         return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    listed = listing(source.id)
+    listed = listing(source.id, options)
     found = [remote for path, remote in listed.items() if fnmatchcase(path, source.path)]
     if not found:
         raise UserError(f"{source.id}: the hub has no {source.path} in it", holds(listed))
-    return download.get(found)
+    return download.get(found, options)
 
 
-def url_file(url: str, mirror_path: str) -> Path:
+def url_file(url: str, mirror_path: str, options: Options) -> Path:
     """A file with an address of its own: the mirror's if there is one, else downloaded into the cache, once."""
-    if mirror():
-        return find(url, mirror_path)
+    if options.mirror:
+        return find(url, mirror_path, options.mirror)
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{PurePosixPath(url.partition('?')[0]).name}"
-    return download.get([Remote(url, url, download.cache_folder() / "urls" / name)])[0]
+    return download.get([Remote(url, url, options.cache / "urls" / name)], options)[0]
 
 
-def find(hub_id: str, mirror_path: str) -> Path:
+def find(hub_id: str, mirror_path: str, mirror: Path) -> Path:
     """The file or folder in the mirror that answers for a hub data set. Raises UserError if it is not there."""
-    folder = mirror()
-    if folder is None:
-        raise UserError(
-            f"{hub_id}: needs a mirror folder",
-            "Pass --mirror DIR, or set LANBOT_MIRROR; docs/architecture.md shows its layout.",
-        )
-    path = folder / mirror_path
+    path = mirror / mirror_path
     if not path.exists():
         raise UserError(f"{hub_id}: the mirror has no {path}", "Check --mirror; docs/architecture.md shows its layout.")
     return path
@@ -74,7 +62,7 @@ def find(hub_id: str, mirror_path: str) -> Path:
 # -- what the hub has --------------------------------------------------------------------------------------
 
 
-def listing(hub_id: str) -> dict[str, Remote]:
+def listing(hub_id: str, options: Options) -> dict[str, Remote]:
     """The files of a data set (OWNER/NAME, or OWNER/NAME@REVISION) by their paths in it, sorted; none is downloaded.
 
     The hub is asked once; from then on the cache pins the commit, so that a run that goes on, another rank, or one
@@ -83,17 +71,17 @@ def listing(hub_id: str) -> dict[str, Remote]:
     owner_name, _, revision = hub_id.partition("@")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", owner_name):
         raise UserError(f"{hub_id}: not the name of a hub data set", "It is OWNER/NAME, as in its address on the hub.")
-    folder = download.cache_folder() / "hub" / owner_name / quote(revision or "main", safe="")
+    folder = options.cache / "hub" / owner_name / quote(revision or "main", safe="")
     saved = folder / "listing.json"
     if not saved.is_file():
-        if download.offline():
-            download.refuse_offline(hub_id)
+        if options.offline:
+            download.refuse_offline(hub_id, options)
         try:
             with download.locked(saved.with_name("listing.part"), lambda note: None):
                 if not saved.is_file():
                     write_atomic(saved, json.dumps(_ask(hub_id, owner_name, revision)))
         except OSError as error:
-            raise download.unkept(hub_id, error) from None
+            raise download.unkept(hub_id, error, options.cache) from None
     listed = json.loads(saved.read_text())
     base = f"{http.endpoint()}/datasets/{owner_name}/resolve/{listed['sha']}"
     return {
@@ -104,12 +92,11 @@ def listing(hub_id: str) -> dict[str, Remote]:
 
 def _ask(hub_id: str, owner_name: str, revision: str) -> dict[str, Any]:
     """{"sha": the commit, "files": [path, size, digest] of each file} of a data set, as the hub has it now."""
-    progress, api = Progress(), f"{http.endpoint()}/api/datasets/{owner_name}"
+    progress = Progress(f"{hub_id}: listing", unit="files")
+    api = f"{http.endpoint()}/api/datasets/{owner_name}"
 
     def ask(url: str) -> tuple[Any, str | None]:
-        return http.read_json(
-            url, hub_id, lambda note: progress.show(f"{hub_id}: listing | {len(found)} files | {note}")
-        )
+        return http.read_json(url, hub_id, lambda note: progress.show(len(found), note))
 
     found: list[tuple[str, int, str]] = []
     try:
@@ -133,6 +120,3 @@ def holds(listed: dict[str, Remote]) -> str:
     """What a data set has at its top, for the remedy of an error."""
     tops = sorted({path.partition("/")[0] + "/" * ("/" in path) for path in listed})
     return f"It holds {', '.join(tops[:8])}{' ...' if len(tops) > 8 else ''}." if tops else "It is empty."
-
-
-# -- rows --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lanbot.core.console import table, track
 from lanbot.core.errors import UserError
+from lanbot.core.options import Options
 from lanbot.distributed.runtime import gather, world
 from lanbot.evals.scorer import Judged, Scorer
 from lanbot.evals.task_eval import Score
@@ -125,7 +126,12 @@ class _Job(NamedTuple):
     characters: int
 
 
-def evaluate(scorer: Scorer, limit: int | None = None, tasks: Sequence[CoreTask] = TASKS) -> CoreResult:
+def evaluate(
+    scorer: Scorer,
+    limit: int | None = None,
+    tasks: Sequence[CoreTask] = TASKS,
+    options: Options | None = None,
+) -> CoreResult:
     """A model's answers to the first `limit` items of each task, in their fixed shuffled order; to all if it is None.
 
     All ranks call it, share the work and get the result. Raises UserError if the data is not to be had, or the model's
@@ -137,7 +143,7 @@ def evaluate(scorer: Scorer, limit: int | None = None, tasks: Sequence[CoreTask]
     loaded: dict[str, list[Item]] = {}
     jobs: list[_Job] = []
     for task in track(tasks, "preparing CORE", len(tasks), "tasks") if place.main else tasks:
-        loaded[task.label] = core.load(task)
+        loaded[task.label] = core.load(task, options)
         jobs += _jobs(task, loaded[task.label], limit)
     mine = jobs[place.rank :: place.size]
     total = sum(job.characters for job in mine)

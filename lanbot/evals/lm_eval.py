@@ -16,13 +16,14 @@ from typing import Any
 
 from lanbot.core.console import no_bars, say, table, track
 from lanbot.core.errors import UserError
+from lanbot.core.options import Options
 from lanbot.data import hub
 from lanbot.distributed.runtime import world
 from lanbot.evals import footnotes
 from lanbot.evals.hf_scorer import open_model
 from lanbot.evals.scorer import ModelScorer
 from lanbot.tasks.core import Prompt
-from lanbot.tasks.mixture import TASKS
+from lanbot.tasks.registry import all_tasks
 from lanbot.tasks.task import HubTask
 
 CHOICE = "multiple_choice"
@@ -101,7 +102,14 @@ class Harness:
 # -- the evaluation ----------------------------------------------------------------------------------------
 
 
-def evaluate(name: str, tasks: Sequence[str], limit: int | None, seed: int, own: ModelScorer | None = None) -> Harness:
+def evaluate(
+    name: str,
+    tasks: Sequence[str],
+    limit: int | None,
+    seed: int,
+    own: ModelScorer | None = None,
+    options: Options | None = None,
+) -> Harness:
     """lm-eval's tasks (or groups of them) by name, each on all its items or on a seeded sample of `limit`.
 
     name: a model's folder or its name on the hub. own: the same model in our code; its texts begin with bos, and it
@@ -120,7 +128,7 @@ def evaluate(name: str, tasks: Sequence[str], limit: int | None, seed: int, own:
         raise UserError(f"--harness lm-eval: not installed ({error})", "pip install 'lanbot[eval]'") from None
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = _manager()
-    with _mirrored(), no_bars():
+    with _mirrored(options or Options.from_environment()), no_bars():
         loaded = _load(manager, tasks)
     model, tokenizer = open_model(name, own.model.dtype if own else place.dtype)
     if own:
@@ -184,7 +192,7 @@ def _runs_code(name: str) -> UserError:
 
 
 @contextmanager
-def _mirrored() -> Iterator[None]:
+def _mirrored(options: Options) -> Iterator[None]:
     """With a mirror, has lm-eval's tasks read its files: of the data sets that LanBot has a task for."""
     import datasets
 
@@ -193,7 +201,7 @@ def _mirrored() -> Iterator[None]:
     def load_dataset(path: str, name: str | None = None, **_: Any) -> Any:
         known = {
             split: source
-            for task in TASKS.values()
+            for task in all_tasks().values()
             if issubclass(task, HubTask)
             for split, source in task.sources.items()
             if source.id == path and source.path.startswith(f"{name}/")
@@ -201,11 +209,11 @@ def _mirrored() -> Iterator[None]:
         if not known:
             said = f"{path}{f' ({name})' if name else ''}: the mirror cannot answer for it to lm-eval"
             raise UserError(said, "Leave --mirror out, or name tasks such as arc_easy, arc_challenge and gsm8k.")
-        files = {split: [str(path) for path in hub.files(source)] for split, source in known.items()}
+        files = {split: [str(path) for path in hub.files(source, options)] for split, source in known.items()}
         kind = "parquet" if next(iter(files.values()))[0].endswith(".parquet") else "json"
         return fetch(kind, data_files=files)
 
-    if hub.mirror():
+    if options.mirror:
         datasets.load_dataset = load_dataset
     try:
         yield

@@ -3,7 +3,6 @@
 import collections
 import itertools
 import math
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from lanbot.agent.loop import bounded
 from lanbot.chat.messages import Message
-from lanbot.core.console import Progress, duration
+from lanbot.core.console import Progress
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import gather, world
 from lanbot.evals.scorer import TOKENS, padded
@@ -108,14 +107,14 @@ def evaluate(
     place = world()
     rows = sample_rows(task, limit, seed, left_out)
     mine = rows[place.rank :: place.size]
-    told = Counter(f"evaluating {name}", len(mine))
-    if task.kind == "choice":
-        right = _choose(engine, task, mine, told)
-    elif isinstance(task, AgentTasks):
-        right = [desk.right() for desk in do_errands(engine, task, mine, max_tokens, told)]
-    else:
-        faults = _generate(engine, task, mine, max_tokens, told)
-        right = [not fault for fault in faults]
+    with Progress(f"evaluating {name}", len(mine)) as progress:
+        if task.kind == "choice":
+            right = _choose(engine, task, mine, progress.show)
+        elif isinstance(task, AgentTasks):
+            right = [desk.right() for desk in do_errands(engine, task, mine, max_tokens, progress.show)]
+        else:
+            faults = _generate(engine, task, mine, max_tokens, progress.show)
+            right = [not fault for fault in faults]
     guesses, parts = ([of(row) for row in mine] for of in (task.guess, task.part))
     score = Score.of(gather(right), gather(guesses), gather(parts))
     if task.runs_code:
@@ -207,34 +206,20 @@ def _sample(
     place = world()
     numbers = range(len(items))[place.rank :: place.size]
     asked = [items[i] for i in numbers for _ in range(samples)]
-    answers = _answers(
-        engine,
-        [engine.chat_format.prompt_of(task.conversation(row)) for task, row in asked],
-        Sampling(max_tokens, temperature),
-        Counter(label, len(asked)),
-        seed,
-        [f"pass/{i}/{j}" for i in numbers for j in range(samples)],
-    )
+    with Progress(label, len(asked)) as progress:
+        answers = _answers(
+            engine,
+            [engine.chat_format.prompt_of(task.conversation(row)) for task, row in asked],
+            Sampling(max_tokens, temperature),
+            progress.show,
+            seed,
+            [f"pass/{i}/{j}" for i in numbers for j in range(samples)],
+        )
     faults: list[str] = []
     for task, group in itertools.groupby(zip(asked, answers, strict=True), key=lambda one: one[0][0]):
         of_task = list(group)
         faults += task.faults([row for (_, row), _ in of_task], [answer for _, answer in of_task])
     return gather([faults[i * samples : (i + 1) * samples] for i in range(len(numbers))])
-
-
-class Counter:
-    """Shows how far an evaluation is, from the main rank."""
-
-    def __init__(self, label: str, total: int) -> None:
-        self.label, self.total, self.began = label, total, time.monotonic()
-        self.line = Progress(quiet=not world().main)
-
-    def __call__(self, done: int) -> None:
-        rate = done / max(time.monotonic() - self.began, 1e-9)
-        left = duration((self.total - done) / max(rate, 1e-9))
-        self.line.show(f"{self.label} | {done:,} of {self.total:,} | {rate:,.1f} items/s | {left} left")
-        if done == self.total:
-            self.line.close()
 
 
 ProgressCallback = Callable[[int], None]
@@ -320,7 +305,8 @@ def _choose(engine: Engine, task: Task, rows: Sequence[int], told: ProgressCallb
 def answer_all(engine: Engine, questions: Sequence[str], max_tokens: int) -> list[str]:
     """What the model says to each question, greedily, calls and outputs shown in brackets."""
     prompts = [engine.chat_format.prompt([{"role": "user", "content": question}]) for question in questions]
-    answers = _answers(engine, prompts, Sampling(max_tokens), Counter("answering", len(prompts)))
+    with Progress("answering", len(prompts)) as progress:
+        answers = _answers(engine, prompts, Sampling(max_tokens), progress.show)
     return ["(longer than the context)" if answer is None else readable(answer) for answer in answers]
 
 

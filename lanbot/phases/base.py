@@ -49,7 +49,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
 def validation(run: Run, chat_format: ChatFormat) -> Validation:
     """The held-out text of a run, on which bits per byte are measured after every phase."""
     base = run.recipe.base
-    _, held_out = corpora(run.recipe)
+    _, held_out = corpora(run)
     return Validation(held_out, chat_format, base.eval_tokens, base.sequence or run.recipe.model.context)
 
 
@@ -62,20 +62,22 @@ def train_base(run: Run) -> None:
     init_weights(model, torch.Generator().manual_seed(recipe.seed))
     model.to(place.device)
     if settings.pair_tokens and checkpoint.last_step(run.phase("base"), place) is None:
-        start_from_pairs(model, recipe, chat_format)
+        start_from_pairs(model, run, chat_format)
     state = TrainState(model, chat_format, settings, run.phase("base"), settings.sequence)
-    with prefetched(partial(base_loader, recipe, run.phase("tokenizer")), ahead=place.device.type != "cpu") as loader:
+    with prefetched(
+        partial(base_loader, recipe, run.phase("tokenizer"), run.options), ahead=place.device.type != "cpu"
+    ) as loader:
         evaluate = validation(run, chat_format).bits_per_byte
-        train(state, loader, evaluate, settings.eval_every, sampled_softmax(recipe, chat_format))
+        train(state, loader, evaluate, settings.eval_every, sampled_softmax(run, chat_format))
 
 
-def start_from_pairs(model: Transformer, recipe: Recipe, chat_format: ChatFormat) -> None:
+def start_from_pairs(model: Transformer, run: Run, chat_format: ChatFormat) -> None:
     """Embedding and head learn from the pairs in the first `base.pair_tokens` tokens of the corpus, once for all
     ranks."""
-    tokens, place = recipe.base.pair_tokens, world()
+    tokens, place = run.recipe.base.pair_tokens, world()
     assert tokens is not None, "the recipe is resolved"
     if place.main:
-        documents = first_tokens(corpora(recipe)[0].once(), chat_format, tokens)
+        documents = first_tokens(corpora(run)[0].once(), chat_format, tokens)
         counts = bigram_init.count_pairs(
             track(documents, "base: counting pairs", tokens, "tokens", len), model.config.vocab_size
         )
@@ -85,15 +87,15 @@ def start_from_pairs(model: Transformer, recipe: Recipe, chat_format: ChatFormat
         model.load_state_dict(runtime.from_main(weights))
 
 
-def sampled_softmax(recipe: Recipe, chat_format: ChatFormat) -> SampledSoftmax | None:
+def sampled_softmax(run: Run, chat_format: ChatFormat) -> SampledSoftmax | None:
     """By the frequencies in the corpus's first tokens, counted once for all ranks, so that a run that goes on finds the
     same; None: not wanted."""
-    frequent, counts = recipe.base.softmax_tokens, None
+    recipe, frequent, counts = run.recipe, run.recipe.base.softmax_tokens, None
     assert frequent is not None, "the recipe is resolved"
     if not frequent:
         return None
     if world().main:
-        documents = first_tokens(corpora(recipe)[0].once(), chat_format, FREQUENCY_TOKENS)
+        documents = first_tokens(corpora(run)[0].once(), chat_format, FREQUENCY_TOKENS)
         shown = track(documents, "base: counting tokens", FREQUENCY_TOKENS, "tokens", len)
         counts = count_tokens(shown, recipe.tokenizer.vocab_size)
     return SampledSoftmax(runtime.from_main(counts), frequent, recipe.seed)

@@ -41,6 +41,6 @@ def start_from(run: Run, phase: str, sequence: int | None = None) -> TrainState:
 def train_chat(run: Run, phase: str) -> None:
     """Trains "mid" or "sft" of a run, or goes on with it."""
     state = start_from(run, phase, getattr(run.recipe, phase).sequence)
-    make = partial(chat_loader, run.recipe, phase, run.phase("tokenizer"), state.world.main)
+    make = partial(chat_loader, run.recipe, phase, run.phase("tokenizer"), state.world.main, run.options)
     with prefetched(make, ahead=state.world.device.type != "cpu") as loader:
         train(state, loader)

@@ -102,14 +102,14 @@ def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: P
     labels = {name: name.partition(":")[0] for name in tasks}
     if len(set(labels.values())) < len(tasks):
         raise UsageError(f"--tasks {','.join(tasks)}: one of them is there twice", "Ask for one at a time.")
-    made = {name: pipeline.checked(name, recipe) for name in tasks}
+    made = {name: pipeline.checked(name, run) for name in tasks}
     for name, task in made.items():
         if passes and task.kind != "generate":
             raise UsageError(f"--pass-k: {name} has no answers to sample", "Name tasks whose answers are generated.")
     if passes and len(tasks) < len(names):
         raise UsageError(f"--pass-k: not of {', '.join(set(names) & set(WHOLES))}", "Name tasks.")
     if "chatcore" in names or any(task.runs_code for task in made.values()):
-        sandbox.choose()
+        sandbox.choose(run.options.unsafe_exec)
     most, items = recipe.evals.max_tokens, limit or pipeline.usual_limit(recipe, phase)
     settings: dict[str, Any] = {}
     if tasks:
@@ -129,12 +129,13 @@ def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: P
     folder, engine = pipeline.open_engine(run, phase)
     if "core" in names:
         answers = replace(
-            answers, core=core.evaluate(ModelScorer(engine.model, engine.chat_format, str(folder)), limit)
+            answers,
+            core=core.evaluate(ModelScorer(engine.model, engine.chat_format, str(folder)), limit, options=run.options),
         )
     if "chatcore" in names:
         left_out = _left_out(run, list(chatcore.BASELINES))
-        setting = TaskContext(recipe.identity)
-        asked = chatcore.ask(engine, str(folder), limit, most, setting, recipe.seed, left_out)
+        context = TaskContext(recipe.identity, options=run.options)
+        asked = chatcore.ask(engine, str(folder), limit, most, context, recipe.seed, left_out)
         answers = replace(answers, chatcore=asked)
     if "bpb" in names:
         answers = replace(answers, bpb=base.validation(run, engine.chat_format).measure(engine.source))

@@ -22,7 +22,7 @@ from lanbot.phases import base, chat, rl, tokenizer
 from lanbot.sandbox import sandbox
 from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
 from lanbot.training import checkpoint, memory
 
@@ -75,7 +75,7 @@ def preflight(run: Run, phases: list[str]) -> None:
     phases = [phase for phase in phases if not run.done(phase)]
     get_format(recipe.tokenizer.chat_format)
     if "tokenizer" in phases or "base" in phases:
-        tokenizer.corpora(recipe)
+        tokenizer.corpora(run)
     for phase in (phase for phase in phases if phase != "tokenizer"):
         settings = getattr(recipe, phase)
         memory.check(base.model_config(recipe), getattr(settings, "sequence", recipe.model.context), phase)
@@ -90,13 +90,13 @@ def preflight(run: Run, phases: list[str]) -> None:
     all_of_it = evaluates and contamination.real(recipe.evals.tasks) and not _known(run, recipe.evals.tasks)
     for phase in PHASES if all_of_it else phases:
         for part in getattr(getattr(recipe, phase), "mixture", ()):
-            task = make_task(part.task, "train", TaskContext(recipe.identity, part.skip_bad_rows))
+            task = make_task(part.task, "train", TaskContext(recipe.identity, part.skip_bad_rows, run.options))
             if not len(task):
                 raise UserError(f"{phase}.mixture: {part.task} is empty", "Leave it out, or give it rows.")
             if phase == "rl" and task.kind in ("chat", "agent"):
                 raise UserError(f"rl.mixture: {part.task} has no checker to reward by", "Use a task that is checked.")
-    if any(checked(name, recipe).runs_code for name in (recipe.evals.tasks if phases else ())):
-        sandbox.choose()
+    if any(checked(name, run).runs_code for name in (recipe.evals.tasks if phases else ())):
+        sandbox.choose(run.options.unsafe_exec)
 
 
 def evaluate(
@@ -114,7 +114,7 @@ def evaluate(
     limit = limit or usual_limit(recipe, phase)
     scores: dict[str, Any] = {}
     for name in names:
-        task = checked(name, recipe)
+        task = checked(name, run)
         left_out = found.get(name, []) if drop else []
         scores[name.partition(":")[0]] = evals.evaluate(
             engine, task, name, limit, recipe.evals.max_tokens, recipe.seed, left_out
@@ -175,7 +175,7 @@ def contaminated(run: Run, names: Sequence[str], write: bool) -> dict[str, list[
     if world().main:
         found = _known(run, tasks)
         if not found:
-            found = contamination.check(run.recipe, tasks)
+            found = contamination.check(run.recipe, tasks, options=run.options)
             say(contamination.summary(found))
             if write:
                 write_atomic(run.folder / contamination.FILE, json.dumps(found, indent=1) + "\n")
@@ -189,9 +189,9 @@ def _known(run: Run, tasks: Sequence[str]) -> contamination.Found:
     return found if found.get("plan") == contamination.plan(run.recipe, tasks) else {}
 
 
-def checked(name: str, recipe: Recipe) -> Task:
+def checked(name: str, run: Run) -> Task:
     """A task to evaluate on. Raises UserError if it has no checker."""
-    task = make_task(name, "test", TaskContext(recipe.identity))
+    task = make_task(name, "test", TaskContext(run.recipe.identity, options=run.options))
     if task.kind == "chat":
         raise UserError(f"{name}: this task is for training only", "Leave it out of what is evaluated.")
     return task
@@ -232,9 +232,9 @@ TRANSCRIPTS = {"search": "Search, then compute", "write": "Compute, then write",
 
 def prompts_of_change(run: Run) -> list[str]:
     """The same ten questions for every phase: who it is, small talk, and held-out items of the evaluated tasks."""
-    who = run.recipe.identity
+    context = TaskContext(run.recipe.identity, options=run.options)
     questions = ["Who are you?", "Who made you?", "Hello!", "What can you do?", "What is 12*7?"]
-    tasks = [make_task(name, "test", TaskContext(who)) for name in run.recipe.evals.tasks]
+    tasks = [make_task(name, "test", context) for name in run.recipe.evals.tasks]
     asked = [task for task in tasks if task.kind != "agent"]
     for i in range(PROMPTS - len(questions) if asked else 0):
         task = asked[i % len(asked)]
@@ -255,7 +255,7 @@ def transcripts(run: Run, engine: Engine) -> list[dict[str, Any]]:
     """Three errands as the model does them, if the recipe evaluates errands: the first held-out ones of some length."""
     if "agent_tasks" not in run.recipe.evals.tasks:
         return []
-    task = AgentTasks("test", setting=TaskContext(run.recipe.identity))
+    task = AgentTasks("test", context=TaskContext(run.recipe.identity, options=run.options))
     errands = [task.errand(i) for i in range(100)]
     rows = {
         kind: max(range(100), key=lambda i: (errands[i].kind == kind, errands[i].calls, -i)) for kind in TRANSCRIPTS

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lanbot.config.recipe import RL
 from lanbot.config.run import Run
-from lanbot.core.console import Progress, duration, say
+from lanbot.core.console import Progress, say
 from lanbot.core.files import write_atomic
 from lanbot.data.packing import Batch
 from lanbot.distributed.runtime import Runtime, sum_over_ranks, world
@@ -22,7 +22,8 @@ from lanbot.evals.task_eval import pass_at_k
 from lanbot.inference.engine import Completion, Engine
 from lanbot.inference.sampling import Sampling
 from lanbot.phases.chat import start_from
-from lanbot.tasks.mixture import Mixture, make_task, sample_rows
+from lanbot.tasks.mixture import Mixture, sample_rows
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
 from lanbot.training.schedule import wsd
 from lanbot.training.signals import StopSignals
@@ -45,12 +46,12 @@ def train_rl(run: Run) -> None:
     """
     state = start_from(run, "rl")
     settings, place = run.recipe.rl, state.world
-    questions = Mixture(settings.mixture, run.recipe.identity, state.chat_format, run.recipe.seed)
+    questions = Mixture(settings.mixture, run.recipe.identity, state.chat_format, run.recipe.seed, options=run.options)
     bad = questions.leave_out_bad_rows()
     engine = Engine(state.model, state.chat_format)
     measure(run, engine, "before")
     state.resume()
-    line = Progress(quiet=not place.main)
+    line = Progress("rl", settings.steps, "%", first=state.step)
     with StopSignals() as stop:
         try:
             while state.step < settings.steps:
@@ -73,7 +74,7 @@ def train_rl(run: Run) -> None:
                 seconds = time.monotonic() - began
                 state.seconds += seconds
                 figures["step_seconds"] = seconds
-                line.show(log(state, settings, groups, result.nll if result else None, figures))
+                line.show(state.step, *log(state, settings, groups, result.nll if result else None, figures))
                 if result is not None:
                     said = f"loss {figures['loss']}, gradient norm {figures['grad_norm']}"
                     state.check(state.step, said, lambda: f"question {state.step * settings.prompts:,}")
@@ -151,7 +152,7 @@ def measure(run: Run, engine: Engine, when: str) -> None:
     share = -(-settings.eval_questions // len(settings.mixture))
     parts = len(settings.mixture)
     for k, part in enumerate(settings.mixture):  # parts may be of one task: each takes rows of its own
-        task = make_task(part.task, "test", TaskContext(recipe.identity))
+        task = make_task(part.task, "test", TaskContext(recipe.identity, options=run.options))
         there[part.task] = len(task)
         items += [(task, row) for row in sample_rows(task, share * parts, recipe.seed)[k::parts]]
     scores = pass_at_k(engine, items, PASS_K, settings.max_tokens, 1.0, recipe.seed, f"rl: pass@{PASS_K} {when}")
@@ -167,8 +168,8 @@ def measure(run: Run, engine: Engine, when: str) -> None:
 
 def log(
     state: TrainState, settings: RL, groups: list[list[Rollout]], nll: Tensor | None, figures: dict[str, float]
-) -> str:
-    """Writes the step's figures, over all ranks, and returns the line that tells of them."""
+) -> list[str]:
+    """Writes the step's figures, over all ranks, and returns those for the line of progress."""
     answers = [r for group in groups for r in group]
     gaps = logprob_gaps(informative(groups), nll)
     local = {
@@ -197,13 +198,13 @@ def log(
         calls=total["calls"] / n, finished=total["finished"] / n,
         tokens=state.tokens, seconds=state.seconds, tokens_per_second=rate, skipped=state.skipped, **figures,
     )  # fmt: skip
-    left = duration(state.seconds / state.step * (settings.steps - state.step))
-    skipped = f" | {state.skipped:,} updates skipped" if state.skipped else ""
-    return (
-        f"rl   {progress:>6.1%} | step {state.step:,} of {settings.steps:,} | reward {reward:.3f}"
-        f"{skipped} | dropped {dropped:.0%} | {total['tokens'] / n:.0f} tokens an answer, {rate:,.0f} tok/s"
-        f" | {left} left"
-    )
+    return [
+        f"step {state.step:,} of {settings.steps:,}",
+        f"reward {reward:.3f}",
+        f"{state.skipped:,} updates skipped" if state.skipped else "",
+        f"dropped {dropped:.0%}",
+        f"{total['tokens'] / n:.0f} tokens an answer, {rate:,.0f} tok/s",
+    ]
 
 
 def logprob_gaps(rollouts: list[Rollout], nll: Tensor | None) -> list[float]:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 
 from lanbot.chat.formats import get_format
-from lanbot.config.recipe import Recipe
 from lanbot.config.run import Run
 from lanbot.core.console import say, table, track
 from lanbot.core.files import unwritable, write_atomic
@@ -27,7 +26,7 @@ def train(run: Run) -> None:
     """Trains the vocabulary on the base corpus and writes it, with a table of bytes per token."""
     settings, phase = run.recipe.tokenizer, run.phase("tokenizer")
     if runtime.world().main:
-        corpus, validation = corpora(run.recipe)
+        corpus, validation = corpora(run)
         texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
         chat_format = get_format(settings.chat_format)
         trained = bpe.train(texts, settings.vocab_size, chat_format.special_tokens, settings.bare_words)
@@ -43,9 +42,10 @@ def train(run: Run) -> None:
     runtime.barrier()
 
 
-def corpora(recipe: Recipe) -> tuple[Corpus, Corpus]:
-    """(train, validation) text of a recipe."""
-    return open_corpus(recipe.base.data, recipe.seed, recipe.base.skip_bad_rows)
+def corpora(run: Run) -> tuple[Corpus, Corpus]:
+    """(train, validation) text of a run."""
+    base = run.recipe.base
+    return open_corpus(base.data, run.recipe.seed, base.skip_bad_rows, run.options)
 
 
 def compression(tokenizer: Tokenizer, validation: Corpus) -> list[tuple[str, int, float]]:

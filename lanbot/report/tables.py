@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.config.recipe import PHASES
-from lanbot.config.run import Run, runs_root
+from lanbot.config.run import Run
 from lanbot.core.console import duration, size, table
 from lanbot.evals.footnotes import beneath
 from lanbot.report.figures import trained
@@ -200,7 +200,7 @@ def _standing(evals: dict[str, dict[str, Score]], phases: list[str]) -> str:
 
 def known_as(run: Run) -> str:
     """What the commands take for this run: its name, where it lies among the runs here."""
-    return run.folder.name if runs_root().absolute() == run.folder.parent.absolute() else str(run.folder)
+    return run.folder.name if run.options.runs.absolute() == run.folder.parent.absolute() else str(run.folder)
 
 
 def program() -> str:

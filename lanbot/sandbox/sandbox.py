@@ -21,17 +21,16 @@ from lanbot.sandbox.zygote import FOLDER_BYTES
 MOST_SESSIONS = 32
 """When one more begins, the one that was used longest ago ends."""
 MOST_SECONDS = 86_400
-UNSAFE = "LANBOT_UNSAFE_EXEC"
 REMEDY = (
     "Install bubblewrap, or use Linux 5.13 or newer (docs/sandbox.md). "
-    f"--unsafe-exec (or {UNSAFE}=1) runs the code without protection."
+    "--unsafe-exec (or LANBOT_UNSAFE_EXEC=1) runs the code without protection."
 )
 
 
 def survey(unsafe: bool = False) -> list[Verdict]:
     """What was found of each level, the best first, up to the one that holds. unsafe: level 4 may be it."""
     levels = [launch.SEATBELT] if sys.platform == "darwin" else [launch.BOXED, launch.LOCKED]
-    if unsafe or unsafe_by_environment():
+    if unsafe:
         levels.append(launch.OPEN)
     verdicts = []
     for level in levels:
@@ -57,10 +56,6 @@ def doctor(unsafe: bool = False) -> str:
     return "\n".join([first, *(f"  not {verdict}" for verdict in verdicts)])
 
 
-def unsafe_by_environment() -> bool:
-    return os.environ.get(UNSAFE, "") not in ("", "0")
-
-
 class Session:
     """A worker that is kept, once something has run; turn: of one run after the other."""
 
@@ -79,7 +74,7 @@ class Sandbox:
 
     def __init__(self, workers: int = 1, level: int | None = None, unsafe: bool = False) -> None:
         """level: this one and no other; else the best that holds. Raises UserError if it does not, or none, holds."""
-        if level == launch.OPEN and not (unsafe or unsafe_by_environment()):
+        if level == launch.OPEN and not unsafe:
             raise UserError(f"level {level} protects nothing", REMEDY)
         verdict = canary.check(level) if level else choose(unsafe)
         if not verdict.holds:

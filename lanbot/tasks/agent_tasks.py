@@ -7,11 +7,13 @@ from functools import lru_cache
 from lanbot.chat.messages import Conversation, Message, chat, spoken
 from lanbot.synthetic import world
 from lanbot.tasks.builtin import WorldTask
+from lanbot.tasks.registry import register
 from lanbot.tools.memory import Memory
 from lanbot.tools.toolbox import Toolbox
 from lanbot.tools.workspace import Workspace
 
 
+@register("agent_tasks")
 class AgentTasks(WorldTask):
     """Errands with files, a memory and the calculator; some take two calls, some two conversations."""
 

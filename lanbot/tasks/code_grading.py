@@ -67,9 +67,9 @@ def extract(answer: str, prompt: str, name: str) -> Program:
     return Program(prompt, code, name)
 
 
-def judge(program: Program, tests: str) -> Verdict:
+def judge(program: Program, tests: str, unsafe: bool = False) -> Verdict:
     """Runs tests, Python that defines check(candidate), on a program. Raises UserError if no sandbox holds."""
-    for_tests, for_candidates = pools()
+    for_tests, for_candidates = pools(unsafe)
     word, between = secrets.token_hex(16), _Between()
     theirs = _call("answer_calls", "exchange", *program)
     ours = _call("run_tests", "call", word, program.prompt, tests, program.name)
@@ -85,12 +85,12 @@ def judge(program: Program, tests: str) -> Verdict:
     return Verdict(_fault(told, ended, between, word), for_tests.level)
 
 
-def judge_all(programs: Sequence[tuple[Program, str]]) -> Iterator[Verdict]:
+def judge_all(programs: Sequence[tuple[Program, str]], unsafe: bool = False) -> Iterator[Verdict]:
     """Of many programs, each with its tests, in their order, as many at a time as each pool has workers: with more, one
     program's tests could wait for another's candidate, and that one's tests for them."""
-    for_tests, for_candidates = pools()
+    for_tests, for_candidates = pools(unsafe)
     with ThreadPoolExecutor(min(for_tests.workers, for_candidates.workers)) as threads:
-        verdicts = threads.map(lambda one: judge(*one), programs)
+        verdicts = threads.map(lambda one: judge(one[0], one[1], unsafe), programs)
         yield from track(verdicts, "running programs", len(programs), "programs")
 
 
@@ -143,11 +143,12 @@ def _call(function: str, remote: str, *values: str) -> str:
     return f"{_SOURCE}\n\n{function}({remote}, {', '.join(map(repr, values))})\n"
 
 
-@lru_cache(maxsize=1)
-def pools() -> tuple[Sandbox, Sandbox]:
+@lru_cache(maxsize=2)
+def pools(unsafe: bool = False) -> tuple[Sandbox, Sandbox]:
     """For tests and for candidates, each with a worker for each core: who waits for one of the second kind holds one
     of the first, so with a single pool all might wait for each other."""
-    pair = Sandbox(os.cpu_count() or 1), Sandbox(os.cpu_count() or 1)
+    workers = os.cpu_count() or 1
+    pair = Sandbox(workers, unsafe=unsafe), Sandbox(workers, unsafe=unsafe)
     for pool in pair:
         atexit.register(pool.close)
     return pair

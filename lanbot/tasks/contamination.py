@@ -17,8 +17,10 @@ from lanbot.chat.messages import spoken
 from lanbot.config.recipe import Recipe
 from lanbot.core.console import duration, say, table, track
 from lanbot.core.errors import UserError
+from lanbot.core.options import Options
 from lanbot.data.corpus import open_corpus
-from lanbot.tasks.mixture import TASKS, Mixture, make_task
+from lanbot.tasks.mixture import Mixture
+from lanbot.tasks.registry import find_task, make_task
 from lanbot.tasks.task import Task, TaskContext
 
 N = 13
@@ -45,7 +47,7 @@ many of them are there, example: {item: a row, words: n words of it}}}}}."""
 
 def real(tasks: Iterable[str]) -> list[str]:
     """Those of the tasks whose rows LanBot does not make itself."""
-    return [task for task in tasks if (kind := TASKS.get(task.partition(":")[0])) is not None and kind.real]
+    return [task for task in tasks if find_task(task)[0].real]
 
 
 def plan(recipe: Recipe, tasks: Sequence[str], base_chars: int | None = None) -> dict[str, Any]:
@@ -75,14 +77,15 @@ def plan(recipe: Recipe, tasks: Sequence[str], base_chars: int | None = None) ->
     }
 
 
-def check(recipe: Recipe, tasks: Sequence[str], base_chars: int | None = None) -> Found:
+def check(recipe: Recipe, tasks: Sequence[str], base_chars: int | None = None, options: Options | None = None) -> Found:
     """Looks for the items of `tasks` (those that are real) in all that the recipe trains on.
 
     Parts of mixtures that LanBot makes itself are passed over. Takes a resolved recipe; raises UserError.
     """
+    options = options or Options.from_environment()
     began, planned = monotonic(), plan(recipe, tasks, base_chars)
     names: list[str] = planned["tasks"]
-    evaluated = [make_task(name, "test", TaskContext(recipe.identity)) for name in names]
+    evaluated = [make_task(name, "test", TaskContext(recipe.identity, options=options)) for name in names]
     owners, texts = [], []  # of each item: its (number of the task, row), its texts
     for k, task in enumerate(evaluated):
         for row in track(range(len(task)), f"contamination: reading {names[k]}", len(task)):
@@ -92,7 +95,7 @@ def check(recipe: Recipe, tasks: Sequence[str], base_chars: int | None = None) -
     index = Index(texts, [k for k, _ in owners])
     found: dict[str, dict[int, str]] = {}
     read: dict[str, int] = {}
-    for source, said in (*_conversations(recipe), ("base", _corpus(recipe, planned["base"]))):
+    for source, said in (*_conversations(recipe, options), ("base", _corpus(recipe, planned["base"], options))):
         for batch in _batches(said):
             words, hits = index.find(batch)
             read[source] = read.get(source, 0) + words
@@ -167,13 +170,13 @@ def _usual(said: str, task: Task) -> str:
     return _CHOICE.sub(r"\2. \1", said).removesuffix("Answer with the letter.")
 
 
-def _conversations(recipe: Recipe) -> Iterator[tuple[str, Iterator[str]]]:
+def _conversations(recipe: Recipe, options: Options) -> Iterator[tuple[str, Iterator[str]]]:
     """("mid smoltalk", every message that this phase learns from or is asked), ..."""
     for phase in ("mid", "sft", "rl"):
         parts = getattr(recipe, phase).mixture
         if not real(part.task for part in parts):
             continue
-        mixture = Mixture(parts, recipe.identity, None, recipe.seed)
+        mixture = Mixture(parts, recipe.identity, None, recipe.seed, options=options)
         for k, part in enumerate(parts):
             if mixture.tasks[k].real:
                 rows = np.unique(mixture.rows[mixture.which == k])
@@ -193,12 +196,12 @@ def _messages(task: Task, rows: np.ndarray, skip_bad_rows: bool, phase: str) -> 
         yield from (_usual(spoken(message), task) for message in read)
 
 
-def _corpus(recipe: Recipe, planned: Sequence[Any]) -> Iterator[str]:
+def _corpus(recipe: Recipe, planned: Sequence[Any], options: Options) -> Iterator[str]:
     """The base corpus's documents in the order in which base reads them, cut off after so many characters."""
     if not planned:
         return
     data, left, skip_bad_rows = planned
-    corpus, _ = open_corpus(data, recipe.seed, skip_bad_rows)
+    corpus, _ = open_corpus(data, recipe.seed, skip_bad_rows, options)
     pieces = _first(corpus.once(), left)
     yield from track(pieces, "contamination: base", left, "characters", len)
 

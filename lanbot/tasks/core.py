@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from lanbot.core import jsonl
 from lanbot.core.errors import UserError
+from lanbot.core.options import Options
 from lanbot.data import hub
 
 BUNDLE = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip", "core"
@@ -77,11 +78,11 @@ TASKS = (
 # -- items -------------------------------------------------------------------------------------------------
 
 
-def load(task: CoreTask) -> list[Item]:
+def load(task: CoreTask, options: Options | None = None) -> list[Item]:
     """All items, in the seeded order of the field's implementation: item i is the i-th of it, and a limit takes the
     first. Raises UserError if the bundle is not to be had, or a row is none of the task's."""
     items = []
-    for where, row in _rows(task):
+    for where, row in _rows(task, options or Options.from_environment()):
         try:
             _check(task, row)
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -112,9 +113,9 @@ def options(task: CoreTask, item: Item) -> list[str]:
     return item[keys[task.kind]] if task.kind in keys else []
 
 
-def _rows(task: CoreTask) -> Iterator[tuple[str, Any]]:
+def _rows(task: CoreTask, options: Options) -> Iterator[tuple[str, Any]]:
     """(where it stands, row) of the task's file: in the bundle's zip, or in a mirror's folder, gzipped or not."""
-    bundle, member = hub.url_file(*BUNDLE), f"eval_data/{task.file}.jsonl"
+    bundle, member = hub.url_file(*BUNDLE, options), f"eval_data/{task.file}.jsonl"
     if bundle.is_dir():
         names = [bundle / member, bundle / f"{member}.gz", bundle / "eval_bundle" / member]
         path = next((name for name in names if name.is_file()), names[0])

@@ -10,6 +10,7 @@ from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import ChatTraining, Recipe
 from lanbot.core.console import track
 from lanbot.core.errors import UserError
+from lanbot.core.options import Options
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import ChatLoader
 from lanbot.tasks.mixture import Mixture
@@ -60,11 +61,11 @@ class Plan:
         return math.ceil(rows / (self.batch_tokens // self.sequence))
 
 
-def plan_chat(recipe: Recipe, phase: str, chat_format: ChatFormat) -> Plan:
+def plan_chat(recipe: Recipe, phase: str, chat_format: ChatFormat, options: Options | None = None) -> Plan:
     """The plan of "mid" or "sft". Raises UserError as training would."""
     settings: ChatTraining = getattr(recipe, phase)
     assert settings.sequence and settings.batch_tokens, "the recipe is resolved"
-    mixture = Mixture(settings.mixture, recipe.identity, chat_format, recipe.seed)
+    mixture = Mixture(settings.mixture, recipe.identity, chat_format, recipe.seed, options=options)
     parts = [_part(mixture, k, settings.sequence + 1) for k in range(len(mixture.parts))]
     filled = _filled(mixture, chat_format.bos, settings.sequence)
     return Plan(phase, tuple(parts), settings.batch_tokens, settings.sequence, filled)
@@ -109,11 +110,11 @@ def _filled(mixture: Mixture, bos: int, sequence: int) -> float:
     return used / max(1, rows * (sequence + 1))
 
 
-def plan_base(recipe: Recipe, chat_format: ChatFormat) -> Plan:
+def plan_base(recipe: Recipe, chat_format: ChatFormat, options: Options | None = None) -> Plan:
     """The plan of base: it reads documents until it has its tokens; their number is an estimate."""
     base = recipe.base
     assert base.tokens and base.batch_tokens and base.sequence, "the recipe is resolved"
-    corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows)
+    corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows, options)
     documents = track(islice(corpus.once(), SAMPLE), "plan: base", SAMPLE, "documents")
     lengths = np.array([1 + len(chat_format.tokenizer.encode_array(text)) for text in documents])
     tokens = max(1, base.tokens // base.batch_tokens) * base.batch_tokens
@@ -136,9 +137,9 @@ class Questions:
     too_long: int
 
 
-def plan_rl(recipe: Recipe, chat_format: ChatFormat) -> Questions:
+def plan_rl(recipe: Recipe, chat_format: ChatFormat, options: Options | None = None) -> Questions:
     settings = recipe.rl
-    mixture = Mixture(settings.mixture, recipe.identity, chat_format, recipe.seed)
+    mixture = Mixture(settings.mixture, recipe.identity, chat_format, recipe.seed, options=options)
     order = range(min(SAMPLE, len(mixture)))
     asked = [mixture.conversation(i) for i in track(order, "plan: rl", len(order), "questions")]
     lengths = [len(chat_format.prompt_of(one)) for one in asked if one is not None]

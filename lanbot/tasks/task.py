@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from lanbot.chat.messages import Conversation, Message, spoken, validate
 from lanbot.config.recipe import Identity
 from lanbot.core.errors import UserError
+from lanbot.core.options import Options
 from lanbot.data import hub
 from lanbot.data.rows import Rows, open_rows, read
 from lanbot.synthetic import world
@@ -22,6 +23,7 @@ class TaskContext:
 
     identity: Identity = field(default_factory=Identity)
     skip_bad_rows: bool = False
+    options: Options = field(default_factory=Options.from_environment)
 
 
 class Task(ABC):
@@ -49,8 +51,8 @@ class Task(ABC):
     answer_tokens: ClassVar[int] = 0
     """What a right answer may need; an evaluation allows at least as many."""
 
-    def __init__(self, split: str, argument: str = "", setting: TaskContext | None = None) -> None:
-        self.split, self.argument, self.setting = split, argument, setting or TaskContext()
+    def __init__(self, split: str, argument: str = "", context: TaskContext | None = None) -> None:
+        self.split, self.argument, self.context = split, argument, context or TaskContext()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -92,7 +94,7 @@ class HubTask(Task):
 
     @cached_property
     def rows(self) -> Rows:
-        return open_rows(hub.files(self.sources[self.split]))
+        return open_rows(hub.files(self.sources[self.split], self.context.options))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -161,13 +163,13 @@ def final_number(text: str) -> str | None:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def words(source: str, split: str) -> Sequence[str]:
+def words(source: str, split: str, options: Options) -> Sequence[str]:
     """Distinct words for the spelling tasks, in a seeded order; one in eight is only ever tested on.
 
     source: "builtin", or "" for the hub's word list. The built-in list is short: made-up words, which nothing tests,
     are trained on besides, so that the model learns the letters of each piece and not of each word.
     """
-    return _split_words(None if source == "builtin" else hub.url_file(*WORD_LIST), split)
+    return _split_words(None if source == "builtin" else hub.url_file(*WORD_LIST, options), split)
 
 
 MADE_UP = 6_000

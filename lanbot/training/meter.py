@@ -50,9 +50,8 @@ class Meter:
         self.state, self.loader = state, loader
         self.bytes_of = state.chat_format.tokenizer.byte_lengths()
         self.ceiling = hardware.matmul_ceiling(state.world.device, state.world.dtype) * state.world.size
-        self.line = Progress(quiet=not state.world.main)
-        self.began = self.last = time.monotonic()
-        self.start_progress = loader.progress()
+        self.line = Progress(state.phase.name, 1.0, "%", first=loader.progress())
+        self.last = time.monotonic()
         self.val_bpb: float | None = None
         self.late = state.world.device.type == "cuda"
         self.untold: Untold | None = None
@@ -120,12 +119,17 @@ class Meter:
         if spike and state.world.main:
             say(f"{phase}, step {step.step:,}: loss {loss:.3f} is a spike: it was {spike[0]:.3f} ± {spike[1]:.3f}")
         state.check(step.step, f"loss {loss}, gradient norm {grad_norm}", lambda: _position(self.loader.state()))
-        left = (now - self.began) / max(step.progress - self.start_progress, 1e-9) * (1 - step.progress)
-        val = "" if self.val_bpb is None else f" | val bpb {self.val_bpb:.3f}"
-        skipped = f" | {state.skipped:,} skipped" if state.skipped else ""
+        val = "" if self.val_bpb is None else f"val bpb {self.val_bpb:.3f}"
+        skipped = f"{state.skipped:,} skipped" if state.skipped else ""
         self.line.show(
-            f"{phase:<5}{step.progress:>6.1%} | step {step.step:,} | loss {loss:.3f} | bpb {bpb:.3f}{val}{skipped}"
-            f" | {rate:,.0f} tok/s | util {utilisation:.2f} | {duration(left)} left"
+            step.progress,
+            f"step {step.step:,}",
+            f"loss {loss:.3f}",
+            f"bpb {bpb:.3f}",
+            val,
+            skipped,
+            f"{rate:,.0f} tok/s",
+            f"util {utilisation:.2f}",
         )
 
     @contextmanager
@@ -134,7 +138,7 @@ class Meter:
         began = time.monotonic()
         yield
         pause = time.monotonic() - began
-        self.began += pause
+        self.line.started += pause
         self.last += pause
 
     def save(self) -> None:
@@ -160,10 +164,9 @@ class Meter:
             notes = notes_of(self.loader)
             rate = state.tokens / max(state.seconds, 1e-9)
             skipped = f" | {state.skipped:,} updates skipped" if state.skipped else ""
-            self.line.show(
+            self.line.close(
                 f"{state.phase.name} done | {state.step:,} steps | {state.tokens:,} tokens | "
-                f"{duration(state.seconds)} | {rate:,.0f} tok/s{skipped}" + (f" | {notes}" if notes else ""),
-                final=True,
+                f"{duration(state.seconds)} | {rate:,.0f} tok/s{skipped}" + (f" | {notes}" if notes else "")
             )
 
 

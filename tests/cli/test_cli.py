@@ -160,7 +160,7 @@ def test_run_gives_the_pipeline_its_recipe_and_phases(monkeypatch: pytest.Monkey
 
 def test_code_runs_without_a_sandbox_only_if_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(pipeline, "execute", lambda run, phases: seen.append(sandbox.unsafe_by_environment()))
+    monkeypatch.setattr(pipeline, "execute", lambda run, phases: seen.append(run.options.unsafe_exec))
     succeed("run", "smoke")
     succeed("run", "smoke", "--unsafe-exec", "--base.depth", "2")
     assert seen == [False, True]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lanbot.config.recipe import PHASES, load
-from lanbot.config.run import Run, list_runs, runs_root
+from lanbot.config.run import Run, list_runs
 from lanbot.core.errors import UserError
 from lanbot.core.files import write_atomic
 
@@ -198,13 +198,6 @@ def test_list_runs_names_runs_only(tmp_path: Path) -> None:
     make(tmp_path, name="a")
     (tmp_path / "no-run").mkdir()
     assert [path.name for path in list_runs(tmp_path)] == ["a", "b"]
-
-
-def test_runs_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_RUNS", "/elsewhere")
-    assert runs_root() == Path("/elsewhere")
-    monkeypatch.delenv("LANBOT_RUNS")
-    assert runs_root() == Path("runs")
 
 
 def test_a_phase_is_done_when_its_last_file_is_there(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 import io
+import re
 import sys
+import time
 
 import pytest
 
+from lanbot.core import console
 from lanbot.core.console import Progress, duration, say, size, table, track
 
 
@@ -85,27 +88,68 @@ def test_on_a_terminal_progress_rewrites_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "10")
-    line = Progress()
-    line.last = float("-inf")
-    line.show("a line that is too long")
+    line = Progress("reading words", 10)
+    line.due = 0
+    line.show(5)
     line.close()
     line.close()
-    assert screen.getvalue() == "\r\x1b[2Ka line th\n"
+    assert screen.getvalue() == "\r\x1b[2Kreading w\n"
 
 
 def test_in_a_log_progress_is_plain_lines_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
-    line = Progress()
-    line.show("too soon")
-    line.last = float("-inf")
-    line.show("shown")
-    line.show("too soon again")
-    line.show("the last", final=True)
+    line = Progress("base", 4, "%")
+    line.show(1, "too soon")
+    line.due = 0
+    line.show(1, "loss 2.5", "")
+    line.show(2, "too soon again")
+    line.close("done")
     line.close()
-    assert capsys.readouterr().err == "shown\nthe last\n"
+    shown, done = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"base  25\.0% \| loss 2\.5 \| 0s left", shown)
+    assert done == "done"
 
 
-def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    Progress(quiet=True).show("x", final=True)
+@pytest.mark.parametrize(
+    ("progress", "done", "line"),
+    [
+        (Progress("reading", 40, "rows"), 10, "reading | 10 of 40 rows | 2 rows/s | 15s left"),
+        (Progress("reading", unit="rows"), 1, "reading | 1 rows | 0.2 rows/s"),
+        (
+            Progress("reading", 60_000, "rows", first=20_000),
+            30_000,
+            "reading | 30,000 of 60,000 rows | 2,000 rows/s | 15s left",
+        ),
+        (Progress("reading", 60, first=20), 20, "reading | 20 of 60 items | 0 items/s"),
+        (Progress("data.bin", 4_096, "bytes"), 1_024, "data.bin | 1.0 KiB of 4.0 KiB | 205 B/s | 15s left"),
+        (Progress("rl", 8, "%", first=4), 5, "rl    62.5% | 15s left"),
+    ],
+)
+def test_a_line_says_how_far_how_fast_and_how_long(
+    monkeypatch: pytest.MonkeyPatch, progress: Progress, done: int, line: str
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: progress.started + 5)
+    assert progress.line(done) == line
+
+
+def test_work_of_less_than_two_seconds_shows_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = time.monotonic()
+    line = Progress("reading", 4)
+    monkeypatch.setattr(time, "monotonic", lambda: start + 1.9)
+    line.show(1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(time, "monotonic", lambda: line.started + 2)
+    line.show(2)
+    assert capsys.readouterr().err == "reading | 2 of 4 items | 1 items/s | 2s left\n"
+
+
+def test_only_the_main_rank_shows_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(console, "FIRST_SECONDS", 0.0)
+    with Progress("reading", 4) as line:
+        line.show(1)
+        line.close("done")
     assert capsys.readouterr() == ("", "")
 
 

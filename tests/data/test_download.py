@@ -19,8 +19,11 @@ from hub_server import Fault, Hub, answer, cut, git_oid, instead, sha256, slow, 
 
 from lanbot.core import console, http
 from lanbot.core.errors import UserError
+from lanbot.core.options import Options
 from lanbot.data import download
 from lanbot.data.download import Remote
+
+options = Options.from_environment
 
 CONTENT = random.Random(0).randbytes(100_000)
 
@@ -42,7 +45,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def refused(remote: Remote) -> UserError:
     with pytest.raises(UserError) as caught:
-        download.get([remote])
+        download.get([remote], options())
     assert str(caught.value).count("\n") == 1
     assert not remote.path.exists()
     return caught.value
@@ -57,7 +60,7 @@ def only_the_file_is_left(remote: Remote) -> bool:
 
 
 def test_a_file_is_downloaded_once(hub: Hub, remote: Remote) -> None:
-    assert download.get([remote]) == [remote.path] == download.get([remote])
+    assert download.get([remote], options()) == [remote.path] == download.get([remote], options())
     assert remote.path.read_bytes() == CONTENT
     assert ranges(hub) == [""]
     assert only_the_file_is_left(remote)
@@ -66,7 +69,7 @@ def test_a_file_is_downloaded_once(hub: Hub, remote: Remote) -> None:
 def test_what_is_not_as_long_as_listed_is_fetched_again(hub: Hub, remote: Remote) -> None:
     remote.path.parent.mkdir(parents=True)
     remote.path.write_bytes(CONTENT[:-1])
-    assert download.get([remote])[0].read_bytes() == CONTENT
+    assert download.get([remote], options())[0].read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("fault", [cut, stall])
@@ -75,14 +78,14 @@ def test_after_a_cut_or_a_stall_it_goes_on_where_it_stopped(
 ) -> None:
     monkeypatch.setattr(http, "STALL_SECONDS", 0.4)
     hub.faults["words.bin"] = [fault(30_000), fault(20_000)]
-    assert download.get([remote])[0].read_bytes() == CONTENT
+    assert download.get([remote], options())[0].read_bytes() == CONTENT
     assert ranges(hub) == ["", "bytes=30000-", "bytes=50000-"]
 
 
 def test_a_line_that_is_cut_all_the_time_brings_it_all_the_same(hub: Hub, remote: Remote, pauses: list[float]) -> None:
     hub.faults["words.bin"] = [cut(4_000) for _ in range(3 * http.TRIES)]
     assert len(hub.faults["words.bin"]) > 100_000 // 4_000
-    assert download.get([remote])[0].read_bytes() == CONTENT
+    assert download.get([remote], options())[0].read_bytes() == CONTENT
     assert len(ranges(hub)) == 25
 
 
@@ -92,7 +95,7 @@ def test_a_busy_server_is_asked_again_later_and_later(
 ) -> None:
     monkeypatch.setattr(http, "BACKOFF", 1.0)
     hub.faults["words.bin"] = [answer(status) for _ in range(8)]
-    assert download.get([remote])[0].read_bytes() == CONTENT
+    assert download.get([remote], options())[0].read_bytes() == CONTENT
     assert all(limit / 2 <= pause <= limit for pause, limit in zip(pauses, [1, 2, 4, 8, 16, 32, 60, 60], strict=True))
 
 
@@ -105,7 +108,7 @@ def test_the_server_says_how_long_to_wait(hub: Hub, remote: Remote, pauses: list
         answer(429, Retry_After="99999"),
         answer(429, Retry_After="soon"),
     ]
-    download.get([remote])
+    download.get([remote], options())
     assert pauses[0] == 7 and 50 < pauses[1] <= 60 and pauses[2:4] == [55, http.RETRY_AFTER_MAX] and pauses[4] < 1
 
 
@@ -114,7 +117,7 @@ def test_it_gives_up_in_the_end_and_the_next_run_goes_on(hub: Hub, remote: Remot
     error = refused(remote)
     assert "words.bin: the server answers 503" in error.problem and f"{http.TRIES} tries" in error.problem
     assert "again" in error.remedy
-    assert download.get([remote])[0].read_bytes() == CONTENT
+    assert download.get([remote], options())[0].read_bytes() == CONTENT
     assert ranges(hub)[-1] == "bytes=30000-"
 
 
@@ -139,7 +142,7 @@ def test_no_network(hub: Hub, remote: Remote, pauses: list[float]) -> None:
 )
 def test_wrong_bytes_are_fetched_again_a_few_times_and_never_kept(fault: Fault, hub: Hub, remote: Remote) -> None:
     hub.faults["words.bin"] = [fault, fault]
-    assert download.get([remote])[0].read_bytes() == CONTENT
+    assert download.get([remote], options())[0].read_bytes() == CONTENT
     remote.path.unlink()
     hub.faults["words.bin"] = [fault] * download.WRONG_TRIES
     error = refused(remote)
@@ -152,20 +155,20 @@ def test_a_part_that_went_bad_on_disk_is_noticed(hub: Hub, remote: Remote) -> No
     remote.path.parent.mkdir(parents=True)
     for left in (b"x" * 50_000, b"x" * len(CONTENT), b"x" * (len(CONTENT) + 1)):
         remote.part().write_bytes(left)
-        assert download.get([remote])[0].read_bytes() == CONTENT
+        assert download.get([remote], options())[0].read_bytes() == CONTENT
         remote.path.unlink()
 
 
 def test_a_part_that_is_whole_needs_no_request(hub: Hub, remote: Remote) -> None:
     remote.path.parent.mkdir(parents=True)
     remote.part().write_bytes(CONTENT)
-    assert download.get([remote])[0].read_bytes() == CONTENT
+    assert download.get([remote], options())[0].read_bytes() == CONTENT
     assert not hub.asked and only_the_file_is_left(remote)
 
 
 def test_a_server_without_ranges(hub: Hub, remote: Remote) -> None:
     hub.faults["words.bin"] = [cut(30_000), without_ranges(), cut(1)]
-    assert download.get([remote])[0].read_bytes() == CONTENT
+    assert download.get([remote], options())[0].read_bytes() == CONTENT
     assert len(ranges(hub)) == 2
     remote.path.unlink()
     hub.faults["words.bin"] = [
@@ -174,12 +177,12 @@ def test_a_server_without_ranges(hub: Hub, remote: Remote) -> None:
         cut(30_000),
         answer(206, b"?", Content_Range="bytes 5-9/100000"),
     ]
-    assert download.get([remote])[0].read_bytes() == CONTENT
+    assert download.get([remote], options())[0].read_bytes() == CONTENT
 
 
 def test_another_range_than_was_asked_for_is_not_taken(hub: Hub, remote: Remote) -> None:
     hub.faults["words.bin"] = [cut(30_000), answer(206, b"?", Content_Range="bytes 5-5/100000")]
-    assert download.get([remote._replace(digest="", size=None)])[0].read_bytes() == CONTENT
+    assert download.get([remote._replace(digest="", size=None)], options())[0].read_bytes() == CONTENT
 
 
 def test_a_server_without_ranges_that_always_cuts_is_given_up(hub: Hub, remote: Remote, pauses: list[float]) -> None:
@@ -191,7 +194,7 @@ def test_a_server_without_ranges_that_always_cuts_is_given_up(hub: Hub, remote: 
 def test_a_small_file_of_the_hub_is_checked_by_its_git_name(hub: Hub, remote: Remote) -> None:
     remote = remote._replace(digest=f"git:{git_oid(CONTENT)}")
     hub.faults["words.bin"] = [instead(lambda body: b"?" + body[1:])]
-    assert download.get([remote])[0].read_bytes() == CONTENT
+    assert download.get([remote], options())[0].read_bytes() == CONTENT
     assert len(ranges(hub)) == 2
 
 
@@ -199,7 +202,7 @@ def test_a_small_file_of_the_hub_is_checked_by_its_git_name(hub: Hub, remote: Re
 def test_of_a_file_without_a_digest_two_versions_are_never_mixed(weak: bool, hub: Hub, remote: Remote) -> None:
     remote, hub.weak_etags = remote._replace(size=None, digest=""), weak
     hub.faults["words.bin"] = [cut(30_000)]
-    assert download.get([remote])[0].read_bytes() == CONTENT
+    assert download.get([remote], options())[0].read_bytes() == CONTENT
     assert ranges(hub) == ["", "" if weak else "bytes=30000-"]
     remote.path.unlink()
     remote.part().write_bytes(b"of an earlier run")
@@ -209,7 +212,7 @@ def test_of_a_file_without_a_digest_two_versions_are_never_mixed(weak: bool, hub
         hub.plain["words.bin"] = CONTENT[::-1]
 
     hub.faults["words.bin"] = [changed]
-    assert download.get([remote])[0].read_bytes() == CONTENT[::-1]
+    assert download.get([remote], options())[0].read_bytes() == CONTENT[::-1]
 
 
 def test_an_address_that_is_not_there(hub: Hub, remote: Remote, pauses: list[float]) -> None:
@@ -270,7 +273,7 @@ def test_files_come_in_parallel(hub: Hub, tmp_path: Path) -> None:
 
     for name in first:
         hub.faults[name] = [once_all_are_asked_for]
-    paths = download.get(remotes)
+    paths = download.get(remotes, options())
     assert together == [True] * download.PARALLEL
     assert [path.read_bytes() for path in paths] == [hub.plain[path.name] for path in paths]
 
@@ -279,50 +282,51 @@ def test_one_that_fails_does_not_wait_for_the_others(hub: Hub, tmp_path: Path) -
     remotes = several(hub, tmp_path, 3)
     hub.faults["0.txt"], hub.faults["2.txt"] = [slow(30)], [answer(404)]
     with pytest.raises(UserError, match=r"2\.txt"):
-        download.get(remotes)
+        download.get(remotes, options())
     assert not remotes[0].path.exists()
 
 
 def test_what_failed_ahead_is_tried_again_when_it_is_needed(hub: Hub, remote: Remote) -> None:
     hub.faults["words.bin"] = [answer(404)]
-    download.ahead([remote])
+    download.ahead([remote], options())
     while download._jobs:
         time.sleep(0.01)
-    assert download.get([remote])[0].read_bytes() == CONTENT
+    assert download.get([remote], options())[0].read_bytes() == CONTENT
     remote.path.unlink()
     hub.faults["words.bin"] = [answer(404), answer(404)]
-    download.ahead([remote])
+    download.ahead([remote], options())
     assert "404" in refused(remote).problem
 
 
 def test_offline_only_the_cache_counts(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remotes = several(hub, tmp_path, 4)
-    download.get(remotes[:1])
+    download.get(remotes[:1], options())
     asked = len(hub.asked)
     for name in ("LANBOT_OFFLINE", "HF_HUB_OFFLINE"):
         with monkeypatch.context() as context:
             context.setenv(name, "1")
-            assert download.get(remotes[:1]) == [remotes[0].path]
-            download.ahead(remotes)
+            assert download.get(remotes[:1], options()) == [remotes[0].path]
+            download.ahead(remotes, options())
             with pytest.raises(UserError, match=r"1\.txt \(nor are 2 more\): not in the cache"):
-                download.get(remotes)
+                download.get(remotes, options())
     assert len(hub.asked) == asked
 
 
 def test_progress_says_what_comes_how_fast_and_what_is_wrong(
     hub: Hub, remote: Remote, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(console, "LOG_SECONDS", 0.0)
+    for name in ("FIRST_SECONDS", "LOG_SECONDS"):
+        monkeypatch.setattr(console, name, 0.0)
     monkeypatch.setattr(http, "BACKOFF", 0.5)
     hub.faults["words.bin"] = [cut(50_000, 0.15), answer(503)]
-    download.get([remote])
+    download.get([remote], options())
     said = capsys.readouterr().err
     assert "downloading words.bin | 48.8 KiB of 97.7 KiB | " in said and "/s | " in said and "left" in said
     assert "the connection broke" in said and "the server answers 503" in said and f"try 2 of {http.TRIES}" in said
     remote.path.unlink()
     monkeypatch.setenv("RANK", "1")
     hub.faults["words.bin"] = [slow(0.2)]
-    download.get([remote])
+    download.get([remote], options())
     assert capsys.readouterr().err == ""
 
 
@@ -334,11 +338,12 @@ def process(remote: Remote) -> subprocess.Popen[str]:
     code = f"""if True:
         import signal
         from pathlib import PosixPath
+        from lanbot.core.options import Options
         from lanbot.data import download
         from lanbot.data.download import Remote
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
         try:
-            print(len(download.get([{remote!r}])[0].read_bytes()))
+            print(len(download.get([{remote!r}], Options.from_environment())[0].read_bytes()))
         except KeyboardInterrupt:
             print("stopped")
     """
@@ -380,7 +385,7 @@ def test_ctrl_c_ends_a_process_that_waits_for_a_download(hub: Hub, remote: Remot
     wait_until(30_000, remote.part())
     stopped.send_signal(signal.SIGINT)
     assert stopped.communicate(timeout=10)[0] == "stopped\n" and stopped.returncode == 0
-    assert download.get([remote])[0].read_bytes() == CONTENT
+    assert download.get([remote], options())[0].read_bytes() == CONTENT
     assert ranges(hub) == ["", "bytes=30000-"]
 
 

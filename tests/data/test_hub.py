@@ -9,7 +9,10 @@ import pytest
 from hub_server import Hub, answer, sha256
 
 from lanbot.core.errors import UserError
-from lanbot.data import download, hub
+from lanbot.core.options import Options
+from lanbot.data import hub
+
+options = Options.from_environment
 
 FILES = {
     "README.md": b"# A set",
@@ -30,14 +33,14 @@ def server(hub: Hub) -> Hub:
 
 def refused(source: hub.Source) -> UserError:
     with pytest.raises(UserError) as caught:
-        hub.files(source)
+        hub.files(source, options())
     assert str(caught.value).count("\n") == 1
     assert caught.value.problem.startswith(source.id)
     return caught.value
 
 
 def test_the_files_of_a_glob_are_downloaded_and_sorted(server: Hub) -> None:
-    paths = hub.files(TRAIN)
+    paths = hub.files(TRAIN, options())
     names = [f"train-0000{i}-of-00002.parquet" for i in (0, 1)]
     assert [path.name for path in paths] == names
     assert [path.read_bytes() for path in paths] == [FILES[f"main/{name}"] for name in names]
@@ -46,9 +49,9 @@ def test_the_files_of_a_glob_are_downloaded_and_sorted(server: Hub) -> None:
 
 @pytest.mark.parametrize("path", list(FILES))
 def test_any_single_file(path: str, server: Hub) -> None:
-    (found,) = hub.files(hub.Source("some/one", path, ""))
+    (found,) = hub.files(hub.Source("some/one", path, ""), options())
     assert found.read_bytes() == FILES[path]
-    assert download.cache_folder() in found.parents
+    assert options().cache in found.parents
 
 
 def test_the_server_of_these_tests_is_one_that_huggingface_hub_reads_too(server: Hub, tmp_path: Path) -> None:
@@ -63,7 +66,7 @@ def test_the_server_of_these_tests_is_one_that_huggingface_hub_reads_too(server:
         for file in tree
         if isinstance(file, huggingface_hub.hf_api.RepoFile)
     }
-    ours = hub.listing("some/one")
+    ours = hub.listing("some/one", options())
     assert {path: (remote.size, remote.digest) for path, remote in ours.items()} == theirs
     assert theirs.keys() == FILES.keys()
     for path, remote in ours.items():
@@ -78,36 +81,36 @@ def test_the_server_of_these_tests_is_one_that_huggingface_hub_reads_too(server:
 
 
 def test_the_listing_is_asked_for_once_and_pins_the_commit(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = hub.listing("some/one")
+    before = hub.listing("some/one", options())
     asked = len(server.asked)
     server.sets["some/one"]["main/train-00000-of-00002.parquet"] = b"another"
     server.sets["some/one"]["main/new.parquet"] = b"new"
-    assert hub.listing("some/one") == before and list(before) == sorted(before, key=Path)
+    assert hub.listing("some/one", options()) == before and list(before) == sorted(before, key=Path)
     monkeypatch.setenv("LANBOT_OFFLINE", "1")
-    assert hub.listing("some/one") == before
+    assert hub.listing("some/one", options()) == before
     assert len(server.asked) == asked
 
 
 def test_a_revision_has_a_listing_of_its_own(server: Hub) -> None:
     commit = server.commit("some/one")
-    (path,) = hub.files(hub.Source(f"some/one@{commit}", "README.md", ""))
+    (path,) = hub.files(hub.Source(f"some/one@{commit}", "README.md", ""), options())
     assert path.read_bytes() == FILES["README.md"] and commit in str(path)
     assert "no such revision" in refused(hub.Source("some/one@v9", "README.md", "")).problem
 
 
 def test_a_listing_that_fails_is_asked_for_again(server: Hub) -> None:
     server.faults["api"] = [answer(503), answer(429, Retry_After="0")]
-    assert len(hub.files(TRAIN)) == 2
+    assert len(hub.files(TRAIN, options())) == 2
 
 
 def test_offline_without_a_listing_or_a_file(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as context:
         context.setenv("HF_HUB_OFFLINE", "1")
         assert "not in the cache" in refused(TRAIN).problem
-    hub.files(TRAIN)
+    hub.files(TRAIN, options())
     asked = len(server.asked)
     monkeypatch.setenv("LANBOT_OFFLINE", "1")
-    assert len(hub.files(TRAIN)) == 2
+    assert len(hub.files(TRAIN, options())) == 2
     error = refused(hub.Source("some/one", "main/test-*.parquet", ""))
     assert "main/test-00000-of-00001.parquet: not in the cache" in error.problem and "OFFLINE" in error.remedy
     assert len(server.asked) == asked
@@ -119,9 +122,9 @@ def test_the_mirror_answers_for_the_hub(server: Hub, tmp_path: Path, monkeypatch
     (tmp_path / "one/train").mkdir(parents=True)
     for name in ("b.parquet", "a.parquet"):
         (tmp_path / "one/train" / name).write_bytes(b"x")
-    assert [path.name for path in hub.files(TRAIN)] == ["a.parquet", "b.parquet"]
-    assert hub.files(TRAIN._replace(mirror="one/train/b.parquet")) == [tmp_path / "one/train/b.parquet"]
-    assert hub.url_file(f"{server.storage}/plain/words.txt", "one/train/a.parquet").name == "a.parquet"
+    assert [path.name for path in hub.files(TRAIN, options())] == ["a.parquet", "b.parquet"]
+    assert hub.files(TRAIN._replace(mirror="one/train/b.parquet"), options()) == [tmp_path / "one/train/b.parquet"]
+    assert hub.url_file(f"{server.storage}/plain/words.txt", "one/train/a.parquet", options()).name == "a.parquet"
     assert not server.asked
 
 
@@ -129,7 +132,7 @@ def test_a_file_with_an_address_of_its_own(server: Hub) -> None:
     server.plain |= {"words.txt": b"one\ntwo\n", "other.txt": b"three\n"}
     for name, data in server.plain.items():
         for _ in range(2):
-            assert hub.url_file(f"{server.storage}/plain/{name}?raw=1", "words").read_bytes() == data
+            assert hub.url_file(f"{server.storage}/plain/{name}?raw=1", "words", options()).read_bytes() == data
         assert len(server.contents(name)) == 1
 
 
@@ -159,8 +162,8 @@ def test_the_token_goes_to_the_hub_alone_and_into_no_message(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
     server.plain["words.txt"] = b"one"
-    hub.files(TRAIN)
-    hub.url_file(f"{server.storage}/plain/words.txt", "")
+    hub.files(TRAIN, options())
+    hub.url_file(f"{server.storage}/plain/words.txt", "", options())
     tokens = {name: {asked.token for asked in server.asked if asked.server == name} for name in ("hub", "storage")}
     assert tokens == {"hub": {"Bearer hf_verysecret"}, "storage": {""}}
     server.faults["api"] = [answer(401, X_Error_Message="Invalid credentials in Authorization header")]
@@ -182,12 +185,12 @@ def test_a_listing_does_not_reach_out_of_the_cache(server: Hub) -> None:
         {"type": "file", "path": path, "size": 1, "oid": "0"} for path in ("../../x.txt", "/etc/x.txt", "fine.txt")
     ]
     server.faults["api"] = [answer(200, json.dumps({"sha": "1"}).encode()), answer(200, json.dumps(tree).encode())]
-    assert list(hub.listing("some/one")) == ["fine.txt"]
+    assert list(hub.listing("some/one", options())) == ["fine.txt"]
 
 
 def test_wrong_bytes_of_the_hub_are_never_kept(server: Hub) -> None:
     name = "test-00000-of-00001.parquet"
     server.faults[name] = [answer(200, b"x" * 700)]
-    (path,) = hub.files(hub.Source("some/one", f"main/{name}", ""))
+    (path,) = hub.files(hub.Source("some/one", f"main/{name}", ""), options())
     assert sha256(path.read_bytes()) == sha256(FILES[f"main/{name}"])
     assert len(server.contents(name)) == 2

@@ -19,10 +19,13 @@ from hub_server import Hub, answer, slow
 from lanbot.chat.formats import load_format
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.core.errors import UserError
+from lanbot.core.options import Options
 from lanbot.data import download
 from lanbot.data.corpus import Corpus, Position, open_corpus
 from lanbot.data.loader import TextLoader
 from lanbot.data.prefetch import PrefetchLoader
+
+options = Options.from_environment
 
 SHARDS = 14
 
@@ -59,7 +62,7 @@ EDU = "hf:HuggingFaceFW/fineweb-edu"
 
 def downloaded() -> set[int]:
     """The numbers of the shards that are in the cache."""
-    return {int(path.stem[6:]) for path in download.cache_folder().rglob("shard_*.parquet")}
+    return {int(path.stem[6:]) for path in options().cache.rglob("shard_*.parquet")}
 
 
 def settle() -> set[int]:

@@ -406,7 +406,7 @@ def battery(level: int, folder: Path, names: list[str]) -> dict[str, str]:
     if not verdict.holds:
         return {"": verdict.why}
     victims, found = Victims(folder), {}
-    with Sandbox(1, level) as sandbox:
+    with Sandbox(1, level, unsafe=True) as sandbox:
         for name, attack in ((name, ATTACKS[name]) for name in names or ATTACKS):
             code = f"{HELP}{victims.names()}\n{attack.code}\nprint('the end')\n"
             result = sandbox.run(code, functions=attack.functions, timeout=attack.timeout)

@@ -14,7 +14,6 @@ from attacks import ATTACKS, KEY
 
 import lanbot
 from lanbot.sandbox.launch import OPEN
-from lanbot.sandbox.sandbox import UNSAFE
 
 OTHER = 1_000
 PACKAGE = Path(lanbot.__file__).parent
@@ -27,9 +26,9 @@ def folder() -> Iterator[Path]:
     """Where another user reads the code: what pytest makes is for this one only."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    (folder / "lanbot").mkdir()
-    for name in ("__init__.py", "errors.py"):
-        shutil.copy(PACKAGE / name, folder / "lanbot")
+    (folder / "lanbot" / "core").mkdir(parents=True)
+    for name in ("__init__.py", "core/__init__.py", "core/errors.py"):
+        shutil.copy(PACKAGE / name, folder / "lanbot" / name)
     shutil.copytree(PACKAGE / "sandbox", folder / "lanbot" / "sandbox", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(Path(__file__).parent / "attacks.py", folder)
     yield folder
@@ -74,7 +73,7 @@ def run_battery(folder: Path, level: int, user: str, names: Sequence[str] = ()) 
     done = subprocess.run(
         [python, str(folder / "attacks.py"), str(level), str(own / "victims"), *names],
         **({"user": uid, "group": uid, "extra_groups": []} if uid != os.getuid() else {}),  # type: ignore[arg-type]
-        env={**environment, UNSAFE: "1", "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},  # or no level 4
+        env={**environment, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},  # or no level 4
         capture_output=True,
         cwd=folder,
         text=True,

@@ -505,7 +505,6 @@ def test_the_canary_sees_what_gets_through() -> None:
 
 def test_without_a_level_that_holds_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canary, "check", lambda level: Verdict(level, level == launch.OPEN, "got through: a socket"))
-    monkeypatch.delenv(sandbox.UNSAFE, raising=False)
     with pytest.raises(UserError, match=r"no sandbox holds .*got through: a socket") as refusal:
         Sandbox()
     assert "--unsafe-exec" in refusal.value.remedy
@@ -517,8 +516,7 @@ def test_without_a_level_that_holds_nothing_is_run(monkeypatch: pytest.MonkeyPat
     with Sandbox(unsafe=True) as box:
         result = box.run("open('out', 'w').write('x'); print(1)")
         assert (result.stdout, result.files, result.level) == ("1\n", {"out": b"x"}, launch.OPEN)
-    monkeypatch.setenv(sandbox.UNSAFE, "1")
-    assert sandbox.choose().level == launch.OPEN
+    assert sandbox.choose(unsafe=True).level == launch.OPEN
 
 
 def test_a_level_that_holds_is_used_even_if_the_unsafe_one_is_allowed() -> None:

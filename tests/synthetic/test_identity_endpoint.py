@@ -20,7 +20,7 @@ from lanbot.core.errors import UserError
 from lanbot.synthetic.identity import client, endpoint
 from lanbot.synthetic.identity.kinds import KINDS
 from lanbot.synthetic.identity.validate import problems
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 
 WHO = Identity(name="Juno", creator="Ada Park")
 KEY = "sk-not-to-be-seen-4711"
@@ -111,7 +111,7 @@ def test_a_killed_run_loses_nothing_that_was_done(generate: Generate, out: Path)
     with Server(delay=0.05) as server:
         arguments = f"Identity(name='Juno', creator='Ada Park'), Path({str(out)!r}), 12, ('identity',), {server.url!r}"
         code = (
-            "from pathlib import Path\nfrom lanbot.recipe import Identity\n"
+            "from pathlib import Path\nfrom lanbot.config.recipe import Identity\n"
             "from lanbot.synthetic.identity.endpoint import generate\n"
             f"generate({arguments}, 'm', '', 1e9, 1, 1, 2, 7)"
         )

@@ -21,7 +21,7 @@ from lanbot.chat.messages import Conversation, Part, parts, spoken, validate
 from lanbot.synthetic import world
 from lanbot.synthetic.world import chats, documents, errands, grammar, problems, scene
 from lanbot.tasks.agent_tasks import AgentEnv
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 from lanbot.tools.memory import Memory
 from lanbot.tools.toolbox import Toolbox
 from lanbot.tools.words import STOP_WORDS

@@ -18,7 +18,7 @@ from lanbot.sandbox.sandbox import Sandbox
 from lanbot.sandbox.worker import Result
 from lanbot.tasks import code_grading, sandbox_rpc
 from lanbot.tasks.code_grading import extract, judge
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.sandbox_rpc import decode, encode
 
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
@@ -254,7 +254,6 @@ def test_tests_use_the_prompts_helpers_and_the_function_by_its_name() -> None:
 
 def test_without_a_sandbox_nothing_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canary, "check", lambda level: Verdict(level, False, "got through: a socket"))
-    monkeypatch.delenv(sandbox.UNSAFE, raising=False)
     code_grading.pools.cache_clear()
     with pytest.raises(UserError, match="no sandbox holds"):
         fault("def f(x): return 2 * x")
@@ -286,7 +285,7 @@ class Watched(Sandbox):
 def test_no_program_waits_for_a_worker(workers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """With more programs at a time than either pool has workers, two of them could wait for each other."""
     pair = tuple(map(Watched, workers))
-    monkeypatch.setattr(code_grading, "pools", lambda: pair)
+    monkeypatch.setattr(code_grading, "pools", lambda unsafe: pair)
     monkeypatch.setattr(code_grading, "SECONDS", 20.0)
     both_begun = threading.Barrier(min(workers))
     of_one = code_grading.judge
@@ -333,7 +332,7 @@ def at_level(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]
         if not (verdict := canary.check(level)).holds:
             pytest.skip(str(verdict))
         opened.extend(Sandbox(os.cpu_count() or 1, level) for _ in range(2))
-        monkeypatch.setattr(code_grading, "pools", lambda: tuple(opened))
+        monkeypatch.setattr(code_grading, "pools", lambda unsafe: tuple(opened))
 
     yield use
     for pool in opened:

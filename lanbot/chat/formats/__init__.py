@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.core.errors import UserError
+from lanbot.core.plugins import load_object
 from lanbot.tokenizers import load_tokenizer
 
 DEFAULT = "lanbot"
@@ -26,14 +27,10 @@ def get_format(name: str) -> type[ChatFormat]:
     """A format by its name, or by module:Class from outside of LanBot. Raises UserError if there is none."""
     if name in registry():
         return registry()[name]
-    module, _, attribute = name.partition(":")
     remedy = f"Choose one of {', '.join(registry())}, or module:Class of a ChatFormat of yours."
-    if not attribute:
+    if ":" not in name:
         raise UserError(f"no chat format {name!r}", remedy)
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"chat format {name!r}: {error}", remedy) from None
+    found = load_object(name, "chat format")
     if not (isinstance(found, type) and issubclass(found, ChatFormat)):
         raise UserError(f"chat format {name!r}: not a subclass of ChatFormat", remedy)
     return found

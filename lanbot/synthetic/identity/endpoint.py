@@ -12,14 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice, zip_longest
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from lanbot.chat.messages import validate
 from lanbot.config.recipe import Identity
 from lanbot.config.run import lock
 from lanbot.core import jsonl
-from lanbot.core.console import Progress, duration, say, track
+from lanbot.core.console import Progress, say, track
 from lanbot.core.errors import UserError
 from lanbot.core.files import unwritable, write_atomic
 from lanbot.synthetic.identity.client import Budget, Client, Down, GaveUp, OutOfMoney
@@ -130,8 +129,7 @@ class _Writing:
 
     async def run(self, base_url: str, model: str, api_key: str, budget: Budget, concurrency: int) -> dict[str, Any]:
         missing = sum(max(0, self.count - len(self.rows[kind])) for kind in self.kinds)
-        self.begun, self.missing = monotonic(), missing
-        progress = Progress()
+        progress = Progress("identity", missing, "conversations")
         async with Client(base_url, model, api_key, budget, concurrency) as client:
             say(
                 f"identity | {missing:,} conversations to make by {model} at {client.place}, "
@@ -149,8 +147,7 @@ class _Writing:
                 ) from None
             finally:
                 showing.cancel()
-                progress.show(self._line(client), final=True)
-                progress.close()
+                progress.close(progress.line(self.new, *self._figures(client)))
         if not self.stopped and any(len(self.rows[kind]) < self.count for kind in self.kinds):
             self.stopped = "too many dropped"
         return {
@@ -248,17 +245,12 @@ class _Writing:
 
     async def _show(self, progress: Progress, client: Client) -> None:
         while True:
-            progress.show(self._line(client))
+            progress.show(self.new, *self._figures(client))
             await asyncio.sleep(SHOW_SECONDS)
 
-    def _line(self, client: Client) -> str:
-        rate = self.new / max(monotonic() - self.begun, 1e-9)
-        left = f" | {duration((self.missing - self.new) / rate)} left" if self.new else ""
-        return (
-            f"identity | {self.new:,} of {self.missing:,} | {rate:.2f} conversations/s{left}"
-            f" | ${client.budget.spent:.4f} of ${client.budget.limit:,.2f} | {self.dropped.total():,} dropped"
-            + (f" | {client.trouble}" if client.trouble else "")
-        )
+    def _figures(self, client: Client) -> list[str]:
+        spent = f"${client.budget.spent:.4f} of ${client.budget.limit:,.2f}"
+        return [spent, f"{self.dropped.total():,} dropped", client.trouble]
 
 
 async def _all(works: Iterable[Any]) -> None:
