@@ -20,7 +20,7 @@ from lanbot.inference.sampling import Sampling, sample
 from lanbot.models.kv_cache import KVCache
 from lanbot.models.transformer import Transformer
 from lanbot.tools.calculator import answer
-from lanbot.tools.tool import Tool
+from lanbot.tools.tool import CallHandler as Tool
 
 OnEvent = Callable[[int, Event], None]
 SLOTS = {"cpu": 256, "cuda": 512, "mps": 64}

@@ -9,7 +9,7 @@ from lanbot.chat.formats.lanbot import LanBotFormat
 from lanbot.chat.messages import Part
 from lanbot.inference.engine import Completion
 from lanbot.tokenizers.bpe import BPETokenizer
-from lanbot.tools.tool import Tool
+from lanbot.tools.tool import CallHandler as Tool
 
 BYTES = LanBotFormat(BPETokenizer.of_bytes(LanBotFormat.special_tokens))
 
