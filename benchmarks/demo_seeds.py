@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from lanbot.chat.formats import load_format
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.run import Run
 from lanbot.core.console import say, table
 from lanbot.data.loader import ChatLoader
@@ -30,7 +32,6 @@ from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
 from lanbot.tasks.builtin import WordProblems
 from lanbot.tasks.mixture import Mixture
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training.trainer import TrainState, train
 
 RUNTIME = Runtime.single()
@@ -54,9 +55,9 @@ class ForSeconds(ChatLoader):
         return None if self.progress() >= 1 else super().next_batch()
 
 
-def problems_right(model: Transformer, tokenizer: Tokenizer) -> Score:
+def problems_right(model: Transformer, chat_format: ChatFormat) -> Score:
     return evaluate(
-        Engine(model, tokenizer), WordProblems("test"), "word_problems", PROBLEMS, 96, seed=7, runtime=RUNTIME
+        Engine(model, chat_format), WordProblems("test"), "word_problems", PROBLEMS, 96, seed=7, runtime=RUNTIME
     )
 
 
@@ -66,26 +67,26 @@ def compare(run: Run) -> tuple[float, dict[str, Score]]:
     seconds = run.read("rl", "evals.json")["training"]["seconds"]
     sft, rl = (saved.latest(run.phase(phase)) for phase in ("sft", "rl"))
     assert sft and rl and settings.batch_tokens and settings.sequence, "the run is done"
-    tokenizer, trial = Tokenizer.load(sft), run.folder / "sft-continued"
+    chat_format, trial = load_format(sft), run.folder / "sft-continued"
     shutil.rmtree(trial, ignore_errors=True)
     state = TrainState(
         load_model(sft, RUNTIME.dtype, RUNTIME.device),
-        tokenizer,
+        chat_format,
         replace(settings, checkpoint_every=10**9),
         trial,
         RUNTIME,
         settings.sequence,
     )
-    before = problems_right(state.model, tokenizer)
+    before = problems_right(state.model, chat_format)
     parts = [replace(part, rows=None if part.rows is None else 20 * part.rows) for part in settings.mixture]
-    mixture = Mixture(parts, run.recipe.identity, tokenizer, run.recipe.seed + 1_000)
+    mixture = Mixture(parts, run.recipe.identity, chat_format, run.recipe.seed + 1_000)
     rows = settings.batch_tokens // settings.sequence
     try:
-        train(state, ForSeconds(mixture, tokenizer.bos, rows, settings.sequence, seconds=seconds))
+        train(state, ForSeconds(mixture, chat_format.bos, rows, settings.sequence, seconds=seconds))
     finally:
         shutil.rmtree(trial, ignore_errors=True)
-    after = {"sft": before, "sft continued": problems_right(state.model, tokenizer)}
-    return seconds, after | {"rl": problems_right(load_model(rl, RUNTIME.dtype, RUNTIME.device), tokenizer)}
+    after = {"sft": before, "sft continued": problems_right(state.model, chat_format)}
+    return seconds, after | {"rl": problems_right(load_model(rl, RUNTIME.dtype, RUNTIME.device), chat_format)}
 
 
 def interval(values: list[float]) -> str:

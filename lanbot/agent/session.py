@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lanbot.agent.loop import Agent
+from lanbot.chat.formats import load_format
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
@@ -11,7 +12,6 @@ from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
 from lanbot.models import saved
 from lanbot.models.weights import load_model
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.tools.memory import Memory
 from lanbot.tools.python_call import PythonCalls
 from lanbot.tools.tool import Toolset
@@ -45,6 +45,6 @@ def open_agent(
     folder = saved.latest(run.phase(phase))
     if folder is None:
         raise UserError(f"{run.folder}: its checkpoints are damaged", "Run the recipe again.")
-    engine = Engine(load_model(folder, runtime.dtype, runtime.device), Tokenizer.load(folder))
+    engine = Engine(load_model(folder, runtime.dtype, runtime.device), load_format(folder))
     limits = run.recipe.agent
     return Agent(engine, tools, limits.max_steps, Sampling(limits.max_tokens, temperature, top_k), seed=seed)

@@ -134,7 +134,7 @@ def ask(
         answers = replace(
             answers,
             core=core.evaluate(
-                ModelScorer(engine.model, engine.tokenizer, str(folder)), limit, options=run.options, runtime=runtime
+                ModelScorer(engine.model, engine.chat_format, str(folder)), limit, options=run.options, runtime=runtime
             ),
         )
     if "chatcore" in names:
@@ -143,7 +143,7 @@ def ask(
         asked = chatcore.ask(engine, str(folder), limit, most, context, recipe.seed, left_out, runtime)
         answers = replace(answers, chatcore=asked)
     if "bpb" in names:
-        answers = replace(answers, bpb=base.validation(run, engine.tokenizer, runtime).measure(engine.source))
+        answers = replace(answers, bpb=base.validation(run, engine.chat_format, runtime).measure(engine.source))
     return answers
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lanbot.chat.formats import get_format, load_format
 from lanbot.config.recipe import PHASES, Recipe
 from lanbot.config.run import Run, read_metrics
 from lanbot.core import hardware
@@ -25,7 +26,6 @@ from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import memory
 
 MADE_BY = {
@@ -84,6 +84,7 @@ def preflight(run: Run, phases: list[str], runtime: Runtime) -> None:
     told before base trains. Memory, batch shapes, corpus, tasks, files."""
     recipe, size = run.recipe, runtime.size
     phases = [phase for phase in phases if not run.done(phase)]
+    get_format(recipe.tokenizer.chat_format)
     if "tokenizer" in phases or "base" in phases:
         tokenizer.corpora(run)
     for phase in (phase for phase in phases if phase != "tokenizer"):
@@ -126,7 +127,7 @@ def evaluate(
     names, drop = tasks or recipe.evals.tasks, recipe.evals.drop_contaminated
     found = contaminated(run, names, runtime, write=tasks is None) if tasks is None or drop else {}
     folder, engine = open_engine(run, phase, runtime)
-    model, vocabulary = engine.source, engine.tokenizer
+    model = engine.source
     limit = limit or usual_limit(recipe, phase)
     scores: dict[str, Any] = {}
     for name in names:
@@ -139,7 +140,7 @@ def evaluate(
         return scores
     questions = prompts_of_change(run)
     answers = evals.answer_all(engine, questions, recipe.evals.max_tokens)
-    bpb = base.validation(run, vocabulary, runtime).measure(model)
+    bpb = base.validation(run, engine.chat_format, runtime).measure(model)
     result = {
         "checkpoint": folder.name,
         "tasks": scores,
@@ -168,7 +169,7 @@ def open_engine(run: Run, phase: str, runtime: Runtime) -> tuple[Path, Engine]:
     if folder is None:
         raise UserError(f"{run.folder}: {phase} has no checkpoint", f"Run it first: lanbot run RECIPE --phase {phase}")
     model = load_model(folder, runtime.dtype, runtime.device)
-    return folder, Engine(model, Tokenizer.load(run.phase("tokenizer")))
+    return folder, Engine(model, load_format(run.phase("tokenizer")))
 
 
 def usual_limit(recipe: Recipe, phase: str) -> int:
