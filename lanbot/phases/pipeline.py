@@ -65,6 +65,7 @@ def execute(run: Run, phases: list[str], runtime: Runtime) -> bool:
             say(f"{run.folder}: {', '.join(phases)}: all done, nothing to do")
         return False
     for phase in to_do:
+        hardware.release()
         hardware.reset_peak()
         began, at_once = time.monotonic(), not run.begun(phase)  # a phase taken up again has no wall time of its own
         TRAIN[phase](run, runtime)
