@@ -112,8 +112,8 @@ def test_what_a_kill_left_of_a_beginning_is_no_obstacle(tmp_path: Path) -> None:
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from lanbot.recipe import load
-from lanbot.run import Run
+from lanbot.config.recipe import load
+from lanbot.config.run import Run
 Run.create(load("smoke"), Path(sys.argv[1]))
 if not sys.argv[2:] or os.fork() == 0:  # a child that speaks has let go
     print(os.getpid(), flush=True)
