@@ -140,7 +140,9 @@ class Training:
 class Base(Training):
     data: str = "builtin:world"
     """The corpus: hf:OWNER/NAME (or hf:OWNER/NAME/FOLDER, either with @REVISION behind it), a file, folder or glob
-    (parquet, jsonl, jsonl.gz, jsonl.zst, txt), or builtin:world."""
+    (parquet, jsonl or json, plain or .gz or .zst, txt), or builtin:world."""
+    data_column: str = ""
+    """The column (in JSON the key) of the text; if left out, "text", or Text or content."""
     skip_bad_rows: bool = False
     """Leave broken rows of the corpus out, with a count, where otherwise the first one is an error."""
     tokens: int | None = None

@@ -16,7 +16,7 @@ from lanbot.core.files import beside, write_atomic
 from lanbot.core.options import Options
 
 MADE_BY = {
-    "tokenizer": ("seed", "tokenizer", "base.data"),
+    "tokenizer": ("seed", "tokenizer", "base.data", "base.data_column"),
     "base": ("model", "base"),
     "mid": ("identity", "mid"),
     "sft": ("identity", "sft"),

@@ -18,7 +18,7 @@ def base_loader(recipe: Recipe, tokenizer: Path, options: Options) -> TextLoader
     """Text for the base phase. tokenizer: its folder."""
     base = recipe.base
     assert base.tokens and base.batch_tokens and base.sequence, "the recipe is resolved"
-    corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows, options)
+    corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows, options, base.data_column)
     rows, steps = base.batch_tokens // base.sequence, max(1, base.tokens // base.batch_tokens)
     return TextLoader(corpus, Tokenizer.load(tokenizer), rows, base.sequence, steps)
 
