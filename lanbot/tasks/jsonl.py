@@ -10,12 +10,14 @@ from lanbot.core.console import track
 from lanbot.core.errors import UserError
 from lanbot.data.file_formats import EXTENSIONS, find, sampled_digest
 from lanbot.data.rows import Rows, open_rows
+from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task
 from lanbot.tokenizers.bpe import SPECIAL_TOKENS
 
 SKIP = "Fix the row; in a mixture's part, skip_bad_rows = true leaves broken rows out."
 
 
+@register("jsonl")
 class Jsonl(Task):
     """Conversations in a file: jsonl:PATH, .jsonl or a .json array (plain, .gz or .zst), or .parquet.
 
@@ -49,7 +51,7 @@ class Jsonl(Task):
     @cached_property
     def good(self) -> Sequence[int]:
         """The rows that are conversations. Raises UserError for the first that is not, unless bad ones are skipped."""
-        checked = _checked(self.rows, self.argument, self.setting.skip_bad_rows)
+        checked = _checked(self.rows, self.argument, self.context.skip_bad_rows)
         self.skipped, self.note = len(self.rows) - len(checked.good), checked.note
         return checked.good
 
