@@ -14,7 +14,7 @@ from lanbot.tasks.mixture import Mixture
 from lanbot.tokenizers.bpe import Tokenizer
 
 
-def base_loader(recipe: Recipe, tokenizer: Path, options: Options) -> TextLoader:
+def base_loader(recipe: Recipe, tokenizer: Path, options: Options | None = None) -> TextLoader:
     """Text for the base phase. tokenizer: its folder."""
     base = recipe.base
     assert base.tokens and base.batch_tokens and base.sequence, "the recipe is resolved"
@@ -23,7 +23,7 @@ def base_loader(recipe: Recipe, tokenizer: Path, options: Options) -> TextLoader
     return TextLoader(corpus, Tokenizer.load(tokenizer), rows, base.sequence, steps)
 
 
-def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool, options: Options) -> ChatLoader:
+def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool, options: Options | None = None) -> ChatLoader:
     """Conversations for "mid" or "sft". main: say what the tasks have to tell."""
     settings: ChatTraining = getattr(recipe, phase)
     assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
