@@ -5,6 +5,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lanbot.chat.formats import special_names
 from lanbot.chat.messages import Conversation, chat, parts, validate
 from lanbot.core.console import track
 from lanbot.core.errors import UserError
@@ -12,7 +13,6 @@ from lanbot.data.file_formats import EXTENSIONS, find, sampled_digest
 from lanbot.data.rows import Rows, open_rows
 from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task
-from lanbot.tokenizers.bpe import SPECIAL_TOKENS
 
 SKIP = "Fix the row; in a mixture's part, skip_bad_rows = true leaves broken rows out."
 
@@ -67,6 +67,7 @@ class _Checked(NamedTuple):
 @lru_cache(maxsize=32)
 def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> _Checked:
     """Once for all phases. Raises UserError."""
+    names = special_names()
     good, skipped, special = [], [], []  # type: list[int], list[str], list[str]
     for i in track(range(len(rows)), f"checking {name}", len(rows), "rows"):
         try:
@@ -77,7 +78,7 @@ def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> _Checked:
             skipped.append(error.problem)
             continue
         good.append(i)
-        if any(token in part["text"] for m in conversation["messages"] for part in parts(m) for token in _MARKS):
+        if any(token in part["text"] for m in conversation["messages"] for part in parts(m) for token in names):
             special.append(rows.where(i))
     notes = []
     if skipped:
@@ -94,7 +95,6 @@ def _read(rows: Rows, i: int) -> Conversation:
     return validate(without_calls(converted(rows[i]), where), where)
 
 
-_MARKS = (*SPECIAL_TOKENS, "<|im_start|>", "<|endoftext|>", "<|eot_id|>")
 _ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
 _CALLS = ("tool", "function", "function_call", "observation")
 """Roles of tool calls and their results."""
