@@ -27,7 +27,7 @@ def show(
     options = make_options(mirror)
     from lanbot.chat.display import coloured
     from lanbot.chat.formats.lanbot import render
-    from lanbot.tasks.mixture import first_split, make_task
+    from lanbot.tasks.registry import first_split, make_task
     from lanbot.tasks.task import TaskContext
     from lanbot.tokenizers import bpe as tokenizers
 
@@ -46,9 +46,9 @@ def show(
 def list_tasks() -> None:
     """List the tasks that a mixture may name."""
     from lanbot.core.console import table
-    from lanbot.tasks.mixture import TASKS
+    from lanbot.tasks.registry import all_tasks
 
-    rows = [(name, task.kind, (task.__doc__ or "").split("\n")[0]) for name, task in TASKS.items()]
+    rows = [(name, task.kind, (task.__doc__ or "").split("\n")[0]) for name, task in all_tasks().items()]
     print(table(rows, ("task", "kind", "what"), left=3))
 
 

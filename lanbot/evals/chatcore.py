@@ -8,7 +8,7 @@ from typing import Any
 from lanbot.core.console import table
 from lanbot.evals.task_eval import Score, evaluate
 from lanbot.inference.engine import Engine
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import TaskContext
 
 BASELINES = {
@@ -84,7 +84,7 @@ def ask(
     name: str,
     limit: int | None,
     max_tokens: int,
-    setting: TaskContext,
+    context: TaskContext,
     seed: int,
     left_out: Mapping[str, Collection[int]],
 ) -> ChatCore:
@@ -94,7 +94,7 @@ def ask(
     to be had, or no sandbox holds.
     """
     most = max(MAX_TOKENS, max_tokens)
-    tasks = {task: make_task(task, "test", setting) for task in BASELINES}
+    tasks = {task: make_task(task, "test", context) for task in BASELINES}
     for task in tasks.values():
         len(task)  # what is missing is told before the first is asked
     scores = {

@@ -23,7 +23,7 @@ from lanbot.evals import footnotes
 from lanbot.evals.hf_scorer import open_model
 from lanbot.evals.scorer import ModelScorer
 from lanbot.tasks.core import Prompt
-from lanbot.tasks.mixture import TASKS
+from lanbot.tasks.registry import all_tasks
 from lanbot.tasks.task import HubTask
 
 CHOICE = "multiple_choice"
@@ -201,7 +201,7 @@ def _mirrored(options: Options) -> Iterator[None]:
     def load_dataset(path: str, name: str | None = None, **_: Any) -> Any:
         known = {
             split: source
-            for task in TASKS.values()
+            for task in all_tasks().values()
             if issubclass(task, HubTask)
             for split, source in task.sources.items()
             if source.id == path and source.path.startswith(f"{name}/")

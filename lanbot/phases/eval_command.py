@@ -134,8 +134,8 @@ def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: P
         )
     if "chatcore" in names:
         left_out = _left_out(run, list(chatcore.BASELINES))
-        setting = TaskContext(recipe.identity, options=run.options)
-        asked = chatcore.ask(engine, str(folder), limit, most, setting, recipe.seed, left_out)
+        context = TaskContext(recipe.identity, options=run.options)
+        asked = chatcore.ask(engine, str(folder), limit, most, context, recipe.seed, left_out)
         answers = replace(answers, chatcore=asked)
     if "bpb" in names:
         answers = replace(answers, bpb=base.validation(run, engine.tokenizer).measure(engine.source))

@@ -22,7 +22,7 @@ from lanbot.phases import base, chat, rl, tokenizer
 from lanbot.sandbox import sandbox
 from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
 from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint, memory
@@ -258,7 +258,7 @@ def transcripts(run: Run, engine: Engine) -> list[dict[str, Any]]:
     """Three errands as the model does them, if the recipe evaluates errands: the first held-out ones of some length."""
     if "agent_tasks" not in run.recipe.evals.tasks:
         return []
-    task = AgentTasks("test", setting=TaskContext(run.recipe.identity, options=run.options))
+    task = AgentTasks("test", context=TaskContext(run.recipe.identity, options=run.options))
     errands = [task.errand(i) for i in range(100)]
     rows = {
         kind: max(range(100), key=lambda i: (errands[i].kind == kind, errands[i].calls, -i)) for kind in TRANSCRIPTS

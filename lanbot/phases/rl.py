@@ -23,7 +23,8 @@ from lanbot.evals.task_eval import pass_at_k
 from lanbot.inference.engine import Completion, Engine
 from lanbot.inference.sampling import Sampling
 from lanbot.phases.chat import start_from
-from lanbot.tasks.mixture import Mixture, make_task, sample_rows
+from lanbot.tasks.mixture import Mixture, sample_rows
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
 from lanbot.training.schedule import wsd
 from lanbot.training.signals import StopSignals

@@ -5,6 +5,7 @@ from typing import Any
 
 from lanbot.chat.messages import Conversation
 from lanbot.data.hub import Source
+from lanbot.tasks.registry import register
 from lanbot.tasks.task import LETTERS, HubTask, multiple_choice
 
 SPLITS = ("train", "validation", "test")
@@ -17,6 +18,7 @@ def files(name: str) -> dict[str, Source]:
     }
 
 
+@register("arc_easy")
 class ARCEasy(HubTask):
     """Science questions with four choices or so."""
 
@@ -34,6 +36,7 @@ class ARCEasy(HubTask):
         return LETTERS[: len(self.row(i)["choices"]["text"])]
 
 
+@register("arc_challenge")
 class ARCChallenge(ARCEasy):
     """The harder ones of them."""
 

@@ -2,6 +2,7 @@
 
 from lanbot.chat.messages import Conversation, Message, chat, spoken
 from lanbot.synthetic import world
+from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task, final_number
 
 ROWS = {"train": 1_000_000, "test": 2_000}
@@ -19,6 +20,7 @@ class WorldTask(Task):
         return FIRST[self.split] + i
 
 
+@register("word_problems")
 class WordProblems(WorldTask):
     """Math word problems, solved with the calculator; word_problems:practice has answers only, no solutions."""
 
@@ -38,6 +40,7 @@ class WordProblems(WorldTask):
         return f"templates {self.problem(i).seen}"
 
 
+@register("world_chat")
 class WorldChat(WorldTask):
     """Small talk, things to know, sums, and questions about what was just said."""
 
@@ -47,13 +50,14 @@ class WorldChat(WorldTask):
         return world.talk(self.split, self.number(i))
 
 
+@register("long_chat")
 class LongChat(WorldTask):
     """Chats of two or three turns about different things, who the bot is among them."""
 
     kind = "chat"
 
     def conversation(self, i: int) -> Conversation:
-        who = self.setting.identity
+        who = self.context.identity
         return world.long_chat(who.name, who.creator, who.personality, self.split, self.number(i))
 
 
@@ -61,7 +65,7 @@ class IdentityTask(WorldTask):
     """Who the bot is, who made it, what it can do: the recipe's [identity]."""
 
     def _asked(self, i: int) -> tuple[Conversation, str]:
-        who = self.setting.identity
+        who = self.context.identity
         return world.identity_chat(who.name, who.creator, who.personality, self.split, self.number(i))
 
     def conversation(self, i: int) -> Conversation:
@@ -71,7 +75,7 @@ class IdentityTask(WorldTask):
         """Right if it says the bot's name and its maker's where the reference does, and does not contradict its yes
         or no: "I am Robi, made by Ada." answers "Were you made by Siri?"; with a "Yes" before it, it does not."""
         reference, said = spoken(self.conversation(i)["messages"][-1]), spoken(answer)
-        who = self.setting.identity
+        who = self.context.identity
         names = [who.name, who.creator or "the person who runs me"]
         opposite = {"Yes": "No,", "No": "Yes,"}.get(reference.partition(",")[0])
         contradicts = opposite is not None and said.startswith(opposite)

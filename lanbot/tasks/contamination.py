@@ -19,7 +19,8 @@ from lanbot.core.console import duration, say, table, track
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.data.corpus import open_corpus
-from lanbot.tasks.mixture import TASKS, Mixture, make_task
+from lanbot.tasks.mixture import Mixture
+from lanbot.tasks.registry import find_task, make_task
 from lanbot.tasks.task import Task, TaskContext
 from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
 
@@ -47,7 +48,7 @@ many of them are there, example: {item: a row, words: n words of it}}}}}."""
 
 def real(tasks: Iterable[str]) -> list[str]:
     """Those of the tasks whose rows LanBot does not make itself."""
-    return [task for task in tasks if (kind := TASKS.get(task.partition(":")[0])) is not None and kind.real]
+    return [task for task in tasks if find_task(task)[0].real]
 
 
 def plan(recipe: Recipe, tasks: Sequence[str], base_chars: int | None = None) -> dict[str, Any]:

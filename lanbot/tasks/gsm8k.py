@@ -5,12 +5,14 @@ from typing import Any
 
 from lanbot.chat.messages import Conversation, Message, Part, chat, output, python, spoken, text
 from lanbot.data.hub import Source
+from lanbot.tasks.registry import register
 from lanbot.tasks.task import HubTask, final_number
 from lanbot.tools.calculator import answer
 
 MARK = re.compile(r"<<([^>]*?)=([^=>]*)>>")
 
 
+@register("gsm8k")
 class GSM8K(HubTask):
     """Grade-school math in words, solved with the calculator."""
 

@@ -7,9 +7,11 @@ from importlib.resources import files
 from typing import Any
 
 from lanbot.chat.messages import Conversation, Message, chat, spoken
+from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task
 
 
+@register("handwritten")
 class Handwritten(Task):
     """A hundred questions written by hand: identity, spelling, counting, problems, sums, things to know, reading."""
 
@@ -17,7 +19,7 @@ class Handwritten(Task):
 
     def row(self, i: int) -> dict[str, Any]:
         """The question with what its answer must say ("all") and must not say ("none"), the bot's names filled in."""
-        who = self.setting.identity
+        who = self.context.identity
         names = {"{name}": who.name, "{maker}": who.creator or "the person who runs me"}
 
         def fill(text: str) -> str:

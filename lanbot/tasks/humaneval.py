@@ -6,9 +6,11 @@ from typing import Any
 from lanbot.chat.messages import Conversation, Message, chat, spoken
 from lanbot.data.hub import Source
 from lanbot.tasks.code_grading import NO_PROGRAM, Program, extract, judge_all
+from lanbot.tasks.registry import register
 from lanbot.tasks.task import HubTask
 
 
+@register("humaneval")
 class HumanEval(HubTask):
     """Python functions to complete; their tests run in the sandbox."""
 
@@ -35,7 +37,7 @@ class HumanEval(HubTask):
         found = [NO_PROGRAM if not text or not text.strip() else "" for text in said]
         asked = [k for k, fault in enumerate(found) if not fault]
         programs = [(self.program(rows[k], said[k] or ""), self.row(rows[k])["test"]) for k in asked]
-        verdicts = judge_all(programs, self.setting.options.unsafe_exec)
+        verdicts = judge_all(programs, self.context.options.unsafe_exec)
         for k, verdict in zip(asked, verdicts, strict=True):
             found[k], self.sandbox_level = verdict
         return found

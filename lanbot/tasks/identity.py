@@ -10,6 +10,7 @@ from lanbot.synthetic.identity import offline
 from lanbot.synthetic.identity.quality import says
 from lanbot.synthetic.identity.validate import claims
 from lanbot.tasks.builtin import IdentityTask
+from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task, TaskContext
 
 ROWS = {"train": 2_000, "test": 500}
@@ -22,6 +23,7 @@ OPEN = {
 DENIAL = re.compile(r"\b(?:no|not|never|nobody|nothing|another|somebody else)\b|n['’]t\b", re.I)
 
 
+@register("identity")
 class Persona(Task):
     """Who the bot is, in many kinds of talk; identity:builtin are the demo's small chats about it."""
 
@@ -29,14 +31,14 @@ class Persona(Task):
     chance = 0.44
     """About what who always says "I am NAME, a program, not another, made by MAKER." scores."""
 
-    def __init__(self, split: str, argument: str = "", setting: TaskContext | None = None) -> None:
-        super().__init__(split, argument, setting)
-        self.builtin = IdentityTask(split, "", setting) if argument else None
+    def __init__(self, split: str, argument: str = "", context: TaskContext | None = None) -> None:
+        super().__init__(split, argument, context)
+        self.builtin = IdentityTask(split, "", context) if argument else None
         self.chance = IdentityTask.chance if argument else Persona.chance
 
     @property
     def rows(self) -> Sequence[offline.Made]:
-        return _rows(self.setting.identity, self.split)
+        return _rows(self.context.identity, self.split)
 
     def __len__(self) -> int:
         return ROWS[self.split] if self.builtin is None else len(self.builtin)
@@ -49,7 +51,7 @@ class Persona(Task):
         reference's yes or no, and does not say that the bot is another, or is not itself."""
         if self.builtin is not None:
             return self.builtin.check(i, answer)
-        row, said, who = self.rows[i], spoken(answer), self.setting.identity
+        row, said, who = self.rows[i], spoken(answer), self.context.identity
         if another(said, row.others, who):
             return False
         wanted, given = offline.yes_or_no(row.conversation["messages"][-1]), offline.yes_or_no(answer)
@@ -65,7 +67,7 @@ class Persona(Task):
         """Whether a sentence that knows the names, and nothing of the question, is right."""
         if self.builtin is not None:
             return self.builtin.guess(i)
-        who = self.setting.identity
+        who = self.context.identity
         said = f"I am {who.name}, a program, not another, made by {who.creator or 'the person who runs me'}."
         return float(self.check(i, {"role": "assistant", "content": said}))
 

@@ -9,12 +9,14 @@ from lanbot.chat.messages import Conversation, chat, parts, validate
 from lanbot.core.console import track
 from lanbot.core.errors import UserError
 from lanbot.data.rows import Rows, open_rows
+from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task
 from lanbot.tokenizers.bpe import SPECIAL_TOKENS
 
 SKIP = "Mend the line; in a mixture's part, skip_bad_rows = true leaves broken rows out."
 
 
+@register("jsonl")
 class Jsonl(Task):
     """Conversations of one's own: jsonl:PATH, a .jsonl, .jsonl.gz or .jsonl.zst.
 
@@ -40,7 +42,7 @@ class Jsonl(Task):
     @cached_property
     def good(self) -> Sequence[int]:
         """The rows that are conversations. Raises UserError for the first that is not, unless bad ones are skipped."""
-        checked = _checked(self.rows, self.argument, self.setting.skip_bad_rows)
+        checked = _checked(self.rows, self.argument, self.context.skip_bad_rows)
         self.skipped, self.note = len(self.rows) - len(checked.good), checked.note
         return checked.good
 

@@ -1,6 +1,5 @@
-"""The tasks by name, and the mixtures of them that phases train on."""
+"""The mixtures of tasks that phases train on."""
 
-import difflib
 import random
 from collections.abc import Collection, Sequence
 
@@ -13,61 +12,9 @@ from lanbot.core.console import main_rank, say
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.data.loader import Rendered
-from lanbot.tasks.agent_tasks import AgentTasks
-from lanbot.tasks.arc import ARCChallenge, ARCEasy
-from lanbot.tasks.builtin import LongChat, WordProblems, WorldChat
-from lanbot.tasks.gsm8k import GSM8K
-from lanbot.tasks.handwritten import Handwritten
-from lanbot.tasks.humaneval import HumanEval
-from lanbot.tasks.identity import Persona
-from lanbot.tasks.jsonl import Jsonl
-from lanbot.tasks.mmlu import MMLU
-from lanbot.tasks.smoltalk import SmolTalk
-from lanbot.tasks.spelling import SimpleSpelling, SpellingBee
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
 from lanbot.tokenizers.bpe import Tokenizer
-
-TASKS: dict[str, type[Task]] = {
-    "smoltalk": SmolTalk,
-    "mmlu": MMLU,
-    "gsm8k": GSM8K,
-    "arc_easy": ARCEasy,
-    "arc_challenge": ARCChallenge,
-    "humaneval": HumanEval,
-    "simple_spelling": SimpleSpelling,
-    "spelling_bee": SpellingBee,
-    "identity": Persona,
-    "word_problems": WordProblems,
-    "world_chat": WorldChat,
-    "long_chat": LongChat,
-    "agent_tasks": AgentTasks,
-    "handwritten": Handwritten,
-    "jsonl": Jsonl,
-}
-
-
-def make_task(spec: str, split: str, setting: TaskContext | None = None) -> Task:
-    """A task by its name, or by name:argument (jsonl:PATH, simple_spelling:builtin). Raises UserError."""
-    name, _, argument = spec.partition(":")
-    if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"{spec}: no such task.{hint}", f"There are: {', '.join(TASKS)}.")
-    allowed = TASKS[name].arguments
-    if allowed is None and not argument:
-        raise UserError(f"{name}: it needs a file", f"Write {name}:PATH.")
-    if allowed is not None and argument not in ("", *allowed):
-        may = f"Write {name} or {name}:{allowed[0]}." if allowed else f"Write {name}."
-        raise UserError(f"{spec}: {name} takes no {argument!r}", may)
-    if split not in TASKS[name].splits:
-        raise UserError(f"{spec}: no split {split!r}", f"There are {', '.join(TASKS[name].splits)}.")
-    return TASKS[name](split, argument, setting)
-
-
-def first_split(spec: str) -> str:
-    """train, where a task has it. Of a task that is not there: train."""
-    task = TASKS.get(spec.partition(":")[0])
-    return task.splits[0] if task else "train"
 
 
 class Mixture(Sequence[Rendered]):

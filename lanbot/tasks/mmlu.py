@@ -5,9 +5,11 @@ from typing import Any
 
 from lanbot.chat.messages import Conversation
 from lanbot.data.hub import Source
+from lanbot.tasks.registry import register
 from lanbot.tasks.task import LETTERS, HubTask, multiple_choice
 
 
+@register("mmlu")
 class MMLU(HubTask):
     """Exam questions of 57 subjects, four choices."""
 

@@ -4,9 +4,11 @@ from typing import Any
 
 from lanbot.chat.messages import Conversation
 from lanbot.data.hub import Source
+from lanbot.tasks.registry import register
 from lanbot.tasks.task import HubTask
 
 
+@register("smoltalk")
 class SmolTalk(HubTask):
     """Chats about everything."""
 

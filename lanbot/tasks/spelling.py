@@ -4,18 +4,20 @@ import random
 
 from lanbot.chat.messages import Conversation, Message, chat, output, python, spoken, text
 from lanbot.synthetic import world
+from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task, TaskContext, final_number, spelled, words
 from lanbot.tools.calculator import answer
 
 
+@register("simple_spelling")
 class SimpleSpelling(Task):
     """Words letter by letter; simple_spelling:builtin takes the built-in words, not the hub's list."""
 
     arguments = ("builtin",)
 
-    def __init__(self, split: str, argument: str = "", setting: TaskContext | None = None) -> None:
-        super().__init__(split, argument, setting)
-        self.words = words(argument, split, self.setting.options)
+    def __init__(self, split: str, argument: str = "", context: TaskContext | None = None) -> None:
+        super().__init__(split, argument, context)
+        self.words = words(argument, split, self.context.options)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -27,6 +29,7 @@ class SimpleSpelling(Task):
         return world.filled("spelling", section, self.split, i, **slots)
 
 
+@register("spelling_bee")
 class SpellingBee(SimpleSpelling):
     """How many of a letter are in a word: spelled, then counted by the tool. Letters: of the word, or any."""
 

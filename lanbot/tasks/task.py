@@ -51,8 +51,8 @@ class Task(ABC):
     answer_tokens: ClassVar[int] = 0
     """What a right answer may need; an evaluation allows at least as many."""
 
-    def __init__(self, split: str, argument: str = "", setting: TaskContext | None = None) -> None:
-        self.split, self.argument, self.setting = split, argument, setting or TaskContext()
+    def __init__(self, split: str, argument: str = "", context: TaskContext | None = None) -> None:
+        self.split, self.argument, self.context = split, argument, context or TaskContext()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -94,7 +94,7 @@ class HubTask(Task):
 
     @cached_property
     def rows(self) -> Rows:
-        return open_rows(hub.files(self.sources[self.split], self.setting.options))
+        return open_rows(hub.files(self.sources[self.split], self.context.options))
 
     def __len__(self) -> int:
         return len(self.rows)

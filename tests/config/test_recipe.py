@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lanbot.config.recipe import SHIPPED, Identity, MixturePart, Recipe, dump, load
 from lanbot.config.scaling import MOST_PAIRS, scale
 from lanbot.core.errors import UserError
-from lanbot.tasks.mixture import TASKS
+from lanbot.tasks.registry import all_tasks
 
 SHIPPED_NAMES = sorted(path.stem for path in SHIPPED.glob("*.toml"))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -256,9 +256,9 @@ def test_every_task_of_a_shipped_recipe_is_there(name: str) -> None:
     for split, specs in {"train": mixed, "test": recipe.evals.tasks}.items():
         for spec in specs:
             name, _, argument = spec.partition(":")
-            assert split in TASKS[name].splits
-            assert argument in ("", *(TASKS[name].arguments or ())), spec
-    assert all(TASKS[task.partition(":")[0]].kind != "chat" for task in recipe.evals.tasks)
+            assert split in all_tasks()[name].splits
+            assert argument in ("", *(all_tasks()[name].arguments or ())), spec
+    assert all(all_tasks()[task.partition(":")[0]].kind != "chat" for task in recipe.evals.tasks)
 
 
 def test_depth_may_be_given_as_bases() -> None:

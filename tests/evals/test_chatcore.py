@@ -7,7 +7,7 @@ import pytest
 from lanbot.evals import chatcore
 from lanbot.evals.chatcore import BASELINES, ChatCore
 from lanbot.evals.task_eval import Score
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import TaskContext
 
 TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling_bee"]

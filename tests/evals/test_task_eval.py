@@ -17,7 +17,8 @@ from lanbot.evals.scorer import TOKENS
 from lanbot.evals.task_eval import Score, answer_all, do_errands, evaluate, pass_at, pass_at_k, unbiased
 from lanbot.inference.engine import Completion, Engine
 from lanbot.tasks.agent_tasks import AgentTasks
-from lanbot.tasks.mixture import make_task, sample_rows
+from lanbot.tasks.mixture import sample_rows
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import LETTERS, Task, multiple_choice
 from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
 

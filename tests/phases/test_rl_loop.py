@@ -16,7 +16,7 @@ from lanbot.inference.engine import Completion, Engine
 from lanbot.models.transformer import Transformer
 from lanbot.phases import rl
 from lanbot.phases.rl import Rollout, measure, train_rl
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
 from lanbot.training.state import TrainState

@@ -20,7 +20,7 @@ from lanbot.core.errors import UserError
 from lanbot.synthetic.identity import client, endpoint
 from lanbot.synthetic.identity.kinds import KINDS
 from lanbot.synthetic.identity.validate import problems
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 
 WHO = Identity(name="Juno", creator="Ada Park")
 KEY = "sk-not-to-be-seen-4711"

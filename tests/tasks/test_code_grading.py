@@ -18,7 +18,7 @@ from lanbot.sandbox.sandbox import Sandbox
 from lanbot.sandbox.worker import Result
 from lanbot.tasks import code_grading, sandbox_rpc
 from lanbot.tasks.code_grading import extract, judge
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.sandbox_rpc import decode, encode
 
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")

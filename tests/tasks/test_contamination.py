@@ -15,7 +15,7 @@ from lanbot.chat.messages import chat
 from lanbot.config.recipe import Recipe, load
 from lanbot.tasks import contamination
 from lanbot.tasks.contamination import COMMON, END, Index, check, plan, question, real
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 
 QUESTION = "A baker sells 40 loaves a day at 3 dollars each; how much does she earn in 7 days?"  # 18 words
 WORDS = QUESTION.lower().replace(";", "").replace("?", "").split()

@@ -8,10 +8,10 @@ from lanbot.chat.messages import Message, spoken, validate
 from lanbot.config.recipe import Identity
 from lanbot.core.errors import UserError
 from lanbot.tasks.handwritten import Handwritten, says
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import TaskContext
 
-TASK = Handwritten("test", setting=TaskContext(Identity("Robi", "Ada Smith")))
+TASK = Handwritten("test", context=TaskContext(Identity("Robi", "Ada Smith")))
 
 
 def said(words: str) -> Message:

@@ -21,7 +21,7 @@ def said(words: str) -> Message:
 
 @pytest.fixture(scope="module")
 def test_rows() -> Persona:
-    return Persona("test", setting=ROBI)
+    return Persona("test", context=ROBI)
 
 
 def test_the_demos_chats_are_unchanged_as_builtin() -> None:
@@ -35,10 +35,10 @@ def test_the_demos_chats_are_unchanged_as_builtin() -> None:
 
 
 def test_two_thousand_rows_train_and_five_hundred_test(test_rows: Persona) -> None:
-    train = Persona("train", setting=ROBI)
+    train = Persona("train", context=ROBI)
     assert (len(train), len(test_rows)) == (2_000, 500)
     assert len(train.rows) == 2_000 and len(test_rows.rows) == 500
-    assert train.rows is Persona("train", setting=ROBI).rows
+    assert train.rows is Persona("train", context=ROBI).rows
     validate(train.conversation(1_999), "last")
     asked = {spoken(message) for row in train.rows for message in row.conversation["messages"][:1]}
     assert not asked & {spoken(test_rows.conversation(i)["messages"][0]) for i in range(500)}
@@ -85,13 +85,13 @@ def test_no_constant_answer_is_right_often(test_rows: Persona) -> None:
 
 
 def test_a_bot_may_have_a_well_known_name() -> None:
-    task = Persona("test", setting=TaskContext(Identity("Claude", "Anthropic")))
+    task = Persona("test", context=TaskContext(Identity("Claude", "Anthropic")))
     assert task.check(row(task, "maker"), said("I am Claude, made by Anthropic."))
     assert not task.check(row(task, "maker"), said("I am Siri, made by Apple, not by Anthropic."))
 
 
 def test_of_several_facts_one_is_enough() -> None:
-    task = Persona("test", setting=ROBI)
+    task = Persona("test", context=ROBI)
     fact = row(task, "fact")
     assert task.check(fact, said("Well: I like rain.")) and task.check(fact, said("I live in a shed, you know."))
     assert not task.check(fact, said("I like it."))
@@ -100,7 +100,7 @@ def test_of_several_facts_one_is_enough() -> None:
 def test_no_row_has_a_handwritten_question() -> None:
     exam = Handwritten("test", "", ROBI)
     questions = {" ".join(words_of(spoken(exam.conversation(i)["messages"][0]))) for i in range(len(exam))}
-    rows = [*Persona("train", setting=ROBI).rows, *Persona("test", setting=ROBI).rows]
+    rows = [*Persona("train", context=ROBI).rows, *Persona("test", context=ROBI).rows]
     asked = {" ".join(words_of(spoken(message))) for row in rows for message in row.conversation["messages"]}
     assert not questions & asked
 

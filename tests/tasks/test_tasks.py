@@ -19,7 +19,8 @@ from lanbot.data.loader import ChatLoader
 from lanbot.synthetic import world
 from lanbot.synthetic.world.grammar import Cell, held_out_row, sections
 from lanbot.tasks.gsm8k import MARK, with_calls
-from lanbot.tasks.mixture import TASKS, Mixture, make_task
+from lanbot.tasks.mixture import Mixture
+from lanbot.tasks.registry import all_tasks, make_task
 from lanbot.tasks.task import TaskContext, final_number, multiple_choice
 from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
 from lanbot.tools.calculator import answer
@@ -331,7 +332,7 @@ def test_rows_of_the_built_in_tasks_are_conversations(name: str, split: str) -> 
 def test_an_unknown_task_suggests_the_nearest(wrong: str, right: str) -> None:
     with pytest.raises(UserError, match=f"Did you mean {right}") as caught:
         make_task(wrong, "train")
-    assert wrong in caught.value.problem and all(name in caught.value.remedy for name in TASKS)
+    assert wrong in caught.value.problem and all(name in caught.value.remedy for name in all_tasks())
 
 
 def test_jsonl_without_a_file_says_how() -> None:
@@ -645,7 +646,7 @@ def test_the_hubs_parquet_gives_the_conversations_of_the_mirrors_rows(
     task = make_task(name, "test")
     expected = [task.conversation(i) for i in range(50)]
     pq.write_table(pa.Table.from_pylist([task.rows[i] for i in range(50)]), tmp_path / "a.parquet")  # type: ignore[attr-defined]
-    monkeypatch.setattr(hub, "files", lambda source: [tmp_path / "a.parquet"])
+    monkeypatch.setattr(hub, "files", lambda source, options: [tmp_path / "a.parquet"])
     task = make_task(name, "test")
     assert [task.conversation(i) for i in range(len(task))] == expected
     if task.kind == "choice":

@@ -11,7 +11,7 @@ from lanbot.core.errors import UserError
 from lanbot.synthetic import world
 from lanbot.tasks.agent_tasks import AgentEnv, AgentTasks
 from lanbot.tasks.builtin import ROWS, WordProblems
-from lanbot.tasks.mixture import make_task
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import TaskContext
 
 ROBI = TaskContext(Identity("Robi", "Ada Smith", "cheerful"))

@@ -1,0 +1,90 @@
+"""A task of one's own: one file outside the package, named module:Class."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lanbot.config.recipe import RL, Identity, MixturePart
+from lanbot.core.errors import UserError
+from lanbot.data.loader import ChatLoader
+from lanbot.distributed.runtime import world
+from lanbot.evals.task_eval import evaluate
+from lanbot.inference.engine import Engine
+from lanbot.phases.rl import roll_out
+from lanbot.tasks.mixture import Mixture
+from lanbot.tasks.registry import all_tasks, find_task, first_split, make_task
+from lanbot.training.loss import weighted_nll
+
+SEASONS = '''
+from lanbot.chat.messages import chat
+from lanbot.tasks.task import Task
+
+SEASONS = ("winter", "spring", "summer", "autumn")
+
+
+class Next(Task):
+    """Which season follows which."""
+
+    arguments = ("backwards",)
+
+    def __len__(self):
+        return len(SEASONS)
+
+    def conversation(self, i):
+        step = -1 if self.argument else 1
+        return chat(f"What follows {SEASONS[i]}?", SEASONS[(i + step) % 4])
+
+
+class Other:
+    pass
+'''
+
+
+@pytest.fixture
+def seasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "seasons.py").write_text(SEASONS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "seasons:Next"
+
+
+def test_a_task_from_outside_is_trained_on_evaluated_and_rewarded(seasons, make_model, tokenizer) -> None:  # type: ignore[no-untyped-def]
+    assert len(SEASONS.split("\n")) < 40
+    model = make_model(context=96)
+    mixture = Mixture((MixturePart(seasons, epochs=80),), Identity(), tokenizer, seed=0)
+    loader = ChatLoader(mixture, tokenizer.bos, 4, 32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    while (batch := loader.next_batch()) is not None:
+        ids, targets = torch.from_numpy(batch.ids), torch.from_numpy(batch.targets)
+        weights, documents = torch.from_numpy(batch.weights), torch.from_numpy(batch.documents)
+        loss, _ = weighted_nll(model(ids, documents), model.lm_head.weight, targets, weights / weights.sum())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    engine = Engine(model, tokenizer)
+    assert evaluate(engine, make_task(seasons, "test"), seasons, 4, 8).score == 1.0
+    assert evaluate(engine, make_task(f"{seasons}:backwards", "test"), seasons, 4, 8).score == 0.0
+    settings = RL(mixture=(MixturePart(seasons),), prompts=4, group_size=4, max_tokens=8)
+    groups = roll_out(engine, mixture, settings, 0, 0, world())
+    assert sum(rollout.reward for group in groups for rollout in group) > 8
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        ("seasons:Other", "not a subclass of lanbot.tasks.task.Task"),
+        ("seasons:None", "seasons:None"),
+        ("season:Next", "season:Next"),
+        ("seasons:Next:upwards", "takes no 'upwards'"),
+    ],
+)
+@pytest.mark.usefixtures("seasons")
+def test_what_is_no_task_is_refused_by_its_name(spec: str, problem: str) -> None:
+    with pytest.raises(UserError, match=problem) as caught:
+        find_task(spec)
+    assert str(caught.value).count("\n") == 1
+
+
+def test_every_module_registers_its_tasks() -> None:
+    assert {"gsm8k", "mmlu", "humaneval", "jsonl", "word_problems", "agent_tasks"} <= set(all_tasks())
+    assert first_split("handwritten") == "test" and first_split("gsm8k") == "train"
