@@ -117,10 +117,10 @@ def run(
         made = Run(options.runs / loaded.name, loaded, options)
         pipeline.preflight(made, phases)
         if runtime.world().main:
-            Run.create(loaded, options=options)
+            Run.create(loaded, options=options, made_by=pipeline.MADE_BY)
         runtime.barrier()
         pipeline.execute(made, phases)
-        if runtime.world().main and made.last_phase() not in (None, "tokenizer"):
+        if runtime.world().main and made.last_model():
             print(report.closing(made, report.write(made)))
     finally:
         runtime.close()

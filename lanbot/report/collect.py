@@ -8,7 +8,6 @@ from typing import Any
 
 from lanbot.chat.messages import Message
 from lanbot.config import recipe as recipes
-from lanbot.config.recipe import PHASES
 from lanbot.config.run import Run, read_metrics
 from lanbot.models.config import ModelConfig
 
@@ -28,7 +27,8 @@ def collect(run: Run) -> dict[str, Any]:
     transcripts the agent's tasks after the last. contamination counts, for each task with real rows, the items found
     in the training data. compared: the phase whose scores are shown beside the last phase's, if any.
     """
-    done = [phase for phase in PHASES if run.done(phase)]
+    order = run.recipe.phase_names
+    done = [phase for phase in order if run.done(phase)]
     results = {phase: result for phase in done if "tasks" in (result := run.read(phase, "evals.json"))}
     evals: dict[str, dict[str, Any]] = {}
     changed: dict[str, dict[str, Any]] = {}
@@ -47,11 +47,11 @@ def collect(run: Run) -> dict[str, Any]:
         "identity": run.recipe.identity.name,
         "creator": run.recipe.identity.creator,
         "personality": run.recipe.identity.personality,
-        "parameters": parameters(run, last),
+        "parameters": parameters(run),
         "tokens": sum(figures["tokens"] or 0 for figures in of_trained),
         "seconds": round(sum(figures["seconds"] or 0 for figures in of_trained), 2),
         "wall_seconds": _wall_seconds(phases, of_trained),
-        "missing": [phase for phase in PHASES if phase not in phases],
+        "missing": [phase for phase in order if phase not in phases],
         "tokenizer": run.read("tokenizer", "compression.json") or [],
         "phases": phases,
         "evals": evals,
@@ -71,11 +71,11 @@ def trained(report: dict[str, Any]) -> list[str]:
     return [phase for phase, figures in report["phases"].items() if "checkpoint" in figures]
 
 
-def parameters(run: Run, result: dict[str, Any]) -> int | None:
+def parameters(run: Run) -> int | None:
     """The size of the run's latest model, from its config.json; None if there is none."""
-    phase = run.last_phase()
-    path = run.phase(phase or "") / result.get("checkpoint", "") / "config.json"
-    return ModelConfig.from_hf(path).params() if result and path.is_file() else None
+    phase = run.last_model()
+    path = run.phase(phase) / run.checkpoint(phase) / "config.json" if phase else None
+    return ModelConfig.from_hf(path).params() if path and path.is_file() else None
 
 
 def _messages(said: Any, role: str) -> list[Message]:
