@@ -6,6 +6,8 @@ from functools import partial
 import numpy as np
 import torch
 
+from lanbot.chat.formats import load_format
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import Recipe
 from lanbot.config.run import Run
 from lanbot.core.console import track
@@ -18,7 +20,6 @@ from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.phases.loaders import base_loader
 from lanbot.phases.tokenizer import corpora
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import bigram_init, checkpoint
 from lanbot.training.sampled_softmax import SampledSoftmax, count_tokens
 from lanbot.training.trainer import TrainState, train
@@ -45,38 +46,38 @@ def model_config(recipe: Recipe) -> ModelConfig:
     )
 
 
-def validation(run: Run, tokenizer: Tokenizer) -> Validation:
+def validation(run: Run, chat_format: ChatFormat) -> Validation:
     """The held-out text of a run, on which bits per byte are measured after every phase."""
     base = run.recipe.base
     _, held_out = corpora(run)
-    return Validation(held_out, tokenizer, base.eval_tokens, base.sequence or run.recipe.model.context)
+    return Validation(held_out, chat_format, base.eval_tokens, base.sequence or run.recipe.model.context)
 
 
 def train_base(run: Run) -> None:
     """Trains the base model of a run, or goes on with it."""
     recipe, settings, place = run.recipe, run.recipe.base, world()
     assert settings.tokens and settings.batch_tokens and settings.sequence, "the recipe is resolved"
-    tokenizer = Tokenizer.load(run.phase("tokenizer"))
+    chat_format = load_format(run.phase("tokenizer"))
     model = Transformer(model_config(recipe), place.dtype)
     init_weights(model, torch.Generator().manual_seed(recipe.seed))
     model.to(place.device)
     if settings.pair_tokens and checkpoint.last_step(run.phase("base"), place) is None:
-        start_from_pairs(model, run, tokenizer)
-    state = TrainState(model, tokenizer, settings, run.phase("base"), settings.sequence)
+        start_from_pairs(model, run, chat_format)
+    state = TrainState(model, chat_format, settings, run.phase("base"), settings.sequence)
     with prefetched(
         partial(base_loader, recipe, run.phase("tokenizer"), run.options), ahead=place.device.type != "cpu"
     ) as loader:
-        evaluate = validation(run, tokenizer).bits_per_byte
-        train(state, loader, evaluate, settings.eval_every, sampled_softmax(run, tokenizer))
+        evaluate = validation(run, chat_format).bits_per_byte
+        train(state, loader, evaluate, settings.eval_every, sampled_softmax(run, chat_format))
 
 
-def start_from_pairs(model: Transformer, run: Run, tokenizer: Tokenizer) -> None:
+def start_from_pairs(model: Transformer, run: Run, chat_format: ChatFormat) -> None:
     """Embedding and head learn from the pairs in the first `base.pair_tokens` tokens of the corpus, once for all
     ranks."""
     tokens, place = run.recipe.base.pair_tokens, world()
     assert tokens is not None, "the recipe is resolved"
     if place.main:
-        documents = first_tokens(corpora(run)[0].once(), tokenizer, tokens)
+        documents = first_tokens(corpora(run)[0].once(), chat_format, tokens)
         counts = bigram_init.count_pairs(
             track(documents, "base: counting pairs", tokens, "tokens", len), model.config.vocab_size
         )
@@ -86,7 +87,7 @@ def start_from_pairs(model: Transformer, run: Run, tokenizer: Tokenizer) -> None
         model.load_state_dict(runtime.from_main(weights))
 
 
-def sampled_softmax(run: Run, tokenizer: Tokenizer) -> SampledSoftmax | None:
+def sampled_softmax(run: Run, chat_format: ChatFormat) -> SampledSoftmax | None:
     """By the frequencies in the corpus's first tokens, counted once for all ranks, so that a run that goes on finds the
     same; None: not wanted."""
     recipe, frequent, counts = run.recipe, run.recipe.base.softmax_tokens, None
@@ -94,15 +95,15 @@ def sampled_softmax(run: Run, tokenizer: Tokenizer) -> SampledSoftmax | None:
     if not frequent:
         return None
     if world().main:
-        documents = first_tokens(corpora(run)[0].once(), tokenizer, FREQUENCY_TOKENS)
+        documents = first_tokens(corpora(run)[0].once(), chat_format, FREQUENCY_TOKENS)
         shown = track(documents, "base: counting tokens", FREQUENCY_TOKENS, "tokens", len)
         counts = count_tokens(shown, recipe.tokenizer.vocab_size)
     return SampledSoftmax(runtime.from_main(counts), frequent, recipe.seed)
 
 
-def first_tokens(texts: Iterable[str], tokenizer: Tokenizer, tokens: int) -> Iterator[np.ndarray]:
-    """Encoded documents between the <|bos|> of each and the next one's, until there are so many tokens."""
+def first_tokens(texts: Iterable[str], chat_format: ChatFormat, tokens: int) -> Iterator[np.ndarray]:
+    """Encoded documents between the bos of each and the next one's, until there are so many tokens."""
     for text in texts:
-        yield np.concatenate([[tokenizer.bos], ids := tokenizer.encode_array(text), [tokenizer.bos]])
+        yield np.concatenate([[chat_format.bos], ids := chat_format.tokenizer.encode_array(text), [chat_format.bos]])
         if (tokens := tokens - 1 - len(ids)) <= 0:
             return

@@ -2,13 +2,13 @@
 
 from functools import partial
 
+from lanbot.chat.formats import load_format
 from lanbot.config.recipe import PHASES
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.data.prefetch import prefetched
 from lanbot.distributed.runtime import world
 from lanbot.phases.loaders import chat_loader
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
 from lanbot.training.trainer import TrainState, train
 
@@ -35,8 +35,8 @@ def start_from(run: Run, phase: str, sequence: int | None = None) -> TrainState:
             f"Run the same command again: {before} goes on from the checkpoint before.",
         )
     model = checkpoint.load(folder, world())
-    tokenizer = Tokenizer.load(run.phase("tokenizer"))
-    return TrainState(model, tokenizer, getattr(run.recipe, phase), run.phase(phase), sequence)
+    chat_format = load_format(run.phase("tokenizer"))
+    return TrainState(model, chat_format, getattr(run.recipe, phase), run.phase(phase), sequence)
 
 
 def train_chat(run: Run, phase: str) -> None:

@@ -130,7 +130,7 @@ def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: P
     if "core" in names:
         answers = replace(
             answers,
-            core=core.evaluate(ModelScorer(engine.model, engine.tokenizer, str(folder)), limit, options=run.options),
+            core=core.evaluate(ModelScorer(engine.model, engine.chat_format, str(folder)), limit, options=run.options),
         )
     if "chatcore" in names:
         left_out = _left_out(run, list(chatcore.BASELINES))
@@ -138,7 +138,7 @@ def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: P
         asked = chatcore.ask(engine, str(folder), limit, most, context, recipe.seed, left_out)
         answers = replace(answers, chatcore=asked)
     if "bpb" in names:
-        answers = replace(answers, bpb=base.validation(run, engine.tokenizer).measure(engine.source))
+        answers = replace(answers, bpb=base.validation(run, engine.chat_format).measure(engine.source))
     return answers
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lanbot.chat.formats import get_format, load_format
 from lanbot.chat.messages import readable
 from lanbot.config.recipe import PHASES, Recipe
 from lanbot.config.run import Run, read_metrics
@@ -24,7 +25,6 @@ from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint, memory
 
 MADE_BY = {
@@ -83,6 +83,7 @@ def preflight(run: Run, phases: list[str]) -> None:
     told before base trains. Memory, batch shapes, corpus, tasks, files."""
     recipe, size = run.recipe, world().size
     phases = [phase for phase in phases if not run.done(phase)]
+    get_format(recipe.tokenizer.chat_format)
     if "tokenizer" in phases or "base" in phases:
         tokenizer.corpora(run)
     for phase in (phase for phase in phases if phase != "tokenizer"):
@@ -119,7 +120,7 @@ def evaluate(
     names, drop = tasks or recipe.evals.tasks, recipe.evals.drop_contaminated
     found = contaminated(run, names, write=tasks is None) if tasks is None or drop else {}
     folder, engine = open_engine(run, phase)
-    model, vocabulary = engine.source, engine.tokenizer
+    model = engine.source
     limit = limit or usual_limit(recipe, phase)
     scores: dict[str, Any] = {}
     for name in names:
@@ -132,7 +133,7 @@ def evaluate(
         return scores
     questions = prompts_of_change(run)
     answers = evals.answer_all(engine, questions, recipe.evals.max_tokens)
-    bpb = base.validation(run, vocabulary).measure(model)
+    bpb = base.validation(run, engine.chat_format).measure(model)
     result = {
         "checkpoint": folder.name,
         "tasks": scores,
@@ -164,7 +165,7 @@ def open_engine(run: Run, phase: str) -> tuple[Path, Engine]:
     folder = checkpoint.last_step(run.phase(phase), place)
     if folder is None:
         raise UserError(f"{run.folder}: {phase} has no checkpoint", f"Run it first: lanbot run RECIPE --phase {phase}")
-    return folder, Engine(checkpoint.load(folder, place), Tokenizer.load(run.phase("tokenizer")))
+    return folder, Engine(checkpoint.load(folder, place), load_format(run.phase("tokenizer")))
 
 
 def usual_limit(recipe: Recipe, phase: str) -> int:
