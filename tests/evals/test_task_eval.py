@@ -16,11 +16,7 @@ from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import task_eval as evals
 from lanbot.evals.scorer import TOKENS
-<<<<<<< HEAD
-from lanbot.evals.task_eval import Score, answer_all, do_errands, evaluate, pass_at, pass_at_k, unbiased
-=======
-from lanbot.evals.task_eval import Score, answer_all, do_errands, readable, unbiased
->>>>>>> main
+from lanbot.evals.task_eval import Score, answer_all, do_errands, unbiased
 from lanbot.inference.engine import Completion, Engine
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import sample_rows
