@@ -156,7 +156,16 @@ def test_a_number_in_a_calls_output_is_not_the_answer() -> None:
         ("####", None),
         ("#### \n", None),
         ("#### soon", None),
-        ("#### 5 apples", None),
+        ("#### 42 dollars", "42"),
+        ("#### 18%", "18"),
+        ("#### **18**", "18"),
+        ("#### **$1,800.50** in all", "1800.5"),
+        ("#### -7 degrees", "-7"),
+        ("#### 1e3", "1000"),
+        ("#### .5 miles", "0.5"),
+        ("#### 1.2.3", None),
+        ("#### about 5", None),
+        ("#### **", None),
     ],
 )
 def test_final_number(words: str, number: str | None) -> None:
