@@ -23,7 +23,8 @@ from lanbot.core.console import say, table
 from lanbot.data.loader import ChatLoader
 from lanbot.data.packing import Batch
 from lanbot.distributed.runtime import world
-from lanbot.evals.task_eval import Score, evaluate
+from lanbot.evals.score import Score
+from lanbot.evals.task_eval import evaluate
 from lanbot.inference.engine import Engine
 from lanbot.models.transformer import Transformer
 from lanbot.tasks.builtin import WordProblems

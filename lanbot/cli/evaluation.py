@@ -75,14 +75,14 @@ def evaluate(
 def _score_model(name: str, limit: int | None, json: bool, options: Options) -> None:
     _stay_offline(options)
     from lanbot.distributed import runtime
-    from lanbot.evals import core, footnotes
+    from lanbot.evals import core, score
     from lanbot.evals.hf_scorer import HFScorer
 
     try:
         result = core.evaluate(HFScorer(name), limit, options=options)
         if runtime.world().main:
             found: dict[str, Any] = {"model": name, "core": result.json()}
-            how = footnotes.settings({"limit": limit, **result.settings})
+            how = score.settings({"limit": limit, **result.settings})
             print(json_library.dumps(found) if json else f"{result.table()}\n{how}\n{result}")
     finally:
         runtime.close()

@@ -127,7 +127,7 @@ def _headline(task: str, by_phase: dict[str, Any], last: str) -> str:
     return (
         f'<li><div class="row"><span class="task">{_words(task)}</span>{_figure(score)}</div>'
         f"{chart.bar(score['score'], score['stderr'], chance, last, esc(label))}"
-        f'<div class="under">{before}n = {tables.asked(score)}, chance {chance:.2f}</div></li>'
+        f'<div class="under">{before}n = {tables.items_asked(score)}, chance {chance:.2f}</div></li>'
     )
 
 
@@ -135,7 +135,7 @@ def _evaluations(report: dict[str, Any], phases: list[str]) -> str:
     rows, fewer = [], False
     for task, by_phase in report["evals"].items():
         counts = [score["n"] for score in by_phase.values()]  # after base there may be fewer
-        asked = tables.asked(list(by_phase.values())[-1]) + "*" * (min(counts) < counts[-1])
+        asked = tables.items_asked(list(by_phase.values())[-1]) + "*" * (min(counts) < counts[-1])
         fewer = fewer or min(counts) < counts[-1]
         cells = [_figure(by_phase.get(phase)) for phase in phases]
         rows.append(("", [esc(task).replace("_", "_<wbr>"), *cells, asked, f"{tables.chance(by_phase):.2f}"]))
@@ -244,7 +244,7 @@ def _rl(report: dict[str, Any]) -> str:
         rows.append(f'<div class="pass"><h3>{esc(k)}</h3>{bars}</div>')
     if not rows:
         return ""
-    asked = tables.asked(next(iter(next(iter(report["pass"].values())).values())))
+    asked = tables.items_asked(next(iter(next(iter(report["pass"].values())).values())))
     return (
         f"<p>The same {asked} held-out questions, several answers to each, sampled at temperature 1. pass@1: how often "
         "one answer is right. pass@k: for how many questions at least one of k is.</p>\n"

@@ -9,7 +9,7 @@ from typing import Any
 from lanbot.config.recipe import PHASES
 from lanbot.config.run import Run
 from lanbot.core.console import duration, size, table
-from lanbot.evals.footnotes import beneath
+from lanbot.evals.score import footnotes, items_asked
 from lanbot.report.figures import trained
 from lanbot.tasks.code_grading import FAULTS
 
@@ -33,7 +33,7 @@ def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
         return shown
     notes = ["* a sample of the task's items"] if "*)" in shown else []
     last = [(task, by_phase[phases[-1]]) for task, by_phase in report["evals"].items() if phases[-1] in by_phase]
-    notes += [note for task, after in last for note in beneath(task, after)]
+    notes += [note for task, after in last for note in footnotes(task, after)]
     return "\n".join([shown, *notes, *bpb_says(report)])
 
 
@@ -83,7 +83,7 @@ def programs_table(report: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[
     for task, phase, one in ran:
         failed = one.get("failed", {})
         counts = [one["n"] - sum(failed.values()), *(failed.get(fault, 0) for fault in reasons)]
-        rows.append((task, phase, asked(one), *(f"{count:,}" for count in counts), str(one["sandbox_level"])))
+        rows.append((task, phase, items_asked(one), *(f"{count:,}" for count in counts), str(one["sandbox_level"])))
     return ("task", "after", "n", "passed", *reasons, "level"), rows
 
 
@@ -194,7 +194,7 @@ def _standing(evals: dict[str, dict[str, Score]], phases: list[str]) -> str:
         shown = f"{now['score']:.3f} ± {now['stderr']:.3f}"
         if compared:
             shown = (f"{before['score']:.3f} -> " if before else "") + shown
-        rows.append((task, shown, asked(now), f"{chance(by_phase):.2f}"))
+        rows.append((task, shown, items_asked(now), f"{chance(by_phase):.2f}"))
     return table(rows, ("task", f"{'sft -> rl' if compared else last} ± error", "n", "chance"))
 
 
@@ -223,13 +223,11 @@ def chance(by_phase: dict[str, Score]) -> float:
 
 
 def score(s: Score | None) -> str:
-    """0.600 ± 0.049 (100), or (100*) for a sample of the task's items."""
-    return "" if s is None else f"{s['score']:.3f} ± {s['stderr']:.3f} ({s['n']:,}{'*' * ('items' in s)})"
-
-
-def asked(s: Score) -> str:
-    """n; of how many, if it is a sample."""
-    return f"{s['n']:,} of {s['items']:,}" if "items" in s else f"{s['n']:,}"
+    """0.600 ± 0.049 (100); (100*) for a sample of the task's items, (100, 3 did not fit)."""
+    if s is None:
+        return ""
+    did_not_fit = f", {s['did_not_fit']:,} did not fit" if s.get("did_not_fit") else ""
+    return f"{s['score']:.3f} ± {s['stderr']:.3f} ({s['n']:,}{'*' * ('items' in s)}{did_not_fit})"
 
 
 def count(number: float) -> str:

@@ -67,7 +67,7 @@ def items_of(task: CoreTask) -> list[core.Item]:
 
 @pytest.fixture(autouse=True)
 def made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "load", lambda task: items_of(task) if task in MADE else LOADED(task))
+    monkeypatch.setattr(core, "load", lambda task, options: items_of(task) if task in MADE else LOADED(task))
 
 
 def prompts_of(task: CoreTask, one: ModelScorer | HFScorer, context: int | None) -> list[list[Prompt]]:
@@ -391,7 +391,7 @@ def test_core_is_the_mean_of_the_centered() -> None:
         return TaskScore(task, core_score(p, 100), 100, 0)
 
     def core_score(p: float, n: int):
-        from lanbot.evals.task_eval import Score
+        from lanbot.evals.score import Score
 
         return Score(p, n, math.sqrt(p * (1 - p) / n), 0.0)
 
