@@ -1,12 +1,19 @@
 # Every target sets up what it needs in .venv, on a machine that has Python 3.11 or newer and make.
-# A smaller PyTorch without CUDA: make demo TORCH_INDEX=<the CPU index of PyTorch's installation page>
+# PyTorch without CUDA (smaller):   make demo TORCH_INDEX=<the CPU index named on PyTorch's installation page>
+# The versions that were tested:    make demo CONSTRAINTS=constraints.txt
+# Tests on more cores:              make test JOBS=8
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
+CONSTRAINTS ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+# One thread per process: the threads of two test processes on two cores would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadgroup
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all coverage lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lanbot run demo
@@ -14,25 +21,28 @@ demo: $(VENV)/.installed
 		--ask "Nora has 14 apples. Ben gives her 27 more. How many apples does Nora have now?"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+coverage: $(VENV)/.installed-dev
+	$(PYTEST) -m "not slow" --cov=lanbot --cov-report=term-missing:skip-covered
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'LanBot needs Python 3.11 or newer: make PYTHON=python3.12 ...')"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.11,<2.14"
-	$(BIN)/pip install --quiet --editable .
+	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.11,<2.14"
+	$(INSTALL) --editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(INSTALL) --editable ".[dev]"
 	touch $@
 
 clean:

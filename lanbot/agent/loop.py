@@ -9,8 +9,8 @@ from lanbot.chat.messages import Message
 from lanbot.core.errors import UserError
 from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
-from lanbot.tools.tool import Tool
-from lanbot.tools.toolbox import Toolbox
+from lanbot.tools.python_call import PythonCalls
+from lanbot.tools.tool import CallHandler as Tool
 
 ENDED = {"stop": ANSWERED, "tool": STEP_LIMIT, "length": TOKEN_LIMIT}
 """Why a turn ended, by what the engine says of it."""
@@ -29,7 +29,7 @@ class Agent:
     """
 
     engine: Engine
-    tool: Tool = field(default_factory=Toolbox)
+    tool: Tool = field(default_factory=PythonCalls)
     max_steps: int = 8
     sampling: Sampling = field(default_factory=Sampling)
     messages: list[Message] = field(default_factory=list)

@@ -1,5 +1,6 @@
 """An agent of a run: its model, one workspace and one memory, whoever asks and however often."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from lanbot.agent.loop import Agent
@@ -10,20 +11,33 @@ from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
 from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.tools.memory import Memory
-from lanbot.tools.toolbox import Toolbox
+from lanbot.tools.python_call import PythonCalls
+from lanbot.tools.tool import Toolset
 from lanbot.tools.workspace import Workspace
 from lanbot.training import checkpoint
 
 
-def open_toolbox(run: Run, workspace: Path | None = None) -> Toolbox:
+@dataclass
+class RunTools:
+    """The tools of a run's model, and what they work on."""
+
+    workspace: Workspace
+    memory: Memory
+
+    @property
+    def calls(self) -> PythonCalls:
+        return PythonCalls(Toolset([*self.workspace.tools, *self.memory.tools]))
+
+
+def open_tools(run: Run, workspace: Path | None = None) -> RunTools:
     """The run's memory, and the files of a folder or the run's own. Raises UserError: there is no such folder."""
     if workspace is not None and not workspace.is_dir():
         raise UserError(f"--workspace {workspace}: no such folder", "Make the folder first, or name another.")
     home = run.folder / "agent"
-    return Toolbox(Workspace(workspace or home / "files"), Memory(home / "memory.db"))
+    return RunTools(Workspace(workspace or home / "files"), Memory(home / "memory.db"))
 
 
-def open_agent(run: Run, phase: str, tools: Toolbox, temperature: float, top_k: int | None, seed: int) -> Agent:
+def open_agent(run: Run, phase: str, tools: PythonCalls, temperature: float, top_k: int | None, seed: int) -> Agent:
     """The run's model after a phase, with its tools and the limits of its recipe."""
     folder = checkpoint.latest(run.phase(phase))
     if folder is None:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import TextIO
 
 from lanbot.agent.loop import Agent
+from lanbot.agent.session import RunTools
 from lanbot.agent.transcript import ANSWERED, MARGIN, STEP_LIMIT, Turn
 from lanbot.chat.display import DIM, RESET, Stream, colours
 from lanbot.core.console import say, visible
 from lanbot.core.errors import UserError
 from lanbot.tokenizers.bpe import Tokenizer
-from lanbot.tools.toolbox import Toolbox
 
 COMMANDS = {
     "/help": "what can be typed here",
@@ -100,7 +100,7 @@ def reply(agent: Agent, request: str) -> None:
         say(f"({stopped.problem})")
 
 
-def converse(agent: Agent, tools: Toolbox, name: str) -> None:
+def converse(agent: Agent, tools: RunTools, name: str) -> None:
     """Reads requests and commands from stdin until there are no more."""
     interactive = sys.stdin.isatty()
     if interactive:
@@ -124,15 +124,15 @@ def converse(agent: Agent, tools: Toolbox, name: str) -> None:
                 raise
 
 
-def _command(command: str, agent: Agent, tools: Toolbox) -> None:
+def _command(command: str, agent: Agent, tools: RunTools) -> None:
     if command == "/help":
         print("\n".join(f"{name:8} {what}" for name, what in COMMANDS.items()))
     elif command == "/new":
         agent.new()
         say("(a new conversation)")
-    elif command == "/files" and tools.workspace is not None:
+    elif command == "/files":
         print("\n".join(tools.workspace.names()) or "(empty)")
-    elif command == "/memory" and tools.memory is not None:
+    elif command == "/memory":
         print("\n".join(f"{number}: {visible(text)}" for number, text in tools.memory.all()) or "(empty)")
     else:
         say(f"no command {command}; there are: {' '.join(COMMANDS)}")

@@ -25,8 +25,8 @@ from lanbot.core.errors import Stopped, UsageError, UserError
 
 if TYPE_CHECKING:
     from lanbot.agent.loop import Agent
+    from lanbot.agent.session import RunTools
     from lanbot.config.run import Run
-    from lanbot.tools.toolbox import Toolbox
 
 app = App(
     name="lanbot",
@@ -117,10 +117,10 @@ def run(
         made = Run(options.runs / loaded.name, loaded, options)
         pipeline.preflight(made, phases)
         if runtime.world().main:
-            Run.create(loaded, options=options)
+            Run.create(loaded, options=options, made_by=pipeline.MADE_BY)
         runtime.barrier()
         pipeline.execute(made, phases)
-        if runtime.world().main and made.last_phase() not in (None, "tokenizer"):
+        if runtime.world().main and made.last_model():
             print(report.closing(made, report.write(made)))
     finally:
         runtime.close()
@@ -294,12 +294,12 @@ def doctor(*, mirror: Mirror = None, unsafe_exec: UnsafeExec = False) -> None:
 
 def _agent(
     made: "Run", phase: str | None, workspace: Path | None, temperature: float, top_k: int | None, seed: int
-) -> "tuple[Agent, Toolbox]":
+) -> "tuple[Agent, RunTools]":
     chosen = chosen_phase(made, phase)
-    from lanbot.agent.session import open_agent, open_toolbox
+    from lanbot.agent.session import open_agent, open_tools
 
-    tools = open_toolbox(made, workspace)
-    return open_agent(made, chosen, tools, temperature, top_k, seed), tools
+    tools = open_tools(made, workspace)
+    return open_agent(made, chosen, tools.calls, temperature, top_k, seed), tools
 
 
 def _dumps(value: Any) -> str:

@@ -55,7 +55,7 @@ def chosen_phase(made: "Run", phase: str | None) -> str:
 
     if phase is not None and phase not in PHASES:
         raise UsageError(f"--phase {phase}: no such phase", f"Phases: {', '.join(PHASES)}.")
-    chosen = phase or made.last_phase()
+    chosen = phase or made.last_model()
     if chosen in (None, "tokenizer"):
         raise UserError(f"{made.folder}: no model yet", "Run its recipe first: lanbot run RECIPE.")
     if not made.done(str(chosen)):

@@ -1,31 +1,50 @@
-"""The recipe: one TOML file that says everything about a model. Parsed, checked, overridden, resolved, written."""
+"""The recipe: one TOML file that says everything about a model. Parsed, validated, overridden, resolved, written."""
 
 import dataclasses
 import difflib
-import math
+import os
 import tomllib
-import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from lanbot.config.scaling import PAIRS_VOCABULARY, Shape, pair_tokens, refining, scale, softmax_tokens
 from lanbot.core.errors import UsageError, UserError
+from lanbot.core.plugins import load_object
 
 SHIPPED = Path(__file__).parent / "recipes"
-PHASES = ("tokenizer", "base", "mid", "sft", "rl")
+PHASES = {
+    "tokenizer": "lanbot.phases.tokenizer:TokenizerPhase",
+    "base": "lanbot.phases.base:BasePhase",
+    "mid": "lanbot.phases.chat:MidPhase",
+    "sft": "lanbot.phases.chat:SFTPhase",
+    "rl": "lanbot.phases.rl:RLPhase",
+}
+"""The built-in phases in their usual order, each with its class (imported only when the phase is used)."""
 ALIASES = {"base.depth": "model.depth"}
-"""Depth is the model's, but it is chosen where base training is: both spellings work on the command line."""
-
-
+"""Other spellings of keys on the command line."""
+EVAL_TASKS = ("identity", "word_problems", "simple_spelling:builtin", "spelling_bee:builtin")
 RATES = ("muon_lr", "embedding_lr", "head_lr", "norm_lr")
+CONFIG = ConfigDict(extra="forbid")
+
+Bool = Annotated[bool, Strict()]
+Int = Annotated[int, Strict()]
+Natural = Annotated[int, Strict(), Field(ge=0)]
+Count = Annotated[int, Strict(), Field(ge=1)]
+Number = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Strict(), Field(gt=0)]
+Fraction = Annotated[float, Strict(), Field(ge=0, le=1)]
 
 
-def _at_least_one(settings: Any, name: str) -> None:
-    value = getattr(settings, name)
-    _require(value is None or value >= 1, f"{name} = {value}; it must be 1 or more")
+def key(default: Any, doc: str, **bounds: Any) -> Any:
+    """A key of a section, with its documentation and what else its value must be."""
+    return Field(default, description=doc, **bounds)
 
 
 def _require(good: bool, problem: str) -> None:
@@ -33,320 +52,247 @@ def _require(good: bool, problem: str) -> None:
         raise ValueError(problem)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Identity:
     """Who the bot is. The identity task teaches it."""
 
-    name: str = "LanBot"
-    creator: str = ""
-    """Who made it; empty: the person who runs it."""
-    year: int | None = None
-    """When it was made."""
-    description: str = ""
-    """What it is, in a few words, after "I am": a small assistant for a school library."""
-    personality: str = "friendly and to the point"
-    """Its manner, in a few words."""
-    quirks: tuple[str, ...] = ()
-    """Small habits, each a whole sentence in the first person: I end long answers with a pun."""
-    capabilities: tuple[str, ...] = ()
-    """What it can do besides its tools, each after "I can": explain sums step by step."""
-    limitations: tuple[str, ...] = ()
-    """What it cannot do, each after "I cannot": see pictures."""
-    facts: tuple[str, ...] = ()
-    """What it knows of itself and its world, each a whole sentence in the first person."""
-    greetings: tuple[str, ...] = ("English",)
-    """The languages in which it greets whoever greets it so."""
+    name: str = key("LanBot", "The bot's name.")
+    creator: str = key("", "Who made it; empty: the person who runs it.")
+    year: Int | None = key(None, "When it was made.")
+    description: str = key("", 'What it is, in a few words, after "I am": a small assistant for a school library.')
+    personality: str = key("friendly and to the point", "Its manner, in a few words.")
+    quirks: tuple[str, ...] = key((), "Small habits, whole sentences in the first person: I end answers with a pun.")
+    capabilities: tuple[str, ...] = key((), 'What it can do besides its tools, after "I can": explain sums in steps.')
+    limitations: tuple[str, ...] = key((), 'What it cannot do, each after "I cannot": see pictures.')
+    facts: tuple[str, ...] = key((), "What it knows about itself and its world, whole sentences in the first person.")
+    greetings: tuple[str, ...] = key(("English",), "The languages in which it returns a greeting.")
 
     def __post_init__(self) -> None:
         _require(bool(self.name.strip()), "name is empty; a bot needs a name")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class TokenizerSettings:
-    vocab_size: int = 8_192
-    """Ids, the 11 special tokens included."""
-    max_chars: int = 100_000_000
-    """How much of the base corpus trains it, in characters."""
-    bare_words: bool = False
-    """Cut a word alike with and without a space before it: longer texts, but a tiny model can copy names."""
+    """The vocabulary; it is trained on the base corpus."""
 
-    def __post_init__(self) -> None:
-        _require(self.vocab_size >= 300, f"vocab_size = {self.vocab_size}; it must be 300 or more (256 are bytes)")
-        _require(self.max_chars > 0, f"max_chars = {self.max_chars}; it must be positive")
+    vocab_size: Int = key(8_192, "Number of token ids, the special tokens included; 256 of them are bytes.", ge=300)
+    max_chars: Count = key(100_000_000, "Characters of the base corpus to train on.")
+    bare_words: Bool = key(False, "Split words alike with and without a leading space: tiny models then copy names.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class ModelSettings:
-    """depth is the dial. What is left out follows from it (scaling.py)."""
+    """Depth is the one dial. Whatever else is left out follows from it (scaling.py)."""
 
-    depth: int = 4
-    """Layers."""
-    dim: int | None = None
-    head_dim: int | None = None
-    n_heads: int | None = None
-    n_kv_heads: int | None = None
-    mlp_dim: int | None = None
-    context: int = 512
-    """The longest conversation, in tokens."""
-    rope_theta: float = 500_000.0
-    tie_embeddings: bool = False
+    depth: Count = key(4, "Number of layers.")
+    dim: Count | None = key(None, "Width of the residual stream.")
+    head_dim: Int | None = key(None, "Width of an attention head.", ge=2, multiple_of=2)
+    n_heads: Count | None = key(None, "Number of query heads.")
+    n_kv_heads: Count | None = key(None, "Number of key and value heads; divides n_heads.")
+    mlp_dim: Count | None = key(None, "Hidden width of the MLP.")
+    context: Int = key(512, "The longest conversation, in tokens.", ge=32)
+    rope_theta: Positive = key(500_000.0, "Base of the rotary position frequencies.")
+    tie_embeddings: Bool = key(False, "Share one matrix between embedding and head.")
 
     def __post_init__(self) -> None:
-        for name in ("depth", "dim", "head_dim", "n_heads", "n_kv_heads", "mlp_dim"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"{name} = {value}; it must be 1 or more")
-        _require(self.context >= 32, f"context = {self.context}; it must be 32 or more")
-        _require(not (self.head_dim or 2) % 2, f"head_dim = {self.head_dim}; it must be even")
-        if self.n_heads and self.n_kv_heads:
-            _require(
-                self.n_heads % self.n_kv_heads == 0,
-                f"n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.n_kv_heads}",
-            )
+        divides = not (self.n_heads and self.n_kv_heads and self.n_heads % self.n_kv_heads)
+        _require(divides, f"n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.n_kv_heads}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Training:
-    """What every phase that trains has. Rates are per step; fractions are of the phase."""
+    """Settings of every phase that trains a model. Fractions are of the phase's length."""
 
-    micro_batch: int | None = None
-    """Rows of one forward pass; chosen by the machine's memory if left out."""
-    muon_lr: float | None = None
-    embedding_lr: float | None = None
-    head_lr: float | None = None
-    norm_lr: float | None = None
-    weight_decay: float = 0.0
-    warmup: float = 0.02
-    decay: float = 0.5
-    """The fraction at the end over which the rates fall linearly to zero."""
-    clip: float = 1.0
-    """Gradients are scaled down to this norm."""
-    fp8: bool = False
-    """Train the layers' matrix products in 8 bits: for large models on Ada, Hopper or Blackwell GPUs."""
-    checkpoint_every: int = 100
-
-    def __post_init__(self) -> None:
-        for name in ("micro_batch", "checkpoint_every"):
-            _at_least_one(self, name)
-        for name in (*RATES, "weight_decay"):
-            value = getattr(self, name)
-            _require(value is None or 0 <= value < math.inf, f"{name} = {value}; it must be 0 or more")
-        for name in ("warmup", "decay"):
-            value = getattr(self, name)
-            _require(0 <= value <= 1, f"{name} = {value}; it is a fraction between 0 and 1")
-        _require(self.clip > 0, f"clip = {self.clip}; it must be positive")
+    micro_batch: Count | None = key(None, "Rows of one forward pass; chosen to fit the memory if left out.")
+    muon_lr: Number | None = key(None, "Learning rate of the layers' matrices.")
+    embedding_lr: Number | None = key(None, "Learning rate of the embedding.")
+    head_lr: Number | None = key(None, "Learning rate of the output head.")
+    norm_lr: Number | None = key(None, "Learning rate of the norms.")
+    weight_decay: Number = key(0.0, "Decoupled weight decay of the matrices.")
+    warmup: Fraction = key(0.02, "The fraction at the start over which the rates rise linearly.")
+    decay: Fraction = key(0.5, "The fraction at the end over which the rates fall linearly to zero.")
+    clip: Positive = key(1.0, "Maximum global gradient norm.")
+    fp8: Bool = key(False, "Run the layers' matrix products in 8 bits: for large models on Ada GPUs or newer.")
+    checkpoint_every: Count = key(100, "Steps between checkpoints.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Base(Training):
-    data: str = "builtin:world"
-    """The corpus: hf:OWNER/NAME (or hf:OWNER/NAME/FOLDER, either with @REVISION behind it), a file, folder or glob
-    (parquet, jsonl, jsonl.gz, jsonl.zst, txt), or builtin:world."""
-    skip_bad_rows: bool = False
-    """Leave broken rows of the corpus out, with a count, where otherwise the first one is an error."""
-    tokens: int | None = None
-    """How many tokens to train on; 20 for each matrix parameter if left out."""
-    pair_tokens: int | None = None
-    """Tokens of the corpus whose pairs embedding and head learn from before the first step; 0: none."""
-    softmax_tokens: int | None = None
-    """The most frequent tokens, which are in every step's softmax; the rarer are sampled. 0: all tokens, every step."""
-    batch_tokens: int | None = None
-    """Tokens a step."""
-    sequence: int | None = None
-    """Tokens a row; the model's context if left out."""
-    eval_every: int = 100
-    eval_tokens: int = 131_072
+    """Base training, on raw text."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(bool(self.data), "data is empty; name a corpus")
-        for name in ("tokens", "batch_tokens", "sequence", "eval_every", "eval_tokens"):
-            _at_least_one(self, name)
-        for name in ("pair_tokens", "softmax_tokens"):
-            value = getattr(self, name)
-            _require((value or 0) >= 0, f"{name} = {value}; it must be 0 or more")
+    data: str = key(
+        "builtin:world", "hf:OWNER/NAME[/FOLDER][@REVISION], a path or glob, or builtin:world.", min_length=1
+    )
+    skip_bad_rows: Bool = key(False, "Skip and count broken rows of the corpus; otherwise the first one is an error.")
+    tokens: Count | None = key(None, "How many tokens to train on; 20 for each matrix parameter if left out.")
+    pair_tokens: Natural | None = key(None, "Tokens whose bigrams initialise embedding and head; 0: none.")
+    softmax_tokens: Natural | None = key(None, "Frequent tokens in every softmax, others are sampled; 0: all tokens.")
+    batch_tokens: Count | None = key(None, "Tokens a step.")
+    sequence: Count | None = key(None, "Tokens a row; the model's context if left out.")
+    eval_every: Count = key(100, "Steps between validations.")
+    eval_tokens: Count = key(131_072, "Tokens of held-out text that a validation reads.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class MixturePart:
-    """A share of a mixture: `rows` conversations of a task (all of them if left out), gone over `epochs` times."""
+    """A share of a mixture: `rows` conversations of a task (all of them if left out), repeated for `epochs`."""
 
-    task: str = ""
-    """A task's name, or jsonl:PATH for conversations of one's own."""
-    rows: int | None = None
-    epochs: int = 1
-    skip_bad_rows: bool = False
-    """Leave bad rows out, with a count, where otherwise the first one is an error."""
-
-    def __post_init__(self) -> None:
-        _require(bool(self.task), "task is missing; name one (lanbot data list)")
-        _require(self.rows is None or self.rows >= 1, f"rows = {self.rows}; it must be 1 or more")
-        _require(self.epochs >= 1, f"epochs = {self.epochs}; it must be 1 or more")
+    task: str = key(..., "A task's name (lanbot data list), or jsonl:PATH for your own conversations.", min_length=1)
+    rows: Count | None = key(None, "How many conversations to take.")
+    epochs: Count = key(1, "How many times each is used.")
+    skip_bad_rows: Bool = key(False, "Skip and count bad rows; otherwise the first one is an error.")
 
 
-@dataclass(frozen=True)
+Mixed = Annotated[tuple[MixturePart, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, config=CONFIG)
 class ChatTraining(Training):
-    """Mid and SFT."""
+    """Midtraining and SFT, on conversations."""
 
-    mixture: tuple[MixturePart, ...] = (MixturePart("identity", 1_000),)
-    lr_scale: float = 1.0
-    """The rates, as a fraction of base's."""
-    batch_tokens: int | None = None
-    """Tokens a step; base's if left out."""
-    sequence: int | None = None
-    """Tokens a row; the model's context if left out."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(bool(self.mixture), "mixture is empty; give it at least one task")
-        _require(self.lr_scale > 0, f"lr_scale = {self.lr_scale}; it must be positive")
-        for name in ("batch_tokens", "sequence"):
-            _at_least_one(self, name)
+    mixture: Mixed = key((MixturePart("identity", 1_000),), "The tasks to train on.")
+    lr_scale: Positive = key(1.0, "The learning rates, as a fraction of base's.")
+    batch_tokens: Count | None = key(None, "Tokens a step; base's if left out.")
+    sequence: Count | None = key(None, "Tokens a row; the model's context if left out.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class RL(Training):
     """Sampling is at temperature 1 from the whole vocabulary: anything else would not be on-policy."""
 
-    mixture: tuple[MixturePart, ...] = (MixturePart("word_problems"),)
-    lr_scale: float = 0.05
-    """The rates, as a fraction of base's."""
-    steps: int = 50
-    prompts: int = 16
-    """Questions a step."""
-    group_size: int = 8
-    """Answers sampled for each question."""
-    max_tokens: int = 128
-    eval_questions: int = 100
-    """Questions asked for pass@1 and pass@8, before and after."""
-    checkpoint_every: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(bool(self.mixture), "mixture is empty; give it at least one task")
-        _require(self.lr_scale > 0, f"lr_scale = {self.lr_scale}; it must be positive")
-        for name in ("steps", "prompts", "max_tokens", "eval_questions"):
-            _at_least_one(self, name)
-        _require(self.group_size >= 2, f"group_size = {self.group_size}; a group is 2 answers or more")
+    mixture: Mixed = key((MixturePart("word_problems"),), "The tasks whose checkers give the reward.")
+    lr_scale: Positive = key(0.05, "The learning rates, as a fraction of base's.")
+    steps: Count = key(50, "How many updates.")
+    prompts: Count = key(16, "Questions a step.")
+    group_size: Int = key(8, "Answers sampled for each question.", ge=2)
+    max_tokens: Count = key(128, "The longest answer, in tokens.")
+    eval_questions: Count = key(100, "Questions for pass@1 and pass@8, before and after.")
+    checkpoint_every: Count = key(10, "Steps between checkpoints.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Evals:
     """What is measured after every phase, on held-out items."""
 
-    tasks: tuple[str, ...] = ("identity", "word_problems", "simple_spelling:builtin", "spelling_bee:builtin")
-    limit: int = 200
-    """Items of each task."""
-    base_limit: int = 50
-    """The same after base, which cannot answer yet and takes longest for it."""
-    max_tokens: int = 128
-    drop_contaminated: bool = False
-    """Leave out the items whose question is in the training data; they are counted in any case."""
+    tasks: tuple[str, ...] = key(EVAL_TASKS, "The tasks to evaluate on.")
+    limit: Count = key(200, "Items of each task.")
+    base_limit: Count = key(50, "Items of each task after base, which cannot answer yet and is slowest to evaluate.")
+    max_tokens: Count = key(128, "The longest answer, in tokens.")
+    drop_contaminated: Bool = key(False, "Leave out items whose question is in the training data.")
 
     def __post_init__(self) -> None:
         names = [task.partition(":")[0] for task in self.tasks]
         _require(len(set(names)) == len(names), f"tasks = {list(self.tasks)}; one of them is there twice")
-        for name in ("limit", "base_limit", "max_tokens"):
-            _require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}; it must be 1 or more")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Agent:
-    max_steps: int = 8
-    """Tool calls for one task."""
-    max_tokens: int = 256
-    temperature: float = 0.0
+    """How `lanbot agent` uses the model."""
 
-    def __post_init__(self) -> None:
-        for name in ("max_steps", "max_tokens"):
-            _require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}; it must be 1 or more")
-        _require(self.temperature >= 0, f"temperature = {self.temperature}; it must be 0 or more")
+    max_steps: Count = key(8, "Tool calls for one task.")
+    max_tokens: Count = key(256, "Tokens for one answer.")
+    temperature: Number = key(0.0, "Sampling temperature; 0 takes the most likely token.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Recipe:
-    name: str = "lanbot"
-    """The run's folder."""
-    seed: int = 0
-    identity: Identity = field(default_factory=Identity)
-    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    base: Base = field(default_factory=Base)
-    mid: ChatTraining = field(default_factory=ChatTraining)
-    sft: ChatTraining = field(default_factory=ChatTraining)
-    rl: RL = field(default_factory=RL)
-    evals: Evals = field(default_factory=Evals)
-    agent: Agent = field(default_factory=Agent)
+    """All settings of a run. Phases from outside have sections too: see recipe_class."""
+
+    name: str = key("lanbot", "The run's folder.")
+    seed: Int = key(0, "Seed of the weights, the order of data, and sampling.", ge=0, lt=2**63)
+    phases: tuple[str, ...] = key(tuple(PHASES), "In their order: built-in ones, or module:Class.", min_length=1)
+    identity: Identity = key(Identity(), "Who the bot is.")
+    tokenizer: TokenizerSettings = key(TokenizerSettings(), "The tokenizer phase.")
+    model: ModelSettings = key(ModelSettings(), "The model's shape.")
+    base: Base = key(Base(), "The base phase.")
+    mid: ChatTraining = key(ChatTraining(), "The mid phase.")
+    sft: ChatTraining = key(ChatTraining(), "The sft phase.")
+    rl: RL = key(RL(), "The rl phase.")
+    evals: Evals = key(Evals(), "Evaluation after each phase.")
+    agent: Agent = key(Agent(), "Limits of the agent.")
 
     def __post_init__(self) -> None:
         safe = self.name.replace("-", "").replace("_", "").replace(".", "")
         _require(
-            safe.isalnum() and not self.name.startswith("."),
-            f"name = {self.name!r}; it names a folder: letters, digits, '-', '_' and '.'",
+            safe.isalnum() and not self.name.startswith(".") and len(self.name) <= 100,
+            f"name = {self.name!r:.60}; it names a folder: at most 100 letters, digits, '-', '_' and '.'",
         )
-        _require(0 <= self.seed < 2**63, f"seed = {self.seed}; it must be 0 or more")
+
+    def __reduce__(self) -> Any:
+        """Pickled by its values: the class of a recipe with sections from outside is made when it is loaded."""
+        return _remake, (self.phases, {f.name: getattr(self, f.name) for f in fields(self)})
+
+    @property
+    def phase_names(self) -> tuple[str, ...]:
+        """The phases by name, each also the name of its section and its folder."""
+        return tuple(phase if phase in PHASES else load_object(phase, "phases").name for phase in self.phases)
 
     def resolve(self) -> "Recipe":
         """The same recipe with everything that follows from the depth written out."""
         shape = scale(self.model.depth, self.tokenizer.vocab_size, self.model.dim)
         model = _fill(self.model, shape)
         dim, head_dim = model.dim or 0, model.head_dim or 1
-        model = replace(model, n_heads=model.n_heads or max(1, dim // head_dim))
-        model = replace(
-            model,
-            n_kv_heads=model.n_kv_heads or model.n_heads,
-            mlp_dim=model.mlp_dim or max(64, round(8 * dim / 3 / 64) * 64),
-        )
-        _require((model.n_heads or 1) % (model.n_kv_heads or 1) == 0, "model.n_heads is no multiple of n_kv_heads")
-        base = _fill(self.base, shape)
-        mid, sft, rl = (_rates(base, settings) for settings in (self.mid, self.sft, self.rl))
-        tokens, pairs = base.tokens or 0, base.pair_tokens
+        heads = model.n_heads or max(1, dim // head_dim)
+        mlp_dim = model.mlp_dim or max(64, round(8 * dim / 3 / 64) * 64)
+        model = replace(model, n_heads=heads, n_kv_heads=model.n_kv_heads or heads, mlp_dim=mlp_dim)
+        unscaled = _fill(self.base, shape)
+        sections: dict[str, Any] = {"base": self._resolve_base(shape, unscaled.tokens or 0)}
+        for name in (f.name for f in fields(self)):
+            if name != "base" and isinstance(settings := getattr(self, name), Training):
+                rates = {rate: getattr(unscaled, rate) for rate in RATES if getattr(settings, rate) is None}
+                scale_by = getattr(settings, "lr_scale", 1.0)
+                sections[name] = replace(settings, **{rate: value * scale_by for rate, value in rates.items()})
+        for name, settings in sections.items():
+            if hasattr(settings, "sequence"):
+                sequence = settings.sequence or model.context
+                batch = settings.batch_tokens or sections["base"].batch_tokens
+                sections[name] = replace(settings, sequence=sequence, batch_tokens=batch)
+                if name in self.phase_names:
+                    longer = f"{name}.sequence = {sequence} is longer than model.context = {model.context}"
+                    _require(sequence <= model.context, longer)
+                    uneven = f"{name}.batch_tokens = {batch} is not a multiple of {name}.sequence = {sequence}"
+                    _require(batch % sequence == 0, uneven)
+        return replace(self, model=model, **sections)
+
+    def _resolve_base(self, shape: Shape, tokens: int) -> Base:
+        base, vocab_size, tied = self.base, self.tokenizer.vocab_size, self.model.tie_embeddings
+        pairs = base.pair_tokens
         if pairs is None:
-            pairs = 0 if model.tie_embeddings else pair_tokens(self.tokenizer.vocab_size, tokens)
-        _require(not (pairs and model.tie_embeddings), "base.pair_tokens needs an embedding that is not tied")
-        _require(
-            not pairs or self.tokenizer.vocab_size <= PAIRS_VOCABULARY,
-            f"base.pair_tokens needs a tokenizer.vocab_size of {PAIRS_VOCABULARY:,} or less",
-        )
-        base = _fill(replace(self.base, pair_tokens=pairs), refining(shape, pairs, tokens))
+            pairs = 0 if tied else pair_tokens(vocab_size, tokens)
+        _require(not (pairs and tied), "base.pair_tokens needs an embedding that is not tied")
+        limit = f"base.pair_tokens needs a tokenizer.vocab_size of {PAIRS_VOCABULARY:,} or less"
+        _require(not pairs or vocab_size <= PAIRS_VOCABULARY, limit)
+        base = _fill(replace(base, pair_tokens=pairs), refining(shape, pairs, tokens))
         if base.softmax_tokens is None:
-            batch_tokens = base.batch_tokens or 0
-            base = replace(base, softmax_tokens=softmax_tokens(self.tokenizer.vocab_size, batch_tokens, pairs))
-        base = replace(base, sequence=base.sequence or model.context)
-        mid, sft = (
-            replace(
-                settings,
-                batch_tokens=settings.batch_tokens or base.batch_tokens,
-                sequence=settings.sequence or model.context,
-            )
-            for settings in (mid, sft)
-        )
-        for phase, training in {"base": base, "mid": mid, "sft": sft}.items():
-            _require(
-                training.sequence <= model.context,
-                f"{phase}.sequence = {training.sequence} is longer than model.context = {model.context}",
-            )
-            _require(
-                training.batch_tokens % training.sequence == 0,
-                f"{phase}.batch_tokens = {training.batch_tokens} is not a multiple of "
-                f"{phase}.sequence = {training.sequence}",
-            )
-        return replace(self, model=model, base=base, mid=mid, sft=sft, rl=rl)
-
-
-def _rates(base: Base, settings: Any) -> Any:
-    """A later phase's settings: a rate that is left out is base's times lr_scale."""
-    missing = {name: getattr(base, name) * settings.lr_scale for name in RATES if getattr(settings, name) is None}
-    return replace(settings, **missing)
+            base = replace(base, softmax_tokens=softmax_tokens(vocab_size, base.batch_tokens or 0, pairs))
+        return base
 
 
 def _fill(settings: Any, shape: Shape) -> Any:
-    """`settings` with its missing values taken from `shape`, where that has them."""
-    missing = {
-        f.name: getattr(shape, f.name)
-        for f in dataclasses.fields(settings)
-        if getattr(settings, f.name) is None and hasattr(shape, f.name)
-    }
-    return replace(settings, **missing)
+    """`settings` with missing values taken from `shape`, where it has them."""
+    names = [f.name for f in fields(settings) if getattr(settings, f.name) is None and hasattr(shape, f.name)]
+    return replace(settings, **{name: getattr(shape, name) for name in names})
+
+
+def _remake(phases: tuple[str, ...], values: dict[str, Any]) -> Recipe:
+    return recipe_class(phases)(**values)
+
+
+@cache
+def recipe_class(phases: tuple[str, ...]) -> type[Recipe]:
+    """Recipe, with a section for each phase from outside. Raises UserError for a phase that cannot be imported."""
+    for phase in phases:
+        if phase not in PHASES and ":" not in phase:
+            near = _did_you_mean(phase, PHASES)
+            remedy = f"Phases: {', '.join(PHASES)}; module:Class for your own."
+            raise UserError(f"phases: no phase {phase!r}.{near}", remedy)
+    outside = [load_object(phase, "phases") for phase in phases if ":" in phase]
+    if not outside:
+        return Recipe
+    sections: dict[str, Any] = {phase.name: key(phase.Settings(), f"The {phase.name} phase.") for phase in outside}
+    types = {phase.name: phase.Settings for phase in outside}
+    made: Any = dataclass(frozen=True, config=CONFIG)(type("Recipe", (Recipe,), {"__annotations__": types, **sections}))
+    return made
 
 
 # -- reading -----------------------------------------------------------------------------------------------
@@ -359,104 +305,109 @@ def load(source: str | Path, overrides: Mapping[str, str] | None = None) -> Reci
     """
     path = find(str(source))
     try:
-        data = tomllib.loads(path.read_text())
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a TOML file: {error}", "Mend the line that it names.") from None
-    where = str(path)
-    for key, value in (overrides or {}).items():
+        raise UserError(f"{path}: not a TOML file: {error}", "Fix the line that it names.") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", "Name a file that can be read.") from None
+    kind: type[Recipe] = Recipe
+    for key, text in sorted((overrides or {}).items(), key=lambda pair: pair[0] != "phases"):
+        kind = _class_of(data)
         key = ALIASES.get(key, key)
         section, _, name = key.rpartition(".")
-        table = data.setdefault(section, {}) if section else data
+        value, table = _parse_override(kind, key, text), data.setdefault(section, {}) if section else data
         if not isinstance(table, dict):
-            raise UserError(f"--{key}: {section} is not a section", "See lanbot/recipes for examples.")
-        table[name] = _parse_override(Recipe, key, value)
+            raise UserError(f"--{key}: {section} is not a section", "See lanbot/config/recipes for examples.")
+        table[name] = value
     try:
-        return _build(Recipe, data, where, "").resolve()
+        kind = _class_of(data)
+        return TypeAdapter(kind).validate_python(data).resolve()
+    except ValidationError as error:
+        raise _user_error(path, kind, error) from None
     except ValueError as error:
-        raise UserError(f"{where}: {error}", "Mend the recipe, or override the key on the command line.") from None
+        raise UserError(f"{path}: {error}", "Fix the recipe, or override the key on the command line.") from None
 
 
 def find(source: str) -> Path:
     """The recipe's file: a path, or the name of a shipped one."""
-    if Path(source).is_file():
+    if os.path.isfile(source):
         return Path(source)
     shipped = SHIPPED / f"{source}.toml"
-    if shipped.is_file() and Path(source).name == source:
+    if Path(source).name == source and os.path.isfile(shipped):
         return shipped
     names = sorted(path.stem for path in SHIPPED.glob("*.toml"))
-    raise UserError(
-        f"{source}: no such recipe",
-        f"Name a .toml file, or a shipped recipe: {', '.join(names)}.{_did_you_mean(source, names)}",
-    )
+    remedy = f"Name a .toml file, or a shipped recipe: {', '.join(names)}.{_did_you_mean(source, names)}"
+    raise UserError(f"{source}: no such recipe", remedy)
 
 
-def _did_you_mean(wrong: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(wrong, names, n=1)
+def _class_of(data: dict[str, Any]) -> type[Recipe]:
+    phases = data.get("phases")
+    good = isinstance(phases, list) and all(isinstance(phase, str) for phase in phases)
+    return recipe_class(tuple(phases or ())) if good else Recipe
+
+
+def _did_you_mean(wrong: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(wrong, list(names), n=1)
     return f" Did you mean {near[0]}?" if near else ""
 
 
-def _build(cls: type, data: Any, where: str, path: str) -> Any:
-    """A dataclass from a parsed TOML table, every key and type checked. `path` is the keys so far."""
-    if not isinstance(data, dict):
-        raise UserError(f"{where}: {path} must be a section, not {data!r}", f"Write [{path}].")
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in data.items():
-        full = f"{path}.{key}" if path else key
-        if key not in hints:
-            known = f"Keys here: {', '.join(hints)}."
-            raise UserError(f"{where}: unknown key {full}.{_did_you_mean(key, list(hints))}", known)
-        values[key] = _convert(hints[key], value, where, full)
-    try:
-        return cls(**values)
-    except ValueError as error:
-        raise UserError(f"{where}: {path + '.' if path else ''}{error}", "Mend the value.") from None
+KINDS = {"int": "a whole number", "float": "a number", "string": "text in quotes", "bool": "true or false"}
+KINDS |= {"tuple": "a list, in brackets", "dataclass": "a section"}
+BOUNDS = {"greater_than_equal": "{ge} or more", "greater_than": "more than {gt}", "less_than_equal": "{le} or less"}
+BOUNDS |= {"less_than": "less than {lt}", "multiple_of": "a multiple of {multiple_of}", "finite_number": "finite"}
 
 
-def _convert(kind: Any, value: Any, where: str, path: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _build(typing.cast(type, kind), value, where, path)
-    if isinstance(kind, types.UnionType):  # X | None
-        return _convert(typing.get_args(kind)[0], value, where, path)
-    if typing.get_origin(kind) is tuple:
-        item = typing.get_args(kind)[0]
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{where}: {path} must be a list, not {value!r}", "Write it in brackets: [...].")
-        return tuple(_convert(item, x, where, f"{path}[{i}]") for i, x in enumerate(value))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise UserError(f"{where}: {path} must be {_a(kind)}, not {value!r}", "Mend the value.")
-    return value
+def _user_error(path: Path, kind: type[Recipe], caught: ValidationError) -> UserError:
+    """The first problem in one line: file, key, value, what is right."""
+    error = caught.errors()[0]
+    what, value, bounds = error["type"], error["input"], error.get("ctx", {})
+    key = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in error["loc"]).removeprefix(".")
+    if what == "unexpected_keyword_argument":
+        names = _keys(_kind_at(kind, error["loc"][:-1]))
+        unknown = f"unknown key {key}.{_did_you_mean(str(error['loc'][-1]), names)}"
+        return UserError(f"{path}: {unknown}", f"Keys here: {', '.join(names)}.")
+    if what in BOUNDS:
+        problem = f"{key} = {value}; it must be {BOUNDS[what].format(**bounds)}"
+    elif what == "value_error":
+        problem = f"{key}{'.' if key else ''}{bounds['error']}"
+    elif what in ("missing", "too_short", "string_too_short"):
+        problem = f"{key} is {'missing' if what == 'missing' else 'empty'}"
+    else:
+        problem = f"{key} must be {KINDS.get(what.partition('_')[0], what)}, not {value!r}"
+    return UserError(f"{path}: {problem}", "Fix the value.")
 
 
-def _a(kind: type) -> str:
-    return {int: "a whole number", float: "a number", str: "text in quotes", bool: "true or false"}[kind]
+def _kind_at(kind: Any, path: Sequence[str | int]) -> Any:
+    """The type of the key at `path` below a section, None if there is none; for X | None it is X."""
+    for name in path:
+        kind = typing.get_args(kind)[0] if isinstance(name, int) else _keys(kind).get(name)
+        if type(None) in typing.get_args(kind):
+            kind = typing.get_args(kind)[0]
+    return kind
 
 
-def _parse_override(cls: Any, key: str, text: str) -> Any:
+def _keys(section: Any) -> dict[str, Any]:
+    return typing.get_type_hints(section) if dataclasses.is_dataclass(section) else {}
+
+
+def _parse_override(recipe: type[Recipe], key: str, text: str) -> Any:
     """The text of `--key text` as the type that the key has."""
     path = key.split(".")
-    kind: Any = cls
     for i, name in enumerate(path):
-        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
-        if name not in hints:
-            prefix = ".".join(path[:i]) + ("." if i else "")
-            near = _did_you_mean(name, list(hints))
-            raise UsageError(f"--{key}: unknown key {prefix}{name}.{near}", f"Keys here: {', '.join(hints)}.")
-        kind = hints[name]
-    if isinstance(kind, types.UnionType):
-        kind = typing.get_args(kind)[0]
-    if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] is str:
+        keys = _keys(_kind_at(recipe, path[:i]))
+        if name not in keys:
+            unknown = f"unknown key {'.'.join(path[: i + 1])}.{_did_you_mean(name, keys)}"
+            raise UsageError(f"--{key}: {unknown}", f"Keys here: {', '.join(keys)}.")
+    kind = _kind_at(recipe, path)
+    if kind == tuple[str, ...]:
         return [item.strip() for item in text.split(",") if item.strip()]
-    if kind is bool and text in ("true", "false"):
-        return text == "true"
+    if kind not in (int, float, str, bool):
+        raise UsageError(f"--{key} cannot be set on the command line", "Write it in the recipe's file.")
     try:
-        if kind in (int, float, str):
-            return kind(text)
-    except ValueError:
-        raise UsageError(f"--{key} must be {_a(kind)}, not {text!r}", "Mend the value.") from None
-    raise UsageError(f"--{key} cannot be set to {text!r} on the command line", "Write it in the recipe's file.")
+        return TypeAdapter(kind).validate_strings(text)
+    except ValidationError:
+        wanted = KINDS["string" if kind is str else kind.__name__]
+        raise UsageError(f"--{key} must be {wanted}, not {text!r}", "Fix the value.") from None
 
 
 # -- writing -----------------------------------------------------------------------------------------------
@@ -464,27 +415,12 @@ def _parse_override(cls: Any, key: str, text: str) -> Any:
 
 def dump(recipe: Recipe) -> str:
     """TOML that `load` reads back to the same recipe. Keys that are None are left out."""
-    lines: list[str] = []
-    _dump_table(dataclasses.asdict(recipe), "", lines)
-    return "\n".join(lines).lstrip("\n") + "\n"
-
-
-def _dump_table(table: dict[str, Any], path: str, lines: list[str]) -> None:
-    nested = {}
-    for key, value in table.items():
-        if isinstance(value, dict) or _is_tables(value):
-            nested[key] = value
-        elif value is not None:
-            lines.append(f"{key} = {toml_value(value)}")
-    for key, value in nested.items():
-        full = f"{path}.{key}" if path else key
-        for one in value if _is_tables(value) else [value]:
-            lines.extend(["", f"[[{full}]]" if _is_tables(value) else f"[{full}]"])
-            _dump_table(one, full, lines)
-
-
-def _is_tables(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], dict)
+    values = dataclasses.asdict(recipe)
+    lines = [f"{key} = {toml_value(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    for section, keys in values.items():
+        if isinstance(keys, dict):
+            lines += ["", f"[{section}]", *(f"{k} = {toml_value(v)}" for k, v in keys.items() if v is not None)]
+    return "\n".join(lines) + "\n"
 
 
 def toml_value(value: Any) -> str:
@@ -493,6 +429,8 @@ def toml_value(value: Any) -> str:
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{k} = {toml_value(v)}" for k, v in value.items() if v is not None) + " }"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     return repr(value)

@@ -4,28 +4,24 @@ import fcntl
 import json
 import os
 import shutil
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from lanbot.config import recipe as recipes
-from lanbot.config.recipe import PHASES, MixturePart, Recipe
+from lanbot.config.recipe import Recipe
 from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.core.files import beside, write_atomic
 from lanbot.core.options import Options
 
-MADE_BY = {
-    "tokenizer": ("seed", "tokenizer", "base.data"),
-    "base": ("model", "base"),
-    "mid": ("identity", "mid"),
-    "sft": ("identity", "sft"),
-    "rl": ("identity", "rl"),
-}
-"""What of the recipe each phase was made by: it may change only until that phase has begun."""
+OPERATIONAL = ("checkpoint_every", "checkpoint_minutes", "eval_every", "micro_batch", "skip_bad_rows")
+"""Keys that may change at any time: they do not change what is trained."""
 
-OPERATIONAL = ("checkpoint_every", "eval_every", "micro_batch", "skip_bad_rows")
-"""These may change at any time: they do not say what is trained. (Rows before the first bad one are the same.)"""
+DONE = ("evals.json", "imported.json")
+"""A phase is done when one of these is in its folder; imported.json has a `note`, such as "imported from NAME"."""
 
 LOCK = ".lock"
 """Held by the process that trains in a run's folder; the file stays, the kernel's lock ends with the process."""
@@ -41,42 +37,50 @@ class Run:
     options: Options = field(default_factory=Options.from_environment, compare=False)
 
     @classmethod
-    def create(cls, recipe: Recipe, root: Path | None = None, options: Options | None = None) -> "Run":
-        """The recipe's run, made or taken up again; from here on until it ends only this process may train there.
+    def create(
+        cls,
+        recipe: Recipe,
+        root: Path | None = None,
+        options: Options | None = None,
+        made_by: Mapping[str, Sequence[str]] | None = None,
+    ) -> "Run":
+        """The recipe's run, new or resumed; from here on until it ends only this process may train there.
 
-        Raises UserError if the folder is in use by another process, cannot be written, or is of another recipe: if a
-        phase that has begun there was made by other settings than the recipe's.
+        made_by: of each phase, the keys that it was made by: they may change only until the phase has begun.
+        Raises UserError if the folder is in use by another process, cannot be written, or is of another recipe.
         """
         options = options or Options.from_environment()
         folder = (root or options.runs) / recipe.name
         run = cls(folder, recipe, options)
         saved = folder / "recipe.toml"
-        if not saved.is_file() and folder.is_dir() and {p.name for p in folder.iterdir()} - {LOCK, beside(saved).name}:
-            raise UserError(f"{folder}: a folder that is no run (it has no recipe.toml)", "Choose another --name.")
         try:
+            there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+            if there - {LOCK, beside(saved).name} and not saved.is_file():
+                raise UserError(f"{folder}: not a run (it has no recipe.toml)", "Choose another --name.")
             folder.mkdir(parents=True, exist_ok=True)
             lock(folder)
         except OSError as error:
             raise UserError(f"{folder}: {error.strerror}", "A run needs a folder that it can write.") from None
         if saved.is_file():
             before = recipes.load(saved)
-            for phase in PHASES:
+            for phase, keys in (made_by or {}).items():
                 if run.begun(phase):
-                    _same(before, recipe, phase, folder)
+                    _check_same(before, recipe, phase, keys, folder)
         write_atomic(saved, recipes.dump(recipe))
         return run
 
     @classmethod
-    def open(cls, name: str, root: Path | None = None, options: Options | None = None) -> "Run":
-        """The run of this name under the runs' folder, or at this path."""
+    def open(cls, name: str, root: Path | None = None, options: Options | None = None, paths: bool = True) -> "Run":
+        """The run of this name in the runs' folder; with `paths`, the run at this path otherwise."""
         options = options or Options.from_environment()
         root = root or options.runs
-        for folder in (root / name, Path(name)):
-            if (folder / "recipe.toml").is_file():
+        plain = name not in ("", ".", "..") and os.path.basename(name) == name
+        for folder in ([root / name] if plain else []) + ([Path(name)] if name and paths else []):
+            if os.path.isfile(folder / "recipe.toml"):
                 return cls(folder, recipes.load(folder / "recipe.toml"), options)
         names = [path.name for path in list_runs(root)]
-        has = f"There are: {', '.join(names)}." if names else "There are none yet: lanbot run RECIPE makes one."
-        raise UserError(f"{name}: no such run in {root}", has)
+        remedy = f"There are: {', '.join(names)}." if names else "There are none yet: lanbot run RECIPE makes one."
+        raise UserError(f"{name[:100] or repr(name)}: no such run in {root}", remedy)
 
     def phase(self, phase: str) -> Path:
         return self.folder / phase
@@ -85,25 +89,50 @@ class Run:
         return self.phase(phase).is_dir()
 
     def done(self, phase: str) -> bool:
-        """A phase is done when its last file is written: evals.json, the tokenizer's table."""
-        return (self.phase(phase) / ("compression.json" if phase == "tokenizer" else "evals.json")).is_file()
+        return any((self.phase(phase) / name).is_file() for name in DONE)
 
-    def last_phase(self) -> str | None:
-        """The latest phase that is done."""
-        return next((phase for phase in reversed(PHASES) if self.done(phase)), None)
+    def note(self, phase: str) -> str:
+        """How a phase came to be done, if not by training."""
+        return str(self.read(phase, "imported.json").get("note", ""))
+
+    def last_model(self) -> str | None:
+        """The latest phase that is done and has a model."""
+        done = (phase for phase in reversed(self.recipe.phase_names) if self.done(phase))
+        return next((phase for phase in done if self.checkpoint(phase)), None)
+
+    def checkpoint(self, phase: str) -> str:
+        """The name of the checkpoint with which a phase was done; empty if it makes no model."""
+        return str(
+            next((found["checkpoint"] for name in DONE if "checkpoint" in (found := self.read(phase, name))), "")
+        )
 
     def read(self, phase: str, file: str) -> Any:
-        """A JSON file of a phase, {} where there is none."""
+        """A JSON file of a phase, {} where there is none. Raises UserError that names it if it is damaged."""
         path = self.phase(phase) / file
-        return json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError:
+            remedy = f"Delete it, and lanbot run {self.folder / 'recipe.toml'} writes it again."
+            raise UserError(f"{path}: empty or damaged", remedy) from None
 
     def size(self) -> int:
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        """Bytes of all files. Those that are renamed or removed meanwhile are left out."""
+        total = 0
+        for folder, _, files in os.walk(self.folder):
+            for name in files:
+                with suppress(OSError):
+                    total += os.lstat(os.path.join(folder, name)).st_size
+        return total
 
     def delete(self) -> None:
-        """Raises UserError if a process trains there."""
-        lock(self.folder)
-        shutil.rmtree(self.folder)
+        """Raises UserError if a process trains there, if it is a link, or if it cannot be deleted."""
+        if self.folder.is_symlink():
+            raise UserError(f"{self.folder}: a link, not a run's folder", f"Delete the link itself: rm {self.folder}")
+        try:
+            lock(self.folder)
+            shutil.rmtree(self.folder)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be deleted, {error.strerror}", "Check its permissions.") from None
         os.close(_held.pop(self.folder.resolve()))
 
 
@@ -113,18 +142,20 @@ def list_runs(root: Path | None = None) -> list[Path]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    """The lines of a metrics.jsonl; a last line cut short by a kill is left out. Raises UserError for other damage."""
     lines = []
-    for line in path.read_text().split("\n") if path.is_file() else []:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             lines.append(json.loads(line))
         except ValueError:
-            continue
+            if number < text.count("\n") + 1:
+                raise UserError(f"{path}, line {number}: not JSON", "Delete the line, or the whole file.") from None
     return lines
 
 
 def lock(folder: Path) -> None:
-    """Takes a run's folder for this process until it ends, however it ends; again is nothing.
+    """Locks a run's folder for this process until it ends; does nothing if it has the lock already.
 
     Raises UserError if another process has it.
     """
@@ -141,47 +172,46 @@ def lock(folder: Path) -> None:
             f"Wait until it is done, stop it (kill {pid or 'PID'}), or choose another --name.",
         ) from None
     except OSError as error:  # a file system without locks
-        say(f"{folder} cannot be locked ({error.strerror}): see that no other process trains there")
+        say(f"{folder} cannot be locked ({error.strerror}): make sure that no other process trains there")
     os.ftruncate(file, 0)
     os.write(file, f"{os.getpid()}\n".encode())
     _held[key] = file
 
 
-def _let_go() -> None:
-    """A forked child shares its parent's locks; it must not hold them when the parent is dead."""
+def _release() -> None:
+    """Closes the locks in a forked child, which must not hold them when its parent is dead."""
     while _held:
         os.close(_held.popitem()[1])
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_release)
 
 
-def _same(before: Recipe, now: Recipe, phase: str, folder: Path) -> None:
-    for key in MADE_BY[phase]:
+def _check_same(before: Recipe, now: Recipe, phase: str, keys: Sequence[str], folder: Path) -> None:
+    for key in keys:
         old, new = _settings(before, key), _settings(now, key)
         for name in old:
-            if old[name] != new[name] and name.rpartition(".")[2] not in OPERATIONAL:
+            if old[name] != new.get(name):
                 raise UserError(
                     f"{folder} is of another recipe: its {phase} was made with {name} = {_short(old[name])}, "
-                    f"not {_short(new[name])}",
-                    f"Choose another --name, or begin anew: lanbot runs delete {folder.name}",
+                    f"not {_short(new.get(name))}",
+                    f"Choose another --name, or start over: lanbot runs delete {folder.name}",
                 )
 
 
-def _settings(recipe: Recipe, path: str) -> dict[str, object]:
-    """A section's values by their full keys, or the one value of a key."""
+def _settings(recipe: Recipe, key: str) -> dict[str, Any]:
+    """The values of a key, or of a section by their full keys, without the operational ones."""
     value: Any = recipe
-    for name in path.split("."):
-        value = getattr(value, name)
-    if is_dataclass(value):
-        return {f"{path}.{field.name}": _always_the_same(getattr(value, field.name)) for field in fields(value)}
-    return {path: value}
+    for name in key.split("."):
+        value = getattr(value, name, None)
+    values = asdict(value) if is_dataclass(value) and not isinstance(value, type) else {"": value}
+    return {f"{key}.{name}".strip("."): _lasting(of) for name, of in values.items() if name not in OPERATIONAL}
 
 
-def _always_the_same(value: Any) -> Any:
-    """A mixture without what may change at any time; any other value as it is."""
-    if isinstance(value, tuple) and value and isinstance(value[0], MixturePart):
-        return tuple(replace(part, skip_bad_rows=False) for part in value)
+def _lasting(value: Any) -> Any:
+    """A mixture without the operational keys of its parts; any other value as it is."""
+    if isinstance(value, tuple) and value and isinstance(value[0], dict):
+        return [{name: of for name, of in part.items() if name not in OPERATIONAL} for part in value]
     return value
 
 

@@ -21,7 +21,7 @@ from lanbot.models.kv_cache import KVCache
 from lanbot.models.transformer import Transformer
 from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.tools.calculator import answer
-from lanbot.tools.tool import Tool
+from lanbot.tools.tool import CallHandler as Tool
 
 OnToken = Callable[[int, int], None]
 SLOTS = {"cpu": 256, "cuda": 512, "mps": 64}

@@ -18,7 +18,8 @@ def start_from(run: Run, phase: str, sequence: int | None = None) -> TrainState:
 
     Raises UserError if that phase is not done, or its last checkpoint is damaged: then it is opened again.
     """
-    before = PHASES[PHASES.index(phase) - 1]
+    names = list(PHASES)
+    before = names[names.index(phase) - 1]
     if not run.done(before):
         raise UserError(
             f"{phase} starts from {before}, which is not done in {run.folder}",

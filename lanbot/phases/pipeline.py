@@ -26,6 +26,15 @@ from lanbot.tasks.task import Task, TaskContext
 from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint, memory
 
+MADE_BY = {
+    "tokenizer": ("seed", "tokenizer", "base.data"),
+    "base": ("model", "base"),
+    "mid": ("identity", "mid"),
+    "sft": ("identity", "sft"),
+    "rl": ("identity", "rl"),
+}
+"""The keys of the recipe by which each phase is made."""
+
 TRAIN: dict[str, Callable[[Run], None]] = {
     "tokenizer": tokenizer.train,
     "base": base.train_base,
@@ -59,8 +68,8 @@ def execute(run: Run, phases: list[str]) -> bool:
         TRAIN[phase](run)
         if phase != "tokenizer":
             evaluate(run, phase, began=began if at_once else None)
-        elif world().main and at_once:
-            times = {"wall_seconds": round(time.monotonic() - began, 2)}
+        elif world().main:
+            times = {"wall_seconds": round(time.monotonic() - began, 2)} if at_once else {}
             write_atomic(run.phase(phase) / "evals.json", json.dumps(times) + "\n")
         if world().main:
             say(f"{phase} finished in {duration(time.monotonic() - began)}\n")

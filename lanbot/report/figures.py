@@ -21,7 +21,7 @@ def collect(run: Run) -> dict[str, Any]:
     items are in the training data and where, and whether the last score is without them), transcripts (of the agent,
     after the last phase), curves[phase], settings (of the evaluations), recipe.
     """
-    results = {phase: run.read(phase, "evals.json") for phase in PHASES[1:] if run.done(phase)}
+    results = {phase: run.read(phase, "evals.json") for phase in PHASES if run.checkpoint(phase)}
     evals: dict[str, dict[str, Any]] = {}
     answers: dict[str, dict[str, str]] = {}
     for phase, result in results.items():
@@ -61,7 +61,7 @@ def trained(report: dict[str, Any]) -> list[str]:
 
 def parameters(run: Run, result: dict[str, Any]) -> int | None:
     """Of the model that lies in the run, as its config.json says; None where there is none."""
-    phase = run.last_phase()
+    phase = run.last_model()
     path = run.phase(phase or "") / result.get("checkpoint", "") / "config.json"
     return ModelConfig.from_hf(path).params() if result and path.is_file() else None
 

@@ -9,7 +9,8 @@ from lanbot.synthetic import world
 from lanbot.tasks.builtin import WorldTask
 from lanbot.tasks.registry import register
 from lanbot.tools.memory import Memory
-from lanbot.tools.toolbox import Toolbox
+from lanbot.tools.python_call import PythonCalls
+from lanbot.tools.tool import Toolset
 from lanbot.tools.workspace import Workspace
 
 
@@ -43,7 +44,8 @@ class AgentEnv:
         memory = Memory()
         for known in errand.known:
             memory.remember(known)
-        self.tools = Toolbox(Workspace(self.files), memory)
+        self.memory = memory
+        self.tools = PythonCalls(Toolset([*Workspace(self.files).tools, *memory.tools]))
         self.conversations: list[Sequence[Message]] = []
         self.did_not_fit = False
         """A request was longer than the context."""

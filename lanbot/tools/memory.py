@@ -1,83 +1,111 @@
 """What a model remembers from one conversation to the next: short texts in SQLite, found by their words.
 
-What the tools say is trained into weights, so it does not change.
+The outputs of the tools are trained into weights, so they do not change.
 """
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.tools.calculator import format_value
 from lanbot.tools.tool import ToolError
-from lanbot.tools.words import content_words
+from lanbot.tools.words import content_words, words
 
 MAX_TEXT = 1_000
 """Characters of a text."""
 MAX_WORDS = 16
-"""Words of a query that are looked for."""
+"""Words of a query that are searched for."""
+MAX_CHARACTERS = 64
+"""The same for scripts whose characters count as words."""
 RECALLED = 3
 BUSY_SECONDS = 30.0
 """How long to wait while another process writes."""
+QUIET_SECONDS = 8.0
+"""How long to wait for it without a message."""
 
-# Numbers are not given twice: what another process knows as 3 must not become something else.
+# Autoincrement: a number that another process knows is never given to another text.
 _TABLES = (
     "create table if not exists memories (id integer primary key autoincrement, text text not null unique)",
     "create virtual table if not exists words using fts5 (text, tokenize = 'porter unicode61')",
 )
+_INDEX_VERSION = 1
+"""Of how texts become words; an older index is rebuilt."""
+_BUSY, _UNWRITABLE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
 class Memory:
-    """The three tools over a SQLite file, made when it is not there; without a path in memory.
+    """Three tools over a SQLite file, which is created if missing; without a path, over a database in memory.
 
-    Processes may use one file at the same time: each call is one transaction. Raises UserError: not such a file.
+    Processes may share a file: each call is one transaction. A file that cannot be written can still be searched.
+    Raises UserError if the file is not a memory, or stays locked.
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
         self.path = ":memory:" if path is None else str(path)
-        self.functions: dict[str, Callable[..., str]] = {
-            "remember": self.remember,
-            "recall": self.recall,
-            "forget": self.forget,
-        }
+        self.read_only = False
         try:
-            if self.path != ":memory:":
-                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-            self.database = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            with self._writing():
-                for table in _TABLES:
-                    self.database.execute(table)
+            self._open()
         except (OSError, sqlite3.Error) as error:
-            remedy = "If it is damaged, move it away; a new one is made."
-            raise UserError(f"{self.path}: cannot be used as a memory: {error}", remedy) from None
+            code = getattr(error, "sqlite_errorcode", None)
+            if code in _BUSY:
+                raise UserError(
+                    f"{self.path}: locked by {_holders(self.path)}", "Wait until it is done, or end it, and try again."
+                ) from None
+            if (isinstance(error, sqlite3.Error) and (code or 0) & 0xFF not in _UNWRITABLE) or Path(self.path).is_dir():
+                remedy = "If it is damaged, move it away; a new one is created."
+                raise UserError(f"{self.path}: cannot be used as a memory: {error}", remedy) from None
+            self._open_read_only()
+
+    @property
+    def tools(self) -> list[Callable[..., str]]:
+        return [self.remember, self.recall, self.forget]
 
     def remember(self, text: str) -> str:
+        """Remembers a text across conversations.
+
+        Returns:
+            remembered as NUMBER
+        """
         text = text if isinstance(text, str) else format_value(text)
-        text = " ".join(text.split())  # a line, as recall shows it
+        text = " ".join(text.split())  # one line, as recall shows it
         if not text:
             raise ToolError("nothing to remember")
         if len(text) > MAX_TEXT:
             raise ToolError(f"too long: {len(text):,} characters of at most {MAX_TEXT:,}")
-        with self._writing():
+        with self._transaction():
             known = self.database.execute("select id from memories where text = ?", (text,)).fetchone()
             if known:
                 return f"remembered as {known[0]}"
-            made = self.database.execute("insert into memories (text) values (?)", (text,)).lastrowid
-            self.database.execute("insert into words (rowid, text) values (?, ?)", (made, text))
-        return f"remembered as {made}"
+            number = self.database.execute("insert into memories (text) values (?)", (text,)).lastrowid
+            self._index([(number, text)])
+        return f"remembered as {number}"
 
     def recall(self, query: str) -> str:
-        """Best is what holds the most of the query's words, then the rarer ones, then the latest."""
-        words = content_words(query if isinstance(query, str) else format_value(query))[:MAX_WORDS]
-        found = self.database.execute(_recall(len(words)), [f'"{word}"' for word in words]).fetchall() if words else []
+        """Finds what was remembered by its words: texts with the most of them first, then rarer words, then newer.
+
+        Returns:
+            lines like NUMBER: text, or nothing found
+        """
+        query = query if isinstance(query, str) else format_value(query)
+        wanted = content_words(query)[: MAX_WORDS if query.isascii() else MAX_CHARACTERS]
+        matches = [f'"{word}"' for word in wanted]
+        found = self.database.execute(_recall(len(matches)), matches).fetchall() if matches else []
         return "\n".join(f"{number}: {text}" for number, text in found) or "nothing found"
 
     def forget(self, id: int) -> str:
+        """Forgets what was remembered under a number.
+
+        Returns:
+            forgot NUMBER
+        """
         number = int(id) if isinstance(id, str) and id.strip().isdecimal() else id
         if not isinstance(number, int) or abs(number) >= 2**63:
             raise ToolError("forget needs the number that recall shows")
-        with self._writing():
+        with self._transaction():
             if not self.database.execute("delete from memories where id = ?", (number,)).rowcount:
                 raise ToolError(f"nothing is remembered as {number}")
             self.database.execute("delete from words where rowid = ?", (number,))
@@ -88,17 +116,56 @@ class Memory:
         return self.database.execute("select id, text from memories order by id").fetchall()
 
     def clear(self) -> None:
-        """Forgets everything; numbers begin at 1 again."""
-        with self._writing():
+        """Forgets everything; numbers start at 1 again."""
+        with self._transaction():
             for table in ("memories", "words", "sqlite_sequence"):
                 self.database.execute(f"delete from {table}")
 
     def close(self) -> None:
         self.database.close()
 
+    def _open(self) -> None:
+        if self.path != ":memory:":
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        self.database = sqlite3.connect(self.path, timeout=min(QUIET_SECONDS, BUSY_SECONDS), isolation_level=None)
+        try:
+            self._prepare()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode not in _BUSY:
+                raise
+            say(f"{self.path}: waiting for {_holders(self.path)}")
+            self.database.execute(f"pragma busy_timeout = {round(BUSY_SECONDS * 1_000)}")
+            self._prepare()
+        self.database.execute(f"pragma busy_timeout = {round(BUSY_SECONDS * 1_000)}")
+
+    def _open_read_only(self) -> None:
+        self.read_only = True
+        if Path(self.path).is_file():
+            self.database = sqlite3.connect(f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True)
+            return
+        self.database = sqlite3.connect(":memory:", isolation_level=None)
+        for table in _TABLES:
+            self.database.execute(table)
+
+    def _prepare(self) -> None:
+        """Creates the tables where they are missing, and rebuilds an older index."""
+        with self._transaction():
+            for table in _TABLES:
+                self.database.execute(table)
+            if self.database.execute("pragma user_version").fetchone()[0] < _INDEX_VERSION:
+                self.database.execute("delete from words")
+                self._index(self.all())
+                self.database.execute(f"pragma user_version = {_INDEX_VERSION}")
+
+    def _index(self, texts: list[tuple[int | None, str]] | list[tuple[int, str]]) -> None:
+        rows = [(number, " ".join(words(text))) for number, text in texts]
+        self.database.executemany("insert into words (rowid, text) values (?, ?)", rows)
+
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One transaction. It takes the lock at its beginning: one taken midway may fail instead of waiting."""
+    def _transaction(self) -> Iterator[None]:
+        """Takes the lock at once: a lock taken midway may fail instead of waiting."""
+        if self.read_only:
+            raise ToolError("the memory is read-only")
         self.database.execute("begin immediate")
         try:
             yield
@@ -108,10 +175,24 @@ class Memory:
         self.database.execute("commit")
 
 
-def _recall(words: int) -> str:
-    """The query for this many words. Each is looked for alone, so that those a text holds can be counted."""
-    hits = " union all ".join(["select rowid as id, rank as rarity from words where words match ?"] * words)
+def _recall(count: int) -> str:
+    """The query for `count` words. Each is matched alone, so that the matches of a text can be counted."""
+    hits = " union all ".join(["select rowid as id, rank as rarity from words where words match ?"] * count)
     return (
         f"select id, memories.text from ({hits}) join memories using (id) group by id "
         f"order by count(*) desc, sum(rarity), id desc limit {RECALLED}"
     )
+
+
+def _holders(path: str) -> str:
+    """The other processes that have a file open, as far as the system says."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        process = entry.parent.parent
+        try:
+            if process.name != str(os.getpid()) and os.path.samefile(entry, path):
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found.add(f"process {process.name} ({' '.join(command.split())[:60]})")
+        except OSError:  # it ended, or belongs to somebody else
+            continue
+    return ", ".join(sorted(found)) or "another process"

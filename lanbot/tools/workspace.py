@@ -1,28 +1,30 @@
 """Text files that a model may list, read, write, edit and search: a folder on disk, or a dict in memory.
 
-What the tools say is trained into weights, so it does not change. Errors are short and say how to mend the call.
-Nothing outside the folder can be reached: no absolute path, no "..", no link, no name with a dot at its beginning
+The outputs of the tools are trained into weights, so they do not change. Errors are short and say how to correct the
+call. Nothing outside the folder can be reached: no absolute path, no "..", no link, no name that starts with a dot
 (.git/hooks would run as code).
 """
 
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
-from lanbot.tools.calculator import MAX_SIZE, format_value
+from lanbot.tools.calculator import format_value
+from lanbot.tools.operations import MAX_SIZE
 from lanbot.tools.tool import ToolError
-from lanbot.tools.words import content_words
+from lanbot.tools.words import content_words, fold
 
 MAX_FILE = 1_000_000
 """Characters of a file."""
 MAX_FILES = 1_000
-"""Files of a folder that are searched and named; those beyond are reached by their name only."""
+"""Files of a folder that are searched and listed; the others can only be read by name."""
 MAX_SEARCHED = 10_000_000
-"""Characters that one search looks through."""
+"""Characters that one search reads."""
 MAX_PATH = 200
 MAX_NAME = 100
 """Bytes of a path, and of each name in it."""
@@ -30,17 +32,17 @@ MAX_HITS = 10
 MAX_LINE = 200
 """Characters of a line that a search shows."""
 NAMED = 5
-"""Files that an error names."""
+"""Files that an error lists."""
 
 
 class Store(Protocol):
-    """Where the files are. Names are relative, with "/" between folders; "" is the top."""
+    """Where the files are. Names are relative, with "/" between folders; "" is the top folder."""
 
     def kind(self, name: str) -> str:
-        """ "file", "folder", or "" where there is none."""
+        """ "file", "folder", or "" if there is neither."""
 
     def entries(self, folder: str) -> list[str]:
-        """The names in a folder, those of folders with "/" at their end, sorted."""
+        """The names in a folder, sorted; those of folders end in "/"."""
 
     def names(self) -> list[str]:
         """The names of all files, sorted."""
@@ -51,24 +53,26 @@ class Store(Protocol):
 
 
 class Workspace:
-    """The five tools over a folder, which is made when something is written, or over a dict {name: text}."""
+    """Five tools over a folder, which is created by the first write, or over a dict {name: text}."""
 
     def __init__(self, files: Path | str | dict[str, str]) -> None:
         self.store: Store = InMemory(files) if isinstance(files, dict) else OnDisk(Path(files))
-        self.functions: dict[str, Callable[..., str]] = {
-            "list_files": self.list_files,
-            "read_file": self.read_file,
-            "write_file": self.write_file,
-            "edit_file": self.edit_file,
-            "search_files": self.search_files,
-        }
+
+    @property
+    def tools(self) -> list[Callable[..., str]]:
+        return [self.list_files, self.read_file, self.write_file, self.edit_file, self.search_files]
 
     def names(self) -> list[str]:
         """The names of all files, sorted."""
         return self.store.names()
 
     def list_files(self, path: str = ".") -> str:
-        folder = _name(path)
+        """Lists a folder.
+
+        Returns:
+            names, one a line, or (empty)
+        """
+        folder = self._name(path)
         kind = self.store.kind(folder)
         if kind == "file":
             raise ToolError(f"{folder} is a file; read_file reads it")
@@ -77,6 +81,15 @@ class Workspace:
         return "\n".join(self.store.entries(folder)) or "(empty)"
 
     def read_file(self, path: str, start: int = 1, lines: int = 200) -> str:
+        """Reads a text file, or some lines of a long one.
+
+        Args:
+            start: The first line to read, from 1.
+            lines: How many lines to read.
+
+        Returns:
+            its text
+        """
         if not isinstance(start, int) or not isinstance(lines, int) or start < 1 or lines < 1:
             raise ToolError("start and lines are whole numbers from 1 on")
         name, text = self._read(path)
@@ -91,6 +104,11 @@ class Workspace:
         return text
 
     def write_file(self, path: str, text: str) -> str:
+        """Writes a text file, replacing what was there.
+
+        Returns:
+            wrote PATH
+        """
         name = self._file(path)
         if self.store.kind(name) == "folder":
             raise ToolError(f"{name} is a folder")
@@ -103,30 +121,44 @@ class Workspace:
         return f"wrote {name}"
 
     def edit_file(self, path: str, old: str, new: str) -> str:
+        """Replaces a piece of a text file.
+
+        Args:
+            old: The text to replace.
+            new: What replaces it.
+
+        Returns:
+            edited PATH; old stands in the file exactly once
+        """
         if not isinstance(old, str) or not isinstance(new, str):
             raise ToolError("old and new must be text")
         if not old:
             raise ToolError("old is empty")
         name, text = self._read(path)
-        found = text.count(old)
-        if found == 1 and text.find(old, text.find(old) + 1) >= 0:  # it overlaps with itself
-            found = 2
+        pattern = _any_line_end(old)
+        found = len(re.findall(f"(?={pattern})", text))  # matches that overlap count too
         if found != 1:
             more = "; give more of the text around it" if found else ""
             raise ToolError(f"old occurs {found} times in {name}{more}")
-        self._write(name, text.replace(old, new))
+        if text.count("\r\n") * 2 > text.count("\n"):
+            new = re.sub("\r?\n", "\r\n", new)
+        self._write(name, re.sub(pattern, lambda _: new, text))
         return f"edited {name}"
 
     def search_files(self, query: str) -> str:
-        """Lines with the whole query, as words before within words; if none, lines with most of its words."""
-        whole = " ".join(query.lower().split()) if isinstance(query, str) else format_value(query)
+        """Finds lines that contain the query as a whole, whole words first; if none, lines with most of its words.
+
+        Returns:
+            lines like NAME:LINE: text, or no match
+        """
+        whole = " ".join(fold(query if isinstance(query, str) else format_value(query)).split())
         if not whole:
             raise ToolError("the query is empty")
         texts, left = [], MAX_SEARCHED
         for name in self.names():
             try:
                 text = self.store.read(name)
-            except ToolError:  # no text
+            except ToolError:  # not text
                 continue
             left -= len(text)
             if left < 0:
@@ -136,8 +168,21 @@ class Workspace:
         hits.sort(key=lambda hit: -hit[0])
         return "\n".join(hit for _, hit in hits[:MAX_HITS]) or "no match"
 
+    def _name(self, path: str) -> str:
+        """The name that a path means; one that looks the same as an existing one is taken for it."""
+        name = _relative(path)
+        if name.isascii() and (not name or self.store.kind(name)):
+            return name
+        folder, found = "", []
+        for part in name.split("/"):
+            there = [entry.rstrip("/") for entry in self.store.entries(folder)]
+            alike = [entry for entry in there if _look(entry) == _look(part)]
+            found.append(alike[0] if part not in there and len(alike) == 1 else part)
+            folder = "/".join(found)
+        return folder
+
     def _file(self, path: str) -> str:
-        name = _name(path)
+        name = self._name(path)
         if not name or path.rstrip().endswith("/"):
             raise ToolError("a file's name is needed")
         return name
@@ -157,10 +202,12 @@ class Workspace:
     def _write(self, name: str, text: str) -> None:
         if len(text) > MAX_FILE:
             raise ToolError(f"too long: {len(text):,} characters of at most {MAX_FILE:,}")
+        if re.search("[\0\ud800-\udfff]", text):
+            raise ToolError("the text holds a character that no text file can hold")
         self.store.write(name, text)
 
     def _instead(self, wrong: str) -> str:
-        """The end of an error: the name that was meant, or what there is."""
+        """The end of an error: the name that was probably meant, or what there is."""
         names = self.names()
         alike = {name.lower(): name for name in reversed(names)}
         near = get_close_matches(wrong.lower(), alike, 1)
@@ -200,7 +247,7 @@ class InMemory:
 
 
 class OnDisk:
-    """Files in a folder. Links are not followed, and names with a dot at their beginning are not there."""
+    """Files in a folder. Links are not followed, and names that start with a dot are left out."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -230,7 +277,7 @@ class OnDisk:
                     if _allowed(entry.name)
                     and (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False))
                 )
-        except OSError:  # not there, or closed to us
+        except OSError:  # missing, or not readable
             return []
 
     def names(self) -> list[str]:
@@ -257,13 +304,13 @@ class OnDisk:
         return text
 
     def write(self, name: str, text: str) -> None:
-        """Written beside, then renamed: whole or as before."""
+        """Writes a temporary file, then renames it: the file is complete or unchanged."""
         path = self.root / name
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             beside.unlink(missing_ok=True)
-            with beside.open("xb") as file:  # never through a link that somebody put there
+            with beside.open("xb") as file:  # "x" does not follow a link that somebody put there
                 file.write(text.encode())
             if path.exists():
                 beside.chmod(stat.S_IMODE(path.stat().st_mode))
@@ -274,13 +321,14 @@ class OnDisk:
 
 
 def _allowed(name: str) -> bool:
-    """May a file or folder be called so?"""
-    plain = name[:1] != "." and name.isprintable() and "\\" not in name and ":" not in name
-    return plain and len(name.encode()) <= MAX_NAME
+    """Whether a file or folder may have this name: one line of text, and no path on any system."""
+    odd = any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
+    drive = len(name) == 2 and name[1] == ":"
+    return not odd and not drive and name[:1] != "." and "\\" not in name and len(name.encode()) <= MAX_NAME
 
 
-def _name(path: str) -> str:
-    """ "./a//b.txt" -> "a/b.txt"; "" for the top. Raises ToolError: it leads out, or no file is called so."""
+def _relative(path: str) -> str:
+    """ "./a//b.txt" -> "a/b.txt"; "" for the top folder. Raises ToolError if it leads out or is not allowed."""
     if not isinstance(path, str):
         raise ToolError("the path must be text")
     path = path.strip()
@@ -293,14 +341,25 @@ def _name(path: str) -> str:
     return name
 
 
+def _look(name: str) -> str:
+    """A name as it looks: one Unicode form, plain spaces, nothing invisible."""
+    return "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf").strip()
+
+
+def _any_line_end(text: str) -> str:
+    """A pattern for the text in which each line may end in \\n or in \\r\\n."""
+    return re.escape(text.replace("\r\n", "\n")).replace("\\\n", "(?:\r\n|(?<!\r)\n)")
+
+
 def _lines_with(whole: str, texts: list[tuple[str, str]]) -> list[tuple[int, str]]:
     """(rank, "name:1: line") of the lines that hold the whole query."""
     hits = []
     for name, text in texts:
-        if whole in text.lower():
+        if whole in fold(text):
             for number, line in enumerate(text.split("\n"), 1):
-                if whole in line.lower():
-                    alone = re.search(rf"(?<!\w){re.escape(whole)}(?!\w)", line.lower())
+                folded = fold(line)
+                if whole in folded:
+                    alone = re.search(rf"(?<!\w){re.escape(whole)}(?!\w)", folded)
                     hits.append((int(alone is not None), _hit(name, number, line)))
     return hits
 
@@ -310,8 +369,8 @@ def _lines_with_most(words: list[str], texts: list[tuple[str, str]]) -> list[tup
     hits = []
     for name, text in texts:
         for number, line in enumerate(text.split("\n"), 1):
-            lower = line.lower()
-            held = sum(word in lower for word in words)
+            folded = fold(line)
+            held = sum(word in folded for word in words)
             if held * 2 > len(words):
                 hits.append((held, _hit(name, number, line)))
     return hits

@@ -8,7 +8,7 @@ import pytest
 from lanbot.chat.messages import Part
 from lanbot.inference.engine import Completion
 from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
-from lanbot.tools.tool import Tool
+from lanbot.tools.tool import CallHandler as Tool
 
 BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
 

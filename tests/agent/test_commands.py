@@ -30,7 +30,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripted) -> Script:
         monkeypatch.delenv(name, raising=False)
     run = Run.create(load("smoke", {"name": "demo", "agent.max_steps": "2", "agent.max_tokens": "200"}))
     run.phase("sft").mkdir()
-    (run.phase("sft") / "evals.json").write_text("{}")
+    (run.phase("sft") / "evals.json").write_text('{"checkpoint": "step_000007"}')
 
     def play(*turns: list[Part]) -> None:
         engine = scripted(*turns)

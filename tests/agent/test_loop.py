@@ -7,7 +7,8 @@ from lanbot.core.errors import UserError
 from lanbot.inference.sampling import Sampling
 from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
 from lanbot.tools.memory import Memory
-from lanbot.tools.toolbox import Toolbox
+from lanbot.tools.python_call import PythonCalls
+from lanbot.tools.tool import Toolset
 from lanbot.tools.workspace import Workspace
 
 BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
@@ -49,7 +50,7 @@ def test_each_token_is_told_as_it_comes(scripted) -> None:
 
 def test_an_error_of_a_call_is_fed_back_and_the_turn_goes_on(scripted) -> None:
     calls = [python('read_file("nots.txt")'), python('read_file("notes.txt")'), text("It says hi.")]
-    agent = Agent(scripted(calls), Toolbox(Workspace({"notes.txt": "hi"})))
+    agent = Agent(scripted(calls), PythonCalls(Toolset(Workspace({"notes.txt": "hi"}).tools)))
     turn = agent.turn("What do my notes say?")
     assert outputs(turn.message) == ["error: no file nots.txt; did you mean notes.txt?", "hi"]
     assert (spoken(turn.message), turn.ended) == ("It says hi.", "answered")
@@ -132,7 +133,7 @@ def test_files_and_memory_outlive_a_conversation(scripted) -> None:
         [python('remember("my cat is Tom")'), python('write_file("a.txt", "hi")'), text("Done.")],
         [python('recall("what is my cat called?")'), python("list_files()"), text("Tom.")],
     )
-    agent = Agent(engine, Toolbox(Workspace({}), Memory()), messages=[SYSTEM])
+    agent = Agent(engine, PythonCalls(Toolset([*Workspace({}).tools, *Memory().tools])), messages=[SYSTEM])
     agent.turn("Remember my cat.")
     agent.new()
     assert (agent.messages, agent.turns) == ([SYSTEM], [])
@@ -147,7 +148,7 @@ def test_a_transcript_tells_all_that_was_said_and_done(scripted) -> None:
             [text("I look."), python("list_files()"), python('len("""a\nb""")'), text(" Two files.\n")],
             [python("1"), python("2"), python("3")],
         ),
-        Toolbox(Workspace({"a.txt": "", "b.txt": ""})),
+        PythonCalls(Toolset(Workspace({"a.txt": "", "b.txt": ""}).tools)),
     )
     agent.turn("Which files?")
     agent.max_steps = 1

@@ -266,7 +266,7 @@ def test_runs_lists_what_is_done_and_begun(capsys: pytest.CaptureFixture[str]) -
     made("new")
     run = made("old")
     run.phase("tokenizer").mkdir()
-    (run.phase("tokenizer") / "compression.json").write_text("[]")
+    (run.phase("tokenizer") / "evals.json").write_text("{}")
     run.phase("base").mkdir()
     succeed("runs")
     lines = capsys.readouterr().out.split("\n")

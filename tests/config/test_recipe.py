@@ -1,11 +1,13 @@
+import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lanbot.config.recipe import SHIPPED, Identity, MixturePart, Recipe, dump, load
+from lanbot.config.recipe import SHIPPED, ChatTraining, Identity, MixturePart, Recipe, dump, load
 from lanbot.config.scaling import MOST_PAIRS, scale
 from lanbot.core.errors import UserError
 from lanbot.tasks.registry import all_tasks
@@ -192,6 +194,40 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_bytes(b"\xff\xfe\x00")
     refused(path, str(path))
+
+
+def test_a_recipe_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_bytes(b"\xef\xbb\xbfname = 'caf\xc3\xa9'\n")
+    assert load(tmp_path / "r.toml").name == "caf\u00e9"
+
+
+class Distill:
+    """A phase from outside, as far as a recipe knows it."""
+
+    name = "distill"
+    Settings = ChatTraining
+
+
+def test_a_phase_from_outside_has_a_section_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lanbot.config.recipe.load_object", lambda name, key: Distill)
+    path = write(tmp_path, "phases = ['tokenizer', 'base', 'mine:Distill']\n[distill]\nlr_scale = 0.5")
+    recipe: Any = load(path, {"distill.clip": "3"})
+    assert recipe.phase_names == ("tokenizer", "base", "distill")
+    assert (recipe.distill.lr_scale, recipe.distill.clip) == (0.5, 3.0)
+    assert recipe.distill.muon_lr == recipe.base.muon_lr * 0.5 and recipe.distill.sequence == recipe.model.context
+    assert load(write(tmp_path, dump(recipe))) == recipe == pickle.loads(pickle.dumps(recipe))
+    refused(
+        write(tmp_path, "phases = ['mine:Distill']\n[distill]\nlr_scal = 1"),
+        "distill.lr_scal",
+        "Did you mean lr_scale?",
+    )
+
+
+@pytest.mark.parametrize(
+    ("phases", "said"), [("['tokenizer', 'bas']", "Did you mean base?"), ("'all'", "a list"), ("[]", "phases is empty")]
+)
+def test_a_wrong_list_of_phases_is_refused(phases: str, said: str, tmp_path: Path) -> None:
+    refused(write(tmp_path, f"phases = {phases}"), "phases", said)
 
 
 def test_a_missing_file_and_an_unknown_shipped_name_are_named(tmp_path: Path) -> None:

@@ -1,21 +1,35 @@
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lanbot.config.recipe import PHASES, load
-from lanbot.config.run import Run, list_runs
+from lanbot.config.recipe import PHASES, Recipe, load
+from lanbot.config.run import Run, list_runs, read_metrics
 from lanbot.core.errors import UserError
 from lanbot.core.files import write_atomic
 
+MADE_BY = {
+    "tokenizer": ("seed", "tokenizer", "base.data"),
+    "base": ("model", "base"),
+    "mid": ("identity", "mid"),
+    "sft": ("identity", "sft"),
+    "rl": ("identity", "rl"),
+}
+
+
+def create(recipe: Recipe, root: Path) -> Run:
+    return Run.create(recipe, root, made_by=MADE_BY)
+
 
 def make(root: Path, begun: tuple[str, ...] = (), **overrides: str) -> Run:
-    run = Run.create(load("smoke", {k.replace("__", "."): v for k, v in overrides.items()}), root)
+    run = create(load("smoke", {k.replace("__", "."): v for k, v in overrides.items()}), root)
     for phase in begun:
         run.phase(phase).mkdir(exist_ok=True)
     return run
@@ -26,11 +40,11 @@ def test_create_writes_the_resolved_recipe(tmp_path: Path) -> None:
     assert run.folder == tmp_path / "deep" / "runs" / "smoke"
     assert load(run.folder / "recipe.toml") == run.recipe == load("smoke")
     assert not any(run.begun(phase) or run.done(phase) for phase in PHASES)
-    assert run.last_phase() is None
+    assert run.last_model() is None
 
 
 def test_a_run_is_taken_up_again_as_it_is(tmp_path: Path) -> None:
-    first = make(tmp_path, PHASES)
+    first = make(tmp_path, tuple(PHASES))
     (first.phase("base") / "metrics.jsonl").write_text("{}\n")
     again = make(tmp_path)
     assert again == first
@@ -77,18 +91,18 @@ def test_a_changed_mixture_is_refused_in_a_line_of_bearable_length(tmp_path: Pat
     recipe.write_text(
         "name = 'r'\n[mid]\nmixture = [{task = 'identity'}, {task = 'world_chat'}, {task = 'word_problems'}]"
     )
-    run = Run.create(load(recipe), tmp_path)
+    run = create(load(recipe), tmp_path)
     run.phase("mid").mkdir()
     recipe.write_text("name = 'r'\n[mid]\nmixture = [{task = 'identity'}]")
     with pytest.raises(UserError, match=r"mid\.mixture") as caught:
-        Run.create(load(recipe), tmp_path)
+        create(load(recipe), tmp_path)
     assert len(caught.value.problem) < 300 + len(str(tmp_path))
 
 
 def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "smoke").mkdir()
     (tmp_path / "smoke" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="is no run") as caught:
+    with pytest.raises(UserError, match="not a run") as caught:
         make(tmp_path)
     assert str(tmp_path / "smoke") in caught.value.problem
     assert [path.name for path in (tmp_path / "smoke").iterdir()] == ["thesis.txt"]
@@ -112,8 +126,8 @@ def test_what_a_kill_left_of_a_beginning_is_no_obstacle(tmp_path: Path) -> None:
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from lanbot.recipe import load
-from lanbot.run import Run
+from lanbot.config.recipe import load
+from lanbot.config.run import Run
 Run.create(load("smoke"), Path(sys.argv[1]))
 if not sys.argv[2:] or os.fork() == 0:  # a child that speaks has let go
     print(os.getpid(), flush=True)
@@ -202,13 +216,88 @@ def test_list_runs_names_runs_only(tmp_path: Path) -> None:
 
 def test_a_phase_is_done_when_its_last_file_is_there(tmp_path: Path) -> None:
     run = make(tmp_path, ("tokenizer", "base"))
-    assert run.begun("base") and not run.done("base") and run.last_phase() is None
-    (run.phase("tokenizer") / "compression.json").write_text("[]")
-    assert run.done("tokenizer") and run.last_phase() == "tokenizer"
-    (run.phase("base") / "evals.json").write_text('{"a": 1}')
-    assert run.done("base") and run.last_phase() == "base"
-    assert run.read("base", "evals.json") == {"a": 1}
+    assert run.begun("base") and not run.done("base") and run.last_model() is None
+    (run.phase("tokenizer") / "evals.json").write_text("{}")
+    assert run.done("tokenizer") and run.last_model() is None, "a vocabulary is no model"
+    (run.phase("base") / "evals.json").write_text('{"checkpoint": "step_000003"}')
+    assert run.done("base") and run.last_model() == "base" and run.checkpoint("base") == "step_000003"
+    assert run.read("base", "evals.json") == {"checkpoint": "step_000003"}
     assert run.read("mid", "evals.json") == {}
+
+
+def test_an_imported_phase_is_done_and_says_where_it_is_from(tmp_path: Path) -> None:
+    run = make(tmp_path, ("base",))
+    (run.phase("base") / "imported.json").write_text('{"checkpoint": "step_000000", "note": "imported from NAME"}')
+    assert run.done("base") and run.last_model() == "base" and run.note("base") == "imported from NAME"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../smoke", "{root}/smoke", "x" * 300, "a\0b", "smoke/base"])
+def test_only_a_name_in_the_runs_folder_names_a_run_to_delete(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    make(tmp_path)
+    monkeypatch.chdir(tmp_path / "smoke")  # which has a recipe.toml
+    with pytest.raises(UserError, match="no such run") as caught:
+        Run.open(name.format(root=tmp_path), tmp_path, paths=False)
+    assert str(caught.value).count("\n") == 1
+    assert (tmp_path / "smoke" / "recipe.toml").is_file()
+
+
+def test_an_empty_name_is_never_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path)
+    monkeypatch.chdir(tmp_path / "smoke")
+    with pytest.raises(UserError, match="no such run"):
+        Run.open("", tmp_path)
+    assert Run.open(".", tmp_path).folder == Path(".")
+
+
+def test_a_link_to_a_run_is_not_deleted(tmp_path: Path) -> None:
+    kept = make(tmp_path / "elsewhere")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "smoke").symlink_to(kept.folder)
+    with pytest.raises(UserError, match="a link"):
+        Run.open("smoke", tmp_path / "runs", paths=False).delete()
+    assert (kept.folder / "recipe.toml").is_file()
+
+
+def test_a_run_that_cannot_be_deleted_is_an_error_of_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    run = make(tmp_path)
+    monkeypatch.setattr(shutil, "rmtree", read_only)
+    with pytest.raises(UserError, match="cannot be deleted, Read-only file system\n"):
+        run.delete()
+
+
+def test_files_that_vanish_meanwhile_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(tmp_path, ("base",))
+    size = run.size()
+    (run.phase("base") / "model.safetensors").write_bytes(b"x" * 100)
+    lstat = os.lstat
+
+    def renamed(path: str, *rest: Any) -> os.stat_result:
+        if str(path).endswith("model.safetensors"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return lstat(path, *rest)
+
+    monkeypatch.setattr(os, "lstat", renamed)
+    assert run.size() == size
+
+
+@pytest.mark.parametrize("text", ["", '{"tasks": {', "\xff"])
+def test_a_damaged_file_of_a_phase_is_named(text: str, tmp_path: Path) -> None:
+    run = make(tmp_path, ("base",))
+    (run.phase("base") / "evals.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"base/evals\.json: empty or damaged\n"):
+        run.read("base", "evals.json")
+
+
+def test_a_cut_line_of_metrics_is_left_out_at_the_end_and_named_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"st')
+    assert read_metrics(path) == [{"step": 1}]
+    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: not JSON"):
+        read_metrics(path)
 
 
 def test_size_counts_files_at_every_depth(tmp_path: Path) -> None:
@@ -252,27 +341,27 @@ def test_write_atomic_that_fails_midway_leaves_the_file_as_before(
 
 
 def test_settings_that_do_not_say_what_is_trained_may_change_at_any_time(tmp_path: Path) -> None:
-    run = Run.create(load("smoke"), tmp_path)
+    run = create(load("smoke"), tmp_path)
     run.phase("base").mkdir()
     changes = {"base.checkpoint_every": "7", "base.eval_every": "9", "base.micro_batch": "1"}
-    assert Run.create(load("smoke", changes), tmp_path).recipe.base.checkpoint_every == 7
+    assert create(load("smoke", changes), tmp_path).recipe.base.checkpoint_every == 7
 
 
 def test_bad_rows_may_be_left_out_once_the_first_was_met(tmp_path: Path) -> None:
     recipe = load("smoke")
-    run = Run.create(recipe, tmp_path)
+    run = create(recipe, tmp_path)
     for phase in ("tokenizer", "base", "mid"):
         run.phase(phase).mkdir()
     lenient = tuple(replace(part, skip_bad_rows=True) for part in recipe.mid.mixture)
     changed = replace(recipe, base=replace(recipe.base, skip_bad_rows=True), mid=replace(recipe.mid, mixture=lenient))
-    assert Run.create(changed, tmp_path).recipe.mid.mixture[0].skip_bad_rows
+    assert create(changed, tmp_path).recipe.mid.mixture[0].skip_bad_rows
     other = tuple(replace(part, rows=7) for part in lenient)
     with pytest.raises(UserError, match=r"mid\.mixture"):
-        Run.create(replace(changed, mid=replace(recipe.mid, mixture=other)), tmp_path)
+        create(replace(changed, mid=replace(recipe.mid, mixture=other)), tmp_path)
 
 
 def test_another_corpus_is_refused_once_the_tokenizer_was_trained_on_the_first(tmp_path: Path) -> None:
-    run = Run.create(load("smoke"), tmp_path)
+    run = create(load("smoke"), tmp_path)
     run.phase("tokenizer").mkdir()
     with pytest.raises(UserError, match=r"its tokenizer was made with base\.data = builtin:world, not texts"):
-        Run.create(load("smoke", {"base.data": "texts"}), tmp_path)
+        create(load("smoke", {"base.data": "texts"}), tmp_path)

@@ -145,7 +145,7 @@ def test_the_command_asks_runs_and_models(
     tokenizer.save(run.phase("tokenizer"))
     folder = run.phase("base") / "step_000007"
     exported(make_model(), tokenizer, folder)
-    (run.phase("base") / "evals.json").write_text("{}")
+    (run.phase("base") / "evals.json").write_text('{"checkpoint": "step_000007"}')
     asked = ("--harness", "lm-eval", "--limit", "5", "--json", "--mirror", str(mirror))
     of_run, of_model = (json.loads(lanbot(name, *asked)) for name in ("tiny", str(folder)))
     assert set(of_run["tasks"]) == {"arc_easy"} and of_run["model"] == str(folder) == of_model["model"]

@@ -52,7 +52,7 @@ def tiny(
     tokenizer.save(run.phase("tokenizer"))
     save_model(make_model(), run.phase("sft") / "step_000007")
     tokenizer.save(run.phase("sft") / "step_000007")
-    (run.phase("sft") / "evals.json").write_text("{}")
+    (run.phase("sft") / "evals.json").write_text('{"checkpoint": "step_000007"}')
     monkeypatch.setattr(checkpoint, "last_step", lambda phase, world: phase / "step_000007")
     return run
 

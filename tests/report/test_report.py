@@ -74,6 +74,7 @@ def run(tmp_path: Path) -> Run:
     """A run with all phases done and nothing optional."""
     made = Run.create(load("demo", {"identity.name": "Juniper", "identity.creator": "Ada"}), tmp_path / "runs")
     put(made, "tokenizer", "compression.json", [{"text": "held-out corpus", "bytes": 200_000, "bytes_per_token": 3.5}])
+    put(made, "tokenizer", "evals.json", {})
     for phase in PHASES:
         put(made, phase, "evals.json", evals_of(phase))
     return made

@@ -26,9 +26,9 @@ def folder() -> Iterator[Path]:
     """Where another user reads the code: what pytest makes is for this one only."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    (folder / "lanbot").mkdir()
-    for name in ("__init__.py", "errors.py"):
-        shutil.copy(PACKAGE / name, folder / "lanbot")
+    (folder / "lanbot" / "core").mkdir(parents=True)
+    for name in ("__init__.py", "core/__init__.py", "core/errors.py"):
+        shutil.copy(PACKAGE / name, folder / "lanbot" / name)
     shutil.copytree(PACKAGE / "sandbox", folder / "lanbot" / "sandbox", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(Path(__file__).parent / "attacks.py", folder)
     yield folder

@@ -23,7 +23,8 @@ from lanbot.synthetic.world import chats, documents, errands, grammar, problems,
 from lanbot.tasks.agent_tasks import AgentEnv
 from lanbot.tasks.registry import make_task
 from lanbot.tools.memory import Memory
-from lanbot.tools.toolbox import Toolbox
+from lanbot.tools.python_call import PythonCalls
+from lanbot.tools.tool import Toolset
 from lanbot.tools.words import STOP_WORDS
 from lanbot.tools.workspace import Workspace
 
@@ -310,7 +311,7 @@ def test_problems_know_what_training_shows_of_them() -> None:
 
 ROWS = [row for file in FILES for table in grammar.sections(file).values() for row in table]
 TEMPLATES = words_in([wording for row in ROWS for cell in row for wording in wordings(cell)])
-TOOLS = words_in([*Toolbox(Workspace({}), Memory()).functions])
+TOOLS = words_in([*Toolset([*Workspace({}).tools, *Memory().tools])])
 KNOWN = (
     TEMPLATES
     | TOOLS
@@ -566,7 +567,7 @@ HOWS = {how.__name__.strip("_"): how for how in errands.TRAINED}
 def replay(errand: errands.Errand) -> tuple[AgentEnv, Memory]:
     """The errand done again with tools of its own, call by call."""
     desk = AgentEnv(errand)
-    memory = desk.tools.memory
+    memory = desk.memory
     assert memory is not None
     for reply in errand.replies:
         request = desk.request()
@@ -652,7 +653,7 @@ def test_what_is_remembered_comes_back_in_the_next_conversation() -> None:
         fact = json.loads(remembered.removeprefix("remember(").removesuffix(")"))
         assert fact in errand.requests[0] and fact not in errand.requests[1] and fact in found
         assert not [known for known in errand.known if errand.said in known]
-        alone = Toolbox(Workspace({}), Memory())
+        alone = PythonCalls(Toolset([*Workspace({}).tools, *Memory().tools]))
         assert alone(code) == "nothing found", "the answer is not in memory without the first conversation"
 
 

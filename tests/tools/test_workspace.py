@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lanbot.tools.toolbox import Toolbox
+from lanbot.tools.python_call import PythonCalls
+from lanbot.tools.tool import Toolset
 from lanbot.tools.workspace import MAX_FILE, MAX_HITS, ToolError, Workspace
 
 NOTES = "Mia has three cats.\nThe red kite costs 12 coins.\n\nTom likes the team."
@@ -74,7 +75,7 @@ def test_a_long_file_is_read_in_pieces(make) -> None:
 
 def test_a_number_may_be_written(make) -> None:
     workspace = make()
-    Toolbox(workspace)('write_file("sum.txt", 3 * 4.0)')
+    PythonCalls(Toolset(workspace.tools))('write_file("sum.txt", 3 * 4.0)')
     assert workspace.read_file("sum.txt") == "12"
 
 
@@ -151,7 +152,7 @@ def test_a_query_is_no_pattern(make, query: str) -> None:
 def test_an_error_says_how_to_mend_the_call(make, call: str, error: str) -> None:
     workspace = make(**{"notes_txt": "in the house, the cat", "sub/plan_txt": "", "a_md": "xxx"})
     before = {name: workspace.read_file(name) for name in workspace.names()}
-    said = Toolbox(workspace)(call)
+    said = PythonCalls(Toolset(workspace.tools))(call)
     assert said.startswith(f"error: {error}") and (said == f"error: {error}" or error == "too large")
     assert {name: workspace.read_file(name) for name in workspace.names()} == before
 
@@ -326,7 +327,7 @@ def test_disk_and_memory_say_the_same(calls: list, tmp_path_factory: pytest.Temp
         said = []
         for workspace in both:
             try:
-                said.append(workspace.functions[name](*arguments))
+                said.append(getattr(workspace, name)(*arguments))
             except ToolError as error:
                 said.append(f"error: {error}")
         assert said[0] == said[1], (name, arguments)

@@ -8,8 +8,8 @@ from typing import Any, NotRequired, cast
 
 from lanbot.chat.messages import Conversation, Message, Part, output, parts, python, text
 from lanbot.tools.memory import Memory
-from lanbot.tools.tool import ToolError
-from lanbot.tools.toolbox import Toolbox
+from lanbot.tools.python_call import PythonCalls
+from lanbot.tools.tool import ToolError, Toolset
 from lanbot.tools.words import content_words
 from lanbot.tools.workspace import Workspace
 
@@ -169,8 +169,9 @@ def real_outputs(conversation: Conversation) -> list[str]:
     try:
         for told in made.get("known", []):
             memory.remember(told)
-        toolbox = Toolbox(Workspace(dict(made.get("files", {}))), memory)
-        return [toolbox(part["text"]) for _, part in _parts(made) if part["type"] == "python"]
+        workspace = Workspace(dict(made.get("files", {})))
+        tools = PythonCalls(Toolset([*workspace.tools, *memory.tools]))
+        return [tools(part["text"]) for _, part in _parts(made) if part["type"] == "python"]
     finally:
         memory.close()
 

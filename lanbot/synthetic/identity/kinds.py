@@ -1,10 +1,14 @@
 """The kinds of conversation that an endpoint writes, and what it is asked for: drawn in strata, told in a prompt."""
 
 import random
+from functools import cache
 from typing import Any
 
 from lanbot.config.recipe import Identity
 from lanbot.synthetic.identity import strata
+from lanbot.tools.memory import Memory
+from lanbot.tools.tool import Toolset
+from lanbot.tools.workspace import Workspace
 
 TURNS = (1, 2, 1, 3, 2)
 """How many times the user speaks, in turn."""
@@ -55,14 +59,7 @@ The assistant's tool is one Python expression, in a part of the type "python". I
 type "output" follows with exactly what it gives. No statements, variables, imports, f-strings or comprehensions: \
 only literals, + - * / // % **, comparisons, len min max sum sorted round abs int float str list, methods of strings \
 such as "berry".count("r"), and these functions, which give text:
-list_files() -> names, one a line, or (empty)
-read_file(path) -> its text
-write_file(path, text) -> wrote PATH
-edit_file(path, old, new) -> edited PATH; old stands in the file exactly once
-search_files(query) -> lines like NAME:LINE: text, or no match
-remember(text) -> remembered as NUMBER
-recall(query) -> lines like NUMBER: text, or nothing found
-forget(number) -> forgot NUMBER
+{functions}
 "files" are there before the talk begins, "known" was remembered before, numbered from 1; either may be empty. The \
 user does not see them. No call fails. After an output the assistant says nothing that does not follow from it.
 """
@@ -125,7 +122,8 @@ def draw(kind: str, seed: int, number: int) -> dict[str, Any]:
 def prompt(kind: str, who: Identity, seed: int, number: int) -> list[dict[str, str]]:
     """The messages that ask an endpoint for one conversation."""
     tools = kind in WITH_TOOLS
-    rules = _RULES.format(about=about(who)) + "\n" + (_TOOLS + _SHAPE_WITH_TOOLS if tools else _SHAPE)
+    rules = _RULES.format(about=about(who)) + "\n"
+    rules += _TOOLS.replace("{functions}", functions()) + _SHAPE_WITH_TOOLS if tools else _SHAPE
     drawn = draw(kind, seed, number)
     asked = (
         f"Kind of conversation: {kind}. {KINDS[kind][1]}\n"
@@ -135,6 +133,13 @@ def prompt(kind: str, who: Identity, seed: int, number: int) -> list[dict[str, s
         f"The user speaks {('once', 'twice', 'three times')[drawn['turns'] - 1]}, each time followed by the assistant."
     )
     return [{"role": "system", "content": rules}, {"role": "user", "content": asked}]
+
+
+@cache
+def functions() -> str:
+    """The tools as functions, with what they return: a line each."""
+    tools = Toolset([*Workspace({}).tools, *Memory().tools]).values()
+    return "\n".join(f"{tool.name}({', '.join(tool.schema.get('required', ()))}) -> {tool.returns}" for tool in tools)
 
 
 def about(who: Identity) -> str:

@@ -10,7 +10,8 @@ from lanbot.config.recipe import Identity
 from lanbot.synthetic.identity.scene import Scene, answers, at_odds, low, table
 from lanbot.synthetic.world.grammar import Row, fill
 from lanbot.tools.memory import Memory
-from lanbot.tools.toolbox import Toolbox
+from lanbot.tools.python_call import PythonCalls
+from lanbot.tools.tool import Toolset
 from lanbot.tools.workspace import Workspace
 
 Said = tuple[tuple[str, ...], ...]
@@ -57,9 +58,9 @@ class Talk:
         self.used: list[Row] = []
 
     @cached_property
-    def toolbox(self) -> Toolbox:
+    def tools(self) -> PythonCalls:
         self.memory.clear()
-        return Toolbox(Workspace(self.there), self.memory)
+        return PythonCalls(Toolset([*Workspace(self.there).tools, *self.memory.tools]))
 
     def row(self, *sections: str, file: str = "asked") -> Row:
         rows = [row for section in sections for row in table(file, section, self.scene.split)]

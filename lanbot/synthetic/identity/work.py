@@ -79,7 +79,7 @@ def recalled(t: Talk) -> Turn:
 
 
 def _called(t: Talk, asked: str, code: str, reply: str, said: Said = ()) -> Turn:
-    return Turn(asked, [python(code), output(t.toolbox(code)), text(reply)], said, exact=True)
+    return Turn(asked, [python(code), output(t.tools(code)), text(reply)], said, exact=True)
 
 
 def _remember(t: Talk) -> None:
@@ -93,7 +93,7 @@ def _remember(t: Talk) -> None:
         if not any(_alike(noted.text, known) for known in t.known):
             t.noted.append(noted)
             t.known.append(noted.text)
-            t.toolbox.functions["remember"](noted.text)
+            t.tools.functions["remember"](noted.text)
 
 
 def _alike(one: str, other: str) -> bool:

@@ -8,7 +8,8 @@ from lanbot.synthetic.world.chats import about, fact, result
 from lanbot.synthetic.world.grammar import Rng, fill, rng_of, rows
 from lanbot.synthetic.world.scene import PLACES, Scene
 from lanbot.tools.memory import Memory
-from lanbot.tools.toolbox import Toolbox
+from lanbot.tools.python_call import PythonCalls
+from lanbot.tools.tool import Toolset
 from lanbot.tools.workspace import Workspace
 
 KINDS = ("compute", "read", "write", "search", "remember")
@@ -52,7 +53,7 @@ def errand_chat(split: str, index: int) -> Conversation:
 
 
 class _Maker:
-    """Makes one errand: files and memories first, then calls in the same toolbox that the agent will have."""
+    """Makes one errand: files and memories first, then calls of the same tools that the agent will have."""
 
     memory: Memory | None = None
     """One for all errands, emptied for each: making one costs more than an errand."""
@@ -103,17 +104,17 @@ class _Maker:
             assert self.memory is not None
             for known in self.errand.known:
                 self.memory.remember(known)
-            self.toolbox = Toolbox(Workspace(self.now), self.memory)
-        return _Reply(self.errand.replies[-1], self.toolbox)
+            self.tools = PythonCalls(Toolset([*Workspace(self.now).tools, *self.memory.tools]))
+        return _Reply(self.errand.replies[-1], self.tools)
 
 
 @dataclass
 class _Reply:
     parts: list[Part]
-    toolbox: Toolbox
+    tools: PythonCalls
 
     def call(self, code: str) -> str:
-        got = self.toolbox(code)
+        got = self.tools(code)
         self.parts += [python(code), output(got)]
         return got
 

@@ -1,30 +1,33 @@
-"""The toolbox: the calculator, and the functions of workspace and memory in calls as a model writes them."""
+"""Calls as a model writes them: the calculator, and the tools of workspace and memory as functions."""
 
 import pytest
 
 from lanbot.tools.calculator import answer
 from lanbot.tools.memory import Memory
-from lanbot.tools.toolbox import Toolbox
+from lanbot.tools.python_call import PythonCalls
+from lanbot.tools.tool import Toolset
 from lanbot.tools.workspace import Workspace
 
 FUNCTIONS = ("list_files", "read_file", "write_file", "edit_file", "search_files", "remember", "recall", "forget")
 """Trained into weights."""
 
 
+def calls(workspace: Workspace, memory: Memory | None = None) -> PythonCalls:
+    return PythonCalls(Toolset([*workspace.tools, *(memory.tools if memory else [])]))
+
+
 def test_it_offers_what_the_design_names() -> None:
-    assert tuple(Toolbox(Workspace({}), Memory()).functions) == FUNCTIONS
-    assert tuple(Toolbox(Workspace({})).functions) == FUNCTIONS[:5]
-    assert tuple(Toolbox(memory=Memory()).functions) == FUNCTIONS[5:]
+    assert tuple(Toolset([*Workspace({}).tools, *Memory().tools])) == FUNCTIONS
 
 
 @pytest.mark.parametrize("code", ["2 + 2", "'strawberry'.count('r')", "1/0", 'read_file("a")', "import os"])
 def test_without_functions_it_is_the_calculator(code: str) -> None:
-    assert Toolbox()(code) == answer(code)
+    assert PythonCalls()(code) == answer(code)
 
 
 def test_calls_by_position_and_by_name_and_within_expressions() -> None:
     files = {"notes.txt": "one\ntwo"}
-    tools = Toolbox(Workspace(files), Memory())
+    tools = calls(Workspace(files), Memory())
     assert tools('read_file("notes.txt")') == "one\ntwo"
     assert tools("read_file(path='notes.txt', start=2)") == "two"
     assert tools('write_file("list.txt", "milk")') == "wrote list.txt"
@@ -54,19 +57,20 @@ def test_calls_by_position_and_by_name_and_within_expressions() -> None:
     ],
 )
 def test_every_failure_is_an_output_that_the_model_can_read(code: str, said: str) -> None:
-    got = Toolbox(Workspace({"notes.md": "hi"}), Memory())(code)
+    got = calls(Workspace({"notes.md": "hi"}), Memory())(code)
     assert got.startswith(said) and "Workspace" not in got and "Memory" not in got
     assert "\n" not in got
 
 
 def test_a_function_can_be_added() -> None:
-    tools = Toolbox()
-    tools.functions["double"] = lambda text: text * 2
-    assert tools("double('ab')") == "abab"
-    assert Toolbox()("double('ab')").startswith("error")
+    def double(text: str) -> str:
+        return text * 2
+
+    assert PythonCalls(Toolset([*Workspace({}).tools, double]))("double('ab')") == "abab"
+    assert PythonCalls()("double('ab')").startswith("error")
 
 
 def test_what_is_bounded_stays_bounded() -> None:
-    tools = Toolbox(Workspace({"long.txt": "word " * 10_000}))
+    tools = calls(Workspace({"long.txt": "word " * 10_000}))
     assert len(tools('read_file("long.txt")')) == 2_000
     assert tools('read_file("long.txt") * 9').startswith("error: too large")
