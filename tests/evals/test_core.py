@@ -361,13 +361,13 @@ def test_an_oracle_scores_one_on_every_task(monkeypatch: pytest.MonkeyPatch) -> 
             right.add(core.texts(task, items, i)[1 if task.kind == GREEDY else items[i]["gold"]])
     result = evaluate(Said(lambda text: 0.0 if text in right else 1.0), 40)
     assert {label: one.score.score for label, one in result.tasks.items()} == {task.label: 1.0 for task in TASKS}
-    assert result.core == pytest.approx(1.0) and result.stderr == 0.0
+    assert result.core == pytest.approx(1.0) and 0.004 < result.stderr < 0.01
     assert result.tasks["bigbench_repeat_copy_logic"].json()["sampled"] is False, "it has 32 items"
     assert result.tasks["boolq"].json() == {
-        **{"score": 1.0, "n": 40, "stderr": 0.0, "chance": 0.5, "centered": 1.0, "centered_stderr": 0.0},
+        **{"score": 1.0, "n": 40, "stderr": 0.02439, "chance": 0.5, "centered": 1.0, "centered_stderr": 0.064184},
         **{"baseline": 0.62, "kind": CHOICE, "shots": 10, "items": 3_270, "sampled": True, "cut": 0},
     }
-    assert "40 of 3,270" in result.table() and str(result) == "CORE 1.0000 ± 0.0000 (said, at most 40 items a task)"
+    assert "40 of 3,270" in result.table() and "(said, at most 40 items a task)" in str(result)
     wrong = evaluate(Said(lambda text: 1.0 if text in right else 0.0), 10)
     assert all(one.score.score == 0.0 for one in wrong.tasks.values())
 
@@ -442,7 +442,7 @@ def measured(folder: Path) -> dict[str, object]:
     """CORE of the folder's model, in bf16, and its bits per byte."""
     tokenizer = Tokenizer.load(folder)
     model = load_model(folder, torch.bfloat16, torch.device("cpu"))
-    core.load = items_of
+    core.load = lambda task, options: items_of(task)
     result = evaluate(ModelScorer(model, tokenizer, "tiny"), None, MADE)
     texts = [world.document("test", i) for i in range(40)]
     held_out = Validation(
