@@ -9,11 +9,10 @@ from dataclasses import replace
 import torch
 
 from lanbot.agent.loop import bounded
-from lanbot.chat.formats.lanbot import parse, prompt_of, render_prompt
 from lanbot.chat.messages import Message
 from lanbot.core.console import Progress
 from lanbot.core.errors import UserError
-from lanbot.distributed.runtime import gather, world
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals.score import Score
 from lanbot.evals.scorer import TOKENS, padded
 from lanbot.inference.engine import Engine, Tool
@@ -35,6 +34,8 @@ def evaluate(
     max_tokens: int,
     seed: int = 0,
     left_out: Collection[int] = (),
+    *,
+    runtime: Runtime,
 ) -> Score:
     """The score on `limit` rows of a task's split, a seeded sample. All ranks share the work and get the score.
 
@@ -45,9 +46,8 @@ def evaluate(
     """
     if task.kind == "chat":
         raise ValueError(f"{name} is for training only")
-    place = world()
     rows = sample_rows(task, limit, seed, left_out)
-    mine = rows[place.rank :: place.size]
+    mine = rows[runtime.rank :: runtime.size]
     faults: list[str] = []
     did_not_fit = 0
     with Progress(f"evaluating {name}", len(mine)) as progress:
@@ -57,15 +57,15 @@ def evaluate(
             envs = do_errands(engine, task, mine, max_tokens, progress.show)
             right, did_not_fit = [env.right() for env in envs], sum(env.did_not_fit for env in envs)
         else:
-            prompts = [prompt_of(task.conversation(row), engine.tokenizer) for row in mine]
+            prompts = [engine.chat_format.prompt_of(task.conversation(row)) for row in mine]
             answers = _answers(engine, prompts, Sampling(max(max_tokens, task.answer_tokens)), progress.show)
             faults, did_not_fit = task.faults(mine, answers), answers.count(None)
             right = [not fault for fault in faults]
     guesses, parts = ([of(row) for row in mine] for of in (task.guess, task.part))
-    score = Score.of(gather(right), gather(guesses), gather(parts))
-    score = replace(score, did_not_fit=sum(gather([did_not_fit])))
+    score = Score.of(runtime.gather(right), runtime.gather(guesses), runtime.gather(parts))
+    score = replace(score, did_not_fit=sum(runtime.gather([did_not_fit])))
     if task.runs_code:
-        score = replace(score, failed=_failed(gather(faults)), sandbox=_level([task]))
+        score = replace(score, failed=_failed(runtime.gather(faults)), sandbox=_level([task], runtime))
     return of_task(score, task, left_out, max_tokens)
 
 
@@ -89,14 +89,16 @@ def pass_at(
     temperature: float,
     seed: int,
     label: str,
+    *,
+    runtime: Runtime,
 ) -> dict[str, Score]:
     """pass@k for each k <= samples: the mean over items of the chance that one of k of its samples is right.
 
     The error is that of item means, since samples of one item are not independent.
     """
-    faults, did_not_fit = _sample(engine, items, samples, max_tokens, temperature, seed, label)
+    faults, did_not_fit = _sample(engine, items, samples, max_tokens, temperature, seed, label, runtime)
     guesses = [task.guess(row) for task, row in items]
-    level, failed = _level([task for task, _ in items]), {}
+    level, failed = _level([task for task, _ in items], runtime), {}
     if any(task.runs_code for task, _ in items):
         failed = _failed(fault for of_item in faults for fault in of_item)
     scores = {}
@@ -113,9 +115,10 @@ def _failed(faults: Iterable[str]) -> dict[str, int]:
     return dict(sorted(collections.Counter(fault for fault in faults if fault).items()))
 
 
-def _level(tasks: Sequence[Task]) -> int | None:
+def _level(tasks: Sequence[Task], runtime: Runtime) -> int | None:
     """The worst level of the sandbox in which any rank ran programs; None: it ran none."""
-    return max((level for level in gather([task.sandbox_level for task in tasks]) if level is not None), default=None)
+    levels = runtime.gather([task.sandbox_level for task in tasks])
+    return max((level for level in levels if level is not None), default=None)
 
 
 def unbiased(n: int, right: int, k: int) -> float:
@@ -132,18 +135,18 @@ def _sample(
     temperature: float,
     seed: int,
     label: str,
+    runtime: Runtime,
 ) -> tuple[list[list[str]], int]:
     """Each item's faults, one a sample, "" if it is right; and how many items did not fit the context.
 
     All ranks share the work; the items come in the order of the ranks' shares.
     """
-    place = world()
-    numbers = range(len(items))[place.rank :: place.size]
+    numbers = range(len(items))[runtime.rank :: runtime.size]
     asked = [items[i] for i in numbers for _ in range(samples)]
     with Progress(label, len(asked)) as progress:
         answers = _answers(
             engine,
-            [prompt_of(task.conversation(row), engine.tokenizer) for task, row in asked],
+            [engine.chat_format.prompt_of(task.conversation(row)) for task, row in asked],
             Sampling(max_tokens, temperature),
             progress.show,
             seed,
@@ -153,8 +156,8 @@ def _sample(
     for task, group in itertools.groupby(zip(asked, answers, strict=True), key=lambda one: one[0][0]):
         of_task = list(group)
         faults += task.faults([row for (_, row), _ in of_task], [answer for _, answer in of_task])
-    of_items = gather([faults[i * samples : (i + 1) * samples] for i in range(len(numbers))])
-    return of_items, sum(gather([answers.count(None) // samples]))
+    of_items = runtime.gather([faults[i * samples : (i + 1) * samples] for i in range(len(numbers))])
+    return of_items, sum(runtime.gather([answers.count(None) // samples]))
 
 
 ProgressCallback = Callable[[int], None]
@@ -179,10 +182,10 @@ def _answers(
             sampling,
             seed,
             keys=[keys[start + i] for i in fits] if keys else None,
-            tools=[tools[start + i] for i in fits] if tools else None,
+            call_handlers=[tools[start + i] for i in fits] if tools else None,
         )
-        done = dict(zip(fits, completions, strict=True))
-        answers += [parse(done[i].ids, engine.tokenizer) if i in done else None for i in range(len(batch))]
+        messages = {i: engine.chat_format.parse(one.ids, one.sampled) for i, one in zip(fits, completions, strict=True)}
+        answers += [messages.get(i) for i in range(len(batch))]
         on_progress(len(answers))
     return answers
 
@@ -200,7 +203,7 @@ def do_errands(
     waiting = envs
     while waiting := [env for env in waiting if env.request()]:
         requests = [request for env in waiting if (request := env.request())]
-        prompts = [render_prompt([request], engine.tokenizer) for request in requests]
+        prompts = [engine.chat_format.prompt([request]) for request in requests]
         tools = [bounded(env.tools, CALLS) for env in waiting]
 
         def so_far(n: int, done: int = len(envs) - len(waiting)) -> None:
@@ -215,8 +218,8 @@ def do_errands(
 @torch.inference_mode()
 def _choose(engine: Engine, task: Task, rows: Sequence[int], on_progress: ProgressCallback) -> list[bool]:
     """The answer is the letter of the highest logit after the prompt. Prompts of like length are read together."""
-    model, tokenizer = engine.model, engine.tokenizer
-    prompts = {row: prompt_of(task.conversation(row), tokenizer)[-model.config.context :] for row in rows}
+    model, tokenizer = engine.model, engine.chat_format.tokenizer
+    prompts = {row: engine.chat_format.prompt_of(task.conversation(row))[-model.config.context :] for row in rows}
     right: dict[int, bool] = {}
     remaining = sorted(rows, key=lambda row: -len(prompts[row]))
     while remaining:
@@ -237,7 +240,7 @@ def _choose(engine: Engine, task: Task, rows: Sequence[int], on_progress: Progre
 
 def answer_all(engine: Engine, questions: Sequence[str], max_tokens: int) -> list[str]:
     """What the model says to each question, greedily, calls and outputs shown in brackets."""
-    prompts = [render_prompt([{"role": "user", "content": question}], engine.tokenizer) for question in questions]
+    prompts = [engine.chat_format.prompt([{"role": "user", "content": question}]) for question in questions]
     with Progress("answering", len(prompts)) as progress:
         answers = _answers(engine, prompts, Sampling(max_tokens), progress.show)
     return ["(longer than the context)" if answer is None else readable(answer) for answer in answers]

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Iterator
 
+from lanbot.chat.formats import get_format
 from lanbot.config.run import Run
 from lanbot.core.console import say, table, track
 from lanbot.core.files import unwritable, write_atomic
 from lanbot.data.corpus import Corpus, open_corpus
-from lanbot.distributed import runtime
+from lanbot.distributed.runtime import Runtime
 from lanbot.synthetic import world
-from lanbot.tokenizers import bpe as tokenizers
-from lanbot.tokenizers.bpe import Tokenizer
+from lanbot.tokenizers import bpe
+from lanbot.tokenizers.base import Tokenizer
 
 NUMBERS = "In 2024 it cost $1,299.99, 17% more than the 1,110 of 1999; 3.14159 x 2**10 = 3216.98816."
 CODE = """def mean(values: list[float]) -> float:
@@ -21,16 +22,17 @@ CODE = """def mean(values: list[float]) -> float:
 OTHER = "Ä naïve façade in Zürich. Это предложение по-русски. 这是一个中文句子。 これは日本語の文です。 👩‍🚀🚀"
 
 
-def train(run: Run) -> None:
+def train(run: Run, runtime: Runtime) -> None:
     """Trains the vocabulary on the base corpus and writes it, with a table of bytes per token."""
     settings, phase = run.recipe.tokenizer, run.phase("tokenizer")
-    if runtime.world().main:
+    if runtime.main:
         corpus, validation = corpora(run)
         texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
-        trained = tokenizers.train(texts, settings.vocab_size, settings.bare_words)
+        chat_format = get_format(settings.chat_format)
+        trained = bpe.train(texts, settings.vocab_size, chat_format.special_tokens, settings.bare_words)
         say(f"tokenizer done | {trained.vocab_size:,} tokens")
         try:
-            trained.save(phase)
+            chat_format(trained).save(phase)
         except OSError as error:
             raise unwritable(phase, error) from None
         rows = compression(trained, validation)
