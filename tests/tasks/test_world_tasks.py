@@ -14,7 +14,7 @@ from lanbot.tasks.builtin import ROWS, WordProblems
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import TaskContext
 
-ROBI = TaskContext(Identity("Robi", "Ada Smith", "cheerful"))
+ROBI = TaskContext(Identity("Robi", "Ada Smith", personality="cheerful"))
 
 
 def said(words: str | list[Part]) -> Message:
