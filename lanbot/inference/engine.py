@@ -20,7 +20,7 @@ from lanbot.inference.sampling import Sampling, sample
 from lanbot.models.kv_cache import KVCache
 from lanbot.models.transformer import Transformer
 from lanbot.tools.calculator import answer
-from lanbot.tools.tool import CallHandler as Tool
+from lanbot.tools.tool import CallHandler
 
 OnEvent = Callable[[int, Event], None]
 SLOTS = {"cpu": 256, "cuda": 512, "mps": 64}
@@ -49,7 +49,7 @@ class _Request:
     completion: Completion
     draws: random.Random
     limit: int
-    call_handler: Tool
+    call_handler: CallHandler
     parser: StreamParser
     forced: deque[int] = field(default_factory=deque)
 
@@ -57,7 +57,7 @@ class _Request:
 class Engine:
     """Generates with `model` as it is now; `refresh` after its weights have changed."""
 
-    def __init__(self, model: Transformer, chat_format: ChatFormat, call_handler: Tool = answer) -> None:
+    def __init__(self, model: Transformer, chat_format: ChatFormat, call_handler: CallHandler = answer) -> None:
         self.source, self.chat_format, self.call_handler = model, chat_format, call_handler
         self.refresh()
 
@@ -76,7 +76,7 @@ class Engine:
         seed: int = 0,
         on_event: OnEvent | None = None,
         keys: Sequence[str] | None = None,
-        call_handlers: Sequence[Tool] | None = None,
+        call_handlers: Sequence[CallHandler] | None = None,
     ) -> list[Completion]:
         """A completion for each prompt, in their order. on_event(index, event) is called while they are generated.
 
