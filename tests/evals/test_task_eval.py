@@ -3,6 +3,7 @@ import math
 import os
 import random
 import statistics
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,17 +11,21 @@ import pytest
 import torch
 
 from lanbot.chat.formats.lanbot import LanBotFormat
-from lanbot.chat.messages import Part, chat, output, parts, python, spoken, text
+from lanbot.chat.messages import Part, chat, output, parts, python, readable, spoken, text
 from lanbot.core.errors import UserError
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals import task_eval as evals
 from lanbot.evals.scorer import TOKENS
-from lanbot.evals.task_eval import Score, answer_all, do_errands, evaluate, pass_at, pass_at_k, readable, unbiased
+from lanbot.evals.task_eval import Score, answer_all, do_errands, unbiased
 from lanbot.inference.engine import Completion, Engine
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import LETTERS, Task, multiple_choice
 from lanbot.tokenizers.bpe import BPETokenizer
+
+RUNTIME = Runtime.single()
+evaluate, pass_at, pass_at_k = (partial(f, runtime=RUNTIME) for f in (evals.evaluate, evals.pass_at, evals.pass_at_k))
 
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 BYTES = LanBotFormat(BPETokenizer.of_bytes(LanBotFormat.special_tokens))
@@ -546,7 +551,8 @@ def test_answer_all_asks_each_question_alone() -> None:
         prompts.append(prompt)
         return f"answer {next(counter)}"
 
-    assert answer_all(ScriptedEngine(say), ["a?", "b?"], 8) == ["answer 0", "answer 1"]
+    answers = answer_all(ScriptedEngine(say), ["a?", "b?"], 8)
+    assert [readable(answer) for answer in answers] == ["answer 0", "answer 1"]
     expected = [
         BYTES.tokenizer.decode(BYTES.render(chat(q, ""))[0]).removesuffix("<|assistant_end|>") for q in ("a?", "b?")
     ]
@@ -556,4 +562,4 @@ def test_answer_all_asks_each_question_alone() -> None:
 def test_a_question_longer_than_the_context_is_told_and_the_others_are_answered(make_model, chat_format) -> None:  # type: ignore[no-untyped-def]
     engine = Engine(make_model(context=32), chat_format)
     short, long = answer_all(engine, ["hi", "why? " * 100], 4)
-    assert long == "(longer than the context)" != short
+    assert readable(long) == "(longer than the context)" != readable(short)
