@@ -15,11 +15,12 @@ from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals.score import Score
 from lanbot.evals.scorer import TOKENS, padded
-from lanbot.inference.engine import CallHandler, Engine
+from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
 from lanbot.tasks.agent_tasks import AgentEnv, AgentTasks
 from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.task import Task
+from lanbot.tools.tool import CallHandler
 
 GENERATE_BATCH = 256
 CALLS = 8
