@@ -124,6 +124,7 @@ class Base(Training):
     data: str = key(
         "builtin:world", "hf:OWNER/NAME[/FOLDER][@REVISION], a path or glob, or builtin:world.", min_length=1
     )
+    data_column: str = key("", 'The column, in JSON the key, of the text; "text", Text or content if left out.')
     skip_bad_rows: Bool = key(False, "Skip and count broken rows of the corpus; otherwise the first one is an error.")
     tokens: Count | None = key(None, "How many tokens to train on; 20 for each matrix parameter if left out.")
     pair_tokens: Natural | None = key(None, "Tokens whose bigrams initialise embedding and head; 0: none.")
@@ -193,6 +194,7 @@ class Agent:
     max_steps: Count = key(8, "Tool calls for one task.")
     max_tokens: Count = key(256, "Tokens for one answer.")
     temperature: Number = key(0.0, "Sampling temperature; 0 takes the most likely token.")
+    tools: tuple[str, ...] = key((), "Further tools: module:name of a function or a Toolset.")
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.chat.formats import get_format, load_format
+from lanbot.chat.messages import readable
 from lanbot.config.recipe import PHASES, Recipe
 from lanbot.config.run import Run, read_metrics
 from lanbot.core import hardware
-from lanbot.core.console import duration, say, table
+from lanbot.core.console import duration, say
 from lanbot.core.errors import UsageError, UserError
 from lanbot.core.files import write_atomic
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import task_eval as evals
-from lanbot.evals.footnotes import beneath
+from lanbot.evals.score import task_table
 from lanbot.inference.engine import Engine
 from lanbot.models import saved
 from lanbot.models.weights import load_model
@@ -29,7 +30,7 @@ from lanbot.tasks.task import Task, TaskContext
 from lanbot.training import memory
 
 MADE_BY = {
-    "tokenizer": ("seed", "tokenizer", "base.data"),
+    "tokenizer": ("seed", "tokenizer", "base.data", "base.data_column"),
     "base": ("model", "base"),
     "mid": ("identity", "mid"),
     "sft": ("identity", "sft"),
@@ -148,7 +149,10 @@ def evaluate(
         "val_bpb": round(bpb.value, 6),
         "bpb": bpb.json(),
         "training": summary(run, phase) | {"peak_memory_bytes": hardware.peak()},
-        "samples": [{"prompt": q, "answer": a} for q, a in zip(questions, answers, strict=True)],
+        "samples": [
+            {"prompt": [{"role": "user", "content": question}], "answer": answer}
+            for question, answer in zip(questions, answers, strict=True)
+        ],
         "transcripts": transcripts(run, engine),
         "settings": {"limit": limit, "max_tokens": recipe.evals.max_tokens, "temperature": 0, "seed": recipe.seed},
     }
@@ -157,8 +161,8 @@ def evaluate(
     if phase == "rl":
         result["pass"] = run.read("rl", "pass.json")
     if runtime.main:
-        say(score_table(scores))
-        samples = "\n".join(f"**{q}**\n\n```\n{a}\n```\n" for q, a in zip(questions, answers, strict=True))
+        say(task_table(scores))
+        samples = "\n".join(f"**{q}**\n\n```\n{readable(a)}\n```\n" for q, a in zip(questions, answers, strict=True))
         write_atomic(run.phase(phase) / "samples.md", f"# What {run.recipe.name} says after {phase}\n\n{samples}")
         write_atomic(run.phase(phase) / "evals.json", json.dumps(result, indent=1) + "\n")
     return result
@@ -215,16 +219,6 @@ def checked(name: str, run: Run) -> Task:
     return task
 
 
-def score_table(scores: dict[str, dict[str, Any]]) -> str:
-    """A line a task; below, what there is to know besides: why programs failed, what was left out."""
-    rows, notes = [], []
-    for name, s in scores.items():
-        n = f"{s['n']:,} of {s['items']:,}" if "items" in s else f"{s['n']:,}"
-        rows.append((name, f"{s['score']:.3f}", f"± {s['stderr']:.3f}", n, f"{s['chance']:.2f}"))
-        notes += beneath(name, s)
-    return "\n".join([table(rows, ("task", "score", "error", "n", "chance")), *notes])
-
-
 def summary(run: Run, phase: str) -> dict[str, Any]:
     """Of a phase's metrics: steps, seconds, tokens, the last loss (mean of ten steps), tokens/s, utilisation."""
     lines = [line for line in read_metrics(run.phase(phase) / "metrics.jsonl") if "val_bpb" not in line]
@@ -278,8 +272,8 @@ def transcripts(run: Run, engine: Engine) -> list[dict[str, Any]]:
     rows = {
         kind: max(range(100), key=lambda i: (errands[i].kind == kind, errands[i].calls, -i)) for kind in TRANSCRIPTS
     }
-    desks = evals.do_errands(engine, task, list(rows.values()), run.recipe.evals.max_tokens)
+    envs = evals.do_errands(engine, task, list(rows.values()), run.recipe.evals.max_tokens)
     return [
-        {"title": TRANSCRIPTS[kind], "right": desk.right(), "conversations": desk.conversations}
-        for kind, desk in zip(rows, desks, strict=True)
+        {"title": TRANSCRIPTS[kind], "right": env.right(), "conversations": env.conversations}
+        for kind, env in zip(rows, envs, strict=True)
     ]

@@ -1,6 +1,7 @@
 """What a task is: rows that become conversations, and where it applies a checker that is also RL's reward."""
 
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,6 +74,10 @@ class Task(ABC):
     def guess(self, i: int) -> float:
         """What a guess scores in row i, from 0 to 1."""
         return 1 / len(self.letters(i)) if self.kind == "choice" else self.chance
+
+    def digest(self) -> str:
+        """Of the files that a user gave, so that a phase does not resume with others; "" for all other tasks."""
+        return ""
 
     def part(self, i: int) -> str:
         """The part of the task that row i belongs to, scored apart too; "": the task has no parts."""
@@ -150,14 +155,21 @@ def multiple_choice(question: str, choices: Sequence[str], answer: int) -> Conve
     }
 
 
+_NUMBER = re.compile(r"[\s*_`]*([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?!\.?\d)", re.IGNORECASE)
+
+
 def final_number(text: str) -> str | None:
-    """The number after the last "####", without separators and trailing zeros; None if there is none."""
+    """The number after the last "####", without separators and trailing zeros; None if there is none.
+
+    What follows the number (a unit, %, a word) is ignored, as by the strict match of GSM8K's paper and of lm-eval,
+    `#### (\\-?[0-9\\.\\,]+)`; a currency sign or Markdown emphasis before it is ignored too.
+    """
     _, mark, tail = text.rpartition("####")
-    number = tail.strip().split("\n")[0].strip().replace(",", "").replace("$", "").rstrip(".")
-    if not mark or not number:
+    found = _NUMBER.match(tail.strip().split("\n")[0].replace(",", "").replace("$", "")) if mark else None
+    if not found:
         return None
     try:
-        value = float(number)
+        value = float(found[1])
     except ValueError:
         return None
     return str(int(value)) if value.is_integer() else repr(value)
