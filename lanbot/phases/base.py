@@ -1,4 +1,4 @@
-"""The base phase: a model from nothing, on raw text."""
+"""The base phase: a model from random weights, trained on raw text."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -6,25 +6,26 @@ from functools import partial
 import numpy as np
 import torch
 
-from lanbot.config.recipe import Recipe
+from lanbot.config.recipe import Base, Recipe
 from lanbot.config.run import Run
 from lanbot.core.console import track
 from lanbot.data.prefetch import prefetched
-from lanbot.distributed import runtime
-from lanbot.distributed.runtime import world
-from lanbot.evals.bpb import Validation
+from lanbot.distributed.runtime import Runtime
+from lanbot.models import saved
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
+from lanbot.phases.evaluation import validation
 from lanbot.phases.loaders import base_loader
+from lanbot.phases.phase import Phase
 from lanbot.phases.tokenizer import corpora
 from lanbot.tokenizers.bpe import Tokenizer
-from lanbot.training import bigram_init, checkpoint
+from lanbot.training import bigram_init
 from lanbot.training.sampled_softmax import SampledSoftmax, count_tokens
 from lanbot.training.trainer import TrainState, train
 
 FREQUENCY_TOKENS = 1 << 21
-"""So many tokens say how frequent each is: some seconds to encode."""
+"""Tokens from which frequencies are counted; encoding them takes some seconds."""
 
 
 def model_config(recipe: Recipe) -> ModelConfig:
@@ -45,59 +46,65 @@ def model_config(recipe: Recipe) -> ModelConfig:
     )
 
 
-def validation(run: Run, tokenizer: Tokenizer) -> Validation:
-    """The held-out text of a run, on which bits per byte are measured after every phase."""
-    base = run.recipe.base
-    _, held_out = corpora(run)
-    return Validation(held_out, tokenizer, base.eval_tokens, base.sequence or run.recipe.model.context)
+class BasePhase(Phase):
+    """A model from random weights, on raw text."""
+
+    name = "base"
+    Settings = Base
+    needs = ("corpus", "tokenizer")
+    made_by = ("model", "base")
+
+    def eval_limit(self, recipe: Recipe) -> int:
+        return recipe.evals.base_limit
+
+    def train(self, run: Run, runtime: Runtime) -> None:
+        train_base(run, runtime)
 
 
-def train_base(run: Run) -> None:
-    """Trains the base model of a run, or goes on with it."""
-    recipe, settings, place = run.recipe, run.recipe.base, world()
+def train_base(run: Run, runtime: Runtime) -> None:
+    """Trains the base model of a run, or resumes it."""
+    recipe, settings = run.recipe, run.recipe.base
     assert settings.tokens and settings.batch_tokens and settings.sequence, "the recipe is resolved"
     tokenizer = Tokenizer.load(run.phase("tokenizer"))
-    model = Transformer(model_config(recipe), place.dtype)
+    model = Transformer(model_config(recipe), runtime.dtype)
     init_weights(model, torch.Generator().manual_seed(recipe.seed))
-    model.to(place.device)
-    if settings.pair_tokens and checkpoint.last_step(run.phase("base"), place) is None:
-        start_from_pairs(model, run, tokenizer)
-    state = TrainState(model, tokenizer, settings, run.phase("base"), settings.sequence)
+    model.to(runtime.device)
+    if settings.pair_tokens and runtime.on_main(saved.latest, run.phase("base")) is None:
+        start_from_pairs(model, run, tokenizer, runtime)
+    state = TrainState(model, tokenizer, settings, run.phase("base"), runtime, settings.sequence)
     with prefetched(
-        partial(base_loader, recipe, run.phase("tokenizer"), run.options), ahead=place.device.type != "cpu"
+        partial(base_loader, recipe, run.phase("tokenizer"), run.options), ahead=runtime.device.type != "cpu"
     ) as loader:
-        evaluate = validation(run, tokenizer).bits_per_byte
-        train(state, loader, evaluate, settings.eval_every, sampled_softmax(run, tokenizer))
+        evaluate = validation(run, tokenizer, runtime).bits_per_byte
+        train(state, loader, evaluate, settings.eval_every, sampled_softmax(run, tokenizer, runtime))
 
 
-def start_from_pairs(model: Transformer, run: Run, tokenizer: Tokenizer) -> None:
-    """Embedding and head learn from the pairs in the first `base.pair_tokens` tokens of the corpus, once for all
-    ranks."""
-    tokens, place = run.recipe.base.pair_tokens, world()
+def start_from_pairs(model: Transformer, run: Run, tokenizer: Tokenizer, runtime: Runtime) -> None:
+    """Initialises embedding and head from bigrams of the first `base.pair_tokens` tokens of the corpus, on rank 0."""
+    tokens = run.recipe.base.pair_tokens
     assert tokens is not None, "the recipe is resolved"
-    if place.main:
+    if runtime.main:
         documents = first_tokens(corpora(run)[0].once(), tokenizer, tokens)
         counts = bigram_init.count_pairs(
             track(documents, "base: counting pairs", tokens, "tokens", len), model.config.vocab_size
         )
-        bigram_init.fit(model, counts, place)
-    if place.size > 1:
-        weights = {name: weight.cpu() for name, weight in model.state_dict().items()} if place.main else None
-        model.load_state_dict(runtime.from_main(weights))
+        bigram_init.fit(model, counts, runtime)
+    if runtime.size > 1:
+        weights = {name: weight.cpu() for name, weight in model.state_dict().items()} if runtime.main else None
+        model.load_state_dict(runtime.broadcast(weights))
 
 
-def sampled_softmax(run: Run, tokenizer: Tokenizer) -> SampledSoftmax | None:
-    """By the frequencies in the corpus's first tokens, counted once for all ranks, so that a run that goes on finds the
-    same; None: not wanted."""
+def sampled_softmax(run: Run, tokenizer: Tokenizer, runtime: Runtime) -> SampledSoftmax | None:
+    """From token frequencies at the start of the corpus, counted on rank 0, so that a resumed run finds the same."""
     recipe, frequent, counts = run.recipe, run.recipe.base.softmax_tokens, None
     assert frequent is not None, "the recipe is resolved"
     if not frequent:
         return None
-    if world().main:
+    if runtime.main:
         documents = first_tokens(corpora(run)[0].once(), tokenizer, FREQUENCY_TOKENS)
         shown = track(documents, "base: counting tokens", FREQUENCY_TOKENS, "tokens", len)
         counts = count_tokens(shown, recipe.tokenizer.vocab_size)
-    return SampledSoftmax(runtime.from_main(counts), frequent, recipe.seed)
+    return SampledSoftmax(runtime.broadcast(counts), frequent, recipe.seed)
 
 
 def first_tokens(texts: Iterable[str], tokenizer: Tokenizer, tokens: int) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""What `lanbot eval` asks a run's model: tasks, CORE, ChatCORE, bits per byte, pass@k."""
+"""What `lanbot eval` measures of a run's model: tasks, CORE, ChatCORE, bits per byte, pass@k."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -7,6 +7,7 @@ from typing import Any
 from lanbot.config.run import Run
 from lanbot.core.console import table
 from lanbot.core.errors import UsageError
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals import chatcore, core, footnotes, task_eval
 from lanbot.evals.bpb import BitsPerByte
 from lanbot.evals.chatcore import ChatCore
@@ -14,13 +15,14 @@ from lanbot.evals.core import CoreResult
 from lanbot.evals.scorer import ModelScorer
 from lanbot.evals.task_eval import Score
 from lanbot.inference.engine import Engine
-from lanbot.phases import base, pipeline
+from lanbot.phases import evaluation
+from lanbot.phases.phase import phase_of
 from lanbot.sandbox import sandbox
 from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.task import Task, TaskContext
 
 WHOLES = ("core", "chatcore", "bpb")
-"""What may be named besides tasks."""
+"""Benchmarks and measures that --tasks may name besides tasks."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,7 @@ class Passes:
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of it; what was not asked for is empty or None. settings: of tasks and passes; a whole has its own.
-    passes: of a task, of each pass@k."""
+    """The results; what was not asked for is empty or None. settings: of tasks and passes. passes: by task, by k."""
 
     settings: dict[str, Any]
     tasks: dict[str, dict[str, Any]]
@@ -65,7 +66,7 @@ class Answers:
     def __str__(self) -> str:
         blocks = []
         if self.tasks:
-            blocks.append(f"{pipeline.score_table(self.tasks)}\n{footnotes.settings(self.settings)}")
+            blocks.append(f"{evaluation.score_table(self.tasks)}\n{footnotes.settings(self.settings)}")
         if self.passes:
             blocks.append(self.pass_table())
         if self.core:
@@ -91,7 +92,9 @@ class Answers:
         return "\n".join([lines, *said, footnotes.settings(self.settings)])
 
 
-def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: Passes | None = None) -> Answers:
+def ask(
+    run: Run, phase: str, names: Sequence[str], limit: int | None, runtime: Runtime, passes: Passes | None = None
+) -> Answers:
     """Scores a phase's model on tasks and on wholes (WHOLES), and writes nothing.
 
     limit: items of each task; None: the recipe's for tasks, all of CORE's and ChatCORE's. passes: instead of one greedy
@@ -102,7 +105,7 @@ def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: P
     labels = {name: name.partition(":")[0] for name in tasks}
     if len(set(labels.values())) < len(tasks):
         raise UsageError(f"--tasks {','.join(tasks)}: one of them is there twice", "Ask for one at a time.")
-    made = {name: pipeline.checked(name, run) for name in tasks}
+    made = {name: evaluation.checked(name, run) for name in tasks}
     for name, task in made.items():
         if passes and task.kind != "generate":
             raise UsageError(f"--pass-k: {name} has no answers to sample", "Name tasks whose answers are generated.")
@@ -110,40 +113,47 @@ def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: P
         raise UsageError(f"--pass-k: not of {', '.join(set(names) & set(WHOLES))}", "Name tasks.")
     if "chatcore" in names or any(task.runs_code for task in made.values()):
         sandbox.choose(run.options.unsafe_exec)
-    most, items = recipe.evals.max_tokens, limit or pipeline.usual_limit(recipe, phase)
+    most, items = recipe.evals.max_tokens, limit or phase_of(recipe, phase).eval_limit(recipe)
     settings: dict[str, Any] = {}
     if tasks:
         settings = {"limit": items, "max_tokens": most, "temperature": 0, "seed": recipe.seed}
     if passes:
         settings |= {"temperature": passes.temperature, "samples": passes.samples}
-        _, engine = pipeline.open_engine(run, phase)
-        found = _left_out(run, tasks)
+        _, engine = evaluation.open_engine(run, phase, runtime)
+        found = _left_out(run, tasks, runtime)
         of_each = {}
         for name, task in made.items():
-            of_each[labels[name]] = _passes(run, engine, name, task, items, passes, found.get(name, []))
+            of_each[labels[name]] = _passes(run, engine, name, task, items, passes, found.get(name, []), runtime)
         return Answers(settings, {}, of_each)
-    scores = pipeline.evaluate(run, phase, tuple(tasks), limit) if tasks else {}
+    folder, engine = evaluation.open_engine(run, phase, runtime)
+    scores = evaluation.score(run, engine, tasks, items, _left_out(run, tasks, runtime), runtime)
     answers = Answers(settings, scores, {})
-    if len(tasks) == len(names):
-        return answers
-    folder, engine = pipeline.open_engine(run, phase)
     if "core" in names:
         answers = replace(
             answers,
-            core=core.evaluate(ModelScorer(engine.model, engine.tokenizer, str(folder)), limit, options=run.options),
+            core=core.evaluate(
+                ModelScorer(engine.model, engine.tokenizer, str(folder)), limit, options=run.options, runtime=runtime
+            ),
         )
     if "chatcore" in names:
-        left_out = _left_out(run, list(chatcore.BASELINES))
+        left_out = _left_out(run, list(chatcore.BASELINES), runtime)
         context = TaskContext(recipe.identity, options=run.options)
-        asked = chatcore.ask(engine, str(folder), limit, most, context, recipe.seed, left_out)
+        asked = chatcore.ask(engine, str(folder), limit, most, context, recipe.seed, left_out, runtime)
         answers = replace(answers, chatcore=asked)
     if "bpb" in names:
-        answers = replace(answers, bpb=base.validation(run, engine.tokenizer).measure(engine.source))
+        answers = replace(answers, bpb=evaluation.validation(run, engine.tokenizer, runtime).measure(engine.source))
     return answers
 
 
 def _passes(
-    run: Run, engine: Engine, name: str, task: Task, items: int, passes: Passes, left_out: Collection[int]
+    run: Run,
+    engine: Engine,
+    name: str,
+    task: Task,
+    items: int,
+    passes: Passes,
+    left_out: Collection[int],
+    runtime: Runtime,
 ) -> dict[str, Score]:
     most = run.recipe.evals.max_tokens
     rows = sample_rows(task, items, run.recipe.seed, left_out)
@@ -156,9 +166,10 @@ def _passes(
         passes.temperature,
         run.recipe.seed,
         f"sampling {name}",
+        runtime=runtime,
     )
     return {k: task_eval.of_task(score, task, left_out, most) for k, score in scores.items()}
 
 
-def _left_out(run: Run, tasks: Sequence[str]) -> dict[str, list[int]]:
-    return pipeline.contaminated(run, tasks, write=False) if run.recipe.evals.drop_contaminated else {}
+def _left_out(run: Run, tasks: Sequence[str], runtime: Runtime) -> dict[str, list[int]]:
+    return evaluation.contaminated(run, tasks, runtime, write=False) if run.recipe.evals.drop_contaminated else {}
