@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from lanbot.chat.formats import load_format
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.run import Run
 from lanbot.core.console import say, table
 from lanbot.data.loader import ChatLoader
@@ -28,7 +30,6 @@ from lanbot.inference.engine import Engine
 from lanbot.models.transformer import Transformer
 from lanbot.tasks.builtin import WordProblems
 from lanbot.tasks.mixture import Mixture
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
 from lanbot.training.trainer import TrainState, train
 
@@ -51,8 +52,8 @@ class ForSeconds(ChatLoader):
         return None if self.progress() >= 1 else super().next_batch()
 
 
-def problems_right(model: Transformer, tokenizer: Tokenizer) -> Score:
-    return evaluate(Engine(model, tokenizer), WordProblems("test"), "word_problems", PROBLEMS, 96, seed=7)
+def problems_right(model: Transformer, chat_format: ChatFormat) -> Score:
+    return evaluate(Engine(model, chat_format), WordProblems("test"), "word_problems", PROBLEMS, 96, seed=7)
 
 
 def compare(run: Run) -> tuple[float, dict[str, Score]]:
@@ -61,21 +62,21 @@ def compare(run: Run) -> tuple[float, dict[str, Score]]:
     seconds = run.read("rl", "evals.json")["training"]["seconds"]
     sft, rl = (checkpoint.latest(run.phase(phase)) for phase in ("sft", "rl"))
     assert sft and rl and settings.batch_tokens and settings.sequence, "the run is done"
-    tokenizer, trial = Tokenizer.load(sft), run.folder / "sft-continued"
+    chat_format, trial = load_format(sft), run.folder / "sft-continued"
     shutil.rmtree(trial, ignore_errors=True)
     state = TrainState(
-        checkpoint.load(sft, world()), tokenizer, replace(settings, checkpoint_every=10**9), trial, settings.sequence
+        checkpoint.load(sft, world()), chat_format, replace(settings, checkpoint_every=10**9), trial, settings.sequence
     )
-    before = problems_right(state.model, tokenizer)
+    before = problems_right(state.model, chat_format)
     parts = [replace(part, rows=None if part.rows is None else 20 * part.rows) for part in settings.mixture]
-    mixture = Mixture(parts, run.recipe.identity, tokenizer, run.recipe.seed + 1_000)
+    mixture = Mixture(parts, run.recipe.identity, chat_format, run.recipe.seed + 1_000)
     rows = settings.batch_tokens // settings.sequence
     try:
-        train(state, ForSeconds(mixture, tokenizer.bos, rows, settings.sequence, seconds=seconds))
+        train(state, ForSeconds(mixture, chat_format.bos, rows, settings.sequence, seconds=seconds))
     finally:
         shutil.rmtree(trial, ignore_errors=True)
-    after = {"sft": before, "sft continued": problems_right(state.model, tokenizer)}
-    return seconds, after | {"rl": problems_right(checkpoint.load(rl, world()), tokenizer)}
+    after = {"sft": before, "sft continued": problems_right(state.model, chat_format)}
+    return seconds, after | {"rl": problems_right(checkpoint.load(rl, world()), chat_format)}
 
 
 def interval(values: list[float]) -> str:

@@ -20,6 +20,8 @@ from itertools import islice
 import torch
 import torch.nn.functional as F
 
+from lanbot.chat.formats import DEFAULT, get_format
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config import recipe as recipes
 from lanbot.core.console import say, table
 from lanbot.data.corpus import open_corpus
@@ -31,7 +33,7 @@ from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.tasks import core
 from lanbot.tasks.core import TASKS, CoreTask, Prompt
-from lanbot.tokenizers.bpe import Tokenizer, train
+from lanbot.tokenizers.bpe import train
 
 
 class PlainScorer(ModelScorer):
@@ -66,10 +68,11 @@ def make_model(vocab: int, context: int, dtype: torch.dtype) -> Transformer:
     return model.to(dtype).to(world().device).requires_grad_(False)
 
 
-def make_tokenizer(vocab: int) -> Tokenizer:
+def make_format(vocab: int) -> ChatFormat:
     say(f"training a vocabulary of {vocab:,}")
     corpus, _ = open_corpus(recipes.load("laptop").base.data, 0)
-    return train(islice(corpus.once(), 4_000), vocab)
+    chat_format = get_format(DEFAULT)
+    return chat_format(train(islice(corpus.once(), 4_000), vocab, chat_format.special_tokens))
 
 
 def measure(scorers: Sequence[ModelScorer], task: CoreTask, items: int) -> dict[str, float]:
@@ -97,7 +100,7 @@ def main() -> None:
     os.environ["LANBOT_MIRROR"] = arguments.mirror
     torch.set_num_threads(1)
     model = make_model(arguments.vocab, arguments.context, getattr(torch, arguments.dtype))
-    words = make_tokenizer(arguments.vocab)
+    words = make_format(arguments.vocab)
     scorers = [PlainScorer(model, words, "plain"), ModelScorer(model, words, "ours")]
     core.load = cache(core.load)  # reading files is no part of it
     evaluate(scorers[1], 2)  # warm: files read, memory had

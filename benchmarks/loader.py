@@ -21,6 +21,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from lanbot.chat.formats import load_format
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config import recipe as recipes
 from lanbot.config.recipe import MixturePart
 from lanbot.core.console import say, table
@@ -28,7 +30,7 @@ from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import Loader
 from lanbot.data.prefetch import prefetched
 from lanbot.phases.loaders import base_loader, chat_loader
-from lanbot.tokenizers.bpe import Tokenizer, train
+from lanbot.tokenizers.bpe import train
 
 SECONDS = 6.0
 CHATS = (  # in the proportions of 460 : 100 : 8 : 200 : 80 thousand
@@ -44,11 +46,11 @@ SHAPES = {
 }
 
 
-def encode_rate(tokenizer: Tokenizer, texts: list[str]) -> float:
-    tokenizer.encode_array("")  # fastokens is made ready at the first call
+def encode_rate(chat_format: ChatFormat, texts: list[str]) -> float:
+    chat_format.tokenizer.encode_array("")  # fastokens is made ready at the first call
     size, began = sum(len(text.encode()) for text in texts), time.process_time()
     for text in texts:
-        tokenizer.encode_array(text)
+        chat_format.tokenizer.encode_array(text)
     return size / (time.process_time() - began) / 1e6
 
 
@@ -78,7 +80,7 @@ def measure(shape: dict[str, int], folder: Path, texts: list[str]) -> dict[str, 
         },
     ).resolve()
     make = partial(base_loader, recipe, folder)
-    result = {"encode": encode_rate(Tokenizer.load(folder), texts)}
+    result = {"encode": encode_rate(load_format(folder), texts)}
     chats = replace(recipe, mid=replace(recipe.mid, mixture=CHATS))
     result["rate chats"], _ = rate(chat_loader(chats, "mid", folder, False))
     result["rate"], _ = rate(make())
@@ -114,7 +116,7 @@ def main() -> None:
                 if encoder == "tiktoken":
                     sys.path.insert(0, str(hidden))
                     sys.modules.pop("fastokens", None)
-                elif Tokenizer.load(folder)._fast is None:
+                elif load_format(folder).tokenizer._fast is None:
                     say("fastokens is not installed")
                     continue
                 say(f"{name}, {encoder}")

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lanbot.chat.formats import DEFAULT, get_format, load_format
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import Recipe, load
 from lanbot.core import hardware
 from lanbot.core.console import duration, size, table
@@ -28,8 +30,7 @@ from lanbot.evals.bpb import Validation
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.phases.base import model_config, sampled_softmax, start_from_pairs
-from lanbot.tokenizers import bpe as tokenizers
-from lanbot.tokenizers.bpe import Tokenizer
+from lanbot.tokenizers.bpe import train
 from lanbot.training import memory
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.schedule import wsd
@@ -38,11 +39,12 @@ from lanbot.training.step import training_step
 VOCABULARY, CONTEXT, EVAL_TOKENS = 8_192, 512, 131_072
 
 
-def tokenizer_of(data: str, cache: Path) -> Tokenizer:
+def format_of(data: str, cache: Path) -> ChatFormat:
     if not (cache / "tokenizer.json").is_file():
         corpus, _ = open_corpus(data, 0)
-        tokenizers.train(corpus.once(), VOCABULARY).save(cache)
-    return Tokenizer.load(cache)
+        chat_format = get_format(DEFAULT)
+        chat_format(train(corpus.once(), VOCABULARY, chat_format.special_tokens)).save(cache)
+    return load_format(cache)
 
 
 def recipe_of(data: str, seed: int, overrides: dict[str, str]) -> Recipe:
@@ -51,7 +53,7 @@ def recipe_of(data: str, seed: int, overrides: dict[str, str]) -> Recipe:
         return load(file.name, {**keys, "model.context": str(CONTEXT), **overrides})
 
 
-def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | None, evals: int) -> dict:
+def run(recipe: Recipe, chat_format: ChatFormat, minutes: float, tokens: int | None, evals: int) -> dict:
     settings, place = recipe.base, world()
     config = model_config(recipe)
     model = Transformer(config, place.dtype)
@@ -60,13 +62,13 @@ def run(recipe: Recipe, vocabulary: Tokenizer, minutes: float, tokens: int | Non
     rates = Rates(settings.muon_lr, settings.embedding_lr, settings.head_lr, settings.norm_lr, settings.weight_decay)
     optimizer = MuonAdamW(model, rates, place.dtype)
     corpus, held_out = open_corpus(settings.data, recipe.seed)
-    validation = Validation(held_out, vocabulary, EVAL_TOKENS, CONTEXT)
-    loader = TextLoader(corpus, vocabulary, settings.batch_tokens // settings.sequence, settings.sequence, 1 << 40)
+    validation = Validation(held_out, chat_format, EVAL_TOKENS, CONTEXT)
+    loader = TextLoader(corpus, chat_format, settings.batch_tokens // settings.sequence, settings.sequence, 1 << 40)
     micro_batch = memory.micro_batch(config, settings.sequence)
     began = time.perf_counter()
     if settings.pair_tokens:
-        start_from_pairs(model, recipe, vocabulary)
-    sampled = sampled_softmax(recipe, vocabulary)
+        start_from_pairs(model, recipe, chat_format)
+    sampled = sampled_softmax(recipe, chat_format)
     start = time.perf_counter() - began
     seconds, seen, flops, losses, curve = start, 0, 0.0, [], []
     while True:
@@ -113,7 +115,7 @@ def main() -> None:
     arguments, rest = parser.parse_known_args()
     overrides = {key.removeprefix("--"): value for key, value in zip(rest[::2], rest[1::2], strict=True)}
     recipe = recipe_of(arguments.data, arguments.seed, overrides)
-    result = run(recipe, tokenizer_of(arguments.data, arguments.cache), arguments.minutes, arguments.tokens,
+    result = run(recipe, format_of(arguments.data, arguments.cache), arguments.minutes, arguments.tokens,
                  arguments.evals)  # fmt: skip
     columns = ("val bpb", "time", "tokens", "tok/s", "utilisation", "parameters", "peak memory")
     row = (f"{result['val_bpb']:.4f}", duration(result["seconds"]), f"{result['tokens']:,}",

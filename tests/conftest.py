@@ -6,11 +6,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from lanbot.chat.formats.lanbot import LanBotFormat
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.synthetic import world
-from lanbot.tokenizers.bpe import Tokenizer, train
+from lanbot.tokenizers.bpe import BPETokenizer, train
 
 os.environ["LANBOT_OFFLINE"] = "1"  # no test waits for a network; those of downloads bring their own hub
 VOCAB = 448
@@ -27,8 +28,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Tokenizer:
-    return train((world.document("train", i) for i in range(300)), VOCAB)
+def tokenizer() -> BPETokenizer:
+    return train((world.document("train", i) for i in range(300)), VOCAB, LanBotFormat.special_tokens)
+
+
+@pytest.fixture(scope="session")
+def chat_format(tokenizer: BPETokenizer) -> LanBotFormat:
+    return LanBotFormat(tokenizer)
 
 
 @pytest.fixture(scope="session")

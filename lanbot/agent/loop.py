@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lanbot.agent.transcript import ANSWERED, STEP_LIMIT, TOKEN_LIMIT, Turn, transcript
-from lanbot.chat.formats.lanbot import parse, render_prompt
+from lanbot.chat.formats.base import Event
 from lanbot.chat.messages import Message
 from lanbot.core.errors import UserError
 from lanbot.inference.engine import Engine
@@ -40,18 +40,20 @@ class Agent:
     forgotten: int = 0
     """Messages that no longer fit into the context and were left out, oldest first."""
 
-    def turn(self, request: str, on_token: Callable[[int], None] | None = None) -> Turn:
-        """Answers a request. on_token is told each id as it comes.
+    def turn(self, request: str, on_event: Callable[[Event], None] | None = None) -> Turn:
+        """Answers a request. on_event is called with each event of the answer as it is generated.
 
         Raises UserError if the request alone is longer than the context. A turn that fails leaves no trace.
         """
         messages, prompt = self._prompt([*self.messages, {"role": "user", "content": request}])
         room = min(self.sampling.max_tokens, self.engine.model.config.context - len(prompt))
         tool = bounded(self._shortened(room // 2), self.max_steps)
-        told = None if on_token is None else lambda _, token: on_token(token)
+        told = None if on_event is None else lambda _, event: on_event(event)
         seed = self.seed + len(self.turns)
-        completion = self.engine.generate([prompt], self.sampling, seed, told, tools=[tool])[0]
-        turn = Turn(request, parse(completion.ids, self.engine.tokenizer), ENDED[completion.finished])
+        completion = self.engine.generate([prompt], self.sampling, seed, told, call_handlers=[tool])[0]
+        turn = Turn(
+            request, self.engine.chat_format.parse(completion.ids, completion.sampled), ENDED[completion.finished]
+        )
         self.forgotten += len(self.messages) + 1 - len(messages)
         self.messages[:] = [*messages, turn.message]
         self.turns.append(turn)
@@ -73,7 +75,7 @@ class Agent:
         room = max(context // 3, 1)
         kept = list(messages)
         while True:
-            prompt = render_prompt(kept, self.engine.tokenizer)
+            prompt = self.engine.chat_format.prompt(kept)
             first = int(kept[0]["role"] == "system")
             last = len(kept) - first <= 1
             if len(prompt) + room <= context or (last and len(prompt) < context):
@@ -86,7 +88,7 @@ class Agent:
 
     def _shortened(self, room: int) -> Tool:
         """The tool with outputs of at most `room` tokens, so that there is place for an answer to them."""
-        tokenizer = self.engine.tokenizer
+        tokenizer = self.engine.chat_format.tokenizer
 
         def call(code: str) -> str | None:
             output = self.tool(code)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lanbot.agent.loop import Agent
+from lanbot.chat.formats import load_format
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import world
 from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.tools.memory import Memory
 from lanbot.tools.python_call import PythonCalls
 from lanbot.tools.tool import Toolset
@@ -42,6 +42,6 @@ def open_agent(run: Run, phase: str, tools: PythonCalls, temperature: float, top
     folder = checkpoint.latest(run.phase(phase))
     if folder is None:
         raise UserError(f"{run.folder}: its checkpoints are damaged", "Run the recipe again.")
-    engine = Engine(checkpoint.load(folder, world()), Tokenizer.load(folder))
+    engine = Engine(checkpoint.load(folder, world()), load_format(folder))
     limits = run.recipe.agent
     return Agent(engine, tools, limits.max_steps, Sampling(limits.max_tokens, temperature, top_k), seed=seed)

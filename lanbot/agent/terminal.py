@@ -1,6 +1,5 @@
 """An agent on a terminal: a turn as it comes, and a conversation with its small commands."""
 
-import codecs
 import sys
 from collections.abc import Callable
 from typing import TextIO
@@ -9,9 +8,9 @@ from lanbot.agent.loop import Agent
 from lanbot.agent.session import RunTools
 from lanbot.agent.transcript import ANSWERED, MARGIN, STEP_LIMIT, Turn
 from lanbot.chat.display import DIM, RESET, Stream, colours
+from lanbot.chat.formats.base import Event
 from lanbot.core.console import say, visible
 from lanbot.core.errors import UserError
-from lanbot.tokenizers.bpe import Tokenizer
 
 COMMANDS = {
     "/help": "what can be typed here",
@@ -25,20 +24,18 @@ COMMANDS = {
 class Lines:
     """Prints a turn token by token as a transcript shows it: calls and outputs on lines of their own, dimmed."""
 
-    def __init__(self, tokenizer: Tokenizer, out: TextIO) -> None:
-        self.tokenizer, self.out = tokenizer, out
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
         self.colours = colours(out)
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        starts = {tokenizer.special[f"<|{kind}_start|>"]: kind for kind in ("python", "output")}
-        self.parts = starts | {tokenizer.special[f"<|{kind}_end|>"]: "text" for kind in ("python", "output")}
         self.part, self.margins, self.open = "text", MARGIN["text"], False
 
-    def __call__(self, token: int) -> None:
-        if token in self.parts:
+    def __call__(self, event: Event) -> None:
+        if event.kind in ("open", "close"):
             self._end()
-            self.part, self.margins = self.parts[token], MARGIN[self.parts[token]]
-        elif token < len(self.tokenizer.ranks):
-            self._write(self.decoder.decode(self.tokenizer.encoding.decode_single_token_bytes(token)))
+            self.part = event.part if event.kind == "open" else "text"
+            self.margins = MARGIN[self.part]
+        elif event.kind == "piece":
+            self._write(event.text)
         self.out.flush()
 
     def close(self) -> None:
@@ -57,7 +54,6 @@ class Lines:
                 self._break()
 
     def _end(self) -> None:
-        self._write(self.decoder.decode(b"", final=True))
         if self.open:
             self._break()
 
@@ -66,10 +62,10 @@ class Lines:
         self.open = False
 
 
-def show_turn(agent: Agent, request: str, make: Callable[[Tokenizer, TextIO], Lines | Stream] = Stream) -> Turn:
+def show_turn(agent: Agent, request: str, make: Callable[[TextIO], Lines | Stream] = Stream) -> Turn:
     """One turn, printed as it comes."""
     forgotten = agent.forgotten
-    stream = make(agent.engine.tokenizer, sys.stdout)
+    stream = make(sys.stdout)
     try:
         turn = agent.turn(request, stream)
     finally:

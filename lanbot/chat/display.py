@@ -1,13 +1,12 @@
 """A conversation on a terminal: its tokens with their loss mask in colour, or an answer as it is written."""
 
-import codecs
 import os
 import sys
-from collections.abc import Sequence
 from typing import TextIO
 
+from lanbot.chat.formats.base import ChatFormat, Event
+from lanbot.chat.messages import Conversation
 from lanbot.core.console import visible
-from lanbot.tokenizers.bpe import Tokenizer
 
 GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
@@ -19,18 +18,20 @@ def colours(stream: TextIO) -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
 
 
-def coloured(ids: Sequence[int], mask: Sequence[int], tokenizer: Tokenizer, title: str) -> str:
+def coloured(conversation: Conversation, chat_format: ChatFormat, title: str) -> str:
     """The tokens as text: what the loss counts is green, or in «» where there are no colours; a line a turn."""
     on, off = (GREEN, RESET) if colours(sys.stdout) else ("«", "»")
-    breaks = {tokenizer.special[name] for name in ("<|bos|>", "<|system_end|>", "<|user_end|>", "<|assistant_end|>")}
+    ids, mask = chat_format.render(conversation)
+    messages = conversation["messages"]
+    breaks = {len(chat_format.render({"messages": messages[:n]}).ids) for n in range(len(messages) + 1)}
     lines, start = [], 0
     text = ""
     for i in range(1, len(ids) + 1):
-        if i < len(ids) and mask[i] == mask[start] and ids[i - 1] not in breaks:
+        if i < len(ids) and mask[i] == mask[start] and i not in breaks:
             continue
-        run = visible(tokenizer.decode(ids[start:i]))
+        run = visible(chat_format.tokenizer.decode(ids[start:i]))
         text += f"{on}{run}{off}" if mask[start] else run
-        if ids[i - 1] in breaks:
+        if i in breaks:
             lines.append(text)
             text = ""
         start = i
@@ -39,30 +40,18 @@ def coloured(ids: Sequence[int], mask: Sequence[int], tokenizer: Tokenizer, titl
 
 
 class Stream:
-    """Prints an answer token by token: text as it is, a call and its output dimmed in brackets.
+    """Prints an answer while it is generated: text as it is, a call and its output dimmed in brackets."""
 
-    Bytes of a character that is not whole yet wait for the rest.
-    """
+    def __init__(self, out: TextIO) -> None:
+        dim, self.reset = (DIM, RESET) if colours(out) else ("", "")
+        self.out = out
+        self.marks = {("open", "python"): f"{dim}[", ("open", "output"): " → ", ("close", "output"): f"]{self.reset}"}
 
-    def __init__(self, tokenizer: Tokenizer, out: TextIO) -> None:
-        dim, reset = (DIM, RESET) if colours(out) else ("", "")
-        special = tokenizer.special
-        self.tokenizer, self.out, self.reset = tokenizer, out, reset
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.marks = {
-            special["<|python_start|>"]: f"{dim}[",
-            special["<|output_start|>"]: " → ",
-            special["<|output_end|>"]: f"]{reset}",
-        }
-
-    def __call__(self, token: int) -> None:
-        if token < len(self.tokenizer.ranks):
-            piece = visible(self.decoder.decode(self.tokenizer.encoding.decode_single_token_bytes(token)))
-        else:
-            piece = visible(self.decoder.decode(b"", final=True)) + self.marks.get(token, "")
-        self.out.write(piece)
+    def __call__(self, event: Event) -> None:
+        text = visible(event.text) if event.kind == "piece" else self.marks.get((event.kind, event.part), "")
+        self.out.write(text)
         self.out.flush()
 
     def close(self) -> None:
-        self.out.write(self.decoder.decode(b"", final=True) + self.reset + "\n")
+        self.out.write(self.reset + "\n")
         self.out.flush()

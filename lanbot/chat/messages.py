@@ -14,15 +14,21 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 class Part(TypedDict):
-    """A piece of an assistant's message: text it says, python it calls, or the output it was given back."""
+    """A piece of an assistant's message: its text, a python call, or the output of a call."""
 
     type: str
     text: str
+    open: NotRequired[bool]
+    """True of a call that was never closed."""
+    invented: NotRequired[bool]
+    """True of an output that the model wrote itself: no tool returned it."""
 
 
 class Message(TypedDict):
     role: str
     content: str | list[Part]
+    train: NotRequired[bool]
+    """False: no loss on this message."""
 
 
 class Conversation(TypedDict):

@@ -26,20 +26,21 @@ def show(
     """
     options = make_options(mirror)
     from lanbot.chat.display import coloured
-    from lanbot.chat.formats.lanbot import render
+    from lanbot.chat.formats import DEFAULT, get_format, load_format
     from lanbot.tasks.registry import first_split, make_task
     from lanbot.tasks.task import TaskContext
-    from lanbot.tokenizers import bpe as tokenizers
+    from lanbot.tokenizers.bpe import BPETokenizer
 
     split = split or first_split(task)
     rows = make_task(task, split, TaskContext(options=options))
     if not 0 <= index < len(rows):
         raise UserError(f"{task}: no row {index:,}", f"It has {len(rows):,}: 0 to {len(rows) - 1:,}.")
     if tokenizer is None:
-        cut = tokenizers.Tokenizer({bytes([b]): b for b in range(256)}, tokenizers.QWEN2_PATTERN)
+        kind = get_format(DEFAULT)
+        chat_format = kind(BPETokenizer.of_bytes(kind.special_tokens))
     else:
-        cut = tokenizers.Tokenizer.load(open_run(tokenizer).phase("tokenizer"))
-    print(coloured(*render(rows.conversation(index), cut), cut, f"{task} {split}, row {index:,} of {len(rows):,}"))
+        chat_format = load_format(open_run(tokenizer).phase("tokenizer"))
+    print(coloured(rows.conversation(index), chat_format, f"{task} {split}, row {index:,} of {len(rows):,}"))
 
 
 @app.command(name="list")
@@ -64,25 +65,26 @@ def plan(
         json: Print one JSON object.
     """
     options = make_options(mirror)
+    from lanbot.chat.formats import load_format
     from lanbot.config import recipe as recipes
     from lanbot.config.run import Run
     from lanbot.core.console import table
     from lanbot.tasks import mixture_stats as plans
-    from lanbot.tokenizers.bpe import Tokenizer
 
     loaded = recipes.load(recipe, parse_overrides(overrides))
     made = open_run(tokenizer) if tokenizer else Run(options.runs / loaded.name, loaded, options)
     if not (made.phase("tokenizer") / "tokenizer.json").is_file():
         remedy = f"Train it first: lanbot run {recipe} --phase tokenizer. Or name a run that has one: --tokenizer RUN."
         raise UserError(f"{made.folder}: no tokenizer to count with", remedy)
-    vocabulary = Tokenizer.load(made.phase("tokenizer"))
-    if vocabulary.vocab_size != loaded.tokenizer.vocab_size:
-        say(f"the tokenizer has {vocabulary.vocab_size:,} tokens, the recipe asks for {loaded.tokenizer.vocab_size:,}")
+    chat_format = load_format(made.phase("tokenizer"))
+    vocab_size = chat_format.tokenizer.vocab_size
+    if vocab_size != loaded.tokenizer.vocab_size:
+        say(f"the tokenizer has {vocab_size:,} tokens, the recipe asks for {loaded.tokenizer.vocab_size:,}")
     phases = [
-        plans.plan_base(loaded, vocabulary, options),
-        *(plans.plan_chat(loaded, p, vocabulary, options) for p in ("mid", "sft")),
+        plans.plan_base(loaded, chat_format, options),
+        *(plans.plan_chat(loaded, p, chat_format, options) for p in ("mid", "sft")),
     ]
-    rl = plans.plan_rl(loaded, vocabulary, options)
+    rl = plans.plan_rl(loaded, chat_format, options)
     if json:
         told = [asdict(phase) | {"tokens": phase.tokens, "steps": phase.steps} for phase in phases]
         print(dumps([*told, {"phase": "rl", **asdict(rl)}]))

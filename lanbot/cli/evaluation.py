@@ -101,7 +101,7 @@ def _ask_harness(
         made = open_run(run_or_model, options)
         folder, engine = pipeline.open_engine(made, chosen_phase(made, phase))
         name, seed = str(folder), made.recipe.seed
-        own = ModelScorer(engine.model, engine.tokenizer, name)
+        own = ModelScorer(engine.model, engine.chat_format, name)
     elif phase:
         raise UsageError(f"--phase {phase}: {run_or_model} is a model, not a run", "Leave --phase out.")
     return lm_eval.evaluate(name, tasks, limit, seed, own, options)

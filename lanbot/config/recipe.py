@@ -76,6 +76,7 @@ class TokenizerSettings:
     """The vocabulary; it is trained on the base corpus."""
 
     vocab_size: Int = key(8_192, "Number of token ids, the special tokens included; 256 of them are bytes.", ge=300)
+    chat_format: str = key("lanbot", "How conversations become tokens: a format's name, or module:Class of your own.")
     max_chars: Count = key(100_000_000, "Characters of the base corpus to train on.")
     bare_words: Bool = key(False, "Split words alike with and without a leading space: tiny models then copy names.")
 

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus, Position
 from lanbot.data.packing import Batch, best_fit, make_batch, pack_stream
-from lanbot.tokenizers.bpe import Tokenizer
 
 Rendered = tuple[list[int], list[int]]
 """A conversation as tokens and, for each, 1 where the loss counts it."""
@@ -53,8 +53,8 @@ class TextLoader:
     Its state is where the document that the last batch ends in begins, and how many of that document's tokens are used.
     """
 
-    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, rows: int, T: int, steps: int) -> None:
-        self.corpus, self.tokenizer, self.rows, self.T, self.steps = corpus, tokenizer, rows, T, steps
+    def __init__(self, corpus: Corpus, chat_format: ChatFormat, rows: int, T: int, steps: int) -> None:
+        self.corpus, self.chat_format, self.rows, self.T, self.steps = corpus, chat_format, rows, T, steps
         self.load_state({"step": 0, "document": {}, "used": 0, "data": corpus.fingerprint})
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -83,14 +83,14 @@ class TextLoader:
         tokens = pack_stream(self.stream, self.rows, self.T, self.left_over)
         assert tokens is not None, "a corpus is endless"
         self.step += 1
-        return make_batch(tokens, np.ones(tokens.shape, np.float32), self.tokenizer.bos)
+        return make_batch(tokens, np.ones(tokens.shape, np.float32), self.chat_format.bos)
 
     def _encoded(self, position: Position) -> Iterator[np.ndarray]:
         """The documents from `position` on; self.document stands on the one last given, self.length is its length."""
-        bos = np.array([self.tokenizer.bos])
+        bos = np.array([self.chat_format.bos])
         begins = replace(position)
         for text in self.corpus.documents(position):
-            ids = np.concatenate([bos, self.tokenizer.encode_array(text)])
+            ids = np.concatenate([bos, self.chat_format.tokenizer.encode_array(text)])
             self.document, self.length, begins = begins, len(ids), replace(position)
             yield ids
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.data.corpus import Corpus
 from lanbot.data.packing import make_batch, pack_stream
 from lanbot.distributed.runtime import gather, world
 from lanbot.models.transformer import Transformer
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training.loss import weighted_nll
 
 ROWS = 8
@@ -55,17 +55,17 @@ class BitsPerByte:
 class Validation:
     """The first `tokens` tokens of a corpus, in rows of T, ready to be scored again and again."""
 
-    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, tokens: int, T: int) -> None:
-        documents = ([tokenizer.bos, *tokenizer.encode(text)] for text in corpus.once())
+    def __init__(self, corpus: Corpus, chat_format: ChatFormat, tokens: int, T: int) -> None:
+        documents = ([chat_format.bos, *chat_format.tokenizer.encode(text)] for text in corpus.once())
         rows: list[np.ndarray] = []
         left_over: list[int] = []
         while len(rows) * T < tokens and (row := pack_stream(documents, 1, T, left_over)) is not None:
             rows.append(row[0])
         if not rows:  # a corpus shorter than one row: all there is, padded with document starts, which count 0 bytes
             left_over = left_over[: T + 1]
-            rows.append(np.array(left_over + [tokenizer.bos] * (T + 1 - len(left_over)), dtype=np.int64))
-        self.batch = make_batch(np.stack(rows), np.ones((len(rows), T + 1), np.float32), tokenizer.bos)
-        self.bos, self.bytes_of = tokenizer.bos, tokenizer.token_bytes()
+            rows.append(np.array(left_over + [chat_format.bos] * (T + 1 - len(left_over)), dtype=np.int64))
+        self.batch = make_batch(np.stack(rows), np.ones((len(rows), T + 1), np.float32), chat_format.bos)
+        self.bos, self.bytes_of = chat_format.bos, chat_format.tokenizer.byte_lengths()
 
     def bits_per_byte(self, model: Transformer) -> float:
         """Special tokens stand for no bytes and their loss is left out. All ranks call it; all get the value.

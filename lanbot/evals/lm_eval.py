@@ -112,7 +112,7 @@ def evaluate(
 ) -> Harness:
     """lm-eval's tasks (or groups of them) by name, each on all its items or on a seeded sample of `limit`.
 
-    name: a model's folder or its name on the hub. own: the same model in our code; its texts begin with <|bos|>, and it
+    name: a model's folder or its name on the hub. own: the same model in our code; its texts begin with bos, and it
     is asked what lm-eval's tasks of choices ask. With a mirror the data comes from its files.
 
     Raises UserError without lm-eval, for a task it does not know or whose data is not to be had, and for tasks that run
@@ -222,7 +222,7 @@ def _mirrored(options: Options) -> Iterator[None]:
 
 
 def _begin_with_bos(tokenizer: Any) -> None:
-    """Our tokenizer adds nothing by itself; base models are trained on documents that begin with <|bos|>."""
+    """Our tokenizer adds nothing by itself; base models are trained on documents that begin with bos."""
     from tokenizers.processors import TemplateProcessing
 
     bos = tokenizer.bos_token

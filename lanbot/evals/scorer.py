@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.evals.reader import Branches, Trunks, read_trunks
 from lanbot.models.transformer import Transformer
 from lanbot.tasks.core import Prompt, common
-from lanbot.tokenizers.bpe import Tokenizer
 
 TOKENS = {"cpu": 1_024, "cuda": 65_536, "mps": 8_192}
 """Read in one forward pass, padding included."""
@@ -134,17 +134,21 @@ def judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ModelScorer:
-    """A Transformer with its tokenizer. It computes in the model's dtype: give it Engine.model where that is bf16."""
+    """A Transformer with its chat format. It computes in the model's dtype: give it Engine.model where that is bf16."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, name: str) -> None:
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+    def __init__(self, model: Transformer, chat_format: ChatFormat, name: str) -> None:
+        self.model, self.chat_format, self.name = model, chat_format, name
         self.context: int | None = model.config.context
         self.device = model.embed_tokens.weight.device
         dtype = str(model.dtype).removeprefix("torch.")
-        self.settings: dict[str, str | int | None] = {"dtype": dtype, "context": self.context, "begins_with": "<|bos|>"}
+        self.settings: dict[str, str | int | None] = {
+            "dtype": dtype,
+            "context": self.context,
+            "begins_with": chat_format.bos_token,
+        }
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [[self.tokenizer.bos, *self.tokenizer.encode(text)] for text in texts]
+        return [[self.chat_format.bos, *self.chat_format.tokenizer.encode(text)] for text in texts]
 
     @torch.inference_mode()
     def score(self, items: Sequence[Sequence[Prompt]]) -> list[list[Judged]]:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from lanbot.agent.loop import bounded
-from lanbot.chat.formats.lanbot import parse, prompt_of, render_prompt
 from lanbot.chat.messages import Message
 from lanbot.core.console import Progress
 from lanbot.core.errors import UserError
@@ -210,7 +209,7 @@ def _sample(
     with Progress(label, len(asked)) as progress:
         answers = _answers(
             engine,
-            [prompt_of(task.conversation(row), engine.tokenizer) for task, row in asked],
+            [engine.chat_format.prompt_of(task.conversation(row)) for task, row in asked],
             Sampling(max_tokens, temperature),
             progress.show,
             seed,
@@ -228,7 +227,7 @@ ProgressCallback = Callable[[int], None]
 
 def _generate(engine: Engine, task: Task, rows: Sequence[int], max_tokens: int, told: ProgressCallback) -> list[str]:
     """Of each row's answer what is wrong with it; "": it is right."""
-    prompts = [prompt_of(task.conversation(row), engine.tokenizer) for row in rows]
+    prompts = [engine.chat_format.prompt_of(task.conversation(row)) for row in rows]
     answers = _answers(engine, prompts, Sampling(max(max_tokens, task.answer_tokens)), told)
     return task.faults(rows, answers)
 
@@ -252,10 +251,10 @@ def _answers(
             sampling,
             seed,
             keys=[keys[start + i] for i in fits] if keys else None,
-            tools=[tools[start + i] for i in fits] if tools else None,
+            call_handlers=[tools[start + i] for i in fits] if tools else None,
         )
-        said = dict(zip(fits, completions, strict=True))
-        answers += [parse(said[i].ids, engine.tokenizer) if i in said else None for i in range(len(batch))]
+        messages = {i: engine.chat_format.parse(one.ids, one.sampled) for i, one in zip(fits, completions, strict=True)}
+        answers += [messages.get(i) for i in range(len(batch))]
         told(len(answers))
     return answers
 
@@ -268,7 +267,7 @@ def do_errands(
     waiting = desks
     while waiting := [desk for desk in waiting if desk.request()]:
         requests = [request for desk in waiting if (request := desk.request())]
-        prompts = [render_prompt([request], engine.tokenizer) for request in requests]
+        prompts = [engine.chat_format.prompt([request]) for request in requests]
         tools = [bounded(desk.tools, CALLS) for desk in waiting]
 
         def so_far(n: int, done: int = len(desks) - len(waiting)) -> None:
@@ -283,8 +282,8 @@ def do_errands(
 @torch.inference_mode()
 def _choose(engine: Engine, task: Task, rows: Sequence[int], told: ProgressCallback) -> list[bool]:
     """The answer is the letter of the highest logit after the prompt. Prompts of like length are read together."""
-    model, tokenizer = engine.model, engine.tokenizer
-    prompts = {row: prompt_of(task.conversation(row), tokenizer)[-model.config.context :] for row in rows}
+    model, tokenizer = engine.model, engine.chat_format.tokenizer
+    prompts = {row: engine.chat_format.prompt_of(task.conversation(row))[-model.config.context :] for row in rows}
     right: dict[int, bool] = {}
     left = sorted(rows, key=lambda row: -len(prompts[row]))
     while left:
@@ -305,7 +304,7 @@ def _choose(engine: Engine, task: Task, rows: Sequence[int], told: ProgressCallb
 
 def answer_all(engine: Engine, questions: Sequence[str], max_tokens: int) -> list[str]:
     """What the model says to each question, greedily, calls and outputs shown in brackets."""
-    prompts = [render_prompt([{"role": "user", "content": question}], engine.tokenizer) for question in questions]
+    prompts = [engine.chat_format.prompt([{"role": "user", "content": question}]) for question in questions]
     with Progress("answering", len(prompts)) as progress:
         answers = _answers(engine, prompts, Sampling(max_tokens), progress.show)
     return ["(longer than the context)" if answer is None else readable(answer) for answer in answers]

@@ -1,8 +1,7 @@
-"""Batched generation with a KV cache, and the tool in the loop.
+"""Batched generation with a KV cache, and calls answered while it generates.
 
-When a model closes a python call, the tool's result is put into its mouth: output tokens are forced one by one,
-and the model goes on after them. A request's draws come from its own seed, so what it samples does not depend on
-who else is in the batch.
+When a model closes a call, its result is appended as forced tokens, and generation resumes after them. Each request
+draws from its own seed, so what it samples does not depend on the other requests of the batch.
 """
 
 import copy
@@ -13,17 +12,17 @@ from dataclasses import dataclass, field
 
 import torch
 
+from lanbot.chat.formats.base import ChatFormat, Event, StreamParser
 from lanbot.core import hardware
 from lanbot.core.errors import UserError
 from lanbot.distributed.fsdp import gathered
 from lanbot.inference.sampling import Sampling, sample
 from lanbot.models.kv_cache import KVCache
 from lanbot.models.transformer import Transformer
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.tools.calculator import answer
 from lanbot.tools.tool import CallHandler as Tool
 
-OnToken = Callable[[int, int], None]
+OnEvent = Callable[[int, Event], None]
 SLOTS = {"cpu": 256, "cuda": 512, "mps": 64}
 """Conversations generated at the same time."""
 PREFILL_TOKENS = 32_768
@@ -50,18 +49,16 @@ class _Request:
     completion: Completion
     draws: random.Random
     limit: int
-    tool: Tool
+    call_handler: Tool
+    parser: StreamParser
     forced: deque[int] = field(default_factory=deque)
-    call: list[int] | None = None
-    """The ids of a python call that is open."""
 
 
 class Engine:
     """Generates with `model` as it is now; `refresh` after its weights have changed."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, tool: Tool = answer) -> None:
-        self.source, self.tokenizer, self.tool = model, tokenizer, tool
-        self.stops = {tokenizer.special[name] for name in ("<|assistant_end|>", "<|bos|>", "<|user_start|>")}
+    def __init__(self, model: Transformer, chat_format: ChatFormat, call_handler: Tool = answer) -> None:
+        self.source, self.chat_format, self.call_handler = model, chat_format, call_handler
         self.refresh()
 
     def refresh(self) -> None:
@@ -77,14 +74,14 @@ class Engine:
         prompts: Sequence[list[int]],
         sampling: Sampling,
         seed: int = 0,
-        on_token: OnToken | None = None,
+        on_event: OnEvent | None = None,
         keys: Sequence[str] | None = None,
-        tools: Sequence[Tool] | None = None,
+        call_handlers: Sequence[Tool] | None = None,
     ) -> list[Completion]:
-        """A completion for each prompt, in their order. on_token(index, id) is told each token as it comes.
+        """A completion for each prompt, in their order. on_event(index, event) is called while they are generated.
 
-        keys: what a request's draws depend on beside the seed; its index if left out.
-        tools: what answers each request's calls; the engine's own tool if left out.
+        keys: what a request's draws depend on besides the seed; its index if left out.
+        call_handlers: what answers each request's calls; the engine's own if left out.
 
         Raises UserError if a prompt leaves no room in the context.
         """
@@ -101,7 +98,8 @@ class Engine:
                 Completion(list(p)),
                 random.Random(f"{seed}/{keys[i] if keys else i}"),
                 min(sampling.max_tokens, context - len(p)),
-                tools[i] if tools else self.tool,
+                call_handlers[i] if call_handlers else self.call_handler,
+                self.chat_format.stream(),
             )
             for i, p in enumerate(prompts)
         ]
@@ -126,7 +124,7 @@ class Engine:
                 logits = logits[kept]
             if not any(slots):
                 return [request.completion for request in requests]
-            tokens = self._choose(slots, logits, sampling, on_token)
+            tokens = self._choose(slots, logits, sampling, on_event)
             if any(slots):
                 logits = self._decode(cache, slots, tokens)
 
@@ -155,7 +153,7 @@ class Engine:
         return self.model.logits(self.model(tokens[:, None], cache=view)[:, 0])
 
     def _choose(
-        self, slots: list[_Request | None], logits: torch.Tensor, sampling: Sampling, on_token: OnToken | None
+        self, slots: list[_Request | None], logits: torch.Tensor, sampling: Sampling, on_event: OnEvent | None
     ) -> torch.Tensor:
         """The next token of each slot, forced or drawn. A slot whose request is over becomes None."""
         draws = [0.0 if r is None or r.forced else r.draws.random() for r in slots]
@@ -171,32 +169,29 @@ class Engine:
             completion.ids.append(tokens[i])
             completion.sampled.append(0 if forced else 1)
             completion.logprobs.append(0.0 if forced else chosen[i])
-            if on_token is not None:
-                on_token(request.index, tokens[i])
-            if not forced:
-                self._follow_call(request, tokens[i])
-            if tokens[i] in self.stops:
+            for event in request.parser.feed(tokens[i], not forced):
+                if on_event is not None:
+                    on_event(request.index, event)
+                if event.kind == "call":
+                    self._answer_call(request, event.text)
+            if tokens[i] in self.chat_format.stop_tokens:
                 completion.finished = "stop"
             elif len(completion.ids) >= request.limit and not completion.finished:
                 completion.finished = "length"
             if completion.finished:
                 slots[i] = None
+                if on_event is not None:
+                    for event in request.parser.finish():
+                        on_event(request.index, event)
         return torch.tensor(tokens, device=self.device)
 
-    def _follow_call(self, request: _Request, token: int) -> None:
-        """Opens, fills and closes a python call; at its end, queues the tool's result to be forced."""
-        special = self.tokenizer.special
-        if token == special["<|python_start|>"]:
-            request.call = []
-        elif token == special["<|python_end|>"] and request.call is not None:
-            result = request.tool(self.tokenizer.decode(request.call))
-            request.completion.calls += 1
-            request.call = None
-            if result is None:
-                request.completion.finished = "tool"
-                return
-            ids = self.tokenizer.encode(result)
-            room = max(0, request.limit - len(request.completion.ids) - 2)
-            request.forced.extend([special["<|output_start|>"], *ids[:room], special["<|output_end|>"]])
-        elif request.call is not None:
-            request.call.append(token)
+    def _answer_call(self, request: _Request, code: str) -> None:
+        """Queues the result of a call to be forced; None ends the answer."""
+        completion = request.completion
+        result = request.call_handler(code)
+        completion.calls += 1
+        if result is None:
+            completion.finished = "tool"
+            return
+        room = request.limit - len(completion.ids)
+        request.forced.extend(self.chat_format.forced_output(result, room))

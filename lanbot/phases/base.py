@@ -6,6 +6,8 @@ from functools import partial
 import numpy as np
 import torch
 
+from lanbot.chat.formats import load_format
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import Base, Recipe
 from lanbot.config.run import Run
 from lanbot.core.console import track
@@ -19,7 +21,6 @@ from lanbot.phases.evaluation import validation
 from lanbot.phases.loaders import base_loader
 from lanbot.phases.phase import Phase
 from lanbot.phases.tokenizer import corpora
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import bigram_init
 from lanbot.training.sampled_softmax import SampledSoftmax, count_tokens
 from lanbot.training.trainer import TrainState, train
@@ -65,26 +66,26 @@ def train_base(run: Run, runtime: Runtime) -> None:
     """Trains the base model of a run, or resumes it."""
     recipe, settings = run.recipe, run.recipe.base
     assert settings.tokens and settings.batch_tokens and settings.sequence, "the recipe is resolved"
-    tokenizer = Tokenizer.load(run.phase("tokenizer"))
+    chat_format = load_format(run.phase("tokenizer"))
     model = Transformer(model_config(recipe), runtime.dtype)
     init_weights(model, torch.Generator().manual_seed(recipe.seed))
     model.to(runtime.device)
     if settings.pair_tokens and runtime.on_main(saved.latest, run.phase("base")) is None:
-        start_from_pairs(model, run, tokenizer, runtime)
-    state = TrainState(model, tokenizer, settings, run.phase("base"), runtime, settings.sequence)
+        start_from_pairs(model, run, chat_format, runtime)
+    state = TrainState(model, chat_format, settings, run.phase("base"), runtime, settings.sequence)
     with prefetched(
         partial(base_loader, recipe, run.phase("tokenizer"), run.options), ahead=runtime.device.type != "cpu"
     ) as loader:
-        evaluate = validation(run, tokenizer, runtime).bits_per_byte
-        train(state, loader, evaluate, settings.eval_every, sampled_softmax(run, tokenizer, runtime))
+        evaluate = validation(run, chat_format, runtime).bits_per_byte
+        train(state, loader, evaluate, settings.eval_every, sampled_softmax(run, chat_format, runtime))
 
 
-def start_from_pairs(model: Transformer, run: Run, tokenizer: Tokenizer, runtime: Runtime) -> None:
+def start_from_pairs(model: Transformer, run: Run, chat_format: ChatFormat, runtime: Runtime) -> None:
     """Initialises embedding and head from bigrams of the first `base.pair_tokens` tokens of the corpus, on rank 0."""
     tokens = run.recipe.base.pair_tokens
     assert tokens is not None, "the recipe is resolved"
     if runtime.main:
-        documents = first_tokens(corpora(run)[0].once(), tokenizer, tokens)
+        documents = first_tokens(corpora(run)[0].once(), chat_format, tokens)
         counts = bigram_init.count_pairs(
             track(documents, "base: counting pairs", tokens, "tokens", len), model.config.vocab_size
         )
@@ -94,22 +95,22 @@ def start_from_pairs(model: Transformer, run: Run, tokenizer: Tokenizer, runtime
         model.load_state_dict(runtime.broadcast(weights))
 
 
-def sampled_softmax(run: Run, tokenizer: Tokenizer, runtime: Runtime) -> SampledSoftmax | None:
+def sampled_softmax(run: Run, chat_format: ChatFormat, runtime: Runtime) -> SampledSoftmax | None:
     """From token frequencies at the start of the corpus, counted on rank 0, so that a resumed run finds the same."""
     recipe, frequent, counts = run.recipe, run.recipe.base.softmax_tokens, None
     assert frequent is not None, "the recipe is resolved"
     if not frequent:
         return None
     if runtime.main:
-        documents = first_tokens(corpora(run)[0].once(), tokenizer, FREQUENCY_TOKENS)
+        documents = first_tokens(corpora(run)[0].once(), chat_format, FREQUENCY_TOKENS)
         shown = track(documents, "base: counting tokens", FREQUENCY_TOKENS, "tokens", len)
         counts = count_tokens(shown, recipe.tokenizer.vocab_size)
     return SampledSoftmax(runtime.broadcast(counts), frequent, recipe.seed)
 
 
-def first_tokens(texts: Iterable[str], tokenizer: Tokenizer, tokens: int) -> Iterator[np.ndarray]:
-    """Encoded documents between the <|bos|> of each and the next one's, until there are so many tokens."""
+def first_tokens(texts: Iterable[str], chat_format: ChatFormat, tokens: int) -> Iterator[np.ndarray]:
+    """Encoded documents between the bos of each and the next one's, until there are so many tokens."""
     for text in texts:
-        yield np.concatenate([[tokenizer.bos], ids := tokenizer.encode_array(text), [tokenizer.bos]])
+        yield np.concatenate([[chat_format.bos], ids := chat_format.tokenizer.encode_array(text), [chat_format.bos]])
         if (tokens := tokens - 1 - len(ids)) <= 0:
             return

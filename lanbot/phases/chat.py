@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from lanbot.chat.formats import load_format
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.data.prefetch import prefetched
@@ -10,7 +11,6 @@ from lanbot.models import saved
 from lanbot.models.weights import load_model
 from lanbot.phases.loaders import chat_loader
 from lanbot.phases.phase import Phase, model_before
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training.trainer import TrainState, train
 
 
@@ -35,8 +35,8 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
             f"Run the same command again: {before} resumes from its checkpoint before that.",
         )
     model = load_model(folder, runtime.dtype, runtime.device)
-    tokenizer = Tokenizer.load(run.phase("tokenizer"))
-    return TrainState(model, tokenizer, getattr(run.recipe, phase), run.phase(phase), runtime, sequence)
+    chat_format = load_format(run.phase("tokenizer"))
+    return TrainState(model, chat_format, getattr(run.recipe, phase), run.phase(phase), runtime, sequence)
 
 
 def train_chat(run: Run, runtime: Runtime, phase: str) -> None:

@@ -132,7 +132,7 @@ def ask(
         answers = replace(
             answers,
             core=core.evaluate(
-                ModelScorer(engine.model, engine.tokenizer, str(folder)), limit, options=run.options, runtime=runtime
+                ModelScorer(engine.model, engine.chat_format, str(folder)), limit, options=run.options, runtime=runtime
             ),
         )
     if "chatcore" in names:
@@ -141,7 +141,7 @@ def ask(
         asked = chatcore.ask(engine, str(folder), limit, most, context, recipe.seed, left_out, runtime)
         answers = replace(answers, chatcore=asked)
     if "bpb" in names:
-        answers = replace(answers, bpb=evaluation.validation(run, engine.tokenizer, runtime).measure(engine.source))
+        answers = replace(answers, bpb=evaluation.validation(run, engine.chat_format, runtime).measure(engine.source))
     return answers
 
 

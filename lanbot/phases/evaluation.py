@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lanbot.chat.formats import load_format
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.run import Run, read_metrics
 from lanbot.core import hardware
 from lanbot.core.console import say, table
@@ -23,7 +25,6 @@ from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
-from lanbot.tokenizers.bpe import Tokenizer
 
 PROMPTS = 10
 """Prompts whose answers are shown after every phase."""
@@ -52,7 +53,7 @@ def evaluate(
     scores = score(run, engine, evals_of.tasks, limit, found if evals_of.drop_contaminated else {}, runtime)
     questions = prompts_of_change(run)
     answers = evals.answer_all(engine, questions, evals_of.max_tokens)
-    bpb = validation(run, engine.tokenizer, runtime).measure(engine.source) if bits_per_byte else None
+    bpb = validation(run, engine.chat_format, runtime).measure(engine.source) if bits_per_byte else None
     result = {
         "checkpoint": folder.name,
         "tasks": scores,
@@ -87,11 +88,11 @@ def score(
     return scores
 
 
-def validation(run: Run, tokenizer: Tokenizer, runtime: Runtime) -> Validation:
+def validation(run: Run, chat_format: ChatFormat, runtime: Runtime) -> Validation:
     """The held-out text of a run, on which bits per byte are measured."""
     base = run.recipe.base
     _, held_out = open_corpus(base.data, run.recipe.seed, base.skip_bad_rows, run.options)
-    return Validation(held_out, tokenizer, base.eval_tokens, base.sequence or run.recipe.model.context, runtime)
+    return Validation(held_out, chat_format, base.eval_tokens, base.sequence or run.recipe.model.context, runtime)
 
 
 def open_engine(run: Run, phase: str, runtime: Runtime) -> tuple[Path, Engine]:
@@ -100,7 +101,7 @@ def open_engine(run: Run, phase: str, runtime: Runtime) -> tuple[Path, Engine]:
     if folder is None:
         raise UserError(f"{run.folder}: {phase} has no checkpoint", f"Run it first: lanbot run RECIPE --phase {phase}")
     model = load_model(folder, runtime.dtype, runtime.device)
-    return folder, Engine(model, Tokenizer.load(run.phase("tokenizer")))
+    return folder, Engine(model, load_format(run.phase("tokenizer")))
 
 
 def contaminated(run: Run, names: Sequence[str], runtime: Runtime, write: bool) -> dict[str, list[int]]:

@@ -5,13 +5,13 @@ Nothing here imports torch: the process that prepares batches starts in half a s
 
 from pathlib import Path
 
+from lanbot.chat.formats import load_format
 from lanbot.config.recipe import ChatTraining, Recipe
 from lanbot.core.console import say
 from lanbot.core.options import Options
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import ChatLoader, TextLoader
 from lanbot.tasks.mixture import Mixture
-from lanbot.tokenizers.bpe import Tokenizer
 
 
 def base_loader(recipe: Recipe, tokenizer: Path, options: Options) -> TextLoader:
@@ -20,16 +20,16 @@ def base_loader(recipe: Recipe, tokenizer: Path, options: Options) -> TextLoader
     assert base.tokens and base.batch_tokens and base.sequence, "the recipe is resolved"
     corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows, options)
     rows, steps = base.batch_tokens // base.sequence, max(1, base.tokens // base.batch_tokens)
-    return TextLoader(corpus, Tokenizer.load(tokenizer), rows, base.sequence, steps)
+    return TextLoader(corpus, load_format(tokenizer), rows, base.sequence, steps)
 
 
 def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool, options: Options) -> ChatLoader:
     """Conversations for "mid" or "sft". main: say what the tasks have to tell."""
     settings: ChatTraining = getattr(recipe, phase)
     assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
-    encoder = Tokenizer.load(tokenizer)
-    mixture = Mixture(settings.mixture, recipe.identity, encoder, recipe.seed, options=options)
+    chat_format = load_format(tokenizer)
+    mixture = Mixture(settings.mixture, recipe.identity, chat_format, recipe.seed, options=options)
     for note in mixture.notes() if main else []:
         say(note)
     rows = settings.batch_tokens // settings.sequence
-    return ChatLoader(mixture, encoder.bos, rows, settings.sequence, mixture.skipped, mixture.fingerprint)
+    return ChatLoader(mixture, chat_format.bos, rows, settings.sequence, mixture.skipped, mixture.fingerprint)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lanbot.chat.formats import get_format
 from lanbot.config.recipe import Recipe
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
@@ -22,6 +23,7 @@ from lanbot.training import memory
 def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
     """Raises UserError for problems of phases that are not done: memory, batch shapes, corpus, tasks, files."""
     recipe = run.recipe
+    get_format(recipe.tokenizer.chat_format)
     to_do = [phase for phase in phases if not phase.is_done(run)]
     if any("corpus" in phase.needs for phase in to_do):
         corpora(run)

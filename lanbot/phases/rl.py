@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lanbot.chat.formats.lanbot import parse, prompt_of
 from lanbot.config.recipe import RL
 from lanbot.config.run import Run
 from lanbot.core.console import Progress, say
@@ -63,9 +62,9 @@ def train_rl(run: Run, runtime: Runtime) -> None:
     """
     state = start_from(run, "rl", runtime)
     settings = run.recipe.rl
-    questions = Mixture(settings.mixture, run.recipe.identity, state.tokenizer, run.recipe.seed, options=run.options)
+    questions = Mixture(settings.mixture, run.recipe.identity, state.chat_format, run.recipe.seed, options=run.options)
     bad = questions.leave_out_bad_rows()
-    engine = Engine(state.model, state.tokenizer)
+    engine = Engine(state.model, state.chat_format)
     measure(run, engine, runtime, "before")
     state.resume()
     line = Progress("rl", settings.steps, "%", first=state.step)
@@ -76,7 +75,7 @@ def train_rl(run: Run, runtime: Runtime) -> None:
                 engine.refresh()
                 groups = roll_out(engine, questions, settings, state.step, run.recipe.seed, runtime)
                 kept = informative(groups)
-                batch = policy_batch(kept, state.tokenizer.bos)
+                batch = policy_batch(kept, state.chat_format.bos)
                 sampled_tokens = int(runtime.sum(sum(sum(r.completion.sampled) for r in kept)))
                 scale = wsd(state.step / settings.steps, settings.warmup, settings.decay)
                 result = None
@@ -122,7 +121,7 @@ def roll_out(
     numbers = [step * settings.prompts + i for i in range(settings.prompts)][runtime.rank :: runtime.size]
     items = [questions.item(number % len(questions)) for number in numbers]
     G, room = settings.group_size, engine.model.config.context
-    prompts = [prompt_of(task.conversation(row), engine.tokenizer) for task, row in items]
+    prompts = [engine.chat_format.prompt_of(task.conversation(row)) for task, row in items]
     usable = [i for i, prompt in enumerate(prompts) if len(prompt) < room]
     completions = engine.generate(
         [prompts[i] for i in usable for _ in range(G)],
@@ -134,7 +133,8 @@ def roll_out(
     for g, i in enumerate(usable):
         task, row = items[i]
         answers = completions[g * G : g * G + G]
-        rewards = [float(task.check(row, parse(answer.ids, engine.tokenizer))) for answer in answers]
+        messages = [engine.chat_format.parse(answer.ids, answer.sampled) for answer in answers]
+        rewards = [float(task.check(row, message)) for message in messages]
         mean = sum(rewards) / G
         groups.append([Rollout(a, r, r - mean) for a, r in zip(answers, rewards, strict=True)])
     return groups

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 
+from lanbot.chat.formats import get_format
 from lanbot.config.recipe import TokenizerSettings
 from lanbot.config.run import Run
 from lanbot.core.console import say, table, track
@@ -12,8 +13,8 @@ from lanbot.data.corpus import Corpus, open_corpus
 from lanbot.distributed.runtime import Runtime
 from lanbot.phases.phase import Phase
 from lanbot.synthetic import world
-from lanbot.tokenizers import bpe as tokenizers
-from lanbot.tokenizers.bpe import Tokenizer
+from lanbot.tokenizers import bpe, load_tokenizer
+from lanbot.tokenizers.base import Tokenizer
 
 NUMBERS = "In 2024 it cost $1,299.99, 17% more than the 1,110 of 1999; 3.14159 x 2**10 = 3216.98816."
 CODE = """def mean(values: list[float]) -> float:
@@ -51,10 +52,11 @@ def train(run: Run) -> None:
     settings, phase = run.recipe.tokenizer, run.phase("tokenizer")
     corpus, _ = corpora(run)
     texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
-    trained = tokenizers.train(texts, settings.vocab_size, settings.bare_words)
+    chat_format = get_format(settings.chat_format)
+    trained = bpe.train(texts, settings.vocab_size, chat_format.special_tokens, settings.bare_words)
     say(f"tokenizer done | {trained.vocab_size:,} tokens")
     try:
-        trained.save(phase)
+        chat_format(trained).save(phase)
     except OSError as error:
         raise unwritable(phase, error) from None
 
@@ -62,7 +64,7 @@ def train(run: Run) -> None:
 def measure(run: Run) -> None:
     """Shows and writes compression.json: bytes per token for several kinds of text."""
     phase = run.phase("tokenizer")
-    rows = compression(Tokenizer.load(phase), corpora(run)[1])
+    rows = compression(load_tokenizer(phase), corpora(run)[1])
     say(table([(kind, f"{n:,}", f"{ratio:.2f}") for kind, n, ratio in rows], ("text", "bytes", "bytes/token")))
     result = [{"text": kind, "bytes": n, "bytes_per_token": round(ratio, 4)} for kind, n, ratio in rows]
     write_atomic(phase / "compression.json", json.dumps(result, indent=1) + "\n")

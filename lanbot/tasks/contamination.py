@@ -22,7 +22,6 @@ from lanbot.data.corpus import open_corpus
 from lanbot.tasks.mixture import Mixture
 from lanbot.tasks.registry import find_task, make_task
 from lanbot.tasks.task import Task, TaskContext
-from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
 
 N = 13
 COMMON = 5
@@ -173,12 +172,11 @@ def _usual(said: str, task: Task) -> str:
 
 def _conversations(recipe: Recipe, options: Options) -> Iterator[tuple[str, Iterator[str]]]:
     """("mid smoltalk", every message that this phase learns from or is asked), ..."""
-    nothing = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)  # nothing is rendered
     for phase in ("mid", "sft", "rl"):
         parts = getattr(recipe, phase).mixture
         if not real(part.task for part in parts):
             continue
-        mixture = Mixture(parts, recipe.identity, nothing, recipe.seed, options=options)
+        mixture = Mixture(parts, recipe.identity, None, recipe.seed, options=options)
         for k, part in enumerate(parts):
             if mixture.tasks[k].real:
                 rows = np.unique(mixture.rows[mixture.which == k])

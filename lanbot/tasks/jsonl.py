@@ -5,13 +5,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lanbot.chat.formats import special_names
 from lanbot.chat.messages import Conversation, chat, parts, validate
 from lanbot.core.console import track
 from lanbot.core.errors import UserError
 from lanbot.data.rows import Rows, open_rows
 from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task
-from lanbot.tokenizers.bpe import SPECIAL_TOKENS
 
 SKIP = "Mend the line; in a mixture's part, skip_bad_rows = true leaves broken rows out."
 
@@ -58,6 +58,7 @@ class _Checked(NamedTuple):
 @lru_cache(maxsize=32)
 def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> _Checked:
     """Once for all phases. Raises UserError."""
+    names = special_names()
     good, skipped, special = [], [], []  # type: list[int], list[str], list[str]
     for i in track(range(len(rows)), f"checking {name}", len(rows), "rows"):
         try:
@@ -68,7 +69,7 @@ def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> _Checked:
             skipped.append(error.problem)
             continue
         good.append(i)
-        if any(token in part["text"] for m in conversation["messages"] for part in parts(m) for token in _MARKS):
+        if any(token in part["text"] for m in conversation["messages"] for part in parts(m) for token in names):
             special.append(rows.where(i))
     notes = []
     if skipped:
@@ -85,7 +86,6 @@ def _read(rows: Rows, i: int) -> Conversation:
     return accepted(validate(converted(rows[i]), where), where)
 
 
-_MARKS = (*SPECIAL_TOKENS, "<|im_start|>", "<|endoftext|>", "<|eot_id|>")
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 

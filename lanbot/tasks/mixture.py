@@ -5,16 +5,14 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from lanbot.chat.formats.lanbot import render
+from lanbot.chat.formats.base import ChatFormat, Rendered
 from lanbot.chat.messages import Conversation
 from lanbot.config.recipe import Identity, MixturePart
 from lanbot.core.console import main_rank, say
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
-from lanbot.data.loader import Rendered
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
-from lanbot.tokenizers.bpe import Tokenizer
 
 
 class Mixture(Sequence[Rendered]):
@@ -28,12 +26,13 @@ class Mixture(Sequence[Rendered]):
         self,
         parts: Sequence[MixturePart],
         identity: Identity,
-        tokenizer: Tokenizer,
+        chat_format: ChatFormat | None,
         seed: int,
         split: str = "train",
         options: Options | None = None,
     ) -> None:
-        self.parts, self.tokenizer = parts, tokenizer
+        """chat_format: None if nothing is to be rendered."""
+        self.parts, self.chat_format = parts, chat_format
         options = options or Options.from_environment()
         self.tasks = [make_task(part.task, split, TaskContext(identity, part.skip_bad_rows, options)) for part in parts]
         self.told: set[str] = set()
@@ -73,7 +72,8 @@ class Mixture(Sequence[Rendered]):
 
     def __getitem__(self, i):  # type: ignore[no-untyped-def]
         conversation = self.conversation(i)
-        return ([], []) if conversation is None else render(conversation, self.tokenizer, bulk=True)
+        assert self.chat_format is not None, "a mixture to be rendered has a chat format"
+        return Rendered([], []) if conversation is None else self.chat_format.render(conversation, bulk=True)
 
     def leave_out_bad_rows(self) -> int:
         """Looks at the rows of parts that may have bad ones, and goes on without those, in the same order. How many

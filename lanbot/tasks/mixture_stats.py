@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 
-from lanbot.chat.formats.lanbot import prompt_of
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import ChatTraining, Recipe
 from lanbot.core.console import track
 from lanbot.core.errors import UserError
@@ -14,7 +14,6 @@ from lanbot.core.options import Options
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import ChatLoader
 from lanbot.tasks.mixture import Mixture
-from lanbot.tokenizers.bpe import Tokenizer
 
 SAMPLE = 1_000
 """Rows of a part, or documents, from which the rest is estimated; a part of no more is counted whole."""
@@ -62,13 +61,13 @@ class Plan:
         return math.ceil(rows / (self.batch_tokens // self.sequence))
 
 
-def plan_chat(recipe: Recipe, phase: str, tokenizer: Tokenizer, options: Options | None = None) -> Plan:
+def plan_chat(recipe: Recipe, phase: str, chat_format: ChatFormat, options: Options | None = None) -> Plan:
     """The plan of "mid" or "sft". Raises UserError as training would."""
     settings: ChatTraining = getattr(recipe, phase)
     assert settings.sequence and settings.batch_tokens, "the recipe is resolved"
-    mixture = Mixture(settings.mixture, recipe.identity, tokenizer, recipe.seed, options=options)
+    mixture = Mixture(settings.mixture, recipe.identity, chat_format, recipe.seed, options=options)
     parts = [_part(mixture, k, settings.sequence + 1) for k in range(len(mixture.parts))]
-    filled = _filled(mixture, tokenizer.bos, settings.sequence)
+    filled = _filled(mixture, chat_format.bos, settings.sequence)
     return Plan(phase, tuple(parts), settings.batch_tokens, settings.sequence, filled)
 
 
@@ -111,13 +110,13 @@ def _filled(mixture: Mixture, bos: int, sequence: int) -> float:
     return used / max(1, rows * (sequence + 1))
 
 
-def plan_base(recipe: Recipe, tokenizer: Tokenizer, options: Options | None = None) -> Plan:
+def plan_base(recipe: Recipe, chat_format: ChatFormat, options: Options | None = None) -> Plan:
     """The plan of base: it reads documents until it has its tokens; their number is an estimate."""
     base = recipe.base
     assert base.tokens and base.batch_tokens and base.sequence, "the recipe is resolved"
     corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows, options)
     documents = track(islice(corpus.once(), SAMPLE), "plan: base", SAMPLE, "documents")
-    lengths = np.array([1 + len(tokenizer.encode_array(text)) for text in documents])
+    lengths = np.array([1 + len(chat_format.tokenizer.encode_array(text)) for text in documents])
     tokens = max(1, base.tokens // base.batch_tokens) * base.batch_tokens
     rows = round(tokens / lengths.mean())
     part = Part(base.data, rows, 1, len(lengths), tokens, 0, tokens, 0, 0, 0)
@@ -138,12 +137,12 @@ class Questions:
     too_long: int
 
 
-def plan_rl(recipe: Recipe, tokenizer: Tokenizer, options: Options | None = None) -> Questions:
+def plan_rl(recipe: Recipe, chat_format: ChatFormat, options: Options | None = None) -> Questions:
     settings = recipe.rl
-    mixture = Mixture(settings.mixture, recipe.identity, tokenizer, recipe.seed, options=options)
+    mixture = Mixture(settings.mixture, recipe.identity, chat_format, recipe.seed, options=options)
     order = range(min(SAMPLE, len(mixture)))
     asked = [mixture.conversation(i) for i in track(order, "plan: rl", len(order), "questions")]
-    lengths = [len(prompt_of(one, tokenizer)) for one in asked if one is not None]
+    lengths = [len(chat_format.prompt_of(one)) for one in asked if one is not None]
     if not lengths:
         raise UserError("rl.mixture: no question in it", "Give it rows that are not bad.")
     return Questions(

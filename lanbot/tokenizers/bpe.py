@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
@@ -16,21 +16,6 @@ import tiktoken
 from lanbot.core.console import duration, say, track
 from lanbot.core.errors import UserError
 
-SPECIAL_TOKENS = (
-    "<|bos|>",
-    "<|system_start|>",
-    "<|system_end|>",
-    "<|user_start|>",
-    "<|user_end|>",
-    "<|assistant_start|>",
-    "<|assistant_end|>",
-    "<|python_start|>",
-    "<|python_end|>",
-    "<|output_start|>",
-    "<|output_end|>",
-)
-"""In this order after the BPE ranks."""
-
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -42,34 +27,22 @@ QWEN2_PATTERN = _PATTERN.replace("DIGITS", "")
 DIGITS_ALONE_BELOW = 16_384
 """Vocabularies smaller than this split digits one by one, so that a small model can copy numbers."""
 
-FILES = ("tokenizer.json", "tokenizer_config.json")
 
-CHAT_TEMPLATE = (
-    "{{- '<|bos|>' }}"
-    "{%- for message in messages %}"
-    "{{- '<|' + message['role'] + '_start|>' }}"
-    "{%- if message['content'] is string %}{{- message['content'] }}"
-    "{%- else %}{%- for part in message['content'] %}"
-    "{%- if part['type'] == 'text' %}{{- part['text'] }}"
-    "{%- else %}{{- '<|' + part['type'] + '_start|>' + part['text'] + '<|' + part['type'] + '_end|>' }}{%- endif %}"
-    "{%- endfor %}{%- endif %}"
-    "{{- '<|' + message['role'] + '_end|>' }}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|assistant_start|>' }}{%- endif %}"
-)
-"""The LanBot chat format for transformers and others; chat/lanbot_format.py is its twin, and a test compares them."""
+class BPETokenizer:
+    """Byte-level BPE, run by tiktoken. The special tokens follow the ranks, in their order."""
 
-
-class Tokenizer:
-    """Text to ids and back. Text never becomes a special token; those are had by name from `special`."""
-
-    def __init__(self, ranks: dict[bytes, int], pattern: str) -> None:
+    def __init__(self, ranks: dict[bytes, int], pattern: str, special_tokens: Sequence[str]) -> None:
         self.pattern = pattern
         self.ranks = ranks
-        self.special = {name: len(ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
+        self.special = {name: len(ranks) + i for i, name in enumerate(special_tokens)}
         self.encoding = tiktoken.Encoding("lanbot", pat_str=pattern, mergeable_ranks=ranks, special_tokens=self.special)
-        self.vocab_size = len(ranks) + len(SPECIAL_TOKENS)
-        self.bos = self.special["<|bos|>"]
+        self.vocab_size = len(ranks) + len(self.special)
+        self._bytes = {rank: token for token, rank in ranks.items()}
+
+    @classmethod
+    def of_bytes(cls, special_tokens: Sequence[str]) -> "BPETokenizer":
+        """A token for each byte, without merges."""
+        return cls({bytes([byte]): byte for byte in range(256)}, QWEN2_PATTERN, special_tokens)
 
     def encode(self, text: str) -> list[int]:
         if len(text) > _TOO_LONG and _LONG_SPACE.search(text):  # more than tiktoken's regex can go back
@@ -86,9 +59,6 @@ class Tokenizer:
                 pass
         return np.array(self.encode(text), dtype=np.uint32)
 
-    def encode_bulk(self, text: str) -> list[int]:
-        return self.encode_array(text).tolist()
-
     @cached_property
     def _fast(self) -> Any:
         """A fastokens.Tokenizer; None if it is not installed, or is of a version that gives other ids."""
@@ -96,7 +66,8 @@ class Tokenizer:
             import fastokens
 
             fast = fastokens.Tokenizer.from_json_str(self._interchange().to_str())
-            same = all(_flat_ids(fast, text).tolist() == self.encode(text) for text in _PROBES)
+            probes = (*_PROBES, "".join(self.special))
+            same = all(_flat_ids(fast, text).tolist() == self.encode(text) for text in probes)
         except (ImportError, AttributeError, TypeError, ValueError):
             return None
         return fast if same else None
@@ -105,28 +76,18 @@ class Tokenizer:
         """The text of `ids`, special tokens spelled out, broken UTF-8 replaced."""
         return self.encoding.decode(list(ids))
 
-    def token_bytes(self) -> np.ndarray:
-        """(vocab_size,) int64: how many bytes of text each id stands for; special tokens stand for none."""
-        lengths = np.zeros(self.vocab_size, dtype=np.int64)
-        for token, rank in self.ranks.items():
-            lengths[rank] = len(token)
-        return lengths
+    def token_bytes(self, token: int) -> bytes:
+        return self._bytes.get(token, b"")
+
+    def byte_lengths(self) -> np.ndarray:
+        return np.array([len(self.token_bytes(token)) for token in range(self.vocab_size)], dtype=np.int64)
 
     # -- files ---------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Writes tokenizer.json (for `tokenizers`, transformers, llama.cpp) and tokenizer_config.json."""
+        """Writes tokenizer.json, which `tokenizers`, transformers and llama.cpp read too."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._interchange().to_str(pretty=True), encoding="utf-8")
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": "<|bos|>",
-            "eos_token": "<|assistant_end|>",
-            "pad_token": "<|assistant_end|>",
-            "clean_up_tokenization_spaces": False,
-            "chat_template": CHAT_TEMPLATE,
-        }
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def _interchange(self):  # type: ignore[no-untyped-def]  # a tokenizers.Tokenizer, imported only here
         import tokenizers
@@ -153,34 +114,32 @@ class Tokenizer:
         )
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.add_special_tokens(
-            [tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS]
+            [tokenizers.AddedToken(name, special=True, normalized=False) for name in self.special]
         )
         return tokenizer
 
     @classmethod
-    def load(cls, folder: Path) -> "Tokenizer":
+    def load(cls, folder: Path) -> "BPETokenizer":
         """The tokenizer that `save` wrote. Raises UserError if the file is missing or another's."""
         path = folder / "tokenizer.json"
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(path.read_text(encoding="utf-8"))
             bytes_of = {letter: byte for byte, letter in _byte_letters().items()}
             ranks = {
                 bytes(bytes_of[letter] for letter in token): rank for token, rank in data["model"]["vocab"].items()
             }
             pattern = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-            added = tuple(token["content"] for token in data["added_tokens"])
+            special = [token["content"] for token in data["added_tokens"]]
         except FileNotFoundError:
             raise UserError(f"{path}: no tokenizer there", "Train it first: lanbot run RECIPE.") from None
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise UserError(f"{path}: not a tokenizer that LanBot wrote ({error!r})") from None
-        if added != SPECIAL_TOKENS:
-            raise UserError(f"{path}: not LanBot's special tokens", "Use a tokenizer that LanBot trained.")
-        return cls(ranks, pattern)
+        return cls(ranks, pattern, special)
 
 
 _TOO_LONG = 500_000
 _LONG_SPACE = re.compile(r"\s{500000}")
-_PROBES = ("It's 1234567 ≠ 12.5,\r\n\n\t  naïve  你好 👩‍🚀", "".join(SPECIAL_TOKENS), " <|bos|> <|end|>\0 ")
+_PROBES = ("It's 1234567 ≠ 12.5,\r\n\n\t  naïve  你好 👩‍🚀", " <|end|>\0 ")
 
 
 def _flat_ids(fast: Any, text: str) -> np.ndarray:
@@ -190,7 +149,9 @@ def _flat_ids(fast: Any, text: str) -> np.ndarray:
 # -- training ----------------------------------------------------------------------------------------------
 
 
-def train(texts: Iterable[str], vocab_size: int, bare_words: bool = False) -> Tokenizer:
+def train(
+    texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], bare_words: bool = False
+) -> BPETokenizer:
     """A tokenizer of exactly `vocab_size` ids, special tokens included, from `texts` (read once, streamed).
 
     Memory is bounded, whatever the text: see WordCounts. rustbpe, which would keep every word, is given the counted
@@ -204,7 +165,7 @@ def train(texts: Iterable[str], vocab_size: int, bare_words: bool = False) -> To
     """
     pattern = QWEN2_PATTERN if vocab_size < DIGITS_ALONE_BELOW else LLAMA3_PATTERN
     split = regex.compile(pattern).findall
-    size, spaced = vocab_size - len(SPECIAL_TOKENS), vocab_size // 6 if bare_words else 0
+    size, spaced = vocab_size - len(special_tokens), vocab_size // 6 if bare_words else 0
     words, after_space = WordCounts(MAX_WORD_BYTES), WordCounts(MAX_WORD_BYTES)
     for text in texts:
         if bare_words:
@@ -217,7 +178,7 @@ def train(texts: Iterable[str], vocab_size: int, bare_words: bool = False) -> To
     whole = set(merged[: size - spaced])
     frequent = [b" " + word.encode() for word, _ in after_space.counts.most_common() if word.encode() in whole][:spaced]
     ranks = {token: rank for rank, token in enumerate([*merged[: size - len(frequent)], *frequent])}
-    tokenizer = Tokenizer(ranks, pattern)
+    tokenizer = BPETokenizer(ranks, pattern, special_tokens)
     if tokenizer.vocab_size < vocab_size:
         raise UserError(
             f"tokenizer.vocab_size is {vocab_size:,}, but the text gives only {tokenizer.vocab_size:,} tokens",

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.distributed.fsdp import gathered_on_main
 from lanbot.distributed.runtime import Runtime, from_main
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model, save_model
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training.optim import MuonAdamW
 
 KEEP = 2
@@ -66,26 +66,26 @@ class Saver:
         phase: Path,
         step: int,
         model: Transformer,
-        tokenizer: Tokenizer,
+        chat_format: ChatFormat,
         optimizer: MuonAdamW,
         progress: dict[str, Any],
     ) -> None:
         """As the function `save`, but what it raises may come later."""
         self.wait()
         if not self.background:
-            save(phase, step, model, tokenizer, optimizer, progress, self.world)
+            save(phase, step, model, chat_format, optimizer, progress, self.world)
             return
         whole = gathered_on_main(model, self.world.main)
         if whole is not model:  # of a sharded model that is a copy, on the CPU already
             state = self.stager.stage(_trainer_state(optimizer, progress))
-            self.running = self.pool.submit(_write, phase, step, whole, tokenizer, state, self.world, self.group)
+            self.running = self.pool.submit(_write, phase, step, whole, chat_format, state, self.world, self.group)
             return
         weights = {name: p.detach() for name, p in model.named_parameters()}
         staged = self.stager.stage({"weights": weights, "trainer": _trainer_state(optimizer, progress)})
         copies: dict[int, Any] = {id(p): nn.Parameter(staged["weights"][n]) for n, p in model.named_parameters()}
         frozen = copy.deepcopy(model, copies)  # which takes these for the copies it wants
         self.running = self.pool.submit(
-            _write, phase, step, frozen, tokenizer, staged["trainer"], self.world, self.group
+            _write, phase, step, frozen, chat_format, staged["trainer"], self.world, self.group
         )
 
     def wait(self) -> None:
@@ -99,7 +99,7 @@ def save(
     phase: Path,
     step: int,
     model: Transformer,
-    tokenizer: Tokenizer,
+    chat_format: ChatFormat,
     optimizer: MuonAdamW,
     progress: dict[str, Any],
     world: Runtime,
@@ -109,7 +109,7 @@ def save(
     Raises UserError if it cannot be written (the disk is full, or read-only); checkpoints before it are untouched.
     """
     whole = gathered_on_main(model, world.main)
-    return _write(phase, step, whole, tokenizer, _trainer_state(optimizer, progress), world)
+    return _write(phase, step, whole, chat_format, _trainer_state(optimizer, progress), world)
 
 
 def _trainer_state(optimizer: MuonAdamW, progress: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _write(
     phase: Path,
     step: int,
     model: Transformer | None,
-    tokenizer: Tokenizer,
+    chat_format: ChatFormat,
     state: dict[str, Any],
     world: Runtime,
     group: dist.ProcessGroup | None = None,
@@ -133,9 +133,9 @@ def _write(
             assert model is not None
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
-            ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.special["<|assistant_end|>"]}
+            ids = {"bos_token_id": chat_format.bos, "eos_token_id": chat_format.end_of_turn}
             save_model(model, beside, ids)
-            tokenizer.save(beside)
+            chat_format.save(beside)
         _barrier(world, group)
         with warnings.catch_warnings():  # "assuming single process": so it is
             warnings.simplefilter("ignore")

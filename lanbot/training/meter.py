@@ -48,7 +48,7 @@ class Meter:
 
     def __init__(self, state: TrainState, loader: Loader) -> None:
         self.state, self.loader = state, loader
-        self.bytes_of = state.tokenizer.token_bytes()
+        self.bytes_of = state.chat_format.tokenizer.byte_lengths()
         self.ceiling = hardware.matmul_ceiling(state.world.device, state.world.dtype) * state.world.size
         self.line = Progress(state.phase.name, 1.0, "%", first=loader.progress())
         self.last = time.monotonic()

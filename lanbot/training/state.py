@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import Training
 from lanbot.core import hardware
 from lanbot.core.console import say
@@ -16,7 +17,6 @@ from lanbot.distributed import fsdp
 from lanbot.distributed.runtime import Runtime, from_main, world
 from lanbot.models import fp8
 from lanbot.models.transformer import Transformer
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint, memory
 from lanbot.training.metrics import Metrics
 from lanbot.training.optim import MuonAdamW, Rates
@@ -34,10 +34,10 @@ class TrainState:
     """What a phase in training is: weights, optimiser, counters and metrics, on disk and back."""
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, settings: Training, phase: Path, sequence: int | None = None
+        self, model: Transformer, chat_format: ChatFormat, settings: Training, phase: Path, sequence: int | None = None
     ) -> None:
         """sequence: tokens of a row; the model's context if left out."""
-        self.model, self.tokenizer, self.settings, self.phase = model, tokenizer, settings, phase
+        self.model, self.chat_format, self.settings, self.phase = model, chat_format, settings, phase
         self.sequence = sequence or model.config.context
         self.world: Runtime = world()
         rates = Rates(
@@ -157,7 +157,7 @@ class TrainState:
             "micro_tokens": self.micro_tokens,
             "loader": loader_state,
         }
-        self.saver.save(self.phase, self.step, self.model, self.tokenizer, self.optimizer, progress)
+        self.saver.save(self.phase, self.step, self.model, self.chat_format, self.optimizer, progress)
         self.saved_step = self.step
 
     def save_and_stop(self, loader_state: dict[str, Any], exit_code: int) -> None:

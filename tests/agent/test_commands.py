@@ -209,7 +209,7 @@ def shown(*parts: Part, scripted, colour: bool = False, monkeypatch: pytest.Monk
         monkeypatch.setenv("FORCE_COLOR", "1")
     out = io.StringIO()
     engine = scripted(list(parts))
-    stream = Lines(engine.tokenizer, out)
+    stream = Lines(out)
     Agent(engine).turn("?", stream)
     stream.close()
     return out.getvalue()

@@ -1,17 +1,18 @@
 import pytest
 
 from lanbot.agent.loop import CUT, REPEATS, Agent, bounded
-from lanbot.chat.formats.lanbot import render_prompt
+from lanbot.chat.formats.base import Event
+from lanbot.chat.formats.lanbot import LanBotFormat
 from lanbot.chat.messages import Message, output, parts, python, spoken, text
 from lanbot.core.errors import UserError
 from lanbot.inference.sampling import Sampling
-from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
+from lanbot.tokenizers.bpe import BPETokenizer
 from lanbot.tools.memory import Memory
 from lanbot.tools.python_call import PythonCalls
 from lanbot.tools.tool import Toolset
 from lanbot.tools.workspace import Workspace
 
-BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
+BYTES = LanBotFormat(BPETokenizer.of_bytes(LanBotFormat.special_tokens))
 SYSTEM: Message = {"role": "system", "content": "Be brief."}
 
 
@@ -39,13 +40,13 @@ def test_a_turn_is_kept_with_its_calls_and_outputs(scripted) -> None:
     assert agent.messages == [{"role": "user", "content": "2+2?"}, turn.message]
     assert spoken(agent.turn("ciao").message) == "bye"
     assert [m["role"] for m in agent.messages] == ["user", "assistant"] * 2
-    assert engine.prompts[1] == render_prompt(agent.messages[:3], BYTES)
+    assert engine.prompts[1] == BYTES.prompt(agent.messages[:3])
 
 
-def test_each_token_is_told_as_it_comes(scripted) -> None:
-    told: list[int] = []
-    Agent(scripted([text("yes")])).turn("?", told.append)
-    assert told == [*BYTES.encode("yes"), BYTES.special["<|assistant_end|>"]]
+def test_each_piece_is_shown_while_it_is_generated(scripted) -> None:
+    events: list[Event] = []
+    Agent(scripted([text("yes")])).turn("?", events.append)
+    assert events == [Event("piece", "text", letter) for letter in "yes"]
 
 
 def test_an_error_of_a_call_is_fed_back_and_the_turn_goes_on(scripted) -> None:
@@ -139,7 +140,7 @@ def test_files_and_memory_outlive_a_conversation(scripted) -> None:
     assert (agent.messages, agent.turns) == ([SYSTEM], [])
     turn = agent.turn("What is my cat called?")
     assert outputs(turn.message) == ["1: my cat is Tom", "a.txt"]
-    assert engine.prompts[1] == render_prompt([SYSTEM, {"role": "user", "content": turn.request}], BYTES)
+    assert engine.prompts[1] == BYTES.prompt([SYSTEM, {"role": "user", "content": turn.request}])
 
 
 def test_a_transcript_tells_all_that_was_said_and_done(scripted) -> None:
@@ -214,7 +215,7 @@ def test_the_oldest_turns_are_left_out_and_the_system_message_stays(scripted) ->
         assert [m["role"] for m in agent.messages[1:]] == ["user", "assistant"] * (len(agent.messages) // 2)
         assert agent.messages[-2]["content"] == f"question {i}"
         assert len(engine.prompts[-1]) + 120 // 3 <= 120
-        assert engine.prompts[-1] == render_prompt(agent.messages[:-1], BYTES)
+        assert engine.prompts[-1] == BYTES.prompt(agent.messages[:-1])
         assert agent.forgotten + len(agent.messages) == 1 + 2 * (i + 1)
     assert agent.forgotten > 0
     assert len(agent.messages) > 3, "more was left out than needed"

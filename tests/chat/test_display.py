@@ -4,11 +4,11 @@ import re
 import pytest
 
 from lanbot.chat.display import DIM, GREEN, RESET, Stream, coloured, colours
-from lanbot.chat.formats.lanbot import render
+from lanbot.chat.formats.lanbot import LanBotFormat
 from lanbot.chat.messages import chat, output, python, text
-from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
+from lanbot.tokenizers.bpe import BPETokenizer
 
-BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
+BYTES = LanBotFormat(BPETokenizer.of_bytes(LanBotFormat.special_tokens))
 CONVERSATION = chat("2+2?", [text("It is é "), python("2+2"), output("4"), text("4.")])
 COUNTED = ["It is é <|python_start|>2+2<|python_end|>", "4.<|assistant_end|>"]
 
@@ -20,7 +20,7 @@ def no_colour_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_exactly_the_counted_pieces_are_marked() -> None:
-    shown = coloured(*render(CONVERSATION, BYTES), BYTES, "title")
+    shown = coloured(CONVERSATION, BYTES, "title")
     head, *lines = shown.split("\n")
     assert re.findall("«(.*?)»", "".join(lines)) == COUNTED
     assert lines == [
@@ -28,26 +28,21 @@ def test_exactly_the_counted_pieces_are_marked() -> None:
         "<|user_start|>2+2?<|user_end|>",
         f"<|assistant_start|>«{COUNTED[0]}»<|output_start|>4<|output_end|>«{COUNTED[1]}»",
     ]
-    ids, mask = render(CONVERSATION, BYTES)
+    ids, mask = BYTES.render(CONVERSATION)
     assert head == f"title | {len(ids)} tokens, {sum(mask)} under loss («like this»)"
 
 
 def test_the_counted_pieces_are_green_where_there_are_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = coloured(*render(CONVERSATION, BYTES), BYTES, "title")
+    plain = coloured(CONVERSATION, BYTES, "title")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert coloured(*render(CONVERSATION, BYTES), BYTES, "title") == plain.replace("«", GREEN).replace("»", RESET)
+    assert coloured(CONVERSATION, BYTES, "title") == plain.replace("«", GREEN).replace("»", RESET)
 
 
 def test_no_token_is_lost_in_colouring() -> None:
     two = {"messages": CONVERSATION["messages"] * 2}
-    ids, mask = render(two, BYTES)
-    body = coloured(ids, mask, BYTES, "t").split("\n", 1)[1]
-    assert re.sub("[«»\n]", "", body) == BYTES.decode(ids)
-
-
-def test_a_conversation_cut_short_is_shown_to_its_end() -> None:
-    ids, mask = render(CONVERSATION, BYTES)
-    assert coloured(ids[:-3], mask[:-3], BYTES, "t").endswith("<|output_end|>")
+    ids = BYTES.render(two).ids
+    body = coloured(two, BYTES, "t").split("\n", 1)[1]
+    assert re.sub("[«»\n]", "", body) == BYTES.tokenizer.decode(ids)
 
 
 def test_no_color_wins_over_force_color(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,27 +56,30 @@ def test_no_color_wins_over_force_color(monkeypatch: pytest.MonkeyPatch) -> None
 def streamed(ids: list[int]) -> list[str]:
     """What stands there after each token, and at the end."""
     out = io.StringIO()
-    stream = Stream(BYTES, out)
+    stream, parser = Stream(out), BYTES.stream()
     shown = []
     for token in ids:
-        stream(token)
+        for event in parser.feed(token):
+            stream(event)
         shown.append(out.getvalue())
+    for event in parser.finish():
+        stream(event)
     stream.close()
     return [*shown, out.getvalue()]
 
 
 def test_a_character_of_several_bytes_waits_until_it_is_whole() -> None:
-    shown = streamed(BYTES.encode("aé😀b"))
+    shown = streamed(BYTES.tokenizer.encode("aé😀b"))
     assert shown == ["a", "a", "aé", "aé", "aé", "aé", "aé😀", "aé😀b", "aé😀b\n"]
 
 
 def test_a_character_that_never_becomes_whole_is_replaced() -> None:
     assert streamed([ord("a"), 0xF0, 0x9F])[-1] == "a\ufffd\n"
-    assert streamed([0xF0, BYTES.special["<|python_start|>"], ord("b")])[-1].startswith("\ufffd[b")
+    assert streamed([0xF0, BYTES.tokenizer.special["<|python_start|>"], ord("b")])[-1].startswith("\ufffd[b")
 
 
 def answer_ids() -> list[int]:
-    ids, mask = render(CONVERSATION, BYTES)
+    ids, mask = BYTES.render(CONVERSATION)
     return ids[mask.index(1) :]
 
 
@@ -96,5 +94,5 @@ def test_calls_are_dim_where_there_are_colours(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_call_cut_short_does_not_leave_the_terminal_dim(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    shown = streamed([BYTES.special["<|python_start|>"], *BYTES.encode("2+")])[-1]
+    shown = streamed([BYTES.tokenizer.special["<|python_start|>"], *BYTES.tokenizer.encode("2+")])[-1]
     assert shown.rfind(RESET) > shown.rfind(DIM) >= 0

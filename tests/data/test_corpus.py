@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus, Position, open_corpus
 from lanbot.data.file_formats import CHUNK_DOCUMENTS, PIECE_CHARS
 from lanbot.data.loader import TextLoader
-from lanbot.tokenizers.bpe import Tokenizer
 
 
 def texts(name: str, count: int) -> list[str]:
@@ -351,7 +351,7 @@ def test_broken_rows_of_a_corpus_are_skipped_only_if_told_so_with_a_count(
     assert capsys.readouterr().err.count("skipped") == 1, "the first is told, and only once"
 
 
-def test_bad_rows_are_counted_once_wherever_training_stops(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_bad_rows_are_counted_once_wherever_training_stops(tmp_path: Path, chat_format: ChatFormat) -> None:
     lines = ["{" if i % 5 == 0 else json.dumps({"text": f"text {i}"}) for i in range(1_400)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines[:700]) + "\n")
     (tmp_path / "b.jsonl").write_text("\n".join(lines[700:]) + "\n")
@@ -359,7 +359,7 @@ def test_bad_rows_are_counted_once_wherever_training_stops(tmp_path: Path, token
 
     def loader() -> TextLoader:
         train, _ = open_corpus(str(tmp_path), 0, skip_bad_rows=True)
-        return TextLoader(train, tokenizer, 1, 64, 200)
+        return TextLoader(train, chat_format, 1, 64, 200)
 
     whole, counts = loader(), []
     while whole.next_batch() is not None:

@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from hub_server import Hub, answer, slow
 
+from lanbot.chat.formats import load_format
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.data import download
 from lanbot.data.corpus import Corpus, Position, open_corpus
 from lanbot.data.loader import TextLoader
 from lanbot.data.prefetch import PrefetchLoader
-from lanbot.tokenizers.bpe import Tokenizer
 
 options = Options.from_environment
 
@@ -192,11 +193,13 @@ def test_a_file_on_the_hub_that_is_no_text_is_named(hub: Hub) -> None:
 
 
 def make_loader(source: str, tokenizer: Path) -> TextLoader:
-    return TextLoader(open_corpus(source, 7)[0], Tokenizer.load(tokenizer), rows=2, T=32, steps=40)
+    return TextLoader(open_corpus(source, 7)[0], load_format(tokenizer), rows=2, T=32, steps=40)
 
 
-def test_the_loaders_process_downloads_and_passes_errors_on(server: Hub, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    tokenizer.save(tmp_path / "tokenizer")
+def test_the_loaders_process_downloads_and_passes_errors_on(
+    server: Hub, tmp_path: Path, chat_format: ChatFormat
+) -> None:
+    chat_format.save(tmp_path / "tokenizer")
     loader = PrefetchLoader(partial(make_loader, EDU, tmp_path / "tokenizer"))
     try:
         there = [loader.next_batch() for _ in range(12)]

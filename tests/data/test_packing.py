@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.core.errors import UserError
 from lanbot.data import loader as loaders
 from lanbot.data.corpus import Corpus, open_corpus
@@ -19,7 +20,6 @@ from lanbot.data.file_formats import Chunk
 from lanbot.data.loader import BUFFER, ChatLoader, Loader, Rendered, TextLoader
 from lanbot.data.packing import Batch, best_fit, make_batch, pack_stream
 from lanbot.synthetic import world
-from lanbot.tokenizers.bpe import Tokenizer
 
 BOS = 0
 
@@ -289,54 +289,54 @@ def corpus(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Corpus, list
     return open_corpus(str(tmp_path / "*.txt"), seed=5)[0], texts[:-1]
 
 
-def test_text_goes_on_from_anywhere(corpus: tuple[Corpus, list[str] | None], tokenizer: Tokenizer) -> None:
-    assert goes_on_from_anywhere(lambda: TextLoader(corpus[0], tokenizer, ROWS, T, 25))
+def test_text_goes_on_from_anywhere(corpus: tuple[Corpus, list[str] | None], chat_format: ChatFormat) -> None:
+    assert goes_on_from_anywhere(lambda: TextLoader(corpus[0], chat_format, ROWS, T, 25))
 
 
-def test_text_goes_on_at_the_end_of_an_epoch(tokenizer: Tokenizer) -> None:
+def test_text_goes_on_at_the_end_of_an_epoch(chat_format: ChatFormat) -> None:
     """With one document a batch, the stops fall on every document, the last of an epoch too."""
     texts = ["x" * 10, "y" * 10, "z" * 10]
     corpus = Corpus([("texts", lambda start: iter([Chunk(texts)][start:]))], 1)
-    T = len(tokenizer.encode(texts[0])) + 1
-    assert goes_on_from_anywhere(lambda: TextLoader(corpus, tokenizer, 1, T, 11))
+    T = len(chat_format.tokenizer.encode(texts[0])) + 1
+    assert goes_on_from_anywhere(lambda: TextLoader(corpus, chat_format, 1, T, 11))
 
 
 def test_each_epoch_has_every_document_once_in_another_order(
-    corpus: tuple[Corpus, list[str] | None], tokenizer: Tokenizer
+    corpus: tuple[Corpus, list[str] | None], chat_format: ChatFormat
 ) -> None:
     train, texts = corpus
     if texts is None:
         pytest.skip("its epochs are too long")
-    loader = TextLoader(train, tokenizer, ROWS, T, 40)
+    loader = TextLoader(train, chat_format, ROWS, T, 40)
     batches = all_batches(loader)
     assert loader.notes()["epochs"] >= 2
     stream = [BOS, *(token for batch in batches for token in batch.targets.flatten().tolist())]
-    stream[0] = tokenizer.bos
-    documents = [tokenizer.decode(ids[1:]) for ids in split(stream, tokenizer.bos)]
+    stream[0] = chat_format.bos
+    documents = [chat_format.tokenizer.decode(ids[1:]) for ids in split(stream, chat_format.bos)]
     first, second = documents[: len(texts)], documents[len(texts) : 2 * len(texts)]
     assert sorted(first) == sorted(second) == sorted(texts)
     assert first != second
     assert first != texts
 
 
-def test_the_state_of_text_stays_small(tokenizer: Tokenizer) -> None:
+def test_the_state_of_text_stays_small(chat_format: ChatFormat) -> None:
     """Also in the middle of a long document."""
     book = " ".join(world.document("train", i) for i in range(50))
-    loader = TextLoader(Corpus([("book", lambda start: iter([Chunk([book])][start:]))], 0), tokenizer, 2, 64, 100)
+    loader = TextLoader(Corpus([("book", lambda start: iter([Chunk([book])][start:]))], 0), chat_format, 2, 64, 100)
     for _ in range(40):
         loader.next_batch()
         assert len(json.dumps(loader.state())) < 300
-    assert goes_on_from_anywhere(lambda: TextLoader(loader.corpus, tokenizer, 2, 64, 40))
+    assert goes_on_from_anywhere(lambda: TextLoader(loader.corpus, chat_format, 2, 64, 40))
 
 
-def test_other_data_than_before_the_stop_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_other_data_than_before_the_stop_are_refused(chat_format: ChatFormat, tmp_path: Path) -> None:
     for i in range(4):
         (tmp_path / f"{i}.txt").write_text("some text " * 50)
-    loader = TextLoader(open_corpus(str(tmp_path), 0)[0], tokenizer, 1, 16, 9)
+    loader = TextLoader(open_corpus(str(tmp_path), 0)[0], chat_format, 1, 16, 9)
     loader.next_batch()
     (tmp_path / "2b.txt").write_text("more text")
     with pytest.raises(UserError, match="not those that this phase began with: 3 files"):
-        TextLoader(open_corpus(str(tmp_path), 0)[0], tokenizer, 1, 16, 9).load_state(loader.state())
+        TextLoader(open_corpus(str(tmp_path), 0)[0], chat_format, 1, 16, 9).load_state(loader.state())
     few = ChatLoader(conversations(30, 20), BOS, 1, 30, data="chats 30")
     few.next_batch()
     with pytest.raises(UserError, match="30 conversations: chats 30; now 31 conversations"):
@@ -345,8 +345,8 @@ def test_other_data_than_before_the_stop_are_refused(tokenizer: Tokenizer, tmp_p
         ChatLoader(conversations(30, 20), BOS, 1, 30, data="chats 40").load_state(few.state())
 
 
-def test_text_ends_after_its_steps(corpus: tuple[Corpus, list[str] | None], tokenizer: Tokenizer) -> None:
-    loader = TextLoader(corpus[0], tokenizer, ROWS, T, 3)
+def test_text_ends_after_its_steps(corpus: tuple[Corpus, list[str] | None], chat_format: ChatFormat) -> None:
+    loader = TextLoader(corpus[0], chat_format, ROWS, T, 3)
     assert loader.progress() == 0
     batches = all_batches(loader)
     assert [batch.ids.shape for batch in batches] == [(ROWS, T)] * 3

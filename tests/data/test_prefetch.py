@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lanbot.chat.formats.base import ChatFormat
+from lanbot.chat.formats.lanbot import LanBotFormat
 from lanbot.config import recipe as recipes
 from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus
@@ -21,7 +23,7 @@ from lanbot.data.loader import ChatLoader, Loader, TextLoader
 from lanbot.data.packing import Batch, make_batch
 from lanbot.data.prefetch import PrefetchLoader, prefetched
 from lanbot.phases.loaders import base_loader, chat_loader
-from lanbot.tokenizers.bpe import Tokenizer
+from lanbot.tokenizers.bpe import BPETokenizer
 
 
 class Scripted:
@@ -72,9 +74,9 @@ def same(one: Batch | None, other: Batch | None) -> bool:
 
 
 @pytest.fixture(scope="module", params=["base", "mid"])
-def make(request: pytest.FixtureRequest, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+def make(request: pytest.FixtureRequest, chat_format: ChatFormat, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.save(folder)
+    chat_format.save(folder)
     recipe = recipes.load("smoke", {"base.tokens": "6144", "base.batch_tokens": "1024"}).resolve()
     if request.param == "base":
         return partial(base_loader, recipe, folder)
@@ -165,9 +167,10 @@ time.sleep(600)
 
 
 def endless() -> TextLoader:
-    tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, r"\w+|\W+")
+    tokens = BPETokenizer({bytes([i]): i for i in range(256)}, r"\w+|\W+", LanBotFormat.special_tokens)
+    chat_format = LanBotFormat(tokens)
     return TextLoader(
-        Corpus([("x", lambda start: iter([Chunk(["text " * 100] * 9)][start:]))], 0), tokenizer, 64, 512, 10**9
+        Corpus([("x", lambda start: iter([Chunk(["text " * 100] * 9)][start:]))], 0), chat_format, 64, 512, 10**9
     )
 
 

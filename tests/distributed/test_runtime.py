@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from lanbot.chat.formats import load_format
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.core import hardware
 from lanbot.data.packing import Batch
 from lanbot.distributed import fsdp, runtime
@@ -21,7 +23,6 @@ from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint, memory
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.sampled_softmax import SampledSoftmax
@@ -79,7 +80,7 @@ def state_numel(optimizer: MuonAdamW) -> int:
 
 
 def train_and_save(folder: Path) -> None:
-    vocabulary = Tokenizer.load(folder)
+    vocabulary = load_format(folder)
     for layout in LAYOUTS:
         model, optimizer = fresh(layout)
         results = steps(model, optimizer, range(SAVED))
@@ -124,10 +125,10 @@ def torchrun(processes: int, job: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+def two(tmp_path_factory: pytest.TempPathFactory, chat_format: ChatFormat) -> Path:
     """What two ranks leave."""
     folder = tmp_path_factory.mktemp("two")
-    tokenizer.save(folder)
+    chat_format.save(folder)
     torchrun(2, "train_and_save", folder)
     return folder
 

@@ -18,6 +18,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lanbot.chat.formats import load_format
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus
 from lanbot.data.file_formats import Chunk
@@ -32,7 +34,6 @@ from lanbot.models.weights import load_model, save_model
 from lanbot.synthetic import world
 from lanbot.tasks import core
 from lanbot.tasks.core import CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Prompt
-from lanbot.tokenizers.bpe import Tokenizer
 
 MakeModel = Callable[..., Transformer]
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
@@ -110,11 +111,11 @@ def assert_same(ours: list[list[Judged]], theirs: list[list[Judged]]) -> None:
 )
 @pytest.mark.parametrize("context", [40, 400])
 def test_scores_are_those_of_each_prompt_alone(
-    make_model: MakeModel, tokenizer: Tokenizer, changes: dict[str, Any], context: int
+    make_model: MakeModel, chat_format: ChatFormat, changes: dict[str, Any], context: int
 ) -> None:
     """At 40 tokens most prompts are cut, each option's by another number of tokens."""
     model = make_model(**changes, context=context)
-    one, cut, shared = ModelScorer(model, tokenizer, "tiny"), 0, 0
+    one, cut, shared = ModelScorer(model, chat_format, "tiny"), 0, 0
     for task in MADE:
         prompts = prompts_of(task, one, one.context)
         cut += sum(prompt.cut > 0 for item in prompts for prompt in item)
@@ -125,11 +126,11 @@ def test_scores_are_those_of_each_prompt_alone(
     assert shared > 40 or context == 40
 
 
-def test_some_greedy_answers_are_right(make_model: MakeModel, tokenizer: Tokenizer) -> None:
+def test_some_greedy_answers_are_right(make_model: MakeModel, chat_format: ChatFormat) -> None:
     """Else the comparison above would compare nothing: continuations here are what the model says."""
     model = make_model(context=400)
-    one, prompts = ModelScorer(model, tokenizer, "tiny"), []
-    for item in prompts_of(WORDS, ModelScorer(model, tokenizer, "tiny"), None):
+    one, prompts = ModelScorer(model, chat_format, "tiny"), []
+    for item in prompts_of(WORDS, ModelScorer(model, chat_format, "tiny"), None):
         ids = item[0].ids[: item[0].start]
         for _ in range(3):
             with torch.no_grad():
@@ -140,9 +141,9 @@ def test_some_greedy_answers_are_right(make_model: MakeModel, tokenizer: Tokeniz
 
 @pytest.mark.parametrize(("tokens", "piece"), [(1, 7), (150, 32), (4_096, 100)])
 def test_batches_and_pieces_do_not_matter(
-    make_model: MakeModel, tokenizer: Tokenizer, tokens: int, piece: int, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, chat_format: ChatFormat, tokens: int, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = ModelScorer(make_model(context=400), tokenizer, "tiny")
+    one = ModelScorer(make_model(context=400), chat_format, "tiny")
     prompts = [item for task in MADE for item in prompts_of(task, one, 400)]
     before = one.score(prompts)
     monkeypatch.setitem(scorer.TOKENS, "cpu", tokens)
@@ -159,29 +160,29 @@ def test_of_equally_likely_tokens_the_first_is_said() -> None:
     assert [len(said) for said in scorer.judge(logits[:0], torch.arange(0))] == [0, 0]
 
 
-def test_long_prompts(make_model: MakeModel, tokenizer: Tokenizer) -> None:
+def test_long_prompts(make_model: MakeModel, chat_format: ChatFormat) -> None:
     model = make_model(context=3_000)
     rng = random.Random(0)
-    begin = [tokenizer.bos, *rng.choices(range(300), k=1_500)]
+    begin = [chat_format.bos, *rng.choices(range(300), k=1_500)]
     item = [Prompt([*begin, *rng.choices(range(300), k=n)], 1_501) for n in (4, 9, 1)]
     theirs = plain(lambda ids: model.logits(model(ids)), item)
-    assert_same(ModelScorer(model, tokenizer, "tiny").score([item]), [theirs])
+    assert_same(ModelScorer(model, chat_format, "tiny").score([item]), [theirs])
 
 
 def test_prompts_that_are_judged_from_their_first_token_are_read_with_others(
-    make_model: MakeModel, tokenizer: Tokenizer
+    make_model: MakeModel, chat_format: ChatFormat
 ) -> None:
     """A continuation that fills the context leaves nothing to be given; others of its length have much."""
     model, rng = make_model(context=400), random.Random(0)
     items = [[Prompt(rng.choices(range(300), k=n), start)] for n, start in ((300, 1), (300, 150), (290, 1), (280, 279))]
     theirs = [plain(lambda ids: model.logits(model(ids)), item) for item in items]
-    assert_same(ModelScorer(model, tokenizer, "tiny").score(items), theirs)
+    assert_same(ModelScorer(model, chat_format, "tiny").score(items), theirs)
 
 
-def test_bf16_is_near_fp32(make_model: MakeModel, tokenizer: Tokenizer) -> None:
+def test_bf16_is_near_fp32(make_model: MakeModel, chat_format: ChatFormat) -> None:
     scores = []
     for dtype in (torch.float32, torch.bfloat16):
-        one = ModelScorer(make_model(context=400, dtype=dtype).to(dtype), tokenizer, "tiny")
+        one = ModelScorer(make_model(context=400, dtype=dtype).to(dtype), chat_format, "tiny")
         scores.append([j.loss for item in one.score(prompts_of(QUIZ, one, 400)) for j in item])
     assert scores[1] == pytest.approx(scores[0], abs=0.15) and scores[1] != scores[0]
 
@@ -205,18 +206,25 @@ def test_the_shared_beginning_is_read_once_and_padding_is_little() -> None:
 # -- models of others --------------------------------------------------------------------------------------
 
 
-def of_family(family: str, folder: Path, tokenizer: Tokenizer) -> Path:
+def of_family(family: str, folder: Path, chat_format: ChatFormat) -> Path:
     """A tiny model with random weights, of an architecture of transformers."""
     import transformers
 
-    sizes = {"vocab_size": tokenizer.vocab_size, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {
+        "vocab_size": chat_format.tokenizer.vocab_size,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     more = {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 400}
     configs = {
         "gpt2": lambda: transformers.GPT2Config(
-            vocab_size=tokenizer.vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=400
+            vocab_size=chat_format.tokenizer.vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=400
         ),
         "gemma2": lambda: transformers.Gemma2Config(**sizes, **more, sliding_window=16, final_logit_softcapping=3.0),
-        "mamba": lambda: transformers.MambaConfig(vocab_size=tokenizer.vocab_size, hidden_size=32, num_hidden_layers=2),
+        "mamba": lambda: transformers.MambaConfig(
+            vocab_size=chat_format.tokenizer.vocab_size, hidden_size=32, num_hidden_layers=2
+        ),
         "bert": lambda: transformers.BertConfig(**sizes, intermediate_size=48),
         "few words": lambda: transformers.LlamaConfig(**{**sizes, "vocab_size": 300}, **more),
     }
@@ -227,13 +235,13 @@ def of_family(family: str, folder: Path, tokenizer: Tokenizer) -> Path:
             if parameter.ndim == 2 and "A_log" not in name:
                 parameter.normal_(0.0, 0.3)
     model.save_pretrained(folder)
-    tokenizer.save(folder)
+    chat_format.save(folder)
     return folder
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "mamba"])
-def test_other_architectures_score_as_each_prompt_alone(family: str, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    one = HFScorer(str(of_family(family, tmp_path, tokenizer)), torch.float32)
+def test_other_architectures_score_as_each_prompt_alone(family: str, tmp_path: Path, chat_format: ChatFormat) -> None:
+    one = HFScorer(str(of_family(family, tmp_path, chat_format)), torch.float32)
     assert one.branching == (family != "mamba"), "a state-space model has no cache to go on from"
     assert one.context == (None if family == "mamba" else 400) and one.settings["begins_with"] == "<|bos|>"
     for task in MADE:
@@ -243,10 +251,10 @@ def test_other_architectures_score_as_each_prompt_alone(family: str, tmp_path: P
 
 @pytest.mark.parametrize(("held", "spare", "passes"), [(1, 0, 100), (10_000, 0, 65), (10_000, 16, 20)])
 def test_items_of_like_length_are_read_together(
-    held: int, spare: int, passes: int, tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    held: int, spare: int, passes: int, tmp_path: Path, chat_format: ChatFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a trunk has more than the shortest goes to its branches; passes: pairs of them, at most."""
-    one = HFScorer(str(of_family("gemma2", tmp_path, tokenizer)), torch.float32)
+    one = HFScorer(str(of_family("gemma2", tmp_path, chat_format)), torch.float32)
     prompts = [item for task in MADE for item in prompts_of(task, one, one.context)]
     prompts.append(prompts[0][:3])  # some items have fewer choices
     theirs = [plain(lambda ids: one.model(ids).logits, item) for item in prompts]
@@ -260,24 +268,24 @@ def test_items_of_like_length_are_read_together(
     assert sum(read) == branched > 45 and len(read) <= passes and (len(read) == branched) == (held == 1)
 
 
-def test_a_model_that_sees_what_comes_has_no_score(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_a_model_that_sees_what_comes_has_no_score(tmp_path: Path, chat_format: ChatFormat) -> None:
     with pytest.raises(UserError, match="depends on later ones"):
-        HFScorer(str(of_family("bert", tmp_path, tokenizer)), torch.float32)
+        HFScorer(str(of_family("bert", tmp_path, chat_format)), torch.float32)
 
 
-def test_tokens_that_the_model_does_not_have_are_told(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    one = HFScorer(str(of_family("few words", tmp_path, tokenizer)), torch.float32)
+def test_tokens_that_the_model_does_not_have_are_told(tmp_path: Path, chat_format: ChatFormat) -> None:
+    one = HFScorer(str(of_family("few words", tmp_path, chat_format)), torch.float32)
     with pytest.raises(UserError, match=r"its tokenizer says token \d+, its embedding has 300"):
         evaluate(one, tasks=[QUIZ])
 
 
 def test_a_saved_model_of_ours_scores_alike_in_transformers(
-    make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path
+    make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     model = make_model(context=60)
     save_model(model, tmp_path)
-    tokenizer.save(tmp_path)
-    ours = evaluate(ModelScorer(model, tokenizer, "ours"), tasks=MADE)
+    chat_format.save(tmp_path)
+    ours = evaluate(ModelScorer(model, chat_format, "ours"), tasks=MADE)
     theirs = evaluate(HFScorer(str(tmp_path), torch.float32), tasks=MADE)
     assert ours.verdicts == theirs.verdicts and ours.tasks == theirs.tasks
     assert theirs.settings["context"] == 60
@@ -295,13 +303,13 @@ def test_an_open_model_is_scored_alike_by_both() -> None:
 
 
 def test_what_cannot_be_opened_is_told_in_two_lines(
-    make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path
+    make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="nowhere: transformers cannot open it") as error:
         HFScorer(str(tmp_path / "nowhere"))
     assert "OWNER/NAME" in error.value.remedy and "\n" not in error.value.problem
     save_model(make_model(), tmp_path)
-    tokenizer.save(tmp_path)
+    chat_format.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "walrus"}))
     with pytest.raises(UserError, match=r"transformers cannot open it.*walrus"):
@@ -409,8 +417,8 @@ def test_core_is_the_mean_of_the_centered() -> None:
     assert CoreResult("m", None, {}, tasks, []).core is None
 
 
-def test_a_limit_asks_the_same_items_with_the_same_shots(make_model: MakeModel, tokenizer: Tokenizer) -> None:
-    one = ModelScorer(make_model(context=400), tokenizer, "tiny")
+def test_a_limit_asks_the_same_items_with_the_same_shots(make_model: MakeModel, chat_format: ChatFormat) -> None:
+    one = ModelScorer(make_model(context=400), chat_format, "tiny")
     whole, part = evaluate(one, None, MADE), evaluate(one, 9, MADE)
     assert [v for v in whole.verdicts if v.item < 9] == part.verdicts and len(part.verdicts) == 36
     assert whole.json()["tasks"]["quiz"]["sampled"] is False
@@ -418,10 +426,10 @@ def test_a_limit_asks_the_same_items_with_the_same_shots(make_model: MakeModel, 
         evaluate(one, 0, MADE)
 
 
-def test_prompts_that_were_cut_are_counted(make_model: MakeModel, tokenizer: Tokenizer) -> None:
+def test_prompts_that_were_cut_are_counted(make_model: MakeModel, chat_format: ChatFormat) -> None:
     counts = []
     for context in (40, 400):
-        result = evaluate(ModelScorer(make_model(context=context), tokenizer, "tiny"), None, [QUIZ])
+        result = evaluate(ModelScorer(make_model(context=context), chat_format, "tiny"), None, [QUIZ])
         counts.append(result.tasks["quiz"].cut)
         assert result.settings["context"] == context
     assert counts == [25, 0]
@@ -441,20 +449,20 @@ def test_equal_losses_choose_the_first() -> None:
 
 def measured(folder: Path) -> dict[str, object]:
     """CORE of the folder's model, in bf16, and its bits per byte."""
-    tokenizer = Tokenizer.load(folder)
+    chat_format = load_format(folder)
     model = load_model(folder, torch.bfloat16, torch.device("cpu"))
     core.load = items_of
-    result = evaluate(ModelScorer(model, tokenizer, "tiny"), None, MADE)
+    result = evaluate(ModelScorer(model, chat_format, "tiny"), None, MADE)
     texts = [world.document("test", i) for i in range(40)]
     held_out = Validation(
-        Corpus([("texts", lambda start: iter([Chunk(texts)][start:]))], None), tokenizer, 100 * 64, 64
+        Corpus([("texts", lambda start: iter([Chunk(texts)][start:]))], None), chat_format, 100 * 64, 64
     )
     return {"core": result.json(), "verdicts": list(map(list, result.verdicts)), "bpb": held_out.bits_per_byte(model)}
 
 
-def test_two_ranks_find_exactly_what_one_finds(make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_two_ranks_find_exactly_what_one_finds(make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path) -> None:
     save_model(make_model(context=100), tmp_path)
-    tokenizer.save(tmp_path)
+    chat_format.save(tmp_path)
     alone = json.loads(json.dumps(measured(tmp_path)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
     ran = subprocess.run(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.cli import main
 from lanbot.config.recipe import load
 from lanbot.config.run import Run
@@ -19,7 +20,6 @@ from lanbot.evals.scorer import ModelScorer
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import save_model
 from lanbot.synthetic import world
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'lanbot[eval]'")
@@ -50,19 +50,19 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def exported(model: Transformer, tokenizer: Tokenizer, folder: Path) -> str:
+def exported(model: Transformer, chat_format: ChatFormat, folder: Path) -> str:
     save_model(model, folder)
-    tokenizer.save(folder)
+    chat_format.save(folder)
     return str(folder)
 
 
 @pytest.mark.usefixtures("mirror")
 def test_lm_eval_on_the_exported_model_chooses_as_our_code_does(
-    make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path
+    make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     model = make_model(context=60)  # some texts are longer
-    name = exported(model, tokenizer, tmp_path / "model")
-    found = lm_eval.evaluate(name, ["arc_easy"], None, 0, ModelScorer(model, tokenizer, name))
+    name = exported(model, chat_format, tmp_path / "model")
+    found = lm_eval.evaluate(name, ["arc_easy"], None, 0, ModelScorer(model, chat_format, name))
     acc, acc_norm = found.figures["arc_easy"]
     assert (acc.metric, acc_norm.metric) == ("acc", "acc_norm")
     assert acc.n == acc.items == ROWS and acc.shots == 0
@@ -72,7 +72,9 @@ def test_lm_eval_on_the_exported_model_chooses_as_our_code_does(
     assert same.differ == 0 and same.score == acc.score and same.nats < 1e-3
     assert found.settings["begins_with"] == "<|bos|>" and found.settings["context"] == 60
 
-    other = lm_eval.evaluate(name, ["arc_easy"], None, 0, ModelScorer(make_model(seed=1, context=60), tokenizer, name))
+    other = lm_eval.evaluate(
+        name, ["arc_easy"], None, 0, ModelScorer(make_model(seed=1, context=60), chat_format, name)
+    )
     assert other.figures == found.figures
     assert other.agreement["arc_easy"].differ > 0, "weights that are not the exported ones are found out"
     assert other.agreement["arc_easy"].nats > 0.1
@@ -80,11 +82,11 @@ def test_lm_eval_on_the_exported_model_chooses_as_our_code_does(
 
 @pytest.mark.usefixtures("mirror")
 def test_a_limit_is_a_seeded_sample_and_is_said_to_be_one(
-    make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = make_model()
-    name = exported(model, tokenizer, tmp_path / "model")
-    own = ModelScorer(model, tokenizer, name)
+    name = exported(model, chat_format, tmp_path / "model")
+    own = ModelScorer(model, chat_format, name)
     first, again, other = (lm_eval.evaluate(name, ["arc_easy"], 12, seed, own) for seed in (0, 0, 1))
     assert first.json() == again.json()
     assert first.agreement != other.agreement, "another seed asks other items"
@@ -133,7 +135,7 @@ def lanbot(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def test_the_command_asks_runs_and_models(
     mirror: Path,
     make_model: MakeModel,
-    tokenizer: Tokenizer,
+    chat_format: ChatFormat,
     tmp_path: Path,
     lanbot: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
@@ -142,9 +144,9 @@ def test_the_command_asks_runs_and_models(
     monkeypatch.setattr(checkpoint, "last_step", lambda phase, world: phase / "step_000007")
     (tmp_path / "tiny.toml").write_text('name = "tiny"\nseed = 3\n[model]\ncontext = 64\n')
     run = Run.create(load(tmp_path / "tiny.toml"))
-    tokenizer.save(run.phase("tokenizer"))
+    chat_format.save(run.phase("tokenizer"))
     folder = run.phase("base") / "step_000007"
-    exported(make_model(), tokenizer, folder)
+    exported(make_model(), chat_format, folder)
     (run.phase("base") / "evals.json").write_text('{"checkpoint": "step_000007"}')
     asked = ("--harness", "lm-eval", "--limit", "5", "--json", "--mirror", str(mirror))
     of_run, of_model = (json.loads(lanbot(name, *asked)) for name in ("tiny", str(folder)))

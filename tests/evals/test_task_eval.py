@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lanbot.chat.formats.lanbot import prompt_of, render
+from lanbot.chat.formats.lanbot import LanBotFormat
 from lanbot.chat.messages import Part, chat, output, parts, python, spoken, text
 from lanbot.core.errors import UserError
 from lanbot.evals import task_eval as evals
@@ -20,10 +20,10 @@ from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import LETTERS, Task, multiple_choice
-from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
+from lanbot.tokenizers.bpe import BPETokenizer
 
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
-BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
+BYTES = LanBotFormat(BPETokenizer.of_bytes(LanBotFormat.special_tokens))
 
 
 class Sums(Task):
@@ -64,15 +64,15 @@ class ScriptedEngine:
 
     def __init__(self, answers=None, letters=None, context: int = 2_000) -> None:
         self.answers, self.letters = answers, letters
-        self.tokenizer, self.device = BYTES, torch.device("cpu")
+        self.chat_format, self.device = BYTES, torch.device("cpu")
         self.model = self
         self.config = SimpleNamespace(context=context)
         self.forward = 0
 
-    def generate(self, prompts, sampling, seed=0, on_token=None, keys=None, tools=None):
+    def generate(self, prompts, sampling, seed=0, on_event=None, keys=None, call_handlers=None):
         assert all(len(prompt) < self.config.context for prompt in prompts)
-        end = BYTES.special["<|assistant_end|>"]
-        return [Completion(p, [*BYTES.encode(self.answers(BYTES.decode(p))), end]) for p in prompts]
+        end = BYTES.tokenizer.special["<|assistant_end|>"]
+        return [Completion(p, [*BYTES.tokenizer.encode(self.answers(BYTES.tokenizer.decode(p))), end]) for p in prompts]
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """As hidden states the ids up to each place, so that `logits` knows what was read."""
@@ -81,11 +81,11 @@ class ScriptedEngine:
         return ids[:, None].expand(rows, length, length).tril()
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        table = torch.full((len(hidden), BYTES.vocab_size), -9.0)
+        table = torch.full((len(hidden), BYTES.tokenizer.vocab_size), -9.0)
         table[:, ord("z")] = 99.0  # likelier than any letter, but no letter
         for i, row in enumerate(hidden.tolist()):
             length = len(row) - next(j for j, x in enumerate(reversed(row)) if x)
-            for letter, value in self.letters(BYTES.decode(row[:length])).items():
+            for letter, value in self.letters(BYTES.tokenizer.decode(row[:length])).items():
                 table[i, ord(letter)] = value
         return table
 
@@ -93,7 +93,7 @@ class ScriptedEngine:
 def references(task: Task) -> dict[str, str]:
     """prompt -> the right answer."""
     rows = [task.conversation(i) for i in range(len(task))]
-    return {BYTES.decode(prompt_of(row, BYTES)): row["messages"][-1]["content"] for row in rows}
+    return {BYTES.tokenizer.decode(BYTES.prompt_of(row)): row["messages"][-1]["content"] for row in rows}
 
 
 def test_score_of() -> None:
@@ -149,7 +149,9 @@ def test_verdicts_are_given_to_their_own_rows_over_several_batches(monkeypatch: 
 
 def test_a_prompt_longer_than_the_context_counts_as_wrong() -> None:
     right = references(Sums("test"))
-    shortest = min(len(BYTES.encode(prompt.split("<|user_start|>")[1].split("<|user_end|>")[0])) for prompt in right)
+    shortest = min(
+        len(BYTES.tokenizer.encode(prompt.split("<|user_start|>")[1].split("<|user_end|>")[0])) for prompt in right
+    )
     engine = ScriptedEngine(right.get, context=shortest + 5)  # bos, the user's two, the assistant's start, one to say
     assert evaluate(engine, Sums("test"), "sums", 100, 8) == Score.of([True] * 10 + [False] * 30, 0.0)
 
@@ -239,8 +241,8 @@ def test_a_random_letter_lands_at_chance_and_an_oracle_at_1_in_real_tasks(
     monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
     task, rng, context = make_task(name, "test"), random.Random(1), 300
     rows = sample_rows(task, 400, 0)
-    right = {tuple(prompt_of(task.conversation(row), BYTES)[-context:]): task.conversation(row) for row in rows}
-    answers = {BYTES.decode(prompt): row["messages"][-1]["content"] for prompt, row in right.items()}
+    right = {tuple(BYTES.prompt_of(task.conversation(row))[-context:]): task.conversation(row) for row in rows}
+    answers = {BYTES.tokenizer.decode(prompt): row["messages"][-1]["content"] for prompt, row in right.items()}
     guess = ScriptedEngine(letters=lambda prompt: {letter: rng.random() for letter in LETTERS}, context=context)
     oracle = ScriptedEngine(letters=lambda prompt: {answers[prompt]: 1.0}, context=context)
     guessed, known = (evaluate(engine, task, name, 400, 8) for engine in (guess, oracle))
@@ -287,22 +289,25 @@ class Doer(ScriptedEngine):
         self.replies = replies
         self.batches: list[int] = []
 
-    def generate(self, prompts, sampling, seed=0, on_token=None, keys=None, tools=None):
+    def generate(self, prompts, sampling, seed=0, on_event=None, keys=None, call_handlers=None):
         assert all(len(prompt) < self.config.context for prompt in prompts)
         self.batches.append(len(prompts))
-        return [Completion(p, self.ids(BYTES.decode(p), tool)) for p, tool in zip(prompts, tools, strict=True)]
+        return [
+            Completion(p, self.ids(BYTES.tokenizer.decode(p), tool))
+            for p, tool in zip(prompts, call_handlers, strict=True)
+        ]
 
     def ids(self, prompt: str, tool) -> list[int]:
-        special, ids = BYTES.special, []
+        special, ids = BYTES.tokenizer.special, []
         for part in self.replies[prompt].pop(0):
             if part["type"] == "text":
-                ids += BYTES.encode(part["text"])
+                ids += BYTES.tokenizer.encode(part["text"])
             if part["type"] == "python":
                 result = tool(part["text"])
-                ids += [special["<|python_start|>"], *BYTES.encode(part["text"]), special["<|python_end|>"]]
+                ids += [special["<|python_start|>"], *BYTES.tokenizer.encode(part["text"]), special["<|python_end|>"]]
                 if result is None:  # the tool ends the turn
                     return ids
-                ids += [special["<|output_start|>"], *BYTES.encode(result), special["<|output_end|>"]]
+                ids += [special["<|output_start|>"], *BYTES.tokenizer.encode(result), special["<|output_end|>"]]
         return [*ids, special["<|assistant_end|>"]]
 
 
@@ -312,7 +317,7 @@ def replies(rows, say=lambda row, reply: reply) -> dict[str, list[list[Part]]]:
     for row in rows:
         errand = ERRANDS.errand(row)
         for request, reply in zip(errand.requests, errand.replies, strict=True):
-            prompt = BYTES.decode(prompt_of(chat(request, ""), BYTES))
+            prompt = BYTES.tokenizer.decode(BYTES.prompt_of(chat(request, "")))
             said.setdefault(prompt, []).append(say(row, reply))
     return said
 
@@ -367,9 +372,9 @@ def test_endless_calls_are_stopped() -> None:
         assert evals.CALLS <= len(made) <= evals.CALLS + 2 and not desk.right()
 
 
-def test_a_real_engine_does_errands_with_their_own_tools(make_model, tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_a_real_engine_does_errands_with_their_own_tools(make_model, chat_format) -> None:  # type: ignore[no-untyped-def]
     """A model that knows nothing: it must end, and leave the desks' files alone or changed by its own calls only."""
-    engine = Engine(make_model(context=160), tokenizer)
+    engine = Engine(make_model(context=160), chat_format)
     desks = do_errands(engine, ERRANDS, range(6), 6)
     assert len(desks) == 6 and all(desk.request() is None for desk in desks)
     assert [desk.files for desk in desks] == [desk.errand.files for desk in desks]
@@ -384,7 +389,9 @@ def passes(right: list[list[bool]], chance: float = 0.0) -> dict[str, Score]:
     task.chance = chance
     k = len(right[0])
     scripts = {
-        BYTES.decode(prompt_of(task.conversation(i), BYTES)): iter([str(i + 1) if one else "no" for one in samples])
+        BYTES.tokenizer.decode(BYTES.prompt_of(task.conversation(i))): iter(
+            [str(i + 1) if one else "no" for one in samples]
+        )
         for i, samples in enumerate(right)
     }
     engine = ScriptedEngine(lambda prompt: next(scripts[prompt]))
@@ -450,7 +457,9 @@ def test_pass_at_of_more_samples_than_k_is_unbiased_with_the_error_of_item_means
     ]
     task = Sums("test")
     scripts = {
-        BYTES.decode(prompt_of(task.conversation(i), BYTES)): iter([str(i + 1) if one else "no" for one in samples])
+        BYTES.tokenizer.decode(BYTES.prompt_of(task.conversation(i))): iter(
+            [str(i + 1) if one else "no" for one in samples]
+        )
         for i, samples in enumerate(rows)
     }
     engine = ScriptedEngine(lambda prompt: next(scripts[prompt]))
@@ -538,11 +547,13 @@ def test_answer_all_asks_each_question_alone() -> None:
         return f"answer {next(counter)}"
 
     assert answer_all(ScriptedEngine(say), ["a?", "b?"], 8) == ["answer 0", "answer 1"]
-    expected = [BYTES.decode(render(chat(q, ""), BYTES)[0]).removesuffix("<|assistant_end|>") for q in ("a?", "b?")]
+    expected = [
+        BYTES.tokenizer.decode(BYTES.render(chat(q, ""))[0]).removesuffix("<|assistant_end|>") for q in ("a?", "b?")
+    ]
     assert prompts == expected
 
 
-def test_a_question_longer_than_the_context_is_told_and_the_others_are_answered(make_model, tokenizer) -> None:  # type: ignore[no-untyped-def]
-    engine = Engine(make_model(context=32), tokenizer)
+def test_a_question_longer_than_the_context_is_told_and_the_others_are_answered(make_model, chat_format) -> None:  # type: ignore[no-untyped-def]
+    engine = Engine(make_model(context=32), chat_format)
     short, long = answer_all(engine, ["hi", "why? " * 100], 4)
     assert long == "(longer than the context)" != short

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lanbot.chat.formats.lanbot import parse, render_prompt
+from lanbot.chat.formats.base import ChatFormat, Event
 from lanbot.core.errors import UserError
 from lanbot.inference import engine as module
 from lanbot.inference.engine import Completion, Engine
@@ -15,7 +15,6 @@ from lanbot.inference.sampling import Sampling, sample
 from lanbot.models.config import ModelConfig
 from lanbot.models.kv_cache import CacheView
 from lanbot.models.transformer import Transformer
-from lanbot.tokenizers.bpe import Tokenizer
 
 MakeModel = Callable[..., Transformer]
 WARM = Sampling(max_tokens=12, temperature=1.0)
@@ -28,15 +27,15 @@ def model(make_model: MakeModel) -> Transformer:
 
 
 @pytest.fixture
-def engine(model: Transformer, tokenizer: Tokenizer) -> Engine:
-    return Engine(model, tokenizer)
+def engine(model: Transformer, chat_format: ChatFormat) -> Engine:
+    return Engine(model, chat_format)
 
 
 @pytest.fixture(scope="module")
-def prompts(tokenizer: Tokenizer) -> list[list[int]]:
+def prompts(chat_format: ChatFormat) -> list[list[int]]:
     """Of lengths far apart."""
     texts = ["Hi", "What is the name of the town where Mia lives?", "Tell me a story.", "7", "Who are you, then?"]
-    return [render_prompt([{"role": "user", "content": text}], tokenizer) for text in texts]
+    return [chat_format.prompt([{"role": "user", "content": text}]) for text in texts]
 
 
 def full_logits(model: Transformer, ids: list[int]) -> Tensor:
@@ -54,7 +53,7 @@ def ids_of(completions: list[Completion]) -> list[list[int]]:
 def test_greedy_is_the_likeliest_token_of_the_whole_context(engine: Engine, model: Transformer, prompts) -> None:  # type: ignore[no-untyped-def]
     for prompt, completion in zip(prompts, engine.generate(prompts, GREEDY), strict=True):
         expected: list[int] = []
-        while len(expected) < 12 and not (expected and expected[-1] in engine.stops):
+        while len(expected) < 12 and not (expected and expected[-1] in engine.chat_format.stop_tokens):
             expected.append(int(full_logits(model, prompt + expected)[-1].argmax()))
         assert completion.ids == expected
         assert completion.prompt == prompt
@@ -136,15 +135,20 @@ def test_a_prompt_that_fills_the_context_is_refused(engine: Engine, prompts, mod
         engine.generate([prompts[0], (prompts[1] * 99)[:length]], GREEDY)
 
 
-def test_every_token_is_told_in_order(engine: Engine, prompts) -> None:  # type: ignore[no-untyped-def]
-    told: dict[int, list[int]] = {}
-    completions = engine.generate(prompts, WARM, on_token=lambda i, token: told.setdefault(i, []).append(token))
-    assert [told[i] for i in range(len(prompts))] == ids_of(completions)
+def test_the_events_of_each_request_are_its_message(engine: Engine, prompts) -> None:  # type: ignore[no-untyped-def]
+    events: dict[int, list[Event]] = {}
+    completions = engine.generate(prompts, WARM, on_event=lambda i, event: events.setdefault(i, []).append(event))
+    for i, completion in enumerate(completions):
+        message = engine.chat_format.parse(completion.ids, completion.sampled)
+        pieces = [event.text for event in events[i] if event.kind == "piece"]
+        assert "".join(pieces) == "".join(part["text"] for part in message["content"])  # type: ignore[index]
 
 
-def test_refresh_takes_over_the_weights_of_a_bf16_model(make_model: MakeModel, tokenizer: Tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+def test_refresh_takes_over_the_weights_of_a_bf16_model(
+    make_model: MakeModel, chat_format: ChatFormat, prompts
+) -> None:  # type: ignore[no-untyped-def]
     model = make_model(seed=4, dtype=torch.bfloat16)
-    engine = Engine(model, tokenizer)
+    engine = Engine(model, chat_format)
     before = ids_of(engine.generate(prompts, GREEDY))
     with torch.no_grad():
         model.lm_head.weight.copy_(-model.lm_head.weight)
@@ -179,11 +183,11 @@ class Scripted:
 class Play:
     """One conversation with a model that follows a script."""
 
-    def __init__(self, tokenizer: Tokenizer, tool: Callable[[str], str] | None = None) -> None:
-        self.special, self.encode = tokenizer.special, tokenizer.encode
-        self.tokenizer = tokenizer
+    def __init__(self, chat_format: ChatFormat, tool: Callable[[str], str] | None = None) -> None:
+        self.special, self.encode = chat_format.tokenizer.special, chat_format.tokenizer.encode
+        self.chat_format = chat_format
         self.tool = tool
-        self.prompt = render_prompt([{"role": "user", "content": "2+3?"}], tokenizer)
+        self.prompt = chat_format.prompt([{"role": "user", "content": "2+3?"}])
         self.end = [self.special["<|assistant_end|>"]]
 
     def call(self, code: str) -> list[int]:
@@ -194,9 +198,9 @@ class Play:
 
     def run(self, said: list[int], max_tokens: int = 100) -> Completion:
         """What comes of it when the model would say `said` at the places after the prompt."""
-        self.model = Scripted(self.prompt + said, self.tokenizer.vocab_size)
-        options = {} if self.tool is None else {"tool": self.tool}
-        engine = Engine(self.model, self.tokenizer, **options)  # type: ignore[arg-type]
+        self.model = Scripted(self.prompt + said, self.chat_format.tokenizer.vocab_size)
+        options = {} if self.tool is None else {"call_handler": self.tool}
+        engine = Engine(self.model, self.chat_format, **options)  # type: ignore[arg-type]
         return engine.generate([self.prompt], Sampling(max_tokens=max_tokens))[0]
 
 
@@ -205,8 +209,8 @@ def silence(ids: list[int]) -> list[int]:
     return [65] * len(ids)
 
 
-def test_a_closed_call_is_answered_and_the_model_goes_on(tokenizer: Tokenizer) -> None:
-    play = Play(tokenizer)
+def test_a_closed_call_is_answered_and_the_model_goes_on(chat_format: ChatFormat) -> None:
+    play = Play(chat_format)
     before, call, output, after = play.encode("It is "), play.call("2+3"), play.output("5"), play.encode("5.")
     completion = play.run([*before, *call, *silence(output), *after, *play.end])
     assert completion.ids == [*before, *call, *output, *after, *play.end]
@@ -217,7 +221,7 @@ def test_a_closed_call_is_answered_and_the_model_goes_on(tokenizer: Tokenizer) -
     ] * len(output)
     assert completion.finished == "stop"
     assert completion.calls == 1
-    assert parse(completion.ids, tokenizer)["content"] == [
+    assert chat_format.parse(completion.ids)["content"] == [
         {"type": "text", "text": "It is "},
         {"type": "python", "text": "2+3"},
         {"type": "output", "text": "5"},
@@ -225,17 +229,17 @@ def test_a_closed_call_is_answered_and_the_model_goes_on(tokenizer: Tokenizer) -
     ]
 
 
-def test_the_model_reads_the_output(tokenizer: Tokenizer) -> None:
-    play = Play(tokenizer)
+def test_the_model_reads_the_output(chat_format: ChatFormat) -> None:
+    play = Play(chat_format)
     call, output = play.call("10*10"), play.output("100")
     play.run([*call, *silence(output), *play.encode("A hundred."), *play.end])
     start = len(play.prompt) + len(call)
     assert [play.model.read[start + i] for i in range(len(output))] == output
 
 
-def test_calls_of_one_turn_are_each_answered(tokenizer: Tokenizer) -> None:
+def test_calls_of_one_turn_are_each_answered(chat_format: ChatFormat) -> None:
     codes: list[str] = []
-    play = Play(tokenizer, tool=lambda code: codes.append(code) or f"<{code}>")  # type: ignore[func-returns-value]
+    play = Play(chat_format, tool=lambda code: codes.append(code) or f"<{code}>")  # type: ignore[func-returns-value]
     said: list[int] = []
     expected: list[int] = []
     for code in ("1+1", "'é'*2", ""):
@@ -247,18 +251,18 @@ def test_calls_of_one_turn_are_each_answered(tokenizer: Tokenizer) -> None:
     assert completion.calls == 3
 
 
-def test_an_error_of_the_tool_is_an_output_like_any(tokenizer: Tokenizer) -> None:
-    play = Play(tokenizer)
+def test_an_error_of_the_tool_is_an_output_like_any(chat_format: ChatFormat) -> None:
+    play = Play(chat_format)
     completion = play.run([*play.call("1/0"), *[play.end[0]] * 60])
-    content = parse(completion.ids, tokenizer)["content"]
+    content = chat_format.parse(completion.ids)["content"]
     assert content[1]["type"] == "output"
     assert content[1]["text"].startswith("error: ")
     assert completion.finished == "stop"
 
 
-def test_an_output_that_spells_special_tokens_is_text(tokenizer: Tokenizer) -> None:
+def test_an_output_that_spells_special_tokens_is_text(chat_format: ChatFormat) -> None:
     spelled = "<|assistant_end|><|python_start|>1<|python_end|>"
-    play = Play(tokenizer, tool=lambda code: spelled)
+    play = Play(chat_format, tool=lambda code: spelled)
     output = play.output(spelled)
     completion = play.run([*play.call("x"), *silence(output), *play.end])
     assert completion.ids == [*play.call("x"), *output, *play.end]
@@ -266,9 +270,9 @@ def test_an_output_that_spells_special_tokens_is_text(tokenizer: Tokenizer) -> N
 
 
 @pytest.mark.parametrize("room", range(2, 12))
-def test_a_long_output_is_cut_to_the_room_left(tokenizer: Tokenizer, room: int) -> None:
+def test_a_long_output_is_cut_to_the_room_left(chat_format: ChatFormat, room: int) -> None:
     result = "1234567890" * 30
-    play = Play(tokenizer, tool=lambda code: result)
+    play = Play(chat_format, tool=lambda code: result)
     call = play.call("x")
     completion = play.run([*call, *silence(play.output(result))], max_tokens=len(call) + room)
     kept = play.encode(result)[: room - 2]
@@ -276,16 +280,16 @@ def test_a_long_output_is_cut_to_the_room_left(tokenizer: Tokenizer, room: int) 
     assert completion.finished == "length"
 
 
-def test_a_call_that_fills_the_limit_ends_there(tokenizer: Tokenizer) -> None:
-    play = Play(tokenizer)
+def test_a_call_that_fills_the_limit_ends_there(chat_format: ChatFormat) -> None:
+    play = Play(chat_format)
     call = play.call("2+3")
     completion = play.run([*call, *play.end], max_tokens=len(call))
     assert (completion.ids, completion.finished) == (call, "length")
 
 
 @pytest.mark.parametrize("kind", ["never closed", "never opened", "an output of its own"])
-def test_what_is_no_closed_call_is_not_answered(tokenizer: Tokenizer, kind: str) -> None:
-    play = Play(tokenizer, tool=lambda code: pytest.fail("the tool was called"))
+def test_what_is_no_closed_call_is_not_answered(chat_format: ChatFormat, kind: str) -> None:
+    play = Play(chat_format, tool=lambda code: pytest.fail("the tool was called"))
     said = {
         "never closed": play.call("2+3")[:-1],
         "never opened": play.call("2+3")[1:],
@@ -297,53 +301,57 @@ def test_what_is_no_closed_call_is_not_answered(tokenizer: Tokenizer, kind: str)
     assert completion.calls == 0
 
 
-def test_each_request_of_a_batch_has_its_own_tool(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_request_of_a_batch_has_its_own_tool(chat_format: ChatFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.SLOTS, "cpu", 2)
-    play = Play(tokenizer)
+    play = Play(chat_format)
     said = [*play.call("x"), *silence(play.output("0")), *play.call("y"), *silence(play.output("0")), *play.end]
     asked: list[list[str]] = [[] for _ in range(5)]
     tools = [lambda code, i=i: asked[i].append(code) or str(i) for i in range(5)]  # type: ignore[misc,func-returns-value]
-    engine = Engine(Scripted(play.prompt + said, tokenizer.vocab_size), tokenizer, tool=lambda code: "the engine's")  # type: ignore[arg-type]
-    completions = engine.generate([play.prompt] * 5, Sampling(max_tokens=100), tools=tools)
+    engine = Engine(
+        Scripted(play.prompt + said, chat_format.tokenizer.vocab_size),
+        chat_format,
+        call_handler=lambda code: "the engine's",
+    )  # type: ignore[arg-type]
+    completions = engine.generate([play.prompt] * 5, Sampling(max_tokens=100), call_handlers=tools)
     assert asked == [["x", "y"]] * 5
     for i, completion in enumerate(completions):
         output = play.output(str(i))
         assert completion.ids == [*play.call("x"), *output, *play.call("y"), *output, *play.end]
 
 
-def test_a_tool_without_an_output_ends_the_turn(tokenizer: Tokenizer) -> None:
+def test_a_tool_without_an_output_ends_the_turn(chat_format: ChatFormat) -> None:
     answers = iter(["1", None])
-    play = Play(tokenizer, tool=lambda code: next(answers))  # type: ignore[arg-type,return-value]
+    play = Play(chat_format, tool=lambda code: next(answers))  # type: ignore[arg-type,return-value]
     call, output = play.call("x"), play.output("1")
     completion = play.run([*call, *silence(output), *call, *play.encode("and more")])
     assert completion.ids == [*call, *output, *call]
     assert (completion.finished, completion.calls) == ("tool", 2)
 
 
-def test_special_tokens_within_a_call_are_text_of_the_call(tokenizer: Tokenizer) -> None:
+def test_special_tokens_within_a_call_are_text_of_the_call(chat_format: ChatFormat) -> None:
     codes: list[str] = []
-    play = Play(tokenizer, tool=lambda code: codes.append(code) or "!")  # type: ignore[func-returns-value]
+    play = Play(chat_format, tool=lambda code: codes.append(code) or "!")  # type: ignore[func-returns-value]
     inside = [play.special["<|output_start|>"], *play.encode("5"), play.special["<|output_end|>"]]
     said = [*play.call("")[:1], *play.encode("x"), *inside, *play.call("")[1:], *silence(play.output("!")), *play.end]
     assert play.run(said).finished == "stop"
     assert codes == ["x<|output_start|>5<|output_end|>"]
 
 
-def test_a_very_long_call_is_answered_by_an_error(tokenizer: Tokenizer) -> None:
-    play = Play(tokenizer)
+def test_a_very_long_call_is_answered_by_an_error(chat_format: ChatFormat) -> None:
+    play = Play(chat_format)
     code = "+".join(["1"] * 1_500)
     said = play.call(code)
     context = len(play.prompt) + len(said) + 200
-    model = Scripted(play.prompt + said + play.end * 300, tokenizer.vocab_size, context)
-    completion = Engine(model, tokenizer).generate([play.prompt], Sampling(max_tokens=len(said) + 100))[0]  # type: ignore[arg-type]
-    assert parse(completion.ids, tokenizer)["content"][1]["text"].startswith("error: too long")
+    model = Scripted(play.prompt + said + play.end * 300, chat_format.tokenizer.vocab_size, context)
+    completion = Engine(model, chat_format).generate([play.prompt], Sampling(max_tokens=len(said) + 100))[0]  # type: ignore[arg-type]
+    assert chat_format.parse(completion.ids)["content"][1]["text"].startswith("error: too long")
     assert completion.finished == "stop"
 
 
 @pytest.mark.parametrize("stop", ["<|assistant_end|>", "<|bos|>", "<|user_start|>"])
-def test_a_stop_token_ends_the_turn(tokenizer: Tokenizer, stop: str) -> None:
-    play = Play(tokenizer)
-    said = [*play.encode("Yes."), tokenizer.special[stop]]
+def test_a_stop_token_ends_the_turn(chat_format: ChatFormat, stop: str) -> None:
+    play = Play(chat_format)
+    said = [*play.encode("Yes."), chat_format.tokenizer.special[stop]]
     completion = play.run([*said, *play.encode("and more")])
     assert (completion.ids, completion.finished) == (said, "stop")
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lanbot import report
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.cli import main
 from lanbot.config.recipe import load
 from lanbot.config.run import Run
@@ -21,7 +22,6 @@ from lanbot.models.transformer import Transformer
 from lanbot.models.weights import save_model
 from lanbot.phases import eval_command, pipeline
 from lanbot.sandbox import sandbox
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
 
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
@@ -41,7 +41,7 @@ max_tokens = 2
 
 @pytest.fixture
 def tiny(
-    make_model: Callable[..., Transformer], tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Run:
     """A run whose sft is done, of a model that knows nothing."""
     monkeypatch.setenv("LANBOT_RUNS", str(tmp_path / "runs"))
@@ -49,9 +49,9 @@ def tiny(
     monkeypatch.setenv("LANBOT_MIRROR", "")
     (tmp_path / "tiny.toml").write_text(RECIPE)
     run = Run.create(load(tmp_path / "tiny.toml"))
-    tokenizer.save(run.phase("tokenizer"))
+    chat_format.save(run.phase("tokenizer"))
     save_model(make_model(), run.phase("sft") / "step_000007")
-    tokenizer.save(run.phase("sft") / "step_000007")
+    chat_format.save(run.phase("sft") / "step_000007")
     (run.phase("sft") / "evals.json").write_text('{"checkpoint": "step_000007"}')
     monkeypatch.setattr(checkpoint, "last_step", lambda phase, world: phase / "step_000007")
     return run

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lanbot import report
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import validate
 from lanbot.config.recipe import load
 from lanbot.config.run import Run
@@ -21,7 +22,6 @@ from lanbot.phases import pipeline, tokenizer
 from lanbot.phases.chat import start_from
 from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
 
 
@@ -139,14 +139,14 @@ def test_ten_different_questions_show_what_changed(tasks: list[str], tmp_path: P
 
 @pytest.fixture
 def trained(
-    make_model: Callable[..., Transformer], tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Run]:
     """A run whose base and sft have a checkpoint each, of a model that knows nothing."""
 
     def make(tasks: list[str], more: str = "") -> Run:
         """more: of the recipe, in [evals] or after it."""
         run = run_of(tmp_path, EVALS.format(tasks=tasks) + more)
-        tokenizer.save(run.phase("tokenizer"))
+        chat_format.save(run.phase("tokenizer"))
         for phase in ("base", "sft"):
             save_model(make_model(), run.phase(phase) / "step_000007")
         monkeypatch.setattr(checkpoint, "last_step", lambda phase, world: phase / "step_000007")

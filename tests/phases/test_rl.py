@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lanbot.chat.formats.lanbot import prompt_of
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import RL, Identity, MixturePart
 from lanbot.distributed.runtime import Runtime
 from lanbot.inference.engine import Completion, Engine
@@ -12,7 +12,6 @@ from lanbot.inference.sampling import Sampling
 from lanbot.models.transformer import Transformer
 from lanbot.phases.rl import Rollout, informative, logprob_gaps, policy_batch, roll_out
 from lanbot.tasks.mixture import Mixture
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training.loss import weighted_nll
 
 ONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
@@ -22,8 +21,10 @@ SETTINGS = RL(mixture=(MixturePart("simple_spelling:builtin"),), prompts=4, grou
 class Scripted:
     """An engine that answers each question rightly in some places of its group and not in others."""
 
-    def __init__(self, tokenizer: Tokenizer, model: Transformer, questions: Mixture, right: list[list[bool]]) -> None:
-        self.tokenizer, self.model, self.questions, self.right = tokenizer, model, questions, right
+    def __init__(
+        self, chat_format: ChatFormat, model: Transformer, questions: Mixture, right: list[list[bool]]
+    ) -> None:
+        self.chat_format, self.model, self.questions, self.right = chat_format, model, questions, right
         self.keys: list[str] = []
 
     def generate(
@@ -36,23 +37,23 @@ class Scripted:
             number, place = (int(part) for part in key.split("/")[1:])
             word = self.questions.conversation(number)["messages"][-1]["content"]
             said = word if self.right[number][place] else "no"
-            ids = [*self.tokenizer.encode(str(said)), self.tokenizer.special["<|assistant_end|>"]]
+            ids = [*self.chat_format.tokenizer.encode(str(said)), self.chat_format.end_of_turn]
             completions.append(Completion(prompt, ids, [1] * len(ids), [-1.0] * len(ids), finished="stop"))
         return completions
 
 
 @pytest.fixture
-def questions(tokenizer: Tokenizer) -> Mixture:
-    return Mixture(SETTINGS.mixture, Identity(), tokenizer, seed=0)
+def questions(chat_format: ChatFormat) -> Mixture:
+    return Mixture(SETTINGS.mixture, Identity(), chat_format, seed=0)
 
 
 RIGHT = [[True, False, False], [True, True, True], [False, False, False], [True, True, False]]
 
 
 def test_advantages_are_rewards_less_their_groups_mean(
-    tokenizer: Tokenizer, questions: Mixture, make_model: Callable[..., Transformer]
+    chat_format: ChatFormat, questions: Mixture, make_model: Callable[..., Transformer]
 ) -> None:
-    engine = Scripted(tokenizer, make_model(context=256), questions, RIGHT)
+    engine = Scripted(chat_format, make_model(context=256), questions, RIGHT)
     groups = roll_out(engine, questions, SETTINGS, 0, 0, ONE)  # type: ignore[arg-type]
     assert [[r.reward for r in group] for group in groups] == [[float(x) for x in group] for group in RIGHT]
     for group in groups:
@@ -62,11 +63,11 @@ def test_advantages_are_rewards_less_their_groups_mean(
 
 
 def test_ranks_share_the_questions_and_draw_what_one_rank_would(
-    tokenizer: Tokenizer, questions: Mixture, make_model: Callable[..., Transformer]
+    chat_format: ChatFormat, questions: Mixture, make_model: Callable[..., Transformer]
 ) -> None:
     keys = []
     for world in (ONE, Runtime(0, 2, ONE.device, ONE.dtype), Runtime(1, 2, ONE.device, ONE.dtype)):
-        engine = Scripted(tokenizer, make_model(context=256), questions, RIGHT)
+        engine = Scripted(chat_format, make_model(context=256), questions, RIGHT)
         roll_out(engine, questions, SETTINGS, 0, 0, world)  # type: ignore[arg-type]
         keys.append(set(engine.keys))
     assert keys[0] == keys[1] | keys[2] and keys[1].isdisjoint(keys[2])
@@ -86,16 +87,14 @@ def test_no_rollouts_make_an_empty_batch() -> None:
     assert len(policy_batch([], bos=0)) == 0
 
 
-def test_the_gradient_is_that_of_reinforce(tokenizer: Tokenizer, make_model: Callable[..., Transformer]) -> None:
+def test_the_gradient_is_that_of_reinforce(chat_format: ChatFormat, make_model: Callable[..., Transformer]) -> None:
     model = make_model(context=64)
-    prompt = prompt_of(
-        {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": ""}]}, tokenizer
-    )
-    answers = Engine(model, tokenizer).generate([prompt, prompt], Sampling(6, 1.0), seed=3)
+    prompt = chat_format.prompt([{"role": "user", "content": "hi"}])
+    answers = Engine(model, chat_format).generate([prompt, prompt], Sampling(6, 1.0), seed=3)
     rollouts = [Rollout(answers[0], 1.0, 0.5), Rollout(answers[1], 0.0, -0.5)]
     n = sum(sum(answer.sampled) for answer in answers)
 
-    batch = policy_batch(rollouts, tokenizer.bos).scaled(1 / n)
+    batch = policy_batch(rollouts, chat_format.bos).scaled(1 / n)
     ids, targets, weights = (
         torch.from_numpy(np.ascontiguousarray(x)) for x in (batch.ids, batch.targets, batch.weights)
     )

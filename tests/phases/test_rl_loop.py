@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import load
 from lanbot.config.run import Run, read_metrics
 from lanbot.core.errors import Stopped, UserError
@@ -17,7 +18,6 @@ from lanbot.models.transformer import Transformer
 from lanbot.phases import rl
 from lanbot.phases.rl import Rollout, measure, train_rl
 from lanbot.tasks.registry import make_task
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
 from lanbot.training.state import TrainState
 
@@ -27,7 +27,7 @@ TIMES = ("seconds", "step_seconds", "tokens_per_second")
 
 @pytest.fixture
 def train(
-    make_model: Callable[..., Transformer], tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Train:
     """train(name, bad, stop_at): the phase of that run, where those steps' advantages are no numbers; its folder."""
 
@@ -35,7 +35,7 @@ def train(
         run = Run(tmp_path / name, load("smoke", {"rl.steps": "10", "rl.checkpoint_every": "4"}))
 
         def start_from(run: Run, phase: str) -> TrainState:
-            return TrainState(make_model(dtype=world().dtype), tokenizer, run.recipe.rl, run.phase(phase))
+            return TrainState(make_model(dtype=world().dtype), chat_format, run.recipe.rl, run.phase(phase))
 
         def roll_out(engine: Any, questions: Any, settings: Any, step: int, *rest: Any) -> list[list[Rollout]]:
             if step + 1 == stop_at:
@@ -72,10 +72,10 @@ def test_a_bad_update_is_skipped_and_counted_also_over_a_stop(train: Train, caps
 
 
 def test_pass_at_k_says_of_how_many_questions_those_asked_are_a_sample(
-    make_model: Callable[..., Transformer], tokenizer: Tokenizer, tmp_path: Path
+    make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     run = Run(tmp_path, load("smoke", {"rl.max_tokens": "2", "rl.eval_questions": "3"}))
-    measure(run, Engine(make_model(context=96), tokenizer), "before")
+    measure(run, Engine(make_model(context=96), chat_format), "before")
     said = run.read("rl", "pass.json")["before"]
     there = sum(len(make_task(task, "test")) for task in {part.task for part in run.recipe.rl.mixture})
     for one in said.values():

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import chat
 from lanbot.config.recipe import MixturePart, Recipe, load
 from lanbot.phases.loaders import base_loader, chat_loader
 from lanbot.tasks import mixture_stats as plans
 from lanbot.tasks.mixture_stats import plan_base, plan_chat, plan_rl
-from lanbot.tokenizers.bpe import Tokenizer
 
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 needs_mirror = pytest.mark.skipif(not (REAL / "gsm8k").is_dir(), reason=f"no mirror of real data at {REAL}")
@@ -23,9 +23,9 @@ def recipe_of(parts: tuple[MixturePart, ...]) -> Recipe:
     return replace(recipe, mid=replace(recipe.mid, mixture=parts, batch_tokens=1_024, sequence=256))
 
 
-def trained_on(recipe: Recipe, tokenizer: Tokenizer, folder: Path) -> dict[str, float]:
+def trained_on(recipe: Recipe, chat_format: ChatFormat, folder: Path) -> dict[str, float]:
     """What the loader of mid really gives."""
-    tokenizer.save(folder)
+    chat_format.save(folder)
     loader = chat_loader(recipe, "mid", folder, True)
     steps, under_loss = 0, 0
     while (batch := loader.next_batch()) is not None:
@@ -34,13 +34,13 @@ def trained_on(recipe: Recipe, tokenizer: Tokenizer, folder: Path) -> dict[str, 
     return {"steps": steps, "under_loss": under_loss, **loader.notes()}
 
 
-def test_a_plan_of_few_rows_is_exact(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_plan_of_few_rows_is_exact(chat_format: ChatFormat, tmp_path: Path) -> None:
     rows = [chat("hi", "ho " * n) for n in (1, 2, 300, 4)] + [{"messages": []}, chat("hi " * 400, "too late")]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = f"jsonl:{tmp_path / 'c.jsonl'}"
     recipe = recipe_of((MixturePart(own, epochs=3, skip_bad_rows=True), MixturePart("word_problems", rows=300)))
-    plan = plan_chat(recipe, "mid", tokenizer)
-    really = trained_on(recipe, tokenizer, tmp_path)
+    plan = plan_chat(recipe, "mid", chat_format)
+    really = trained_on(recipe, chat_format, tmp_path)
     assert [(part.task, part.rows, part.epochs, part.looked_at) for part in plan.parts] == [
         (own, 5, 3, 5),
         ("word_problems", 300, 1, 300),
@@ -52,44 +52,44 @@ def test_a_plan_of_few_rows_is_exact(tokenizer: Tokenizer, tmp_path: Path) -> No
 
 
 def test_a_plan_of_a_sample_is_near_and_knows_its_error(
-    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chat_format: ChatFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of((MixturePart("word_problems", rows=2_000, epochs=2), MixturePart("world_chat", rows=1_000)))
-    exact = plan_chat(recipe, "mid", tokenizer)
+    exact = plan_chat(recipe, "mid", chat_format)
     monkeypatch.setattr(plans, "SAMPLE", 200)
     monkeypatch.setattr(plans, "PACKED", 600)
-    plan = plan_chat(recipe, "mid", tokenizer)
+    plan = plan_chat(recipe, "mid", chat_format)
     for part, whole in zip(plan.parts, exact.parts, strict=True):
         assert part.looked_at == 200 and part.rows == whole.rows
         assert 0 < part.tokens_error < 0.1 * part.tokens
         assert abs(part.tokens - whole.tokens) < 4 * part.tokens_error + 4 * whole.tokens_error
     assert plan.filled == pytest.approx(exact.filled, abs=0.03)
-    assert plan.steps == pytest.approx(trained_on(recipe, tokenizer, tmp_path)["steps"], rel=0.1)
+    assert plan.steps == pytest.approx(trained_on(recipe, chat_format, tmp_path)["steps"], rel=0.1)
 
 
-def test_base_reads_what_it_was_told_to(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_base_reads_what_it_was_told_to(chat_format: ChatFormat, tmp_path: Path) -> None:
     recipe = load("smoke")
-    tokenizer.save(tmp_path)
-    plan = plan_base(recipe, tokenizer)
+    chat_format.save(tmp_path)
+    plan = plan_base(recipe, chat_format)
     assert plan.tokens == recipe.base.tokens // recipe.base.batch_tokens * recipe.base.batch_tokens
     loader = base_loader(recipe, tmp_path)
     steps = documents = 0
     while (batch := loader.next_batch()) is not None:
         steps += 1
-        documents += int((batch.ids == tokenizer.bos).sum())
+        documents += int((batch.ids == chat_format.bos).sum())
     assert plan.steps == steps
     assert plan.parts[0].rows == pytest.approx(documents, rel=0.1)
 
 
-def test_nothing_to_train_on_is_said(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_nothing_to_train_on_is_said(chat_format: ChatFormat, tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text(json.dumps(chat("hi " * 400, "too late")) + "\n")
-    plan = plan_chat(recipe_of((MixturePart(f"jsonl:{tmp_path / 'c.jsonl'}"),)), "mid", tokenizer)
+    plan = plan_chat(recipe_of((MixturePart(f"jsonl:{tmp_path / 'c.jsonl'}"),)), "mid", chat_format)
     assert (plan.tokens, plan.steps, plan.parts[0].dropped) == (0, 0, 1)
 
 
-def test_rl_asks_its_questions_so_many_times(tokenizer: Tokenizer) -> None:
+def test_rl_asks_its_questions_so_many_times(chat_format: ChatFormat) -> None:
     recipe = load("smoke")
-    plan = plan_rl(recipe, tokenizer)
+    plan = plan_rl(recipe, chat_format)
     rows = sum(part.rows or 1_000_000 for part in recipe.rl.mixture)
     assert (plan.questions, plan.bad, plan.steps) == (rows, 0, recipe.rl.steps)
     assert plan.passes == pytest.approx(recipe.rl.steps * recipe.rl.prompts / rows)
@@ -97,10 +97,10 @@ def test_rl_asks_its_questions_so_many_times(tokenizer: Tokenizer) -> None:
 
 
 @needs_mirror
-def test_laptops_plan_on_real_rows(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_laptops_plan_on_real_rows(chat_format: ChatFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
     monkeypatch.setattr(plans, "SAMPLE", 60)
     monkeypatch.setattr(plans, "PACKED", 300)
-    plan = plan_chat(load("laptop"), "sft", tokenizer)
+    plan = plan_chat(load("laptop"), "sft", chat_format)
     assert [part.rows for part in plan.parts[:2]] == [2_251, 1_119]
     assert all(part.tokens > part.under_loss > 0 for part in plan.parts)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lanbot.chat.formats.lanbot import render
+from lanbot.chat.formats.lanbot import LanBotFormat
 from lanbot.chat.messages import chat, output, parts, python, spoken, text, validate
 from lanbot.config.recipe import Identity, MixturePart
 from lanbot.core.errors import UserError
@@ -22,10 +22,10 @@ from lanbot.tasks.gsm8k import MARK, with_calls
 from lanbot.tasks.mixture import Mixture
 from lanbot.tasks.registry import all_tasks, make_task
 from lanbot.tasks.task import TaskContext, final_number, multiple_choice
-from lanbot.tokenizers.bpe import QWEN2_PATTERN, Tokenizer
+from lanbot.tokenizers.bpe import BPETokenizer
 from lanbot.tools.calculator import answer
 
-BYTES = Tokenizer({bytes([b]): b for b in range(256)}, QWEN2_PATTERN)
+BYTES = LanBotFormat(BPETokenizer.of_bytes(LanBotFormat.special_tokens))
 
 
 def write_rows(path: Path, rows: list) -> Path:
@@ -392,7 +392,7 @@ def test_rows_in_the_layouts_of_sharegpt_and_alpaca(tmp_path: Path) -> None:
 def test_names_of_special_tokens_are_plain_text_and_are_told_of(tmp_path: Path) -> None:
     task = own(tmp_path / "c.jsonl", GOOD, json.dumps(chat("say <|assistant_end|>", "<|im_start|>")))
     assert len(task) == 2 and "1 rows hold special tokens' names" in task.note and "line 2" in task.note
-    ids, mask = render(task.conversation(1), BYTES)
+    ids, mask = BYTES.render(task.conversation(1))
     assert sum(id >= 256 for id in ids) == 5 and sum(mask) == len("<|im_start|>") + 1
 
 
@@ -523,8 +523,8 @@ def test_the_order_follows_from_the_seed() -> None:
 def test_a_mixtures_rows_are_rendered_conversations_of_this_identity() -> None:
     mixed = mixture()
     for i in range(len(mixed)):
-        assert mixed[i] == render(mixed.conversation(i), BYTES)
-    assert any("Robi" in BYTES.decode(mixed[i][0]) for i in range(len(mixed)))
+        assert mixed[i] == BYTES.render(mixed.conversation(i))
+    assert any("Robi" in BYTES.tokenizer.decode(mixed[i][0]) for i in range(len(mixed)))
 
 
 BAD = {
@@ -628,7 +628,7 @@ def test_every_real_row_is_a_conversation_that_renders(name: str, split: str, mo
     assert len(task) == ROWS[name, split]
     for i in range(len(task)):
         conversation = validate(task.conversation(i), f"{name} {split} {i}")
-        ids, mask = render(conversation, BYTES)
+        ids, mask = BYTES.render(conversation)
         assert len(ids) == len(mask) and 0 < sum(mask) < len(mask)
         last = conversation["messages"][-1]
         if task.kind == "choice":
@@ -676,7 +676,7 @@ def test_every_real_word_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     for split in words:
         task = make_task("simple_spelling", split)
         for i in range(len(task)):
-            _, mask = render(task.conversation(i), BYTES)
+            _, mask = BYTES.render(task.conversation(i))
             assert sum(mask) == 2 * len(task.words[i])  # letters, dashes between them, the end of the turn
     bee = make_task("spelling_bee", "test")
     assert all(bee.check(i, bee.conversation(i)["messages"][-1]) for i in range(0, len(bee), 10))

@@ -14,13 +14,13 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lanbot.chat.formats.lanbot import render, render_prompt
-from lanbot.chat.messages import Conversation, output, python, text
+from lanbot.chat.formats.lanbot import LanBotFormat
 from lanbot.core.errors import UserError
 from lanbot.synthetic import world
 from lanbot.tokenizers import bpe as module
-from lanbot.tokenizers.bpe import LLAMA3_PATTERN, QWEN2_PATTERN, SPECIAL_TOKENS, Tokenizer, WordCounts, train
+from lanbot.tokenizers.bpe import LLAMA3_PATTERN, QWEN2_PATTERN, BPETokenizer, WordCounts, train
 
+SPECIAL_TOKENS = LanBotFormat.special_tokens
 HOSTILE = {
     "nothing": "",
     "emoji": "👍🏽 ok 🇩🇪🇫🇷 ☃️",
@@ -40,7 +40,7 @@ HOSTILE = {
     "long word": "a" * 5_000 + "!" * 2_000,
 }
 
-Both = tuple[Tokenizer, Callable[[str], list[int]]]
+Both = tuple[BPETokenizer, Callable[[str], list[int]]]
 
 
 @pytest.fixture(scope="module", params=["digits alone", "digits by threes"])
@@ -49,7 +49,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "digits by threes":
             patch.setattr(module, "DIGITS_ALONE_BELOW", 0)
-        ours = train((world.document("train", i) for i in range(300)), 512)
+        ours = train((world.document("train", i) for i in range(300)), 512, SPECIAL_TOKENS)
     assert ours.pattern == (QWEN2_PATTERN if request.param == "digits alone" else LLAMA3_PATTERN)
     folder = tmp_path_factory.mktemp("tokenizer")
     ours.save(folder)
@@ -87,19 +87,19 @@ def test_any_text_has_the_same_ids_and_comes_back(both: Both, any_text: str) -> 
     assert theirs(any_text) == ids
     assert ours.decode(ids) == any_text
     assert all(token < len(ours.ranks) for token in ids)
-    assert ours.token_bytes()[ids].sum() == len(any_text.encode())
+    assert ours.byte_lengths()[ids].sum() == len(any_text.encode())
 
 
-def test_merges_are_used(tokenizer: Tokenizer) -> None:
+def test_merges_are_used(tokenizer: BPETokenizer) -> None:
     text = world.document("test", 3)
     assert len(tokenizer.encode(text)) < 0.7 * len(text.encode())
 
 
-def test_a_small_vocabulary_has_its_digits_alone(tokenizer: Tokenizer) -> None:
+def test_a_small_vocabulary_has_its_digits_alone(tokenizer: BPETokenizer) -> None:
     assert len(tokenizer.encode("1234567890" * 3)) == 30
 
 
-def test_special_tokens_follow_the_ranks_in_the_order_of_the_design(tokenizer: Tokenizer) -> None:
+def test_special_tokens_follow_the_ranks_in_the_order_of_the_design(tokenizer: BPETokenizer) -> None:
     first = len(tokenizer.ranks)
     assert sorted(tokenizer.ranks.values()) == list(range(first))
     assert list(tokenizer.special.items()) == [
@@ -115,12 +115,11 @@ def test_special_tokens_follow_the_ranks_in_the_order_of_the_design(tokenizer: T
         ("<|output_start|>", first + 9),
         ("<|output_end|>", first + 10),
     ]
-    assert tokenizer.bos == first
     assert tokenizer.vocab_size == first + 11
 
 
-def test_special_tokens_stand_for_no_bytes(tokenizer: Tokenizer) -> None:
-    lengths = tokenizer.token_bytes()
+def test_special_tokens_stand_for_no_bytes(tokenizer: BPETokenizer) -> None:
+    lengths = tokenizer.byte_lengths()
     assert lengths.shape == (tokenizer.vocab_size,)
     assert lengths[list(tokenizer.special.values())].sum() == 0
     assert lengths[: len(tokenizer.ranks)].min() == 1
@@ -143,11 +142,11 @@ def test_in_bulk_any_text_has_the_same_ids(both: Both, any_text: str) -> None:
     assert ours.encode_array(any_text).tolist() == ours.encode(any_text)
 
 
-def test_in_bulk_half_of_a_surrogate_pair_is_replaced_too(tokenizer: Tokenizer) -> None:
+def test_in_bulk_half_of_a_surrogate_pair_is_replaced_too(tokenizer: BPETokenizer) -> None:
     assert tokenizer.encode_array("a\ud800b").tolist() == tokenizer.encode("a\ufffdb")
 
 
-def test_a_million_spaces_are_encoded(tokenizer: Tokenizer) -> None:
+def test_a_million_spaces_are_encoded(tokenizer: BPETokenizer) -> None:
     """More than tiktoken's regex can go back."""
     texts = {n: f"x{' ' * n}y\n" for n in (100_000, 1_200_000)}
     ids = tokenizer.encode(texts[1_200_000])
@@ -163,7 +162,7 @@ def test_a_million_spaces_are_encoded(tokenizer: Tokenizer) -> None:
 class Fastokens:
     """In the place of `fastokens`: what it gives is what tiktoken gives, `change`d."""
 
-    def __init__(self, ours: Tokenizer, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(self, ours: BPETokenizer, change: Callable[[np.ndarray], np.ndarray]) -> None:
         self.ours, self.change, self.calls = ours, change, 0
         self.Tokenizer = self
 
@@ -178,9 +177,9 @@ class Fastokens:
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_fastokens_is_used_if_its_ids_are_the_same(tokenizer: Tokenizer, right: bool) -> None:
+def test_fastokens_is_used_if_its_ids_are_the_same(tokenizer: BPETokenizer, right: bool) -> None:
     fast = Fastokens(tokenizer, (lambda ids: ids) if right else (lambda ids: ids + 1))
-    ours = Tokenizer(tokenizer.ranks, tokenizer.pattern)
+    ours = BPETokenizer(tokenizer.ranks, tokenizer.pattern, SPECIAL_TOKENS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "fastokens", fast)
         ours.encode_array("get ready")
@@ -208,17 +207,19 @@ def test_rustbpe_alone_gives_the_same_vocabulary() -> None:
     texts = [world.document("train", i) for i in range(300)] + [HOSTILE["scripts"], HOSTILE["emoji"]] * 5
     alone = rustbpe.Tokenizer()
     alone.train_from_iterator(iter(texts), 1_000 - len(SPECIAL_TOKENS), pattern=QWEN2_PATTERN)
-    assert train(texts, 1_000).ranks == {bytes(token): rank for token, rank in alone.get_mergeable_ranks()}
+    assert train(texts, 1_000, SPECIAL_TOKENS).ranks == {
+        bytes(token): rank for token, rank in alone.get_mergeable_ranks()
+    }
 
 
 def test_rare_words_are_left_out_and_told_when_there_are_too_many(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = [f"the cat sat {i:x}{'q' * (i % 7)} on the mat " + world.document("train", i % 50) for i in range(900)]
-    whole = train(texts, 600)
+    whole = train(texts, 600, SPECIAL_TOKENS)
     assert "left out" not in capsys.readouterr().err
     monkeypatch.setattr(module, "MAX_WORD_BYTES", 4_000)
-    bounded = train(texts, 600)
+    bounded = train(texts, 600, SPECIAL_TOKENS)
     assert "words; those seen fewer than" in capsys.readouterr().err
     assert len(set(whole.ranks) & set(bounded.ranks)) > 0.95 * len(whole.ranks)
 
@@ -238,7 +239,7 @@ def test_counts_beyond_32_bits_are_scaled_down() -> None:
 
 def test_words_that_cannot_be_given_on_spoil_nothing() -> None:
     texts = ["the cat sat on the mat \0\0\0 \ud800 and the dog sat on the cat"] * 3
-    assert train(texts, 280).vocab_size == 280
+    assert train(texts, 280, SPECIAL_TOKENS).vocab_size == 280
 
 
 # -- files -------------------------------------------------------------------------------------------------
@@ -247,41 +248,32 @@ def test_words_that_cannot_be_given_on_spoil_nothing() -> None:
 def test_a_vocabulary_larger_than_the_text_gives_names_both_numbers() -> None:
     texts = ["the cat sat on the mat and the dog sat on the cat"] * 3
     with pytest.raises(UserError) as raised:
-        train(texts, 5_000)
+        train(texts, 5_000, SPECIAL_TOKENS)
     assert "5,000" in raised.value.problem
     given = int(re.findall(r"only ([\d,]+)", raised.value.problem)[0].replace(",", ""))
-    assert train(texts, given).vocab_size == given
+    assert train(texts, given, SPECIAL_TOKENS).vocab_size == given
     with pytest.raises(UserError, match=f"only {given:,}"):
-        train(texts, given + 1)
+        train(texts, given + 1, SPECIAL_TOKENS)
 
 
 def test_a_saved_tokenizer_is_the_same_again(both: Both, tmp_path: Path) -> None:
     ours, _ = both
     ours.save(tmp_path / "new" / "folder")
-    again = Tokenizer.load(tmp_path / "new" / "folder")
+    again = BPETokenizer.load(tmp_path / "new" / "folder")
     assert (again.ranks, again.pattern, again.special) == (ours.ranks, ours.pattern, ours.special)
     assert all(again.encode(text) == ours.encode(text) for text in HOSTILE.values())
 
 
 def test_a_missing_tokenizer_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.json: no tokenizer there"):
-        Tokenizer.load(tmp_path)
+        BPETokenizer.load(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {}}', '{"model": {"vocab": {"\u4f60": 0}}}'])
 def test_a_file_that_is_no_tokenizer_is_told(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=r"tokenizer\.json: not a tokenizer"):
-        Tokenizer.load(tmp_path)
-
-
-def test_a_tokenizer_with_other_special_tokens_is_told(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    tokenizer.save(tmp_path)
-    data = json.loads((tmp_path / "tokenizer.json").read_text())
-    data["added_tokens"].pop()
-    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
-    with pytest.raises(UserError, match="special tokens"):
-        Tokenizer.load(tmp_path)
+        BPETokenizer.load(tmp_path)
 
 
 # -- words that are the same wherever they stand ---------------------------------------------------------------
@@ -290,11 +282,11 @@ BARE_VOCAB = 800
 
 
 @pytest.fixture(scope="module")
-def bare() -> Tokenizer:
-    return train((world.document("train", i) for i in range(600)), BARE_VOCAB, bare_words=True)
+def bare() -> BPETokenizer:
+    return train((world.document("train", i) for i in range(600)), BARE_VOCAB, SPECIAL_TOKENS, bare_words=True)
 
 
-def spaced(tokenizer: Tokenizer) -> set[str]:
+def spaced(tokenizer: BPETokenizer) -> set[str]:
     """The words that have a token of their own with the space before them."""
     return {token[1:].decode() for token in tokenizer.ranks if re.fullmatch(rb" [a-z]+", token)}
 
@@ -304,7 +296,7 @@ def some_words() -> list[str]:
     return [*world.WORDS, *(world.made_up(rng) for _ in range(1_000))]
 
 
-def test_a_bare_vocabulary_is_of_exactly_the_size_asked_for(bare: Tokenizer) -> None:
+def test_a_bare_vocabulary_is_of_exactly_the_size_asked_for(bare: BPETokenizer) -> None:
     assert bare.vocab_size == BARE_VOCAB
     assert sorted(bare.ranks.values()) == list(range(BARE_VOCAB - len(SPECIAL_TOKENS)))
     assert BARE_VOCAB // 10 < len(spaced(bare)) <= BARE_VOCAB // 6
@@ -315,19 +307,19 @@ def test_a_bare_vocabulary_is_of_exactly_the_size_asked_for(bare: Tokenizer) -> 
 
 
 @pytest.mark.parametrize("before", [" ", '"', "(", "[", "-", ", ", '("', "\n", ": "])
-def test_a_name_has_the_same_ids_wherever_it_stands(bare: Tokenizer, before: str) -> None:
+def test_a_name_has_the_same_ids_wherever_it_stands(bare: BPETokenizer, before: str) -> None:
     names = {word.title() for word in some_words()} | {"Mia", "LanBot", "The", "Is", "McDonald"}
     for name in names:
         assert bare.encode(before + name) == bare.encode(before) + bare.encode(name), name
 
 
 @pytest.mark.parametrize("before", ['"', "(", "[", "-", '("', "\n"])
-def test_any_word_has_the_same_ids_after_a_mark(bare: Tokenizer, before: str) -> None:
+def test_any_word_has_the_same_ids_after_a_mark(bare: BPETokenizer, before: str) -> None:
     for word in some_words():
         assert bare.encode(before + word) == bare.encode(before) + bare.encode(word), word
 
 
-def test_a_word_that_is_not_frequent_has_the_same_ids_after_a_space(bare: Tokenizer) -> None:
+def test_a_word_that_is_not_frequent_has_the_same_ids_after_a_space(bare: BPETokenizer) -> None:
     """Unless its first piece is a frequent word, which then has the space."""
     space, frequent = bare.encode(" "), spaced(bare)
     alike = others = 0
@@ -345,18 +337,18 @@ def test_a_word_that_is_not_frequent_has_the_same_ids_after_a_space(bare: Tokeni
     assert alike > 5 * others
 
 
-def test_no_token_holds_a_name_with_what_stands_before_it(bare: Tokenizer) -> None:
+def test_no_token_holds_a_name_with_what_stands_before_it(bare: BPETokenizer) -> None:
     assert not [token for token in bare.ranks if re.search(rb"[^A-Za-z\x80-\xff]+[A-Z]", token)]
     held = {token for token in bare.ranks if re.search(rb"[^A-Za-z\x80-\xff_'][A-Za-z]", token)}
     assert held == {f" {word}".encode() for word in spaced(bare)}
 
 
-def test_words_that_are_not_bare_have_their_spaces(tokenizer: Tokenizer) -> None:
+def test_words_that_are_not_bare_have_their_spaces(tokenizer: BPETokenizer) -> None:
     assert [token for token in tokenizer.ranks if re.match(rb" [A-Z]", token)], "the option changes nothing"
-    assert train(["a b c d " * 50] * 3, 268, bare_words=False).vocab_size == 268
+    assert train(["a b c d " * 50] * 3, 268, SPECIAL_TOKENS, bare_words=False).vocab_size == 268
 
 
-def test_the_most_frequent_words_have_their_space(bare: Tokenizer) -> None:
+def test_the_most_frequent_words_have_their_space(bare: BPETokenizer) -> None:
     size = BARE_VOCAB - len(SPECIAL_TOKENS) - BARE_VOCAB // 6
     counts = Counter(
         word for i in range(600) for word in re.findall(r"(?<= )[a-z]+(?![\w'-])", world.document("train", i))
@@ -369,63 +361,15 @@ def test_the_most_frequent_words_have_their_space(bare: Tokenizer) -> None:
 
 def test_a_bare_vocabulary_that_the_text_does_not_give_is_told() -> None:
     with pytest.raises(UserError, match="vocab_size is 5,000, but the text gives only"):
-        train(["the cat sat on the mat and the dog sat on the cat"] * 3, 5_000, bare_words=True)
+        train(["the cat sat on the mat and the dog sat on the cat"] * 3, 5_000, SPECIAL_TOKENS, bare_words=True)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_bare_tokenizer_is_the_same_in_its_file(bare: Tokenizer, name: str, tmp_path: Path) -> None:
+def test_a_bare_tokenizer_is_the_same_in_its_file(bare: BPETokenizer, name: str, tmp_path: Path) -> None:
     bare.save(tmp_path)
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     theirs.encode_special_tokens = True
     for one in (HOSTILE[name], *(world.document("test", i) for i in range(3))):
         assert theirs.encode(one, add_special_tokens=False).ids == bare.encode(one)
         assert bare.decode(bare.encode(one)) == one
-    assert Tokenizer.load(tmp_path).ranks == bare.ranks
-
-
-# -- the chat template -------------------------------------------------------------------------------------
-
-CHATS: list[Conversation] = [
-    {"messages": [{"role": "user", "content": "Hello,  you!\n"}, {"role": "assistant", "content": " Hi.\r\n"}]},
-    {
-        "messages": [
-            {"role": "system", "content": "You are {{ Robi }}.\n\n"},
-            {"role": "user", "content": [text("  What is 12*7? 🐈")]},
-            {"role": "assistant", "content": [text("It is "), python("12*7"), output("84"), text("84.")]},
-            {"role": "user", "content": ""},
-            {"role": "assistant", "content": [python("'a' + 'b'\n"), output("ab\n"), python("1"), output("")]},
-            {"role": "user", "content": "And now?"},
-            {"role": "assistant", "content": "Nothing."},
-        ]
-    },
-]
-
-
-@pytest.fixture(scope="module")
-def auto_tokenizer(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    from transformers import AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("auto")
-    tokenizer.save(folder)
-    return AutoTokenizer.from_pretrained(folder)
-
-
-@pytest.mark.parametrize("chat", CHATS, ids=["strings", "parts"])
-def test_transformers_renders_a_chat_to_the_same_ids(tokenizer: Tokenizer, auto_tokenizer, chat: Conversation) -> None:  # type: ignore[no-untyped-def]
-    theirs = auto_tokenizer.apply_chat_template(chat["messages"], tokenize=True, return_dict=False)
-    assert theirs == render(chat, tokenizer)[0]
-
-
-@pytest.mark.parametrize("chat", CHATS, ids=["strings", "parts"])
-def test_transformers_renders_a_prompt_to_the_same_ids(
-    tokenizer: Tokenizer, auto_tokenizer, chat: Conversation
-) -> None:  # type: ignore[no-untyped-def]
-    prompt = chat["messages"][:-1]
-    theirs = auto_tokenizer.apply_chat_template(prompt, tokenize=True, add_generation_prompt=True, return_dict=False)
-    assert theirs == render_prompt(prompt, tokenizer)
-
-
-def test_transformers_knows_the_ends(tokenizer: Tokenizer, auto_tokenizer) -> None:  # type: ignore[no-untyped-def]
-    assert auto_tokenizer.bos_token_id == tokenizer.bos
-    assert auto_tokenizer.eos_token_id == tokenizer.special["<|assistant_end|>"]
-    assert auto_tokenizer.decode(tokenizer.encode("It isn't , is it ?")) == "It isn't , is it ?"
+    assert BPETokenizer.load(tmp_path).ranks == bare.ranks

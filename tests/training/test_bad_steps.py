@@ -9,6 +9,7 @@ import pytest
 import torch
 from outcome import metrics, weights
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import Training
 from lanbot.config.run import read_metrics
 from lanbot.core import hardware
@@ -16,7 +17,6 @@ from lanbot.core.errors import Stopped, UserError
 from lanbot.data.packing import Batch, make_batch
 from lanbot.distributed.runtime import world
 from lanbot.models.transformer import Transformer
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint, memory, state, trainer
 from lanbot.training.meter import Meter
 from lanbot.training.metrics import Metrics
@@ -65,12 +65,12 @@ def _a_known_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path) -> Run:
+def run(make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path) -> Run:
     """run(name, loader, **settings): trains the phase of that name from where it is."""
 
     def run(name: str, loader: Noise, evaluate: Any = None, **settings: Any) -> TrainState:
         model = make_model(dtype=world().dtype)
-        state = TrainState(model, tokenizer, Training(**{**RATES, **settings}), tmp_path / name, T)
+        state = TrainState(model, chat_format, Training(**{**RATES, **settings}), tmp_path / name, T)
         train(state, loader, evaluate, eval_every=3)
         return state
 
@@ -248,10 +248,10 @@ def test_memory_that_ends_within_an_update_is_no_reason_to_make_it_twice(
 
 
 def test_several_ranks_begin_again_with_the_smaller_micro_batch(
-    run: Run, make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path
+    run: Run, make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     """One rank cannot tell the others while they wait for its gradients: it writes it down and ends the job."""
-    one = TrainState(make_model(dtype=world().dtype), tokenizer, Training(**RATES), tmp_path / "base", T)
+    one = TrainState(make_model(dtype=world().dtype), chat_format, Training(**RATES), tmp_path / "base", T)
     one.resume()
     one.world = type(one.world)(1, 2, one.world.device, one.world.dtype)
     with pytest.raises(UserError, match=r"base, step 1: out of memory with 4 x 24.*\nRun the same command again"):

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.testing import assert_close
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.core.errors import Stopped, UserError
 from lanbot.distributed.runtime import world
 from lanbot.models.transformer import Transformer
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
 from lanbot.training.optim import MuonAdamW, Rates
 
@@ -48,13 +48,13 @@ def phase(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def save(make_model: MakeModel, tokenizer: Tokenizer, phase: Path) -> Save:
+def save(make_model: MakeModel, chat_format: ChatFormat, phase: Path) -> Save:
     """save(step): a checkpoint of that name; the model is trained on between them."""
     model, optimizer = fresh(make_model, dim=16, n_layers=1, mlp_dim=16)
 
     def save(step: int) -> Path:
         train_a_little(model, optimizer, range(step, step + 1))
-        return checkpoint.save(phase, step, model, tokenizer, optimizer, {"step": step}, world())
+        return checkpoint.save(phase, step, model, chat_format, optimizer, {"step": step}, world())
 
     return save
 
@@ -106,17 +106,17 @@ def test_a_checkpoint_may_be_saved_again(save: Save, phase: Path) -> None:
     assert len(list(phase.iterdir())) == 1
 
 
-def test_a_checkpoint_opens_in_transformers(make_model: MakeModel, tokenizer: Tokenizer, phase: Path) -> None:
+def test_a_checkpoint_opens_in_transformers(make_model: MakeModel, chat_format: ChatFormat, phase: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, optimizer = fresh(make_model)
     train_a_little(model, optimizer, range(2))
-    folder = checkpoint.save(phase, 2, model, tokenizer, optimizer, {}, world())
+    folder = checkpoint.save(phase, 2, model, chat_format, optimizer, {}, world())
     theirs = AutoModelForCausalLM.from_pretrained(folder)
     ids = AutoTokenizer.from_pretrained(folder)("Once upon a time", return_tensors="pt").input_ids
-    assert ids[0].tolist() == tokenizer.encode("Once upon a time")
-    assert theirs.config.bos_token_id == tokenizer.bos
-    assert theirs.config.eos_token_id == tokenizer.special["<|assistant_end|>"]
+    assert ids[0].tolist() == chat_format.tokenizer.encode("Once upon a time")
+    assert theirs.config.bos_token_id == chat_format.bos
+    assert theirs.config.eos_token_id == chat_format.tokenizer.special["<|assistant_end|>"]
     with torch.no_grad():
         assert_close(theirs(ids).logits, model.logits(model(ids)), atol=1e-4, rtol=1e-4)
 
@@ -234,31 +234,31 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_disk_that_is_really_full(small_disk: Path, make_model: MakeModel, tokenizer: Tokenizer) -> None:
+def test_a_disk_that_is_really_full(small_disk: Path, make_model: MakeModel, chat_format: ChatFormat) -> None:
     """It fills up wherever it happens to: with the weights, the tokenizer, the trainer's state."""
     phase = small_disk / "base"
     model, optimizer = fresh(make_model)
-    before = checkpoint.save(phase, 2, model, tokenizer, optimizer, {}, world())
+    before = checkpoint.save(phase, 2, model, chat_format, optimizer, {}, world())
     room = sum(path.stat().st_size for path in before.rglob("*") if path.is_file())
     left = shutil.disk_usage(small_disk).free
     for missing in range(1, 10):
         filler = small_disk / "filler"
         filler.write_bytes(b"x" * (left - room * missing // 10))
         with pytest.raises(UserError, match="cannot be saved, the disk is full"):
-            checkpoint.save(phase, 4, model, tokenizer, optimizer, {}, world())
+            checkpoint.save(phase, 4, model, chat_format, optimizer, {}, world())
         filler.unlink()
         assert list(phase.iterdir()) == [before]
         assert checkpoint.latest(phase) == before
-    checkpoint.save(phase, 4, model, tokenizer, optimizer, {}, world())
+    checkpoint.save(phase, 4, model, chat_format, optimizer, {}, world())
 
 
-def test_a_read_only_disk_is_told(small_disk: Path, make_model: MakeModel, tokenizer: Tokenizer) -> None:
+def test_a_read_only_disk_is_told(small_disk: Path, make_model: MakeModel, chat_format: ChatFormat) -> None:
     phase = small_disk / "base"
     model, optimizer = fresh(make_model)
-    before = checkpoint.save(phase, 2, model, tokenizer, optimizer, {}, world())
+    before = checkpoint.save(phase, 2, model, chat_format, optimizer, {}, world())
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(UserError, match=r"step_000004: cannot be saved, .*Read-only file system"):
-        checkpoint.save(phase, 4, model, tokenizer, optimizer, {}, world())
+        checkpoint.save(phase, 4, model, chat_format, optimizer, {}, world())
     assert checkpoint.latest(phase) == before
 
 
@@ -286,14 +286,14 @@ def test_a_bug_is_not_taken_for_a_full_disk(save: Save, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"family": "qwen2"}], ids=str)
 def test_a_resumed_optimiser_goes_on_exactly(
-    make_model: MakeModel, tokenizer: Tokenizer, phase: Path, changes: dict[str, object]
+    make_model: MakeModel, chat_format: ChatFormat, phase: Path, changes: dict[str, object]
 ) -> None:
     model, optimizer = fresh(make_model, **changes)
     train_a_little(model, optimizer, range(3))
     torch.manual_seed(11)
     torch.rand(5)
     progress = {"step": 3, "loader": {"left_over": [1, 2], "name": "é"}, "seconds": 0.1}
-    folder = checkpoint.save(phase, 3, model, tokenizer, optimizer, progress, world())
+    folder = checkpoint.save(phase, 3, model, chat_format, optimizer, progress, world())
     drawn = torch.rand(5)
     train_a_little(model, optimizer, range(3, 6))
 
@@ -341,18 +341,18 @@ def test_what_a_killed_save_left_behind_is_removed_by_the_trainer_not_by_a_reade
 @pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}], ids=str)
 def test_a_save_in_the_background_holds_the_state_of_its_moment(
     make_model: MakeModel,
-    tokenizer: Tokenizer,
+    chat_format: ChatFormat,
     phase: Path,
     changes: dict[str, object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, optimizer = fresh(make_model, **changes)
     train_a_little(model, optimizer, range(3))
-    at_once = checkpoint.save(phase / "at_once", 3, model, tokenizer, optimizer, {"step": 3}, world())
+    at_once = checkpoint.save(phase / "at_once", 3, model, chat_format, optimizer, {"step": 3}, world())
     may_write, write = threading.Event(), checkpoint._write
     monkeypatch.setattr(checkpoint, "_write", lambda *rest: may_write.wait() and write(*rest))
     saver = checkpoint.Saver(world(), background=True)
-    saver.save(phase, 3, model, tokenizer, optimizer, {"step": 3})
+    saver.save(phase, 3, model, chat_format, optimizer, {"step": 3})
     torch.rand(5)
     train_a_little(model, optimizer, range(3, 6))
     assert checkpoint.latest(phase) is None
@@ -374,7 +374,7 @@ def test_a_save_in_the_background_holds_the_state_of_its_moment(
 
 @pytest.mark.parametrize("then", ["save", "wait"])
 def test_an_error_in_the_background_is_raised_afterwards(
-    save: Save, phase: Path, make_model: MakeModel, tokenizer: Tokenizer, then: str, monkeypatch: pytest.MonkeyPatch
+    save: Save, phase: Path, make_model: MakeModel, chat_format: ChatFormat, then: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = save(2)
     model, optimizer = fresh(make_model)
@@ -384,12 +384,12 @@ def test_an_error_in_the_background_is_raised_afterwards(
         raise NO_SPACE
 
     monkeypatch.setattr(checkpoint, "save_model", full)
-    saver.save(phase, 4, model, tokenizer, optimizer, {})
+    saver.save(phase, 4, model, chat_format, optimizer, {})
     with pytest.raises(UserError, match="step_000004: cannot be saved, the disk is full"):
-        saver.save(phase, 6, model, tokenizer, optimizer, {}) if then == "save" else saver.wait()
+        saver.save(phase, 6, model, chat_format, optimizer, {}) if then == "save" else saver.wait()
     monkeypatch.undo()
     assert [path.name for path in phase.iterdir()] == [before.name]
     saver.wait()  # it is told once
-    saver.save(phase, 6, model, tokenizer, optimizer, {})
+    saver.save(phase, 6, model, chat_format, optimizer, {})
     saver.wait()
     assert checkpoint.latest(phase) == phase / "step_000006"

@@ -14,7 +14,7 @@ import torch
 from outcome import metrics, weights
 from torch.testing import assert_close
 
-from lanbot.chat.formats.lanbot import render
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import Training, load
 from lanbot.config.run import read_metrics
 from lanbot.core import hardware
@@ -27,7 +27,6 @@ from lanbot.distributed.runtime import world
 from lanbot.models.transformer import Transformer
 from lanbot.phases.loaders import base_loader
 from lanbot.synthetic import world as built_in
-from lanbot.tokenizers.bpe import Tokenizer
 from lanbot.training import checkpoint
 from lanbot.training.metrics import Metrics
 from lanbot.training.optim import MuonAdamW, Rates
@@ -192,22 +191,22 @@ def _a_known_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["text", "chat"])
-def make_loader(request: pytest.FixtureRequest, tokenizer: Tokenizer, tmp_path: Path) -> Callable[[], Loader]:
+def make_loader(request: pytest.FixtureRequest, chat_format: ChatFormat, tmp_path: Path) -> Callable[[], Loader]:
     if request.param == "chat":
-        chats = [render(built_in.talk("train", i), tokenizer) for i in range(24)]
-        return lambda: ChatLoader(chats, tokenizer.bos, ROWS, T)
+        chats = [chat_format.render(built_in.talk("train", i)) for i in range(24)]
+        return lambda: ChatLoader(chats, chat_format.bos, ROWS, T)
     texts = [built_in.document("train", i)[:60] for i in range(12)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     corpus, _ = open_corpus(str(tmp_path / "texts.jsonl"), seed=3)
-    return lambda: TextLoader(corpus, tokenizer, ROWS, T, STEPS)
+    return lambda: TextLoader(corpus, chat_format, ROWS, T, STEPS)
 
 
 @pytest.fixture
-def run(make_model: MakeModel, tokenizer: Tokenizer, make_loader: Callable[[], Loader], tmp_path: Path):  # type: ignore[no-untyped-def]
+def run(make_model: MakeModel, chat_format: ChatFormat, make_loader: Callable[[], Loader], tmp_path: Path):  # type: ignore[no-untyped-def]
     """run(name, n, what): trains the phase of that name from where it is, and something happens at batch n."""
 
     def run(name: str, n: int = 0, what: Callable[[], None] = killed, evaluate: Any = None) -> TrainState:
-        state = TrainState(make_model(dtype=world().dtype), tokenizer, Training(**SETTINGS), tmp_path / name, T)
+        state = TrainState(make_model(dtype=world().dtype), chat_format, Training(**SETTINGS), tmp_path / name, T)
         evaluate = evaluate or (lambda model: model.lm_head.weight.square().mean().item())
         train(state, Interrupted(make_loader(), n, what), evaluate, eval_every=2)
         return state
@@ -314,24 +313,24 @@ def test_a_second_signal_stops_at_once(run, tmp_path: Path) -> None:  # type: ig
     assert checkpoint.latest(tmp_path / "stopped") is None
 
 
-def test_a_phase_that_drops_everything_says_so(make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    question = [tokenizer.bos, *tokenizer.encode("why? " * T)]
-    loader = ChatLoader([(question, [0] * len(question))] * 3, tokenizer.bos, ROWS, T)
-    state = TrainState(make_model(dtype=world().dtype), tokenizer, Training(**SETTINGS), tmp_path / "mid", T)
+def test_a_phase_that_drops_everything_says_so(make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path) -> None:
+    question = [chat_format.bos, *chat_format.tokenizer.encode("why? " * T)]
+    loader = ChatLoader([(question, [0] * len(question))] * 3, chat_format.bos, ROWS, T)
+    state = TrainState(make_model(dtype=world().dtype), chat_format, Training(**SETTINGS), tmp_path / "mid", T)
     with pytest.raises(UserError, match=r"mid: nothing to train on \(3 truncated, 3 dropped\)"):
         train(state, loader)
     assert checkpoint.latest(tmp_path / "mid") is None
 
 
 def test_stopped_with_batches_prepared_ahead_it_ends_the_same(
-    make_model: MakeModel, tokenizer: Tokenizer, tmp_path: Path
+    make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     sizes = {"base.tokens": str(8 * ROWS * T), "base.batch_tokens": str(ROWS * T), "base.sequence": str(T)}
     recipe = load("smoke", sizes)
-    tokenizer.save(tmp_path / "tokenizer")
+    chat_format.save(tmp_path / "tokenizer")
 
     def run(name: str, ahead: bool, n: int = 0) -> None:
-        state = TrainState(make_model(dtype=world().dtype), tokenizer, Training(**SETTINGS), tmp_path / name, T)
+        state = TrainState(make_model(dtype=world().dtype), chat_format, Training(**SETTINGS), tmp_path / name, T)
         with prefetched(partial(base_loader, recipe, tmp_path / "tokenizer"), ahead) as loader:
             train(state, Interrupted(loader, n, send(signal.SIGTERM)))
 

@@ -1,0 +1,204 @@
+"""The interface of a chat format: how conversations become tokens, and generated tokens a message."""
+
+import codecs
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from lanbot.chat.messages import Conversation, Message, Part
+from lanbot.core.errors import UserError
+from lanbot.tokenizers.base import Tokenizer
+
+Encode = Callable[[str], list[int]]
+
+
+class Rendered(NamedTuple):
+    """Token ids, and a mask of equal length: 1 for tokens that the assistant has to write, which the loss counts."""
+
+    ids: list[int]
+    mask: list[int]
+
+
+class Event(NamedTuple):
+    """A step in parsing a message while it is generated.
+
+    kind: "open" and "close" of a python or output part, a "piece" of a part's text, or a "call" that is to be run.
+    part: the part's type.
+    text: of a piece, its text; of a call, its code.
+    invented: the part is an output that the model wrote itself.
+    """
+
+    kind: str
+    part: str = "text"
+    text: str = ""
+    invented: bool = False
+
+
+class StreamParser:
+    """Parses an assistant's message token by token, where one special token opens and one closes each part.
+
+    opens: the part type that each token begins. closes: the tokens after which text follows. Other special tokens are
+    ignored in parts; in the code of a call they are spelled out.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, opens: Mapping[int, str], closes: Mapping[int, str]) -> None:
+        self.tokenizer, self.opens, self.closes = tokenizer, opens, closes
+        self.parts: list[Part] = []
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._kind, self._invented, self._ids = "text", False, []  # type: str, bool, list[int]
+        self._call: list[int] | None = None
+
+    def feed(self, token: int, sampled: bool = True) -> list[Event]:
+        """The events of one more token. sampled: the model chose it; False: it was appended as a tool's output."""
+        opened, closed = self.opens.get(token), self.closes.get(token)
+        calls: list[Event] = []
+        if opened == "python":
+            self._call = []
+        elif closed == "python" and self._call is not None:
+            calls = [Event("call", "python", self.tokenizer.decode(self._call))]
+            self._call = None
+        elif self._call is not None:
+            self._call.append(token)
+        if opened:
+            events = self._close()
+            self._kind, self._invented = opened, opened == "output" and sampled
+            return [*events, Event("open", opened, invented=self._invented)]
+        if closed:
+            return [*self._close(whole=self._kind == closed), *calls]
+        data = self.tokenizer.token_bytes(token)
+        if data:
+            self._ids.append(token)
+        return self._piece(self._decoder.decode(data))
+
+    def finish(self) -> list[Event]:
+        """The events after the last token: a part that is still open is closed."""
+        return self._close()
+
+    def _piece(self, text: str) -> list[Event]:
+        return [Event("piece", self._kind, text, self._invented)] if text else []
+
+    def _close(self, whole: bool = False) -> list[Event]:
+        events = self._piece(self._decoder.decode(b"", final=True))
+        kind, ids = self._kind, self._ids
+        cut = kind == "python" and not whole
+        if ids or cut:
+            part: Part = {"type": kind, "text": self.tokenizer.decode(ids)}
+            if cut:
+                part["open"] = True
+            if self._invented:
+                part["invented"] = True
+            self.parts.append(part)
+        if kind != "text":
+            events.append(Event("close", kind, invented=self._invented))
+        self._kind, self._invented, self._ids = "text", False, []
+        self._decoder.reset()
+        return events
+
+
+class ChatFormat(ABC):
+    """How a conversation becomes tokens and a loss mask, and what a model generates a message.
+
+    A subclass names its special tokens and says how a message, the start of an answer and a tool's result are written.
+    """
+
+    name: ClassVar[str]
+    special_tokens: ClassVar[tuple[str, ...]]
+    """The special tokens of a tokenizer trained for this format, in the order of their ids."""
+    bos_token: ClassVar[str]
+    """Begins every document and every conversation."""
+    end_token: ClassVar[str]
+    """Ends the assistant's turn."""
+    pad_token: ClassVar[str]
+    """Fills rows for other software; never one that the loss counts."""
+    stop_names: ClassVar[tuple[str, ...]]
+    """Generation stops at each of these."""
+    template: ClassVar[str]
+    """The same format as a Jinja chat template, for other software; refuses what it cannot render."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        missing = [token for token in self.special_tokens if token not in tokenizer.special]
+        if missing:
+            remedy = "Use a tokenizer that was trained for this format, or the format that the tokenizer is for."
+            raise UserError(f"chat format {self.name}: the tokenizer has no special token {missing[0]}", remedy)
+        self.tokenizer = tokenizer
+        self.bos, self.end_of_turn = tokenizer.special[self.bos_token], tokenizer.special[self.end_token]
+        self.stop_tokens = frozenset(tokenizer.special[name] for name in self.stop_names)
+
+    @abstractmethod
+    def render_message(self, message: Message, encode: Encode) -> Rendered:
+        """The tokens of one message. Raises UserError for a role or part that the format cannot express."""
+
+    @abstractmethod
+    def start_of_answer(self) -> list[int]:
+        """The tokens after which the assistant writes."""
+
+    @abstractmethod
+    def stream(self) -> StreamParser:
+        """A parser for the tokens of one generated message."""
+
+    @abstractmethod
+    def forced_output(self, result: str, room: int) -> list[int]:
+        """The tokens of a tool's result, which are appended to the model's call; about `room` at most."""
+
+    def declare(self, tools: Sequence[Mapping[str, Any]]) -> str:
+        """What the system message says about the tools; "" if the format does not declare them."""
+        return ""
+
+    def render(self, conversation: Conversation, bulk: bool = False) -> Rendered:
+        """The whole conversation. bulk: one of many, for which the tokenizer may take a second to prepare itself."""
+        encode = self._encode_bulk if bulk else self.tokenizer.encode
+        ids, mask = [self.bos], [0]
+        for message in conversation["messages"]:
+            rendered = self.render_message(message, encode)
+            ids += rendered.ids
+            mask += rendered.mask if message.get("train", True) else [0] * len(rendered.ids)
+        return Rendered(ids, mask)
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """The tokens after which the assistant answers the messages."""
+        declared = self.declare(tools)
+        if declared:
+            first = messages[0] if messages and messages[0]["role"] == "system" else None
+            written = f"{first['content']}\n\n{declared}" if first else declared
+            messages = [{"role": "system", "content": written}, *messages[1 if first else 0 :]]
+        return [*self.render({"messages": list(messages)}).ids, *self.start_of_answer()]
+
+    def prompt_of(self, conversation: Conversation) -> list[int]:
+        """The prompt of an evaluation item: its conversation without the last answer."""
+        return self.prompt(conversation["messages"][:-1])
+
+    def parse(self, ids: Iterable[int], sampled: Iterable[int] = ()) -> Message:
+        """The assistant's message in what was generated after a prompt, whatever it is.
+
+        A call that was never closed has "open": True. sampled: false for each token that was appended as a tool's
+        output; an output of other tokens has "invented": True. Unknown if left out, then none is marked.
+        """
+        parser = self.stream()
+        for token, own in zip(ids, sampled or repeat(False)):  # noqa: B905
+            if token == self.end_of_turn:
+                break
+            parser.feed(token, bool(own))
+        parser.finish()
+        return {"role": "assistant", "content": parser.parts}
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, from which `load_format` and transformers read it."""
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": self.bos_token,
+            "eos_token": self.end_token,
+            "pad_token": self.pad_token,
+            "clean_up_tokenization_spaces": False,
+            "chat_template": self.template,
+            "chat_format": self.name,
+        }
+        text = json.dumps(config, indent=2) + "\n"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        self.tokenizer.save(folder)  # last: the tokenizer phase is done once it is there
+
+    def _encode_bulk(self, text: str) -> list[int]:
+        return self.tokenizer.encode_array(text).tolist()
