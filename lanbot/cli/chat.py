@@ -91,4 +91,4 @@ def _agent(
     from lanbot.agent.session import open_agent, open_tools
 
     tools = open_tools(made, workspace)
-    return open_agent(made, chosen, tools.calls, temperature, top_k, seed), tools
+    return open_agent(made, chosen, tools.calls, temperature, top_k, seed, Runtime.single()), tools

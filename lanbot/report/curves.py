@@ -28,10 +28,10 @@ def curves(run: Run, phases: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
             continue
         every = math.ceil(len(steps) / POINTS)
         curve: dict[str, Any] = {"mean_of": every}
-        for name in SERIES[phase]:
+        for name in SERIES.get(phase, ("loss", "bpb")):
             curve[name] = thin([[line["seconds"], line[name]] for line in steps if name in line], every)
         curve["val_bpb"] = [[line["seconds"], line["val_bpb"]] for line in lines if "val_bpb" in line]
-        if not curve["val_bpb"]:
+        if not curve["val_bpb"] and figures["val_bpb"] is not None:
             curve["val_bpb"] = [[steps[-1]["seconds"], figures["val_bpb"]]]
         found[phase] = curve
     return found

@@ -4,7 +4,6 @@ import tomllib
 from typing import Any
 
 from lanbot.config import recipe as recipes
-from lanbot.config.recipe import PHASES
 from lanbot.config.run import Run
 from lanbot.models.config import ModelConfig
 from lanbot.report.curves import curves
@@ -21,7 +20,7 @@ def collect(run: Run) -> dict[str, Any]:
     items are in the training data and where, and whether the last score is without them), transcripts (of the agent,
     after the last phase), curves[phase], settings (of the evaluations), recipe.
     """
-    results = {phase: run.read(phase, "evals.json") for phase in PHASES if run.checkpoint(phase)}
+    results = {phase: run.read(phase, "evals.json") for phase in run.recipe.phase_names if run.checkpoint(phase)}
     evals: dict[str, dict[str, Any]] = {}
     answers: dict[str, dict[str, str]] = {}
     for phase, result in results.items():

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lanbot.config.recipe import PHASES
 from lanbot.config.run import Run
 from lanbot.core.console import duration, size, table
 from lanbot.evals.footnotes import beneath
@@ -151,7 +150,7 @@ def closing(run: Run, report: dict[str, Any]) -> str:
         if rows:
             said = ", ".join(f"{k} of {items} items of {task}" for task, _, items, k, _ in rows)
             lines += [f"  In the training data: {said}; scored {counted}.", ""]
-    missing = [phase for phase in PHASES if phase not in report["phases"]]
+    missing = [phase for phase in run.recipe.phase_names if phase not in report["phases"]]
     if missing:
         lines += [f"  Not yet done: {', '.join(missing)}.", ""]
     lanbot, name = program(), shlex.quote(known_as(run))
