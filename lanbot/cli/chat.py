@@ -89,6 +89,7 @@ def _agent(
 ) -> "tuple[Agent, RunTools]":
     chosen = chosen_phase(made, phase)
     from lanbot.agent.session import open_agent, open_tools
+    from lanbot.distributed.runtime import Runtime
 
     tools = open_tools(made, workspace)
     return open_agent(made, chosen, tools.calls, temperature, top_k, seed, Runtime.single()), tools

@@ -1,5 +1,5 @@
 """The one dial: what follows from the depth. Anchored at depth 20 (561M parameters on 8xH100, one night) and at
-depth 4 (a laptop CPU); what lies between and beyond is an extrapolation until the notebook says otherwise."""
+depth 4 (a laptop CPU); what lies between and beyond is an extrapolation until it is measured."""
 
 import math
 from dataclasses import dataclass, replace

@@ -8,6 +8,7 @@ from typing import Any
 
 from lanbot.chat.formats import load_format
 from lanbot.chat.formats.base import ChatFormat
+from lanbot.chat.messages import readable
 from lanbot.config.run import Run, read_metrics
 from lanbot.core import hardware
 from lanbot.core.console import say, table
@@ -59,7 +60,10 @@ def evaluate(
         "tasks": scores,
         "val_bpb": round(bpb.value, 6) if bpb else None,
         "training": summary(run, phase) | {"peak_memory_bytes": hardware.peak()},
-        "samples": [{"prompt": q, "answer": a} for q, a in zip(questions, answers, strict=True)],
+        "samples": [
+            {"prompt": [{"role": "user", "content": question}], "answer": answer}
+            for question, answer in zip(questions, answers, strict=True)
+        ],
         "transcripts": transcripts(run, engine),
         "settings": {"limit": limit, "max_tokens": evals_of.max_tokens, "temperature": 0, "seed": recipe.seed},
         **({"bpb": bpb.json()} if bpb else {}),
@@ -68,7 +72,7 @@ def evaluate(
     }
     if runtime.main:
         say(score_table(scores))
-        samples = "\n".join(f"**{q}**\n\n```\n{a}\n```\n" for q, a in zip(questions, answers, strict=True))
+        samples = "\n".join(f"**{q}**\n\n```\n{readable(a)}\n```\n" for q, a in zip(questions, answers, strict=True))
         write_atomic(run.phase(phase) / "samples.md", f"# What {recipe.name} says after {phase}\n\n{samples}")
         write_atomic(run.phase(phase) / "evals.json", json.dumps(result, indent=1) + "\n")
     return result
@@ -91,7 +95,7 @@ def score(
 def validation(run: Run, chat_format: ChatFormat, runtime: Runtime) -> Validation:
     """The held-out text of a run, on which bits per byte are measured."""
     base = run.recipe.base
-    _, held_out = open_corpus(base.data, run.recipe.seed, base.skip_bad_rows, run.options)
+    _, held_out = open_corpus(base.data, run.recipe.seed, base.skip_bad_rows, run.options, base.data_column)
     return Validation(held_out, chat_format, base.eval_tokens, base.sequence or run.recipe.model.context, runtime)
 
 

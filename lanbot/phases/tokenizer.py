@@ -32,7 +32,7 @@ class TokenizerPhase(Phase):
     Settings = TokenizerSettings
     needs = ("corpus",)
     makes = "tokenizer"
-    made_by = ("seed", "tokenizer", "base.data")
+    made_by = ("seed", "tokenizer", "base.data", "base.data_column")
 
     def train(self, run: Run, runtime: Runtime) -> None:
         if runtime.main and not (run.phase(self.name) / "tokenizer.json").is_file():
@@ -73,7 +73,7 @@ def measure(run: Run) -> None:
 def corpora(run: Run) -> tuple[Corpus, Corpus]:
     """(train, validation) text of a run."""
     base = run.recipe.base
-    return open_corpus(base.data, run.recipe.seed, base.skip_bad_rows, run.options)
+    return open_corpus(base.data, run.recipe.seed, base.skip_bad_rows, run.options, base.data_column)
 
 
 def compression(tokenizer: Tokenizer, validation: Corpus) -> list[tuple[str, int, float]]:
