@@ -1,4 +1,4 @@
-"""lanbot chat and lanbot agent: use a run's model."""
+"""lanbot chat and lanbot agent: a run's model at work."""
 
 import sys
 from pathlib import Path
@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from lanbot.cli.shared import chosen_phase, open_run
-from lanbot.core.errors import UserError
+from lanbot.core.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from lanbot.agent.loop import Agent
-    from lanbot.agent.session import RunTools
+    from lanbot.agent.session import Session
     from lanbot.config.run import Run
 
 Workspace = Annotated[Path | None, Parameter(help="The folder of its files; one in the run if left out.")]
@@ -31,20 +30,20 @@ def chat(
 
     Args:
         run: A run's name or folder.
-        ask: A question to begin with, in a conversation of its own; may be given more than once.
+        ask: A question to start with, in a conversation of its own; may be given more than once.
         phase: mid, sft or rl; the latest if left out.
-        temperature: 0: always the likeliest token.
+        temperature: 0: always the most likely token.
     """
     from lanbot.agent import terminal
 
     made = open_run(run)
-    partner, tools = _agent(made, phase, workspace, temperature, top_k, seed)
+    session = _session(made, phase, workspace, temperature, top_k, seed)
     for question in ask or []:
-        print(f"> {question}")
-        terminal.reply(partner, question)
-        partner.new()
+        print(f"> {terminal.clean(question)}")
+        terminal.reply(session.agent, question)
+        session.agent.new()
     if not ask or sys.stdin.isatty():
-        terminal.converse(partner, tools, made.recipe.identity.name)
+        terminal.converse(session, made.recipe.identity.name)
 
 
 def agent(
@@ -57,7 +56,7 @@ def agent(
     temperature: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Give a run's model a task; it uses its tools until it is done. Exit code 1 if a limit stopped it.
+    """Give a run's model a task; it uses its tools until it is done. Exit code 1 if there is no complete answer.
 
     Each task is a conversation of its own; the files and the memory stay.
 
@@ -71,25 +70,26 @@ def agent(
     from lanbot.agent import terminal
     from lanbot.core.files import write_atomic
 
+    if not task.strip():
+        raise UsageError("the task is empty", "Say what to do: lanbot agent RUN TASK.")
     made = open_run(run)
     if transcript is not None and (transcript.is_dir() or not transcript.parent.is_dir()):
-        raise UserError(f"--transcript {transcript}: cannot be written", "Name a file in a folder that is there.")
+        raise UserError(f"--transcript {transcript}: cannot be written", "Name a file in an existing folder.")
     temperature = made.recipe.agent.temperature if temperature is None else temperature
-    worker, _ = _agent(made, phase, workspace, temperature, None, seed)
-    turn = terminal.show_turn(worker, task, terminal.Lines)
+    worker = _session(made, phase, workspace, temperature, None, seed).agent
+    turn = terminal.show_turn(worker, task)
     if transcript is not None:
         write_atomic(transcript, worker.transcript())
-    stopped = terminal.limit_reached(worker, turn)
-    if stopped is not None:
-        raise stopped
+    problem = terminal.problem_of(worker, turn)
+    if problem is not None:
+        raise problem
 
 
-def _agent(
+def _session(
     made: "Run", phase: str | None, workspace: Path | None, temperature: float, top_k: int | None, seed: int
-) -> "tuple[Agent, RunTools]":
+) -> "Session":
     chosen = chosen_phase(made, phase)
-    from lanbot.agent.session import open_agent, open_tools
-    from lanbot.distributed.runtime import Runtime
+    from lanbot.agent import session, terminal
 
-    tools = open_tools(made, workspace)
-    return open_agent(made, chosen, tools.calls, temperature, top_k, seed, Runtime.single()), tools
+    terminal.tolerate_encodings()
+    return session.open_session(made, chosen, workspace, temperature, top_k, seed)
