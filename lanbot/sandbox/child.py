@@ -55,7 +55,7 @@ def send_json(message: object) -> None:
 
 
 def remote(name: str, turn: threading.Lock) -> Callable[..., Any]:
-    """A proxy for a function of the host, with plain data as arguments and value. Raises RuntimeError with its error."""
+    """A proxy for a function of the host; arguments and value are plain data. Raises RuntimeError with its error."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         with turn:
