@@ -72,7 +72,7 @@ def items_of(task: CoreTask) -> list[core.Item]:
 
 @pytest.fixture(autouse=True)
 def made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "load", lambda task, options: items_of(task) if task in MADE else LOADED(task))
+    monkeypatch.setattr(core, "load", lambda task, options=None: items_of(task) if task in MADE else LOADED(task))
 
 
 def prompts_of(task: CoreTask, one: ModelScorer | hf_scorer.HFScorer, context: int | None) -> list[list[Prompt]]:
