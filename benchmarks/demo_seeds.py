@@ -24,14 +24,17 @@ from lanbot.config.run import Run
 from lanbot.core.console import say, table
 from lanbot.data.loader import ChatLoader
 from lanbot.data.packing import Batch
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals.task_eval import Score, evaluate
 from lanbot.inference.engine import Engine
+from lanbot.models import saved
 from lanbot.models.transformer import Transformer
+from lanbot.models.weights import load_model
 from lanbot.tasks.builtin import WordProblems
 from lanbot.tasks.mixture import Mixture
-from lanbot.training import checkpoint
 from lanbot.training.trainer import TrainState, train
+
+RUNTIME = Runtime.single()
 
 STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Two-sided 95% quantiles of Student's t for n seeds."""
@@ -53,19 +56,26 @@ class ForSeconds(ChatLoader):
 
 
 def problems_right(model: Transformer, chat_format: ChatFormat) -> Score:
-    return evaluate(Engine(model, chat_format), WordProblems("test"), "word_problems", PROBLEMS, 96, seed=7)
+    return evaluate(
+        Engine(model, chat_format), WordProblems("test"), "word_problems", PROBLEMS, 96, seed=7, runtime=RUNTIME
+    )
 
 
 def compare(run: Run) -> tuple[float, dict[str, Score]]:
     """(RL's seconds, word problems right: after sft, after sft continued for as long, after RL)."""
     settings = run.recipe.sft
     seconds = run.read("rl", "evals.json")["training"]["seconds"]
-    sft, rl = (checkpoint.latest(run.phase(phase)) for phase in ("sft", "rl"))
+    sft, rl = (saved.latest(run.phase(phase)) for phase in ("sft", "rl"))
     assert sft and rl and settings.batch_tokens and settings.sequence, "the run is done"
     chat_format, trial = load_format(sft), run.folder / "sft-continued"
     shutil.rmtree(trial, ignore_errors=True)
     state = TrainState(
-        checkpoint.load(sft, world()), chat_format, replace(settings, checkpoint_every=10**9), trial, settings.sequence
+        load_model(sft, RUNTIME.dtype, RUNTIME.device),
+        chat_format,
+        replace(settings, checkpoint_every=10**9),
+        trial,
+        RUNTIME,
+        settings.sequence,
     )
     before = problems_right(state.model, chat_format)
     parts = [replace(part, rows=None if part.rows is None else 20 * part.rows) for part in settings.mixture]
@@ -76,7 +86,7 @@ def compare(run: Run) -> tuple[float, dict[str, Score]]:
     finally:
         shutil.rmtree(trial, ignore_errors=True)
     after = {"sft": before, "sft continued": problems_right(state.model, chat_format)}
-    return seconds, after | {"rl": problems_right(checkpoint.load(rl, world()), chat_format)}
+    return seconds, after | {"rl": problems_right(load_model(rl, RUNTIME.dtype, RUNTIME.device), chat_format)}
 
 
 def interval(values: list[float]) -> str:

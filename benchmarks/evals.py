@@ -25,7 +25,7 @@ from lanbot.chat.formats.base import ChatFormat
 from lanbot.config import recipe as recipes
 from lanbot.core.console import say, table
 from lanbot.data.corpus import open_corpus
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals.core import KINDS, evaluate
 from lanbot.evals.scorer import Judged, ModelScorer, padded
 from lanbot.models.config import ModelConfig
@@ -34,6 +34,8 @@ from lanbot.models.transformer import Transformer
 from lanbot.tasks import core
 from lanbot.tasks.core import TASKS, CoreTask, Prompt
 from lanbot.tokenizers.bpe import train
+
+RUNTIME = Runtime.single()
 
 
 class PlainScorer(ModelScorer):
@@ -65,7 +67,7 @@ def make_model(vocab: int, context: int, dtype: torch.dtype) -> Transformer:
         for name, parameter in model.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
                 parameter.normal_(0.0, 0.05, generator=generator)
-    return model.to(dtype).to(world().device).requires_grad_(False)
+    return model.to(dtype).to(RUNTIME.device).requires_grad_(False)
 
 
 def make_format(vocab: int) -> ChatFormat:
@@ -81,7 +83,7 @@ def measure(scorers: Sequence[ModelScorer], task: CoreTask, items: int) -> dict[
     for _ in range(2):
         for i, scorer in enumerate(scorers):
             began = time.process_time()
-            result = evaluate(scorer, items, [task])
+            result = evaluate(scorer, items, [task], runtime=RUNTIME)
             best[i] = min(best[i], time.process_time() - began)
             answers.append([verdict.answer for verdict in result.verdicts])
     differ = sum(a != b for a, b in zip(answers[0], answers[1], strict=True))
@@ -103,7 +105,7 @@ def main() -> None:
     words = make_format(arguments.vocab)
     scorers = [PlainScorer(model, words, "plain"), ModelScorer(model, words, "ours")]
     core.load = cache(core.load)  # reading files is no part of it
-    evaluate(scorers[1], 2)  # warm: files read, memory had
+    evaluate(scorers[1], 2, runtime=RUNTIME)  # warm: files read, memory had
     results = {}
     for task in TASKS:
         results[task.label] = measure(scorers, task, arguments.items)

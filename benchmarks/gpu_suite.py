@@ -36,16 +36,18 @@ import torch.nn.functional as F
 from lanbot.core import hardware
 from lanbot.core.console import size, table
 from lanbot.data.packing import Batch, make_batch
-from lanbot.distributed.runtime import world
-from lanbot.models import attention, fp8
+from lanbot.distributed.runtime import Runtime
+from lanbot.models import attention, compile, fp8
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
+from lanbot.models.loss import weighted_nll
 from lanbot.models.transformer import Transformer
-from lanbot.training import compile, memory
-from lanbot.training.loss import weighted_nll
+from lanbot.training import memory
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.schedule import wsd
 from lanbot.training.step import training_step
+
+RUNTIME = Runtime.single()
 
 CLASSES = 64
 MOST_SECONDS = 530
@@ -150,7 +152,7 @@ class Training:
     """A model, its optimiser and a step that can be marked."""
 
     def __init__(self, what: Size, compiled: bool, eight_bits: bool, dtype: torch.dtype | None = None) -> None:
-        place = world()
+        place = RUNTIME
         self.what, self.config = what, what.config()
         with place.device:
             self.model = Transformer(self.config, dtype or place.dtype)
@@ -165,7 +167,7 @@ class Training:
         self._mark_parts()
 
     def step(self, batch: Batch, rows: int, scale: float = 1.0) -> torch.Tensor:
-        return training_step(self.model, self.optimizer, batch, scale, 1.0, rows).loss
+        return training_step(self.model, self.optimizer, batch, scale, 1.0, rows, RUNTIME).loss
 
     def _mark_parts(self) -> None:
         def mark(part: str) -> None:
@@ -207,7 +209,7 @@ def ceiling() -> float:
     only --smoke, once is enough."""
     if torch.cuda.is_available():
         hardware._ceilings.clear()
-    return hardware.matmul_ceiling(world().device, world().dtype)
+    return hardware.matmul_ceiling(RUNTIME.device, RUNTIME.dtype)
 
 
 class Suite:
@@ -241,7 +243,7 @@ class Suite:
     # -- sections ------------------------------------------------------------------------------------------
 
     def machine(self) -> dict[str, Any]:
-        place = world()
+        place = RUNTIME
         facts: dict[str, Any] = {"torch": torch.__version__, "dtype": str(place.dtype), "device": place.device.type}
         if place.device.type == "cuda":
             facts |= {
@@ -258,7 +260,7 @@ class Suite:
         """rows: of a forward pass; what fits if 0."""
         compiling(compiled)
         config, before = what.config(), ceiling()
-        rows = rows or memory.micro_batch(config, what.sequence)
+        rows = rows or memory.micro_batch(config, what.sequence, RUNTIME)
         batch_rows = max(rows, what.batch_tokens // what.sequence)
         training = Training(what, compiled, eight_bits)
         batch = Source(what.vocab, what.sequence, self.data, self.bos).batch(batch_rows)
@@ -283,7 +285,7 @@ class Suite:
             seconds.append(time.perf_counter() - begin)
         # without waiting in between, as in training, and with its parts marked
         steps = max(2, min(8, int(self.left() / 2 / seconds[-1])))
-        training.marks = Marks(world().device)
+        training.marks = Marks(RUNTIME.device)
         begin = time.perf_counter()
         for _ in range(steps):
             training.step(batch, rows)
@@ -294,7 +296,8 @@ class Suite:
         training.marks = None
         after = ceiling()
         rate = batch_rows * what.sequence / steady
-        place = world()
+        place = RUNTIME
+        planned = memory.state_bytes(config) + memory.activation_bytes(config, rows, what.sequence, place)
         result = {
             "depth": what.depth, "sequence": what.sequence, "batch_tokens": batch_rows * what.sequence, "rows": rows,
             "compiled": compile.enabled(place.device), "fp8": eight_bits, "parameters": config.params(),
@@ -303,7 +306,7 @@ class Suite:
             "utilisation": rate * config.flops_per_token(what.sequence) / max(before, after),
             "ceiling_tflops": [before / 1e12, after / 1e12], "first_step_seconds": first,
             "compile_seconds": max(0.0, first - seconds[0]), "peak_memory": hardware.peak(),
-            "planned_memory": memory.state_bytes(config) + memory.activation_bytes(config, rows, what.sequence),
+            "planned_memory": planned,
             "parts_ms": parts, "rest_share": parts.get("rest", 0.0) / sum(parts.values()),
         }  # fmt: skip
         show(result)
@@ -320,7 +323,7 @@ class Suite:
 
     def right(self, what: Size) -> dict[str, Any]:
         """The same weights and tokens on the CPU in fp32, and here by every path."""
-        place, config = world(), what.config()
+        place, config = RUNTIME, what.config()
         reference = Transformer(config, torch.float32)
         generator = torch.Generator().manual_seed(0)
         init_weights(reference, generator)
@@ -364,7 +367,7 @@ class Suite:
 
     def kernels_of_attention(self, what: Size) -> dict[str, Any]:
         """One layer's attention, forward and backward, by documents' bounds, causal over whole rows, and by mask."""
-        place, config = world(), what.config()
+        place, config = RUNTIME, what.config()
         rows, T = max(1, 16_384 // what.sequence), what.sequence
         documents = torch.from_numpy(Source(what.vocab, T, None, 0).batch(rows).documents)
         shape = (rows, T, config.n_heads, config.head_dim)
@@ -399,7 +402,7 @@ class Suite:
     def curve(self, what: Size, seconds: float) -> dict[str, Any]:
         """Training for so long, compiling off the clock: rates rise, stay and fall by the clock."""
         compiling(True)
-        rows = memory.micro_batch(what.config(), what.sequence)
+        rows = memory.micro_batch(what.config(), what.sequence, RUNTIME)
         batch_rows = max(1, what.batch_tokens // what.sequence)
         rows = min(rows, batch_rows)
         source = Source(what.vocab, what.sequence, self.data, self.bos)

@@ -25,7 +25,7 @@ from lanbot.core import hardware
 from lanbot.core.console import duration, size, table
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import TextLoader
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals.bpb import Validation
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
@@ -35,6 +35,8 @@ from lanbot.training import memory
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.schedule import wsd
 from lanbot.training.step import training_step
+
+RUNTIME = Runtime.single()
 
 VOCABULARY, CONTEXT, EVAL_TOKENS = 8_192, 512, 131_072
 
@@ -54,7 +56,7 @@ def recipe_of(data: str, seed: int, overrides: dict[str, str]) -> Recipe:
 
 
 def run(recipe: Recipe, chat_format: ChatFormat, minutes: float, tokens: int | None, evals: int) -> dict:
-    settings, place = recipe.base, world()
+    settings, place = recipe.base, RUNTIME
     config = model_config(recipe)
     model = Transformer(config, place.dtype)
     init_weights(model, torch.Generator().manual_seed(recipe.seed))
@@ -62,13 +64,13 @@ def run(recipe: Recipe, chat_format: ChatFormat, minutes: float, tokens: int | N
     rates = Rates(settings.muon_lr, settings.embedding_lr, settings.head_lr, settings.norm_lr, settings.weight_decay)
     optimizer = MuonAdamW(model, rates, place.dtype)
     corpus, held_out = open_corpus(settings.data, recipe.seed)
-    validation = Validation(held_out, chat_format, EVAL_TOKENS, CONTEXT)
+    validation = Validation(held_out, chat_format, EVAL_TOKENS, CONTEXT, RUNTIME)
     loader = TextLoader(corpus, chat_format, settings.batch_tokens // settings.sequence, settings.sequence, 1 << 40)
-    micro_batch = memory.micro_batch(config, settings.sequence)
+    micro_batch = memory.micro_batch(config, settings.sequence, RUNTIME)
     began = time.perf_counter()
     if settings.pair_tokens:
-        start_from_pairs(model, recipe, chat_format)
-    sampled = sampled_softmax(recipe, chat_format)
+        start_from_pairs(model, recipe, chat_format, RUNTIME)
+    sampled = sampled_softmax(recipe, chat_format, RUNTIME)
     start = time.perf_counter() - began
     seconds, seen, flops, losses, curve = start, 0, 0.0, [], []
     while True:
@@ -87,7 +89,7 @@ def run(recipe: Recipe, chat_format: ChatFormat, minutes: float, tokens: int | N
         scale = wsd(progress, settings.warmup, settings.decay)
         candidates = sampled.candidates(batch.targets, len(losses), progress) if sampled else None
         batch_mean = batch.scaled(1 / batch.ids.size)
-        result = training_step(model, optimizer, batch_mean, scale, settings.clip, micro_batch, candidates)
+        result = training_step(model, optimizer, batch_mean, scale, settings.clip, micro_batch, RUNTIME, candidates)
         losses.append(result.loss.item())
         seconds += time.perf_counter() - began
         seen += batch.ids.size

@@ -19,13 +19,15 @@ import torch
 from lanbot.core import hardware
 from lanbot.core.console import size, table
 from lanbot.data.packing import make_batch
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.training import memory
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.step import training_step
+
+RUNTIME = Runtime.single()
 
 ROWS, T = 8, 512
 
@@ -36,7 +38,7 @@ def config(vocab_size: int) -> ModelConfig:
 
 
 def measure(vocab_size: int, steps: int) -> dict[str, float]:
-    place = world()
+    place = RUNTIME
     shape = config(vocab_size)
     model = Transformer(shape, place.dtype)
     init_weights(model, torch.Generator().manual_seed(0))
@@ -46,13 +48,13 @@ def measure(vocab_size: int, steps: int) -> dict[str, float]:
     tokens = rng.integers(1, vocab_size, (ROWS, T + 1))
     tokens[rng.random(tokens.shape) < 1 / 200] = 0
     batch = make_batch(tokens, np.full(tokens.shape, 1 / (ROWS * T), np.float32), bos=0)
-    micro_batch = memory.micro_batch(shape, T)
+    micro_batch = memory.micro_batch(shape, T, RUNTIME)
     hardware.reset_peak()
     before = ceiling(place)
     seconds = []
     for step in range(steps + 2):
         began = time.perf_counter()
-        result = training_step(model, optimizer, batch, 1.0, 1.0, micro_batch)
+        result = training_step(model, optimizer, batch, 1.0, 1.0, micro_batch, RUNTIME)
         assert result.loss.item() > 0
         if step >= 2:
             seconds.append(time.perf_counter() - began)

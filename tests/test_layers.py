@@ -71,3 +71,9 @@ def test_an_import_from_above_is_seen_in_every_form(line: str) -> None:
 def test_an_import_from_below_is_fine() -> None:
     source = "import os\nfrom lanbot.tokenizers import bpe\nfrom lanbot.chat.messages import chat\nfrom . import hub"
     assert violations(source, "data", "lanbot.data") == []
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.parts[0] in ("evals", "agent", "inference")], ids=str)
+def test_what_uses_a_model_does_not_import_training(module: Path) -> None:
+    names = imported((PACKAGE / module).read_text(), ".".join(["lanbot", *module.parts[:-1]]))
+    assert not [name for name in names if room(name) == "training"]

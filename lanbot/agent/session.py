@@ -7,14 +7,15 @@ from lanbot.agent.loop import Agent
 from lanbot.chat.formats import load_format
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
 from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
+from lanbot.models import saved
+from lanbot.models.weights import load_model
 from lanbot.tools.memory import Memory
 from lanbot.tools.python_call import PythonCalls
 from lanbot.tools.tool import Toolset
 from lanbot.tools.workspace import Workspace
-from lanbot.training import checkpoint
 
 
 @dataclass
@@ -37,11 +38,13 @@ def open_tools(run: Run, workspace: Path | None = None) -> RunTools:
     return RunTools(Workspace(workspace or home / "files"), Memory(home / "memory.db"))
 
 
-def open_agent(run: Run, phase: str, tools: PythonCalls, temperature: float, top_k: int | None, seed: int) -> Agent:
+def open_agent(
+    run: Run, phase: str, tools: PythonCalls, temperature: float, top_k: int | None, seed: int, runtime: Runtime
+) -> Agent:
     """The run's model after a phase, with its tools and the limits of its recipe."""
-    folder = checkpoint.latest(run.phase(phase))
+    folder = saved.latest(run.phase(phase))
     if folder is None:
         raise UserError(f"{run.folder}: its checkpoints are damaged", "Run the recipe again.")
-    engine = Engine(checkpoint.load(folder, world()), load_format(folder))
+    engine = Engine(load_model(folder, runtime.dtype, runtime.device), load_format(folder))
     limits = run.recipe.agent
     return Agent(engine, tools, limits.max_steps, Sampling(limits.max_tokens, temperature, top_k), seed=seed)

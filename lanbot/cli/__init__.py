@@ -109,21 +109,19 @@ def run(
     loaded = recipes.load(recipe, pairs)
     from lanbot import report
     from lanbot.config.run import Run
-    from lanbot.distributed import runtime
+    from lanbot.distributed.runtime import Runtime
     from lanbot.phases import pipeline
 
-    try:
+    with Runtime.start() as runtime:
         phases = pipeline.parse_phases(phase)
         made = Run(options.runs / loaded.name, loaded, options)
-        pipeline.preflight(made, phases)
-        if runtime.world().main:
+        pipeline.preflight(made, phases, runtime)
+        if runtime.main:
             Run.create(loaded, options=options, made_by=pipeline.MADE_BY)
         runtime.barrier()
-        pipeline.execute(made, phases)
-        if runtime.world().main and made.last_model():
+        pipeline.execute(made, phases, runtime)
+        if runtime.main and made.last_model():
             print(report.closing(made, report.write(made)))
-    finally:
-        runtime.close()
 
 
 def phase_door(phase: str) -> None:
@@ -270,19 +268,19 @@ def doctor(*, mirror: Mirror = None, unsafe_exec: UnsafeExec = False) -> None:
 
     from lanbot.core import hardware
     from lanbot.core.console import size, table
-    from lanbot.distributed import runtime
+    from lanbot.distributed.runtime import Runtime
     from lanbot.sandbox import sandbox
 
-    place = runtime.world()
+    runtime = Runtime.single()
     root = next(p for p in [options.runs.absolute(), *options.runs.absolute().parents] if p.exists())
-    device = torch.cuda.get_device_name() if place.device.type == "cuda" else place.device.type
+    device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else runtime.device.type
     rows = [
         ("lanbot", __version__),
         ("python", platform.python_version()),
         ("torch", torch.__version__),
         ("device", f"{device}, {torch.get_num_threads()} threads"),
-        ("computes in", str(place.dtype).removeprefix("torch.")),
-        ("matmul", f"{hardware.matmul_ceiling(place.device, place.dtype) / 1e9:,.0f} GFLOP/s"),
+        ("computes in", str(runtime.dtype).removeprefix("torch.")),
+        ("matmul", f"{hardware.matmul_ceiling(runtime.device, runtime.dtype) / 1e9:,.0f} GFLOP/s"),
         ("memory free", size(hardware.available())),
         ("disk free", f"{size(shutil.disk_usage(root).free)} at {options.runs}/"),
         ("mirror", "none: data comes from the hub" if options.mirror is None else str(options.mirror)),
@@ -297,9 +295,10 @@ def _agent(
 ) -> "tuple[Agent, RunTools]":
     chosen = chosen_phase(made, phase)
     from lanbot.agent.session import open_agent, open_tools
+    from lanbot.distributed.runtime import Runtime
 
     tools = open_tools(made, workspace)
-    return open_agent(made, chosen, tools.calls, temperature, top_k, seed), tools
+    return open_agent(made, chosen, tools.calls, temperature, top_k, seed, Runtime.single()), tools
 
 
 def _dumps(value: Any) -> str:

@@ -59,52 +59,50 @@ def evaluate(
         return
     made = open_run(run_or_model, options)
     chosen = chosen_phase(made, phase)
-    from lanbot.distributed import runtime
+    from lanbot.distributed.runtime import Runtime
     from lanbot.phases import eval_command
 
-    try:
+    with Runtime.start() as runtime:
         passes = eval_command.Passes(_numbers(pass_k), samples, temperature) if pass_k else None
-        answers = eval_command.ask(made, chosen, names or made.recipe.evals.tasks, limit or None, passes)
-        if runtime.world().main:
+        answers = eval_command.ask(made, chosen, names or made.recipe.evals.tasks, limit or None, runtime, passes)
+        if runtime.main:
             whole = {"run": str(made.folder), "phase": chosen, **answers.json()}
             print(json_library.dumps(whole) if json else answers)
-    finally:
-        runtime.close()
 
 
 def _score_model(name: str, limit: int | None, json: bool, options: Options) -> None:
     _stay_offline(options)
-    from lanbot.distributed import runtime
+    from lanbot.distributed.runtime import Runtime
     from lanbot.evals import core, footnotes
     from lanbot.evals.hf_scorer import HFScorer
 
-    try:
-        result = core.evaluate(HFScorer(name), limit, options=options)
-        if runtime.world().main:
+    with Runtime.start() as runtime:
+        result = core.evaluate(HFScorer(name, runtime), limit, options=options, runtime=runtime)
+        if runtime.main:
             found: dict[str, Any] = {"model": name, "core": result.json()}
             how = footnotes.settings({"limit": limit, **result.settings})
             print(json_library.dumps(found) if json else f"{result.table()}\n{how}\n{result}")
-    finally:
-        runtime.close()
 
 
 def _ask_harness(
     run_or_model: str, phase: str | None, tasks: tuple[str, ...], limit: int | None, options: Options
 ) -> "Harness":
     _stay_offline(options)
+    from lanbot.distributed.runtime import Runtime
     from lanbot.evals import lm_eval
     from lanbot.evals.scorer import ModelScorer
     from lanbot.phases import pipeline
 
+    runtime = Runtime.start()
     name, seed, own = run_or_model, 0, None
     if not _is_model(run_or_model, options):
         made = open_run(run_or_model, options)
-        folder, engine = pipeline.open_engine(made, chosen_phase(made, phase))
+        folder, engine = pipeline.open_engine(made, chosen_phase(made, phase), runtime)
         name, seed = str(folder), made.recipe.seed
         own = ModelScorer(engine.model, engine.chat_format, name)
     elif phase:
         raise UsageError(f"--phase {phase}: {run_or_model} is a model, not a run", "Leave --phase out.")
-    return lm_eval.evaluate(name, tasks, limit, seed, own, options)
+    return lm_eval.evaluate(name, tasks, limit, seed, runtime, own, options)
 
 
 def _stay_offline(options: Options) -> None:

@@ -12,8 +12,13 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-CONTROLS = {c: 0x2400 + c for c in range(32) if chr(c) not in "\n\t"} | dict.fromkeys((*range(0x7F, 0xA0),), 0x2421)
-"""Control characters and the visible signs that replace them."""
+_HIDDEN = (0xAD, 0x61C, 0x200B, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
+CONTROLS: dict[int, int | str] = {
+    **{c: 0x2400 + c for c in range(32) if chr(c) not in "\n\t"},
+    **dict.fromkeys(range(0x7F, 0xA0), 0x2421),
+    **{c: f"[U+{c:04X}]" for c in (*_HIDDEN, *range(0xFFF9, 0xFFFC), *range(0xE0000, 0xE0080))},
+}
+"""Control characters, and characters that hide or reorder text, with the visible signs that replace them."""
 
 FIRST_SECONDS = 2.0
 """Work that takes less shows no progress."""

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lanbot.core import hardware
-from lanbot.distributed.runtime import mesh
+from lanbot.distributed.runtime import Runtime
 from lanbot.models.config import ModelConfig
 from lanbot.models.transformer import Transformer
 
@@ -30,11 +30,10 @@ def shard(model: Transformer, mesh: DeviceMesh) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
-def shard_if_needed(model: Transformer) -> None:
+def shard_if_needed(model: Transformer, runtime: Runtime) -> None:
     """`shard`, where several ranks train a model that does not fit each of them."""
-    ranks = mesh()
-    if ranks is not None and must_shard(model.config, ranks.size()):
-        shard(model, ranks)
+    if runtime.mesh is not None and must_shard(model.config, runtime.size):
+        shard(model, runtime.mesh)
 
 
 def must_shard(config: ModelConfig, ranks: int) -> bool:

@@ -24,8 +24,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 
-from lanbot.distributed.runtime import mesh
-
 Orthogonalise = Callable[[Tensor], Tensor]
 """(N, rows, columns) -> the same shape."""
 
@@ -34,15 +32,14 @@ _reduce_scatter: Callable[..., Any] = getattr(dist, "reduce_scatter_single", dis
 _all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 
 
-def layout(model: nn.Module, matrices: list[list[str]]) -> "SingleDevice":
+def layout(model: nn.Module, matrices: list[list[str]], mesh: DeviceMesh | None) -> "SingleDevice":
     """How `model` lies over the ranks.
 
     matrices: the names of those that are orthogonalised, in groups of one shape.
     """
-    ranks = mesh()
-    if ranks is None:
+    if mesh is None:
         return SingleDevice(model, matrices)
-    return FSDP(model, matrices, ranks) if isinstance(model, FSDPModule) else Zero2(model, matrices, ranks)
+    return FSDP(model, matrices, mesh) if isinstance(model, FSDPModule) else Zero2(model, matrices, mesh)
 
 
 class SingleDevice:

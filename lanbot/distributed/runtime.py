@@ -4,8 +4,11 @@ import contextlib
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from types import TracebackType
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
@@ -19,42 +22,108 @@ TIMEOUT = timedelta(minutes=30)
 PATIENCE = timedelta(hours=3)
 """How long ranks wait for one that works alone: rank 0 trains the tokenizer."""
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Runtime:
+    """One process of a run: its rank, its device, and the collectives over all ranks. With one process they are free.
+
+    `with Runtime.start() as runtime:` joins the processes that torchrun started.
+    """
+
     rank: int
     size: int
     device: torch.device
     dtype: torch.dtype
     """What the model computes in; masters are fp32."""
+    mesh: DeviceMesh | None = None
+    """All ranks in one dimension, over which state is sharded; None for one process."""
+    patient: dist.ProcessGroup | None = None
+    """For barriers and objects: over gloo, with a long timeout."""
+
+    @classmethod
+    def start(cls) -> "Runtime":
+        """Joins the other ranks as torchrun's environment says; one process without it."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls.single()
+        device = _device()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        mesh = init_device_mesh(device.type, (size,))
+        _prepare(device)
+        return cls(int(os.environ["RANK"]), size, device, compute_dtype(device), mesh, patient)
+
+    @classmethod
+    def single(cls, device: torch.device | None = None) -> "Runtime":
+        """One process, on the best device of this machine if none is given."""
+        device = device or _device()
+        _prepare(device)
+        return cls(0, 1, device, compute_dtype(device))
+
+    def __enter__(self) -> "Runtime":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the process group."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
 
     @property
     def main(self) -> bool:
         return self.rank == 0
 
+    def sum(self, value: float) -> float:
+        """Computed on the host in fp64, so that the device need not be waited for."""
+        return float(self._reduced(torch.tensor(value, dtype=torch.float64), dist.ReduceOp.SUM))
 
-_world: Runtime | None = None
-_mesh: DeviceMesh | None = None
-_patient: dist.ProcessGroup | None = None
-"""For what is not of the device and may take its time: barriers and objects, over gloo."""
+    def max(self, value: int) -> int:
+        return int(self._reduced(torch.tensor(value), dist.ReduceOp.MAX))
+
+    def sum_(self, tensor: Tensor) -> None:
+        """The sum over ranks, in place, on the tensor's device and without waiting for it."""
+        self._reduced(tensor, dist.ReduceOp.SUM)
+
+    def gather(self, items: list) -> list:
+        """The items of all ranks, rank by rank, on every rank."""
+        if self.size == 1:
+            return items
+        parts: list[list] = [[] for _ in range(self.size)]
+        dist.all_gather_object(parts, items, group=self.patient)
+        return [item for part in parts for item in part]
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value (anything that pickles), on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.patient)
+        return box[0]
+
+    def on_main(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Calls function on rank 0; every rank gets the result."""
+        return self.broadcast(function(*arguments) if self.main else None)
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier(self.patient)
+
+    def _reduced(self, tensor: Tensor, operation: Any) -> Tensor:
+        if self.size > 1:
+            dist.all_reduce(tensor, operation)
+        return tensor
 
 
-def world() -> Runtime:
-    """This process's place, set up at the first call from torchrun's environment."""
-    global _world, _patient
-    if _world is None:
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        device = _device()
-        if size > 1 and not dist.is_initialized():
-            if device.type == "cuda":
-                torch.cuda.set_device(device)
-            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            _join(backend)
-            _patient = dist.new_group(backend="gloo", timeout=PATIENCE)
-        if device.type == "cpu":
-            _keep_freed_memory()
-        _world = Runtime(int(os.environ.get("RANK", "0")), size, device, compute_dtype(device))
-    return _world
+def _prepare(device: torch.device) -> None:
+    if device.type == "cpu":
+        _keep_freed_memory()
 
 
 def _keep_freed_memory() -> None:
@@ -89,15 +158,6 @@ def _join(backend: str) -> None:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
 
 
-def mesh() -> DeviceMesh | None:
-    """All ranks in one row, over which state is sharded; None for one process."""
-    global _mesh
-    place = world()
-    if place.size > 1 and _mesh is None:
-        _mesh = init_device_mesh(place.device.type, (place.size,))
-    return _mesh
-
-
 def _device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -123,55 +183,3 @@ def _cpu_has_bf16() -> bool:
     except OSError:
         return False
     return "bf16" in flags  # avx512_bf16, amx_bf16, or ARM's own
-
-
-def close() -> None:
-    global _world, _mesh, _patient
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    _world = _mesh = _patient = None
-
-
-def sum_over_ranks(value: float) -> float:
-    if world().size == 1:
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64, device=world().device)
-    dist.all_reduce(tensor)
-    return tensor.item()
-
-
-def sum_over_ranks_(tensor: Tensor) -> None:
-    """The sum, in place and without waiting for the device."""
-    if world().size > 1:
-        dist.all_reduce(tensor)
-
-
-def max_over_ranks(value: int) -> int:
-    if world().size == 1:
-        return value
-    tensor = torch.tensor(value, device=world().device)
-    dist.all_reduce(tensor, dist.ReduceOp.MAX)
-    return int(tensor)
-
-
-def gather(items: list) -> list:
-    """The items of all ranks, rank by rank, on every rank."""
-    if world().size == 1:
-        return items
-    parts: list[list] = [[] for _ in range(world().size)]
-    dist.all_gather_object(parts, items, group=_patient)
-    return [item for part in parts for item in part]
-
-
-def from_main(value):  # type: ignore[no-untyped-def]
-    """Rank 0's value (anything that pickles), on every rank."""
-    if world().size == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0, group=_patient)
-    return box[0]
-
-
-def barrier() -> None:
-    if world().size > 1:
-        dist.barrier(_patient)

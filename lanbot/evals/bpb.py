@@ -12,9 +12,9 @@ from torch import Tensor
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.data.corpus import Corpus
 from lanbot.data.packing import make_batch, pack_stream
-from lanbot.distributed.runtime import gather, world
+from lanbot.distributed.runtime import Runtime
+from lanbot.models.loss import weighted_nll
 from lanbot.models.transformer import Transformer
-from lanbot.training.loss import weighted_nll
 
 ROWS = 8
 
@@ -55,7 +55,8 @@ class BitsPerByte:
 class Validation:
     """The first `tokens` tokens of a corpus, in rows of T, ready to be scored again and again."""
 
-    def __init__(self, corpus: Corpus, chat_format: ChatFormat, tokens: int, T: int) -> None:
+    def __init__(self, corpus: Corpus, chat_format: ChatFormat, tokens: int, T: int, runtime: Runtime) -> None:
+        self.runtime = runtime
         documents = ([chat_format.bos, *chat_format.tokenizer.encode(text)] for text in corpus.once())
         rows: list[np.ndarray] = []
         left_over: list[int] = []
@@ -73,13 +74,13 @@ class Validation:
         ROWS rows are scored together whatever the number of ranks, and the sum of theirs is rounded once: it is the
         same to the last bit at any world size.
         """
-        return self._value(gather([nats.sum().item() for _, nats in self._scored(model)]))
+        return self._value(self.runtime.gather([nats.sum().item() for _, nats in self._scored(model)]))
 
     def measure(self, model: Transformer) -> BitsPerByte:
         """The same value with its error, also the same to the last bit at any world size. All ranks call it."""
         targets, lengths = self.batch.targets, self.bytes_of[self.batch.targets]
         document = (targets == self.bos).cumsum().reshape(targets.shape)  # each token of the text is a target once
-        parts: list[tuple[int, float, int, np.ndarray]] = gather(
+        parts: list[tuple[int, float, int, np.ndarray]] = self.runtime.gather(
             [
                 (start, nats.sum().item(), *_by_document(document[start : start + ROWS][self._text(start)], nats))
                 for start, nats in self._scored(model)
@@ -98,12 +99,12 @@ class Validation:
     @torch.no_grad()
     def _scored(self, model: Transformer) -> Iterator[tuple[int, Tensor]]:
         """This rank's share: of ROWS rows where they start, and the nats of each token of text in them, fp64 (N)."""
-        place = world()
-        for start in range(place.rank * ROWS, len(self.batch), place.size * ROWS):
+        runtime = self.runtime
+        for start in range(runtime.rank * ROWS, len(self.batch), runtime.size * ROWS):
             rows = self.batch.rows(slice(start, start + ROWS))
-            ids, targets = (torch.from_numpy(x).to(place.device) for x in (rows.ids, rows.targets))
+            ids, targets = (torch.from_numpy(x).to(runtime.device) for x in (rows.ids, rows.targets))
             documents = torch.from_numpy(rows.documents)
-            text = torch.from_numpy(self._text(start)).to(place.device)
+            text = torch.from_numpy(self._text(start)).to(runtime.device)
             _, nll = weighted_nll(model(ids, documents), model.lm_head.weight, targets, text.float())
             yield start, nll[text].cpu().double()
 

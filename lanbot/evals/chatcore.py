@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lanbot.core.console import table
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals.task_eval import Score, evaluate
 from lanbot.inference.engine import Engine
 from lanbot.tasks.registry import make_task
@@ -87,6 +88,7 @@ def ask(
     context: TaskContext,
     seed: int,
     left_out: Mapping[str, Collection[int]],
+    runtime: Runtime,
 ) -> ChatCore:
     """Scores a chat model on the six tasks, on `limit` items of each (a seeded sample) or on all. All ranks call it.
 
@@ -98,7 +100,7 @@ def ask(
     for task in tasks.values():
         len(task)  # what is missing is told before the first is asked
     scores = {
-        label: evaluate(engine, task, label, limit or ALL, most, seed, left_out.get(label, ()))
+        label: evaluate(engine, task, label, limit or ALL, most, seed, left_out.get(label, ()), runtime=runtime)
         for label, task in tasks.items()
     }
     return ChatCore(name, {"limit": limit, "max_tokens": most, "temperature": 0, "seed": seed}, scores)

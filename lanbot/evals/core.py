@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from lanbot.core.console import table, track
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
-from lanbot.distributed.runtime import gather, world
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals.scorer import Judged, Scorer
 from lanbot.evals.task_eval import Score
 from lanbot.tasks import core
@@ -131,6 +131,8 @@ def evaluate(
     limit: int | None = None,
     tasks: Sequence[CoreTask] = TASKS,
     options: Options | None = None,
+    *,
+    runtime: Runtime,
 ) -> CoreResult:
     """A model's answers to the first `limit` items of each task, in their fixed shuffled order; to all if it is None.
 
@@ -139,16 +141,15 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}", "Ask at least one item of each task.")
-    place = world()
     loaded: dict[str, list[Item]] = {}
     jobs: list[_Job] = []
-    for task in track(tasks, "preparing CORE", len(tasks), "tasks") if place.main else tasks:
+    for task in track(tasks, "preparing CORE", len(tasks), "tasks") if runtime.main else tasks:
         loaded[task.label] = core.load(task, options)
         jobs += _jobs(task, loaded[task.label], limit)
-    mine = jobs[place.rank :: place.size]
+    mine = jobs[runtime.rank :: runtime.size]
     total = sum(job.characters for job in mine)
-    shown = track(mine, "evaluating CORE", total, "characters", lambda job: job.characters) if place.main else mine
-    verdicts = sorted(gather([verdict for job in shown for verdict in _ask(scorer, job)]))
+    shown = track(mine, "evaluating CORE", total, "characters", lambda job: job.characters) if runtime.main else mine
+    verdicts = sorted(runtime.gather([verdict for job in shown for verdict in _ask(scorer, job)]))
     results: dict[str, TaskScore] = {}
     for task in tasks:
         items, here = loaded[task.label], [verdict for verdict in verdicts if verdict.task == task.label]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lanbot.core.console import no_bars
 from lanbot.core.errors import UserError
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals.scorer import LOGITS, TOKENS, Judged, Plan, Tally, batches, judge, padded, plans
 from lanbot.tasks.core import Prompt
 
@@ -32,10 +32,9 @@ class HFScorer:
     the tokens that it should foretell.
     """
 
-    def __init__(self, name: str, dtype: torch.dtype | None = None) -> None:
-        place = world()
-        self.name, self.device = name, place.device
-        self.model, self.tokenizer = open_model(name, dtype or place.dtype)
+    def __init__(self, name: str, runtime: Runtime, dtype: torch.dtype | None = None) -> None:
+        self.name, self.device = name, runtime.device
+        self.model, self.tokenizer = open_model(name, dtype or runtime.dtype)
         self.model.to(self.device).eval().requires_grad_(False)
         self.bos: int | None = self.tokenizer.bos_token_id
         config = self.model.config.get_text_config()
@@ -98,7 +97,7 @@ class HFScorer:
 
     def _judge(self, ids: Tensor, rows: Sequence[tuple[int, int, Prompt, int]], tally: Tally, **options: Any) -> Any:
         """Reads ids (B, T), tallies what they foretell, and gives the model's cache. rows: of each prompt its row, the
-        tokens that were read before, itself and its place."""
+        tokens that were read before, itself and its runtime."""
         T = ids.shape[1]
         at, places, targets = [], [], []
         for row, before, prompt, place in rows:

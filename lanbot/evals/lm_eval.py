@@ -18,7 +18,7 @@ from lanbot.core.console import no_bars, say, table, track
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.data import hub
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals import footnotes
 from lanbot.evals.hf_scorer import open_model
 from lanbot.evals.scorer import ModelScorer
@@ -107,6 +107,7 @@ def evaluate(
     tasks: Sequence[str],
     limit: int | None,
     seed: int,
+    runtime: Runtime,
     own: ModelScorer | None = None,
     options: Options | None = None,
 ) -> Harness:
@@ -118,8 +119,7 @@ def evaluate(
     Raises UserError without lm-eval, for a task it does not know or whose data is not to be had, and for tasks that run
     what the model wrote.
     """
-    place = world()
-    if place.size > 1:
+    if runtime.size > 1:
         raise UserError("--harness: lm-eval runs in one process", "Start it without torchrun.")
     try:
         import lm_eval
@@ -130,11 +130,11 @@ def evaluate(
     manager = _manager()
     with _mirrored(options or Options.from_environment()), no_bars():
         loaded = _load(manager, tasks)
-    model, tokenizer = open_model(name, own.model.dtype if own else place.dtype)
+    model, tokenizer = open_model(name, own.model.dtype if own else runtime.dtype)
     if own:
         _begin_with_bos(tokenizer)
-    size = BATCH[place.device.type]
-    lm = HFLM(model.to(place.device), tokenizer=tokenizer, batch_size=size, device=str(place.device))
+    size = BATCH[runtime.device.type]
+    lm = HFLM(model.to(runtime.device), tokenizer=tokenizer, batch_size=size, device=str(runtime.device))
     samples = {}
     for task, made in loaded["tasks"].items():
         items = len(made.eval_docs)

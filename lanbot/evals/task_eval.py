@@ -13,7 +13,7 @@ from lanbot.agent.loop import bounded
 from lanbot.chat.messages import Message
 from lanbot.core.console import Progress
 from lanbot.core.errors import UserError
-from lanbot.distributed.runtime import gather, world
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals.scorer import TOKENS, padded
 from lanbot.inference.engine import Engine, Tool
 from lanbot.inference.sampling import Sampling
@@ -94,6 +94,8 @@ def evaluate(
     max_tokens: int,
     seed: int = 0,
     left_out: Collection[int] = (),
+    *,
+    runtime: Runtime,
 ) -> Score:
     """The score on `limit` rows of a task's split, a seeded sample. All ranks share the work and get the score.
 
@@ -104,9 +106,8 @@ def evaluate(
     """
     if task.kind == "chat":
         raise ValueError(f"{name} is for training only")
-    place = world()
     rows = sample_rows(task, limit, seed, left_out)
-    mine = rows[place.rank :: place.size]
+    mine = rows[runtime.rank :: runtime.size]
     with Progress(f"evaluating {name}", len(mine)) as progress:
         if task.kind == "choice":
             right = _choose(engine, task, mine, progress.show)
@@ -116,9 +117,9 @@ def evaluate(
             faults = _generate(engine, task, mine, max_tokens, progress.show)
             right = [not fault for fault in faults]
     guesses, parts = ([of(row) for row in mine] for of in (task.guess, task.part))
-    score = Score.of(gather(right), gather(guesses), gather(parts))
+    score = Score.of(runtime.gather(right), runtime.gather(guesses), runtime.gather(parts))
     if task.runs_code:
-        score = replace(score, failed=_failed(gather(faults)), sandbox=_level([task]))
+        score = replace(score, failed=_failed(runtime.gather(faults)), sandbox=_level([task], runtime))
     return of_task(score, task, left_out, max_tokens)
 
 
@@ -137,9 +138,11 @@ def pass_at_k(
     temperature: float,
     seed: int,
     label: str,
+    *,
+    runtime: Runtime,
 ) -> dict[str, Score]:
     """pass@1 (the mean over k samples of each item) and pass@k (at least one of k is right)."""
-    return pass_at(engine, items, (1, k), k, max_tokens, temperature, seed, label)
+    return pass_at(engine, items, (1, k), k, max_tokens, temperature, seed, label, runtime=runtime)
 
 
 def pass_at(
@@ -151,13 +154,15 @@ def pass_at(
     temperature: float,
     seed: int,
     label: str,
+    *,
+    runtime: Runtime,
 ) -> dict[str, Score]:
     """pass@k for each k <= samples: the mean over items of the chance that of k of its samples one is right.
 
     The error is that of item means: samples of one item are not independent. Of items that are right or wrong, as
     pass@k with k = samples is, it is sqrt(p (1 - p) / n), as everywhere.
     """
-    faults = _sample(engine, items, samples, max_tokens, temperature, seed, label)
+    faults = _sample(engine, items, samples, max_tokens, temperature, seed, label, runtime)
     counts, n = [of_item.count("") for of_item in faults], len(faults)
     guesses = [task.guess(row) for task, row in items]
     scores = {}
@@ -170,7 +175,7 @@ def pass_at(
         mean = sum(values) / max(1, n)
         error = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, n - 1) / max(1, n))
         scores[f"pass@{k}"] = Score(round(mean, 6), n, round(error, 6), of_k)
-    level, failed = _level([task for task, _ in items]), {}
+    level, failed = _level([task for task, _ in items], runtime), {}
     if any(task.runs_code for task, _ in items):
         failed = _failed(fault for of_item in faults for fault in of_item)
     return {name: replace(score, sandbox=level, failed=failed) for name, score in scores.items()}
@@ -181,9 +186,10 @@ def _failed(faults: Iterable[str]) -> dict[str, int]:
     return dict(sorted(collections.Counter(fault for fault in faults if fault).items()))
 
 
-def _level(tasks: Sequence[Task]) -> int | None:
+def _level(tasks: Sequence[Task], runtime: Runtime) -> int | None:
     """The worst level of the sandbox in which any rank ran programs; None: it ran none."""
-    return max((level for level in gather([task.sandbox_level for task in tasks]) if level is not None), default=None)
+    levels = runtime.gather([task.sandbox_level for task in tasks])
+    return max((level for level in levels if level is not None), default=None)
 
 
 def unbiased(n: int, right: int, k: int) -> float:
@@ -200,11 +206,11 @@ def _sample(
     temperature: float,
     seed: int,
     label: str,
+    runtime: Runtime,
 ) -> list[list[str]]:
     """Of each item's samples what is wrong with them, "" if nothing. All ranks share the work, and the order of items
     is that of their shares."""
-    place = world()
-    numbers = range(len(items))[place.rank :: place.size]
+    numbers = range(len(items))[runtime.rank :: runtime.size]
     asked = [items[i] for i in numbers for _ in range(samples)]
     with Progress(label, len(asked)) as progress:
         answers = _answers(
@@ -219,7 +225,7 @@ def _sample(
     for task, group in itertools.groupby(zip(asked, answers, strict=True), key=lambda one: one[0][0]):
         of_task = list(group)
         faults += task.faults([row for (_, row), _ in of_task], [answer for _, answer in of_task])
-    return gather([faults[i * samples : (i + 1) * samples] for i in range(len(numbers))])
+    return runtime.gather([faults[i * samples : (i + 1) * samples] for i in range(len(numbers))])
 
 
 ProgressCallback = Callable[[int], None]

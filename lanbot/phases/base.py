@@ -12,15 +12,15 @@ from lanbot.config.recipe import Recipe
 from lanbot.config.run import Run
 from lanbot.core.console import track
 from lanbot.data.prefetch import prefetched
-from lanbot.distributed import runtime
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals.bpb import Validation
+from lanbot.models import saved
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.phases.loaders import base_loader
 from lanbot.phases.tokenizer import corpora
-from lanbot.training import bigram_init, checkpoint
+from lanbot.training import bigram_init
 from lanbot.training.sampled_softmax import SampledSoftmax, count_tokens
 from lanbot.training.trainer import TrainState, train
 
@@ -46,59 +46,59 @@ def model_config(recipe: Recipe) -> ModelConfig:
     )
 
 
-def validation(run: Run, chat_format: ChatFormat) -> Validation:
+def validation(run: Run, chat_format: ChatFormat, runtime: Runtime) -> Validation:
     """The held-out text of a run, on which bits per byte are measured after every phase."""
     base = run.recipe.base
     _, held_out = corpora(run)
-    return Validation(held_out, chat_format, base.eval_tokens, base.sequence or run.recipe.model.context)
+    return Validation(held_out, chat_format, base.eval_tokens, base.sequence or run.recipe.model.context, runtime)
 
 
-def train_base(run: Run) -> None:
+def train_base(run: Run, runtime: Runtime) -> None:
     """Trains the base model of a run, or goes on with it."""
-    recipe, settings, place = run.recipe, run.recipe.base, world()
+    recipe, settings = run.recipe, run.recipe.base
     assert settings.tokens and settings.batch_tokens and settings.sequence, "the recipe is resolved"
     chat_format = load_format(run.phase("tokenizer"))
-    model = Transformer(model_config(recipe), place.dtype)
+    model = Transformer(model_config(recipe), runtime.dtype)
     init_weights(model, torch.Generator().manual_seed(recipe.seed))
-    model.to(place.device)
-    if settings.pair_tokens and checkpoint.last_step(run.phase("base"), place) is None:
-        start_from_pairs(model, run, chat_format)
-    state = TrainState(model, chat_format, settings, run.phase("base"), settings.sequence)
+    model.to(runtime.device)
+    if settings.pair_tokens and runtime.on_main(saved.latest, run.phase("base")) is None:
+        start_from_pairs(model, run, chat_format, runtime)
+    state = TrainState(model, chat_format, settings, run.phase("base"), runtime, settings.sequence)
     with prefetched(
-        partial(base_loader, recipe, run.phase("tokenizer"), run.options), ahead=place.device.type != "cpu"
+        partial(base_loader, recipe, run.phase("tokenizer"), run.options), ahead=runtime.device.type != "cpu"
     ) as loader:
-        evaluate = validation(run, chat_format).bits_per_byte
-        train(state, loader, evaluate, settings.eval_every, sampled_softmax(run, chat_format))
+        evaluate = validation(run, chat_format, runtime).bits_per_byte
+        train(state, loader, evaluate, settings.eval_every, sampled_softmax(run, chat_format, runtime))
 
 
-def start_from_pairs(model: Transformer, run: Run, chat_format: ChatFormat) -> None:
+def start_from_pairs(model: Transformer, run: Run, chat_format: ChatFormat, runtime: Runtime) -> None:
     """Embedding and head learn from the pairs in the first `base.pair_tokens` tokens of the corpus, once for all
     ranks."""
-    tokens, place = run.recipe.base.pair_tokens, world()
+    tokens = run.recipe.base.pair_tokens
     assert tokens is not None, "the recipe is resolved"
-    if place.main:
+    if runtime.main:
         documents = first_tokens(corpora(run)[0].once(), chat_format, tokens)
         counts = bigram_init.count_pairs(
             track(documents, "base: counting pairs", tokens, "tokens", len), model.config.vocab_size
         )
-        bigram_init.fit(model, counts, place)
-    if place.size > 1:
-        weights = {name: weight.cpu() for name, weight in model.state_dict().items()} if place.main else None
-        model.load_state_dict(runtime.from_main(weights))
+        bigram_init.fit(model, counts, runtime)
+    if runtime.size > 1:
+        weights = {name: weight.cpu() for name, weight in model.state_dict().items()} if runtime.main else None
+        model.load_state_dict(runtime.broadcast(weights))
 
 
-def sampled_softmax(run: Run, chat_format: ChatFormat) -> SampledSoftmax | None:
+def sampled_softmax(run: Run, chat_format: ChatFormat, runtime: Runtime) -> SampledSoftmax | None:
     """By the frequencies in the corpus's first tokens, counted once for all ranks, so that a run that goes on finds the
     same; None: not wanted."""
     recipe, frequent, counts = run.recipe, run.recipe.base.softmax_tokens, None
     assert frequent is not None, "the recipe is resolved"
     if not frequent:
         return None
-    if world().main:
+    if runtime.main:
         documents = first_tokens(corpora(run)[0].once(), chat_format, FREQUENCY_TOKENS)
         shown = track(documents, "base: counting tokens", FREQUENCY_TOKENS, "tokens", len)
         counts = count_tokens(shown, recipe.tokenizer.vocab_size)
-    return SampledSoftmax(runtime.from_main(counts), frequent, recipe.seed)
+    return SampledSoftmax(runtime.broadcast(counts), frequent, recipe.seed)
 
 
 def first_tokens(texts: Iterable[str], chat_format: ChatFormat, tokens: int) -> Iterator[np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 from lanbot.config.run import Run
 from lanbot.core.console import table
 from lanbot.core.errors import UsageError
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals import chatcore, core, footnotes, task_eval
 from lanbot.evals.bpb import BitsPerByte
 from lanbot.evals.chatcore import ChatCore
@@ -91,7 +92,9 @@ class Answers:
         return "\n".join([lines, *said, footnotes.settings(self.settings)])
 
 
-def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: Passes | None = None) -> Answers:
+def ask(
+    run: Run, phase: str, names: Sequence[str], limit: int | None, runtime: Runtime, passes: Passes | None = None
+) -> Answers:
     """Scores a phase's model on tasks and on wholes (WHOLES), and writes nothing.
 
     limit: items of each task; None: the recipe's for tasks, all of CORE's and ChatCORE's. passes: instead of one greedy
@@ -116,34 +119,43 @@ def ask(run: Run, phase: str, names: Sequence[str], limit: int | None, passes: P
         settings = {"limit": items, "max_tokens": most, "temperature": 0, "seed": recipe.seed}
     if passes:
         settings |= {"temperature": passes.temperature, "samples": passes.samples}
-        _, engine = pipeline.open_engine(run, phase)
-        found = _left_out(run, tasks)
+        _, engine = pipeline.open_engine(run, phase, runtime)
+        found = _left_out(run, tasks, runtime)
         of_each = {}
         for name, task in made.items():
-            of_each[labels[name]] = _passes(run, engine, name, task, items, passes, found.get(name, []))
+            of_each[labels[name]] = _passes(run, engine, name, task, items, passes, found.get(name, []), runtime)
         return Answers(settings, {}, of_each)
-    scores = pipeline.evaluate(run, phase, tuple(tasks), limit) if tasks else {}
+    scores = pipeline.evaluate(run, phase, runtime, tuple(tasks), limit) if tasks else {}
     answers = Answers(settings, scores, {})
     if len(tasks) == len(names):
         return answers
-    folder, engine = pipeline.open_engine(run, phase)
+    folder, engine = pipeline.open_engine(run, phase, runtime)
     if "core" in names:
         answers = replace(
             answers,
-            core=core.evaluate(ModelScorer(engine.model, engine.chat_format, str(folder)), limit, options=run.options),
+            core=core.evaluate(
+                ModelScorer(engine.model, engine.chat_format, str(folder)), limit, options=run.options, runtime=runtime
+            ),
         )
     if "chatcore" in names:
-        left_out = _left_out(run, list(chatcore.BASELINES))
+        left_out = _left_out(run, list(chatcore.BASELINES), runtime)
         context = TaskContext(recipe.identity, options=run.options)
-        asked = chatcore.ask(engine, str(folder), limit, most, context, recipe.seed, left_out)
+        asked = chatcore.ask(engine, str(folder), limit, most, context, recipe.seed, left_out, runtime)
         answers = replace(answers, chatcore=asked)
     if "bpb" in names:
-        answers = replace(answers, bpb=base.validation(run, engine.chat_format).measure(engine.source))
+        answers = replace(answers, bpb=base.validation(run, engine.chat_format, runtime).measure(engine.source))
     return answers
 
 
 def _passes(
-    run: Run, engine: Engine, name: str, task: Task, items: int, passes: Passes, left_out: Collection[int]
+    run: Run,
+    engine: Engine,
+    name: str,
+    task: Task,
+    items: int,
+    passes: Passes,
+    left_out: Collection[int],
+    runtime: Runtime,
 ) -> dict[str, Score]:
     most = run.recipe.evals.max_tokens
     rows = sample_rows(task, items, run.recipe.seed, left_out)
@@ -156,9 +168,10 @@ def _passes(
         passes.temperature,
         run.recipe.seed,
         f"sampling {name}",
+        runtime=runtime,
     )
     return {k: task_eval.of_task(score, task, left_out, most) for k, score in scores.items()}
 
 
-def _left_out(run: Run, tasks: Sequence[str]) -> dict[str, list[int]]:
-    return pipeline.contaminated(run, tasks, write=False) if run.recipe.evals.drop_contaminated else {}
+def _left_out(run: Run, tasks: Sequence[str], runtime: Runtime) -> dict[str, list[int]]:
+    return pipeline.contaminated(run, tasks, runtime, write=False) if run.recipe.evals.drop_contaminated else {}

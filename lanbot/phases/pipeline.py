@@ -14,17 +14,19 @@ from lanbot.core import hardware
 from lanbot.core.console import duration, say, table
 from lanbot.core.errors import UsageError, UserError
 from lanbot.core.files import write_atomic
-from lanbot.distributed.runtime import barrier, from_main, world
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals import task_eval as evals
 from lanbot.evals.footnotes import beneath
 from lanbot.inference.engine import Engine
+from lanbot.models import saved
+from lanbot.models.weights import load_model
 from lanbot.phases import base, chat, rl, tokenizer
 from lanbot.sandbox import sandbox
 from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
-from lanbot.training import checkpoint, memory
+from lanbot.training import memory
 
 MADE_BY = {
     "tokenizer": ("seed", "tokenizer", "base.data"),
@@ -35,7 +37,7 @@ MADE_BY = {
 }
 """The keys of the recipe by which each phase is made."""
 
-TRAIN: dict[str, Callable[[Run], None]] = {
+TRAIN: dict[str, Callable[[Run, Runtime], None]] = {
     "tokenizer": tokenizer.train,
     "base": base.train_base,
     "mid": partial(chat.train_chat, phase="mid"),
@@ -55,39 +57,40 @@ def parse_phases(text: str) -> list[str]:
     return [phase for phase in PHASES if phase in wanted or (phase == "tokenizer" and "base" in wanted)]
 
 
-def execute(run: Run, phases: list[str]) -> bool:
+def execute(run: Run, phases: list[str], runtime: Runtime) -> bool:
     """Runs what is not yet done of `phases`; False if there was nothing to do."""
     to_do = [phase for phase in phases if not run.done(phase)]
     if not to_do:
-        if world().main:
+        if runtime.main:
             say(f"{run.folder}: {', '.join(phases)}: all done, nothing to do")
         return False
     for phase in to_do:
         hardware.reset_peak()
         began, at_once = time.monotonic(), not run.begun(phase)  # a phase taken up again has no wall time of its own
-        TRAIN[phase](run)
+        TRAIN[phase](run, runtime)
         if phase != "tokenizer":
-            evaluate(run, phase, began=began if at_once else None)
-        elif world().main:
+            evaluate(run, phase, runtime, began=began if at_once else None)
+        elif runtime.main:
             times = {"wall_seconds": round(time.monotonic() - began, 2)} if at_once else {}
             write_atomic(run.phase(phase) / "evals.json", json.dumps(times) + "\n")
-        if world().main:
+        if runtime.main:
             say(f"{phase} finished in {duration(time.monotonic() - began)}\n")
-        barrier()
+        runtime.barrier()
     return True
 
 
-def preflight(run: Run, phases: list[str]) -> None:
+def preflight(run: Run, phases: list[str], runtime: Runtime) -> None:
     """Raises UserError for all that can be known to fail, before anything is made: a mistake in rl's settings is
     told before base trains. Memory, batch shapes, corpus, tasks, files."""
-    recipe, size = run.recipe, world().size
+    recipe, size = run.recipe, runtime.size
     phases = [phase for phase in phases if not run.done(phase)]
     get_format(recipe.tokenizer.chat_format)
     if "tokenizer" in phases or "base" in phases:
         tokenizer.corpora(run)
     for phase in (phase for phase in phases if phase != "tokenizer"):
         settings = getattr(recipe, phase)
-        memory.check(base.model_config(recipe), getattr(settings, "sequence", recipe.model.context), phase)
+        T = getattr(settings, "sequence", recipe.model.context)
+        memory.check(base.model_config(recipe), T, phase, runtime)
         if phase != "rl" and settings.batch_tokens // settings.sequence % size:
             raise UserError(
                 f"{phase}.batch_tokens / {phase}.sequence is {settings.batch_tokens // settings.sequence} rows, "
@@ -109,16 +112,21 @@ def preflight(run: Run, phases: list[str]) -> None:
 
 
 def evaluate(
-    run: Run, phase: str, tasks: tuple[str, ...] | None = None, limit: int | None = None, began: float | None = None
+    run: Run,
+    phase: str,
+    runtime: Runtime,
+    tasks: tuple[str, ...] | None = None,
+    limit: int | None = None,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Scores a phase's last checkpoint and writes its evals.json and samples.md, by which the phase is done.
 
     tasks: score only these, and write nothing. began: when the phase did, by time.monotonic.
     """
-    recipe, place = run.recipe, world()
+    recipe = run.recipe
     names, drop = tasks or recipe.evals.tasks, recipe.evals.drop_contaminated
-    found = contaminated(run, names, write=tasks is None) if tasks is None or drop else {}
-    folder, engine = open_engine(run, phase)
+    found = contaminated(run, names, runtime, write=tasks is None) if tasks is None or drop else {}
+    folder, engine = open_engine(run, phase, runtime)
     model = engine.source
     limit = limit or usual_limit(recipe, phase)
     scores: dict[str, Any] = {}
@@ -126,13 +134,13 @@ def evaluate(
         task = checked(name, run)
         left_out = found.get(name, []) if drop else []
         scores[name.partition(":")[0]] = evals.evaluate(
-            engine, task, name, limit, recipe.evals.max_tokens, recipe.seed, left_out
+            engine, task, name, limit, recipe.evals.max_tokens, recipe.seed, left_out, runtime=runtime
         ).json()
     if tasks is not None:
         return scores
     questions = prompts_of_change(run)
     answers = evals.answer_all(engine, questions, recipe.evals.max_tokens)
-    bpb = base.validation(run, engine.chat_format).measure(model)
+    bpb = base.validation(run, engine.chat_format, runtime).measure(model)
     result = {
         "checkpoint": folder.name,
         "tasks": scores,
@@ -147,7 +155,7 @@ def evaluate(
         result["wall_seconds"] = round(time.monotonic() - began, 2)
     if phase == "rl":
         result["pass"] = run.read("rl", "pass.json")
-    if place.main:
+    if runtime.main:
         say(score_table(scores))
         samples = "\n".join(f"**{q}**\n\n```\n{a}\n```\n" for q, a in zip(questions, answers, strict=True))
         write_atomic(run.phase(phase) / "samples.md", f"# What {run.recipe.name} says after {phase}\n\n{samples}")
@@ -155,13 +163,13 @@ def evaluate(
     return result
 
 
-def open_engine(run: Run, phase: str) -> tuple[Path, Engine]:
+def open_engine(run: Run, phase: str, runtime: Runtime) -> tuple[Path, Engine]:
     """A phase's last checkpoint, and an engine with its model. Raises UserError if there is none."""
-    place = world()
-    folder = checkpoint.last_step(run.phase(phase), place)
+    folder = runtime.on_main(saved.latest, run.phase(phase))
     if folder is None:
         raise UserError(f"{run.folder}: {phase} has no checkpoint", f"Run it first: lanbot run RECIPE --phase {phase}")
-    return folder, Engine(checkpoint.load(folder, place), load_format(run.phase("tokenizer")))
+    model = load_model(folder, runtime.dtype, runtime.device)
+    return folder, Engine(model, load_format(run.phase("tokenizer")))
 
 
 def usual_limit(recipe: Recipe, phase: str) -> int:
@@ -169,7 +177,7 @@ def usual_limit(recipe: Recipe, phase: str) -> int:
     return recipe.evals.base_limit if phase == "base" else recipe.evals.limit
 
 
-def contaminated(run: Run, names: Sequence[str], write: bool) -> dict[str, list[int]]:
+def contaminated(run: Run, names: Sequence[str], runtime: Runtime, write: bool) -> dict[str, list[int]]:
     """For those of the tasks whose rows are real, the rows that are in the run's training data.
 
     contamination.json keeps what was found, with sources and examples, until the recipe trains on or is evaluated on
@@ -181,7 +189,7 @@ def contaminated(run: Run, names: Sequence[str], write: bool) -> dict[str, list[
     if not contamination.real(tasks):
         return {}
     rows = None
-    if world().main:
+    if runtime.main:
         found = _known(run, tasks)
         if not found:
             found = contamination.check(run.recipe, tasks, options=run.options)
@@ -189,7 +197,7 @@ def contaminated(run: Run, names: Sequence[str], write: bool) -> dict[str, list[
             if write:
                 write_atomic(run.folder / contamination.FILE, json.dumps(found, indent=1) + "\n")
         rows = {name: task["contaminated"] for name, task in found["tasks"].items()}
-    return from_main(rows)
+    return runtime.broadcast(rows)
 
 
 def _known(run: Run, tasks: Sequence[str]) -> contamination.Found:

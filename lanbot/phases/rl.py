@@ -17,7 +17,7 @@ from lanbot.config.run import Run
 from lanbot.core.console import Progress, say
 from lanbot.core.files import write_atomic
 from lanbot.data.packing import Batch
-from lanbot.distributed.runtime import Runtime, sum_over_ranks, world
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals.task_eval import pass_at_k
 from lanbot.inference.engine import Completion, Engine
 from lanbot.inference.sampling import Sampling
@@ -39,28 +39,28 @@ class Rollout:
     advantage: float
 
 
-def train_rl(run: Run) -> None:
+def train_rl(run: Run, runtime: Runtime) -> None:
     """Trains the RL phase of a run, or goes on with it. pass.json: pass@1 and pass@8 before and after.
 
     `seconds` in its metrics are those of steps: answers, rewards, update; measuring and saving are off that clock.
     """
-    state = start_from(run, "rl")
-    settings, place = run.recipe.rl, state.world
+    state = start_from(run, "rl", runtime)
+    settings = run.recipe.rl
     questions = Mixture(settings.mixture, run.recipe.identity, state.chat_format, run.recipe.seed, options=run.options)
     bad = questions.leave_out_bad_rows()
     engine = Engine(state.model, state.chat_format)
-    measure(run, engine, "before")
+    measure(run, engine, runtime, "before")
     state.resume()
     line = Progress("rl", settings.steps, "%", first=state.step)
-    with StopSignals() as stop:
+    with StopSignals(runtime) as stop:
         try:
             while state.step < settings.steps:
                 began = time.monotonic()
                 engine.refresh()
-                groups = roll_out(engine, questions, settings, state.step, run.recipe.seed, place)
+                groups = roll_out(engine, questions, settings, state.step, run.recipe.seed, runtime)
                 kept = informative(groups)
                 batch = policy_batch(kept, state.chat_format.bos)
-                sampled_tokens = int(sum_over_ranks(sum(sum(r.completion.sampled) for r in kept)))
+                sampled_tokens = int(runtime.sum(sum(sum(r.completion.sampled) for r in kept)))
                 scale = wsd(state.step / settings.steps, settings.warmup, settings.decay)
                 result = None
                 if sampled_tokens:
@@ -90,7 +90,7 @@ def train_rl(run: Run) -> None:
             line.close()
             state.metrics.close()
     engine.refresh()
-    measure(run, engine, "after")
+    measure(run, engine, runtime, "after")
 
 
 def informative(groups: list[list[Rollout]]) -> list[Rollout]:
@@ -99,10 +99,10 @@ def informative(groups: list[list[Rollout]]) -> list[Rollout]:
 
 
 def roll_out(
-    engine: Engine, questions: Mixture, settings: RL, step: int, seed: int, place: Runtime
+    engine: Engine, questions: Mixture, settings: RL, step: int, seed: int, runtime: Runtime
 ) -> list[list[Rollout]]:
     """This rank's groups of answers of a step, rewarded by the tasks, with advantages reward - group mean."""
-    numbers = [step * settings.prompts + i for i in range(settings.prompts)][place.rank :: place.size]
+    numbers = [step * settings.prompts + i for i in range(settings.prompts)][runtime.rank :: runtime.size]
     items = [questions.item(number % len(questions)) for number in numbers]
     G, room = settings.group_size, engine.model.config.context
     prompts = [engine.chat_format.prompt_of(task.conversation(row)) for task, row in items]
@@ -140,7 +140,7 @@ def policy_batch(rollouts: list[Rollout], bos: int) -> Batch:
     return Batch(tokens[:, :-1], tokens[:, 1:], weights[:, 1:], documents)
 
 
-def measure(run: Run, engine: Engine, when: str) -> None:
+def measure(run: Run, engine: Engine, runtime: Runtime, when: str) -> None:
     """pass@1 and pass@k on held-out questions of the mixture's tasks, kept in pass.json; not measured twice."""
     path = run.phase("rl") / "pass.json"
     known = run.read("rl", "pass.json")
@@ -155,10 +155,11 @@ def measure(run: Run, engine: Engine, when: str) -> None:
         task = make_task(part.task, "test", TaskContext(recipe.identity, options=run.options))
         there[part.task] = len(task)
         items += [(task, row) for row in sample_rows(task, share * parts, recipe.seed)[k::parts]]
-    scores = pass_at_k(engine, items, PASS_K, settings.max_tokens, 1.0, recipe.seed, f"rl: pass@{PASS_K} {when}")
+    label = f"rl: pass@{PASS_K} {when}"
+    scores = pass_at_k(engine, items, PASS_K, settings.max_tokens, 1.0, recipe.seed, label, runtime=runtime)
     if len(items) < sum(there.values()):
         scores = {name: replace(score, items=sum(there.values())) for name, score in scores.items()}
-    if world().main:
+    if runtime.main:
         say(f"rl, {when}: " + ", ".join(f"{name} {score}" for name, score in scores.items()))
         if when == "before" and scores[f"pass@{PASS_K}"].score < 0.02:
             say(f"rl: fewer than 2% of {PASS_K} tries hold a right answer: there is next to nothing to reward")
@@ -179,12 +180,12 @@ def log(
         "calls": sum(r.completion.calls for r in answers),
         "finished": sum(r.completion.finished == "stop" for r in answers),
         "groups": len(groups),
-        "too_long": settings.prompts / state.world.size - len(groups),
+        "too_long": settings.prompts / state.runtime.size - len(groups),
         "dropped": len(groups) - len(informative(groups)) // settings.group_size,
         "gap": sum(gaps),
         "gaps": len(gaps),
     }
-    total = {name: sum_over_ranks(float(value)) for name, value in local.items()}
+    total = {name: state.runtime.sum(float(value)) for name, value in local.items()}
     n = max(1.0, total["answers"])
     state.tokens += int(total["tokens"])
     reward, dropped = total["reward"] / n, total["dropped"] / max(1.0, total["groups"])

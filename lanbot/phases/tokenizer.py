@@ -8,7 +8,7 @@ from lanbot.config.run import Run
 from lanbot.core.console import say, table, track
 from lanbot.core.files import unwritable, write_atomic
 from lanbot.data.corpus import Corpus, open_corpus
-from lanbot.distributed import runtime
+from lanbot.distributed.runtime import Runtime
 from lanbot.synthetic import world
 from lanbot.tokenizers import bpe
 from lanbot.tokenizers.base import Tokenizer
@@ -22,10 +22,10 @@ CODE = """def mean(values: list[float]) -> float:
 OTHER = "Ä naïve façade in Zürich. Это предложение по-русски. 这是一个中文句子。 これは日本語の文です。 👩‍🚀🚀"
 
 
-def train(run: Run) -> None:
+def train(run: Run, runtime: Runtime) -> None:
     """Trains the vocabulary on the base corpus and writes it, with a table of bytes per token."""
     settings, phase = run.recipe.tokenizer, run.phase("tokenizer")
-    if runtime.world().main:
+    if runtime.main:
         corpus, validation = corpora(run)
         texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
         chat_format = get_format(settings.chat_format)

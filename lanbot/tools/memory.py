@@ -49,6 +49,8 @@ class Memory:
         self.read_only = False
         try:
             self._open()
+        except ToolError:  # an old index that cannot be rebuilt
+            self._open_read_only()
         except (OSError, sqlite3.Error) as error:
             code = getattr(error, "sqlite_errorcode", None)
             if code in _BUSY:
@@ -169,8 +171,10 @@ class Memory:
         self.database.execute("begin immediate")
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             self.database.execute("rollback")
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+                raise ToolError("the memory is read-only") from None
             raise
         self.database.execute("commit")
 

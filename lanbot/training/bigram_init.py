@@ -49,7 +49,7 @@ def count_pairs(documents: Iterable[np.ndarray], vocab_size: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def fit(model: Transformer, counts: np.ndarray, place: Runtime) -> None:
+def fit(model: Transformer, counts: np.ndarray, runtime: Runtime) -> None:
     """Trains a model's embedding and head, and nothing between them but the norm, on all pairs at once.
 
     counts: (V, V), from `count_pairs`. The embeddings stay `unit_embeddings`.
@@ -59,13 +59,13 @@ def fit(model: Transformer, counts: np.ndarray, place: Runtime) -> None:
         return
     embeddings, head = model.embed_tokens.weight, model.lm_head.weight
     V, dim = embeddings.shape
-    frequency = torch.from_numpy(counts.sum(1, keepdims=True) / total).to(place.device, place.dtype)
-    joint = torch.from_numpy(counts).to(place.device, place.dtype).div(total)
+    frequency = torch.from_numpy(counts.sum(1, keepdims=True) / total).to(runtime.device, runtime.dtype)
+    joint = torch.from_numpy(counts).to(runtime.device, runtime.dtype).div(total)
     groups = [{"params": [embeddings], "lr": EMBEDDING_LR}, {"params": [head], "lr": HEAD_LR / dim**0.5}]
     optimizer = torch.optim.Adam(groups, betas=BETAS, eps=1e-12)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / STEPS, STEPS)
     for _ in track(range(STEPS), "base: learning from pairs", STEPS, "steps"):
-        hidden, matrix = embeddings.to(place.dtype), head.to(place.dtype)
+        hidden, matrix = embeddings.to(runtime.dtype), head.to(runtime.dtype)
         embeddings.grad, head.grad = torch.empty_like(embeddings), torch.zeros_like(head)
         for start in range(0, V, ROWS):
             rows = slice(start, start + ROWS)

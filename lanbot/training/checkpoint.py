@@ -12,7 +12,6 @@ room of KEEP checkpoints, and of one more while it saves.
 
 import copy
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -29,12 +28,13 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.distributed.fsdp import gathered_on_main
-from lanbot.distributed.runtime import Runtime, from_main
+from lanbot.distributed.runtime import Runtime
+from lanbot.models import saved
+from lanbot.models.saved import sha256
 from lanbot.models.transformer import Transformer
-from lanbot.models.weights import load_model, save_model
+from lanbot.models.weights import save_model
 from lanbot.training.optim import MuonAdamW
 
 KEEP = 2
@@ -49,16 +49,16 @@ class Saver:
     training and saves no time. What goes wrong in the thread is raised by the next `save` or `wait`.
     """
 
-    def __init__(self, world: Runtime, background: bool | None = None) -> None:
+    def __init__(self, runtime: Runtime, background: bool | None = None) -> None:
         """background: left out, as the device needs it."""
-        self.world = world
-        cuda = world.device.type == "cuda"
+        self.runtime = runtime
+        cuda = runtime.device.type == "cuda"
         self.background = cuda if background is None else background
         self.stager = BlockingAsyncStager(cache_staged_state_dict=cuda)
         self.pool = ThreadPoolExecutor(1, "checkpoint")
         self.running: Future[Path] | None = None
         # the thread's collectives must not meet training's
-        apart = self.background and world.size > 1
+        apart = self.background and runtime.size > 1
         self.group: dist.ProcessGroup | None = dist.new_group(backend="gloo") if apart else None
 
     def save(
@@ -73,19 +73,19 @@ class Saver:
         """As the function `save`, but what it raises may come later."""
         self.wait()
         if not self.background:
-            save(phase, step, model, chat_format, optimizer, progress, self.world)
+            save(phase, step, model, chat_format, optimizer, progress, self.runtime)
             return
-        whole = gathered_on_main(model, self.world.main)
+        whole = gathered_on_main(model, self.runtime.main)
         if whole is not model:  # of a sharded model that is a copy, on the CPU already
             state = self.stager.stage(_trainer_state(optimizer, progress))
-            self.running = self.pool.submit(_write, phase, step, whole, chat_format, state, self.world, self.group)
+            self.running = self.pool.submit(_write, phase, step, whole, chat_format, state, self.runtime, self.group)
             return
         weights = {name: p.detach() for name, p in model.named_parameters()}
         staged = self.stager.stage({"weights": weights, "trainer": _trainer_state(optimizer, progress)})
         copies: dict[int, Any] = {id(p): nn.Parameter(staged["weights"][n]) for n, p in model.named_parameters()}
         frozen = copy.deepcopy(model, copies)  # which takes these for the copies it wants
         self.running = self.pool.submit(
-            _write, phase, step, frozen, chat_format, staged["trainer"], self.world, self.group
+            _write, phase, step, frozen, chat_format, staged["trainer"], self.runtime, self.group
         )
 
     def wait(self) -> None:
@@ -102,14 +102,14 @@ def save(
     chat_format: ChatFormat,
     optimizer: MuonAdamW,
     progress: dict[str, Any],
-    world: Runtime,
+    runtime: Runtime,
 ) -> Path:
     """Saves a step of a phase; all ranks call it. `progress` is JSON: the loader's state and what else goes on.
 
     Raises UserError if it cannot be written (the disk is full, or read-only); checkpoints before it are untouched.
     """
-    whole = gathered_on_main(model, world.main)
-    return _write(phase, step, whole, chat_format, _trainer_state(optimizer, progress), world)
+    whole = gathered_on_main(model, runtime.main)
+    return _write(phase, step, whole, chat_format, _trainer_state(optimizer, progress), runtime)
 
 
 def _trainer_state(optimizer: MuonAdamW, progress: dict[str, Any]) -> dict[str, Any]:
@@ -122,26 +122,26 @@ def _write(
     model: Transformer | None,
     chat_format: ChatFormat,
     state: dict[str, Any],
-    world: Runtime,
+    runtime: Runtime,
     group: dist.ProcessGroup | None = None,
 ) -> Path:
     """model: whole; rank 0 writes it. state: for trainer/, this rank's share. group: for the collectives of several
     ranks; the default one if left out."""
     folder, beside = phase / f"step_{step:06d}", phase / f".step_{step:06d}.tmp"
     try:
-        if world.main:
+        if runtime.main:
             assert model is not None
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
             ids = {"bos_token_id": chat_format.bos, "eos_token_id": chat_format.end_of_turn}
             save_model(model, beside, ids)
             chat_format.save(beside)
-        _barrier(world, group)
+        _barrier(runtime, group)
         with warnings.catch_warnings():  # "assuming single process": so it is
             warnings.simplefilter("ignore")
-            dcp.save(state, checkpoint_id=beside / "trainer", process_group=group, no_dist=world.size == 1)
-        _barrier(world, group)
-        if world.main:
+            dcp.save(state, checkpoint_id=beside / "trainer", process_group=group, no_dist=runtime.size == 1)
+        _barrier(runtime, group)
+        if runtime.main:
             manifest = {"step": step, "files": _digest(beside)}
             (beside / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
             for path in (beside / "manifest.json", beside / "trainer", beside):
@@ -149,7 +149,7 @@ def _write(
             shutil.rmtree(folder, ignore_errors=True)
             beside.rename(folder)
             _sync(phase)
-            for old in [s for s in _steps(phase) if step_of(s) <= step][:-KEEP]:  # later ones are damaged
+            for old in [s for s in saved.steps(phase) if saved.step_of(s) <= step][:-KEEP]:  # later ones are damaged
                 shutil.rmtree(old)
     except (Exception, CheckpointException) as caught:  # each library tells a full disk in its own way
         error = _cause(caught)
@@ -163,72 +163,27 @@ def _write(
             f"{folder}: cannot be saved, {cause}",
             f"Earlier checkpoints are whole: {remedy} and run the same command again.",
         ) from None
-    _barrier(world, group)
+    _barrier(runtime, group)
     return folder
 
 
-def _barrier(world: Runtime, group: dist.ProcessGroup | None) -> None:
-    if world.size > 1:
+def _barrier(runtime: Runtime, group: dist.ProcessGroup | None) -> None:
+    if runtime.size > 1:
         dist.barrier(group)
 
 
-def latest(phase: Path) -> Path | None:
-    """The last whole checkpoint of a phase. Damaged ones are told, and passed over."""
-    for folder in reversed(_steps(phase)):
-        problem = damage(folder)
-        if problem is None:
-            return folder
-        say(f"{folder} is damaged ({problem}): passed over for the one before it")
-    return None
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, by its manifest; None if it is whole."""
-    try:
-        files = json.loads((folder / "manifest.json").read_text())["files"]
-        expected = [(name, entry["bytes"], entry["sha256"]) for name, entry in files.items()]
-    except (OSError, ValueError, KeyError):
-        return "its manifest is missing or broken"
-    for name, count, sha256 in expected:
-        path = folder / name
-        try:
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != count:
-                return f"{name} has {path.stat().st_size:,} bytes instead of {count:,}"
-            if _sha256(path) != sha256:
-                return f"{name} does not match its sha256"
-        except OSError as error:  # the disk itself is going
-            return f"{name} cannot be read: {error.strerror}"
-    return None
-
-
-def step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step_"))
-
-
-def load(folder: Path, world: Runtime) -> Transformer:
-    """The model of a checkpoint that `latest` found whole."""
-    return load_model(folder, world.dtype, world.device)
-
-
-def resume(folder: Path, optimizer: MuonAdamW, world: Runtime) -> dict[str, Any]:
+def resume(folder: Path, optimizer: MuonAdamW, runtime: Runtime) -> dict[str, Any]:
     """Fills the optimiser and the random state from a checkpoint, in place; returns its `progress`."""
     state: dict[str, Any] = {**optimizer.state_dict(), "rng": torch.get_rng_state(), "progress": ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            dcp.load(state, checkpoint_id=folder / "trainer", no_dist=world.size == 1)
+            dcp.load(state, checkpoint_id=folder / "trainer", no_dist=runtime.size == 1)
         except CheckpointException as caught:
             raise _cause(caught) from None
     rng: Tensor = state["rng"]
     torch.set_rng_state(rng)
     return json.loads(state["progress"])
-
-
-def last_step(phase: Path, world: Runtime) -> Path | None:
-    """`latest`, looked up once for all ranks."""
-    return from_main(latest(phase) if world.main else None)
 
 
 def clean(phase: Path) -> None:
@@ -254,20 +209,11 @@ def _disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _steps(phase: Path) -> list[Path]:
-    return sorted(phase.glob("step_*"), key=step_of)
-
-
 def _digest(folder: Path) -> dict[str, dict[str, Any]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         _sync(path)
-    return {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
 
 
 def _sync(path: Path) -> None:

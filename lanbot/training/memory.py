@@ -6,11 +6,11 @@ from lanbot.core import hardware
 from lanbot.core.console import size
 from lanbot.core.errors import UserError
 from lanbot.distributed.fsdp import must_shard
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
+from lanbot.models import compile
 from lanbot.models.attention import PLAIN_ATTENTION, has_flash
 from lanbot.models.config import ModelConfig
-from lanbot.training import compile
-from lanbot.training.loss import CHUNK, KEPT_BYTES
+from lanbot.models.loss import CHUNK, KEPT_BYTES
 
 MICRO_BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536, "mps": 8_192}
 """More than this at a time no longer makes the products faster."""
@@ -29,18 +29,16 @@ def state_bytes(config: ModelConfig, ranks: int = 1) -> int:
     return 8 * config.params() + (4 * matrices + 8 * embeddings) // ranks
 
 
-def activation_bytes(config: ModelConfig, rows: int, T: int) -> int:
+def activation_bytes(config: ModelConfig, rows: int, T: int, runtime: Runtime) -> int:
     """What a forward pass keeps for its backward, on this device. Off CUDA counted as fp32: an upper estimate."""
-    if torch.cuda.is_available():
-        place = world()
-        flash = has_flash(place.device, place.dtype, config.head_dim)
-        compiled = compile.enabled(place.device) and place.dtype != torch.float32
-        return cuda_activation_bytes(config, rows, T, place.dtype, compiled, flash)
+    if runtime.device.type == "cuda":
+        flash = has_flash(runtime.device, runtime.dtype, config.head_dim)
+        compiled = compile.enabled(runtime.device) and runtime.dtype != torch.float32
+        return cuda_activation_bytes(config, rows, T, runtime.dtype, compiled, flash)
     heads = config.head_dim * (3 * config.n_heads + 4 * config.n_kv_heads)
     per_token = config.n_layers * (8 * config.dim + heads + 4 * config.mlp_dim) + 4 * config.dim
     mask = rows * T * T * 5
-    plain = not torch.cuda.is_available() and T <= PLAIN_ATTENTION
-    scores = 4 * (config.n_layers + 2) * config.n_heads * rows * T * T if plain else 0
+    scores = 4 * (config.n_layers + 2) * config.n_heads * rows * T * T if T <= PLAIN_ATTENTION else 0
     return 4 * rows * T * per_token + mask + scores + 3 * 4 * 256 * config.vocab_size
 
 
@@ -66,19 +64,19 @@ def cuda_activation_bytes(
     return config.n_layers * layer * tokens + 2 * s * tokens * C + mask + casts + loss
 
 
-def micro_batch(config: ModelConfig, T: int) -> int:
+def micro_batch(config: ModelConfig, T: int, runtime: Runtime) -> int:
     """How many rows of T tokens one forward pass may have: as many as are of use, and fit; at least one."""
-    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    room = hardware.total() * USABLE[device] - state_bytes(config, world().size)
+    device = runtime.device.type
+    room = hardware.total() * USABLE[device] - state_bytes(config, runtime.size)
     rows = max(1, MICRO_BATCH_TOKENS[device] // T)
-    while rows > 1 and activation_bytes(config, rows, T) > room:
+    while rows > 1 and activation_bytes(config, rows, T, runtime) > room:
         rows = (rows + 1) // 2
     return rows
 
 
-def check(config: ModelConfig, T: int, what: str) -> None:
+def check(config: ModelConfig, T: int, what: str, runtime: Runtime) -> None:
     """Raises UserError if `what` (a phase) cannot fit into the memory of this machine, before anything is made."""
-    need = state_bytes(config, world().size) + activation_bytes(config, 1, T)
+    need = state_bytes(config, runtime.size) + activation_bytes(config, 1, T, runtime)
     have = hardware.available()
     if need > have:
         raise UserError(

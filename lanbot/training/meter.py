@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from lanbot.core import hardware
 from lanbot.core.console import Progress, duration, say
 from lanbot.data.loader import Loader
 from lanbot.data.packing import Batch
 from lanbot.distributed.fsdp import gathered
-from lanbot.distributed.runtime import world
 from lanbot.models.transformer import Transformer
 from lanbot.training.state import TrainState
 from lanbot.training.step import StepResult
@@ -49,11 +47,11 @@ class Meter:
     def __init__(self, state: TrainState, loader: Loader) -> None:
         self.state, self.loader = state, loader
         self.bytes_of = state.chat_format.tokenizer.byte_lengths()
-        self.ceiling = hardware.matmul_ceiling(state.world.device, state.world.dtype) * state.world.size
+        self.ceiling = hardware.matmul_ceiling(state.runtime.device, state.runtime.dtype) * state.runtime.size
         self.line = Progress(state.phase.name, 1.0, "%", first=loader.progress())
         self.last = time.monotonic()
         self.val_bpb: float | None = None
-        self.late = state.world.device.type == "cuda"
+        self.late = state.runtime.device.type == "cuda"
         self.untold: Untold | None = None
         self.waited = 0.0
 
@@ -101,9 +99,8 @@ class Meter:
         state.count(finite := bool(result.finite))
         byte_counts = self.bytes_of[step.mine.targets]
         text = (step.mine.weights != 0) & (byte_counts > 0)  # special tokens stand for no bytes
-        nats, text_bytes = _sum_over_ranks(
-            float(result.nll.numpy()[text].sum(dtype=np.float64)), float(byte_counts[text].sum())
-        )
+        nats = state.runtime.sum(float(result.nll.numpy()[text].sum(dtype=np.float64)))
+        text_bytes = state.runtime.sum(float(byte_counts[text].sum()))
         loss, grad_norm, bpb = result.loss.item(), result.grad_norm.item(), nats / math.log(2) / max(1.0, text_bytes)
         rate = step.tokens / seconds
         flops = state.model.config.flops_per_token(state.sequence, result.softmax)
@@ -116,7 +113,7 @@ class Meter:
         )  # fmt: skip
         if spike or not finite:
             self.line.close()  # what is said now stands on a line of its own
-        if spike and state.world.main:
+        if spike and state.runtime.main:
             say(f"{phase}, step {step.step:,}: loss {loss:.3f} is a spike: it was {spike[0]:.3f} ± {spike[1]:.3f}")
         state.check(step.step, f"loss {loss}, gradient norm {grad_norm}", lambda: _position(self.loader.state()))
         val = "" if self.val_bpb is None else f"val bpb {self.val_bpb:.3f}"
@@ -160,7 +157,7 @@ class Meter:
 
     def close(self) -> None:
         state = self.state
-        if state.world.main:
+        if state.runtime.main:
             notes = notes_of(self.loader)
             rate = state.tokens / max(state.seconds, 1e-9)
             skipped = f" | {state.skipped:,} updates skipped" if state.skipped else ""
@@ -186,15 +183,6 @@ def _fetched(result: StepResult) -> Callable[[], StepResult]:
         return host
 
     return wait
-
-
-def _sum_over_ranks(*values: float) -> list[float]:
-    """On the host: over the device it would wait for the step that is running there."""
-    if world().size == 1:
-        return list(values)
-    sums = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(sums)
-    return sums.tolist()
 
 
 def notes_of(loader: Loader) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lanbot.config.run import read_metrics
 from lanbot.core.files import unwritable
-from lanbot.distributed.runtime import from_main
+from lanbot.distributed.runtime import Runtime
 
 SPIKE_WINDOW, SPIKE_DEVIATIONS = 100, 6
 """A loss more than so many standard deviations above the mean of the last so many is a spike."""
@@ -21,13 +21,13 @@ SPIKE_LEAST = 20
 class Metrics:
     """metrics.jsonl: one JSON object a step (and one an evaluation), none twice, none missing, also after a kill."""
 
-    def __init__(self, path: Path, step: int, main: bool) -> None:
+    def __init__(self, path: Path, step: int, runtime: Runtime) -> None:
         """Takes up a file whose run goes on after `step`: what lies beyond it is cut off, it will come again."""
-        self.path, self.main = path, main
+        self.path, self.main = path, runtime.main
         kept = [line for line in read_metrics(path) if line["step"] <= step]
-        self.evaluated: set[int] = from_main({line["step"] for line in kept if "val_bpb" in line})
+        self.evaluated: set[int] = runtime.broadcast({line["step"] for line in kept if "val_bpb" in line})
         self.losses = deque((line["loss"] for line in kept if "loss" in line), SPIKE_WINDOW)
-        if main:
+        if self.main:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 beside = path.with_name(".metrics.jsonl.tmp")

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.adamw import adamw
 
 from lanbot.distributed.layout import Arriving, layout
@@ -49,8 +50,8 @@ class MuonAdamW:
     betas = (0.9, 0.99)
     eps = 1e-10
 
-    def __init__(self, model: Transformer, rates: Rates, dtype: torch.dtype) -> None:
-        """dtype: in which the orthogonalisation is computed."""
+    def __init__(self, model: Transformer, rates: Rates, dtype: torch.dtype, mesh: DeviceMesh | None = None) -> None:
+        """dtype: in which the orthogonalisation is computed. mesh: the ranks that share the work; None: one process."""
         self.rates, self.dtype = rates, dtype
         self.matrices: dict[tuple[torch.Size, int], list[str]] = defaultdict(list)
         """Names by shape and by how many rows are orthogonalised together."""
@@ -62,7 +63,7 @@ class MuonAdamW:
             else:
                 kind = "embedding" if "embed" in name else "head" if "lm_head" in name else "norm"
                 self.others[name] = getattr(rates, kind)
-        self.layout = layout(model, list(self.matrices.values()))
+        self.layout = layout(model, list(self.matrices.values()), mesh)
         self.state: dict[str, dict[str, Tensor]] = {}
         """Of what is this rank's to update: see training/sharding.py."""
         for name in self.layout.parameters:

@@ -8,11 +8,11 @@ last part of training takes all tokens, or the rare ones would stay a little off
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+
+from lanbot.models.loss import Candidates
 
 AT_RANDOM = 512
 """How many of the other tokens come in at random, at least."""
@@ -21,14 +21,6 @@ MULTIPLE = 256
 an hour of training took 5.4 GiB where 1.2 will do."""
 FULL_FROM = 0.85
 """The part of training after which all tokens are taken."""
-
-
-class Candidates(NamedTuple):
-    """ids: (C,) int64, ascending, every target among them. log_weights: (C,) float32, added to their logits; 0 for
-    targets."""
-
-    ids: Tensor
-    log_weights: Tensor
 
 
 class SampledSoftmax:

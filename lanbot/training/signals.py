@@ -6,16 +6,15 @@ import threading
 from types import FrameType, TracebackType
 
 import torch
-import torch.distributed as dist
 
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
 
 
 class StopSignals:
-    """`with StopSignals() as stop:` then `stop.exit_code()` between steps: None, 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """`with StopSignals(runtime) as stop`, then `stop.exit_code()` between steps: None, 130 (Ctrl-C), 143 (SIGTERM)."""
 
-    def __init__(self) -> None:
-        self.signal = 0
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime, self.signal = runtime, 0
 
     def __enter__(self) -> "StopSignals":
         self.before = {}
@@ -38,8 +37,7 @@ class StopSignals:
     def exit_code(self) -> int | None:
         """The same on all ranks: one that was asked to stop stops all. No device is waited for."""
         asked = [self.signal == signal.SIGINT, self.signal == signal.SIGTERM]
-        if world().size > 1:
-            everywhere = torch.tensor(asked, dtype=torch.int32)
-            dist.all_reduce(everywhere)
-            asked = everywhere.bool().tolist()
-        return 130 if asked[0] else 143 if asked[1] else None
+        everywhere = torch.tensor(asked, dtype=torch.int32)
+        self.runtime.sum_(everywhere)
+        interrupted, terminated = everywhere.tolist()
+        return 130 if interrupted else 143 if terminated else None

@@ -8,12 +8,11 @@ from torch import Tensor
 
 from lanbot.data.packing import Batch
 from lanbot.distributed.fsdp import is_sharded
-from lanbot.distributed.runtime import max_over_ranks, sum_over_ranks_, world
+from lanbot.distributed.runtime import Runtime
 from lanbot.models.attention import send
+from lanbot.models.loss import Candidates, weighted_nll
 from lanbot.models.transformer import Transformer
-from lanbot.training.loss import weighted_nll
 from lanbot.training.optim import MuonAdamW
-from lanbot.training.sampled_softmax import Candidates
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,18 @@ def training_step(
     scale: float,
     clip: float,
     micro_batch: int,
+    runtime: Runtime,
     candidates: Candidates | None = None,
 ) -> StepResult:
     """One update from this rank's rows. The weights are those of the whole batch: they decide the normalisation.
     candidates: the tokens of a sampled softmax, the same on all ranks; None: all tokens."""
-    device = world().device
+    device = runtime.device
     if candidates is not None:
         candidates = Candidates(*(send(tensor.numpy(), device) for tensor in candidates))
     loss, nll = torch.zeros((), device=device), []
     passes = -(-len(batch) // micro_batch)
     if is_sharded(model):  # a pass gathers weights from all ranks, so all make the same number of them
-        passes = max_over_ranks(passes)
+        passes = runtime.max(passes)
     for i in range(passes):
         rows = batch.rows(slice(i * micro_batch, (i + 1) * micro_batch))
         count = len(rows)
@@ -63,7 +63,7 @@ def training_step(
         loss += part.detach()
         nll.append(rows_nll[:count])
     norm = optimizer.clip_gradients(clip)
-    sum_over_ranks_(loss)
+    runtime.sum_(loss)
     finite = torch.isfinite(loss) & torch.isfinite(norm)
     optimizer.step(scale, finite)
     optimizer.zero_grad()

@@ -2,7 +2,7 @@
 
 from lanbot.core.errors import UserError
 from lanbot.data.loader import Loader
-from lanbot.training import compile
+from lanbot.models import compile
 from lanbot.training.meter import Evaluate, Meter, notes_of
 from lanbot.training.sampled_softmax import SampledSoftmax
 from lanbot.training.schedule import wsd
@@ -24,13 +24,13 @@ def train(
     Raises Stopped when a signal came (the state is saved), UserError when too many updates in a row are no numbers,
     memory is too small or the disk full.
     """
-    settings, place = state.settings, state.world
+    settings, runtime = state.settings, state.runtime
     compile.compile_blocks(state.model)
     loader_state = state.resume()
     if loader_state is not None:
         loader.load_state(loader_state)
     meter = Meter(state, loader)
-    with StopSignals() as stop:
+    with StopSignals(runtime) as stop:
         try:
             while True:
                 if evaluate and state.step % eval_every == 0:
@@ -41,7 +41,7 @@ def train(
                 if batch is None:
                     break
                 tokens_under_loss = max(1, int((batch.weights != 0).sum()))
-                mine = batch.rows(slice(place.rank, None, place.size))
+                mine = batch.rows(slice(runtime.rank, None, runtime.size))
                 candidates = sampled.candidates(batch.targets, state.step, progress) if sampled else None
                 result = state.update(mine.scaled(1 / tokens_under_loss), scale, candidates)
                 meter.log(batch, mine, result, scale)

@@ -35,7 +35,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripted) -> Script:
     def play(*turns: list[Part]) -> None:
         engine = scripted(*turns)
 
-        def opened(run, phase, tools, temperature, top_k, seed):  # type: ignore[no-untyped-def]
+        def opened(run, phase, tools, temperature, top_k, seed, runtime):  # type: ignore[no-untyped-def]
             limits = run.recipe.agent
             return Agent(engine, tools, limits.max_steps, Sampling(limits.max_tokens), seed=seed)
 
@@ -168,7 +168,7 @@ def test_commands_of_a_chat(
 def test_a_new_conversation_forgets_what_was_said(script: Script, monkeypatch: pytest.MonkeyPatch, scripted) -> None:
     kept: list[int] = []
 
-    def opened(run, phase, tools, temperature, top_k, seed):  # type: ignore[no-untyped-def]
+    def opened(run, phase, tools, temperature, top_k, seed, runtime):  # type: ignore[no-untyped-def]
         agent = Agent(scripted(*[[text("ok")]] * 3), tools)
         turn = agent.turn
         monkeypatch.setattr(agent, "turn", lambda *given: (kept.append(len(agent.messages)), turn(*given))[1])

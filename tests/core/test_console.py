@@ -6,7 +6,7 @@ import time
 import pytest
 
 from lanbot.core import console
-from lanbot.core.console import Progress, duration, say, size, table, track
+from lanbot.core.console import Progress, duration, say, size, table, track, visible
 
 
 @pytest.mark.parametrize(
@@ -161,3 +161,13 @@ def test_track_passes_all_items_on() -> None:
 def test_say_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     say("hello")
     assert capsys.readouterr() == ("", "hello\n")
+
+
+@pytest.mark.parametrize("hidden", ["\u202e", "\u2066", "\u200f", "\u2028", "\ufeff", "\u200b", "\U000e0041"])
+def test_characters_that_hide_or_reorder_text_are_made_visible(hidden: str) -> None:
+    assert visible(f"a{hidden}b") == f"a[U+{ord(hidden):04X}]b"
+
+
+@pytest.mark.parametrize("plain", ["é 猫 العربية\n\t", "👩\u200d💻", "می\u200cخواهم"])
+def test_what_text_needs_stays_as_it_is(plain: str) -> None:
+    assert visible(plain) == plain

@@ -18,7 +18,9 @@ from lanbot.chat.formats import load_format
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.core import hardware
 from lanbot.data.packing import Batch
-from lanbot.distributed import fsdp, runtime
+from lanbot.distributed import fsdp
+from lanbot.distributed.runtime import Runtime
+from lanbot.models import saved
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
@@ -27,6 +29,8 @@ from lanbot.training import checkpoint, memory
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.sampled_softmax import SampledSoftmax
 from lanbot.training.step import training_step
+
+RUNTIME = Runtime.start()
 
 LAYOUTS = ("dealt", "sharded")
 VOCAB, T = 449, 24  # an odd vocabulary and MLP: nothing divides by the number of ranks
@@ -52,21 +56,20 @@ def fresh(layout: str, dtype: torch.dtype = torch.float32, tied: bool = False) -
     model = Transformer(config, dtype)
     init_weights(model, torch.Generator().manual_seed(0))
     if layout == "sharded":
-        mesh = runtime.mesh()
-        assert mesh is not None
-        fsdp.shard(model, mesh)
-    return model, MuonAdamW(model, Rates(0.02, 0.05, 0.01, 0.005, weight_decay=0.1), dtype)
+        assert RUNTIME.mesh is not None
+        fsdp.shard(model, RUNTIME.mesh)
+    return model, MuonAdamW(model, Rates(0.02, 0.05, 0.01, 0.005, weight_decay=0.1), dtype, RUNTIME.mesh)
 
 
 def steps(model: Transformer, optimizer: MuonAdamW, numbers: range) -> list[tuple[float, float]]:
     """(loss, gradient norm) of each; every second one with a softmax over some tokens."""
-    place, results = runtime.world(), []
+    place, results = RUNTIME, []
     sampled = SampledSoftmax(np.arange(VOCAB), 50, seed=0, at_random=40)
     for i, batch in enumerate(batches()):
         if i in numbers:
             mine = batch.rows(slice(place.rank, None, place.size))
             candidates = sampled.candidates(batch.targets, i, 0.0) if i % 2 else None
-            result = training_step(model, optimizer, mine, 1.0, 0.05, 2, candidates)
+            result = training_step(model, optimizer, mine, 1.0, 0.05, 2, RUNTIME, candidates)
             results.append((result.loss.item(), result.grad_norm.item()))
     return results
 
@@ -84,13 +87,13 @@ def train_and_save(folder: Path) -> None:
     for layout in LAYOUTS:
         model, optimizer = fresh(layout)
         results = steps(model, optimizer, range(SAVED))
-        checkpoint.save(folder / layout, SAVED, model, vocabulary, optimizer, {}, runtime.world())
-        saver = checkpoint.Saver(runtime.world(), background=True)
+        checkpoint.save(folder / layout, SAVED, model, vocabulary, optimizer, {}, RUNTIME)
+        saver = checkpoint.Saver(RUNTIME, background=True)
         saver.save(folder / f"{layout}_background", SAVED, model, vocabulary, optimizer, {})
         results += steps(model, optimizer, range(SAVED, len(ROWS)))
         saver.wait()
         rough = {tied: steps(*fresh(layout, torch.bfloat16, tied), range(1)) for tied in (False, True)}
-        share = runtime.gather([state_numel(optimizer)])
+        share = RUNTIME.gather([state_numel(optimizer)])
         keep(folder / f"{layout}.pt", {"weights": weights(model), "steps": results, "bf16": rough, "share": share})
 
 
@@ -102,16 +105,16 @@ def resume(folder: Path) -> None:
 def resumed(phase: Path, layout: str) -> Transformer:
     """Trained to the end from a phase's checkpoint."""
     model, optimizer = fresh(layout)
-    last = checkpoint.last_step(phase, runtime.world())
+    last = saved.latest(phase)
     assert last is not None
-    fsdp.load(model, checkpoint.load(last, runtime.world()))
-    checkpoint.resume(last, optimizer, runtime.world())
+    fsdp.load(model, load_model(last, RUNTIME.dtype, RUNTIME.device))
+    checkpoint.resume(last, optimizer, RUNTIME)
     steps(model, optimizer, range(SAVED, len(ROWS)))
     return model
 
 
 def keep(path: Path, value: Any) -> None:
-    if runtime.world().main:
+    if RUNTIME.main:
         torch.save(value, path)
 
 
@@ -200,4 +203,4 @@ def test_a_model_too_large_for_each_rank_is_shared_out(monkeypatch: pytest.Monke
 if __name__ == "__main__":
     torch.set_num_threads(1)
     {"train_and_save": train_and_save, "resume": resume}[sys.argv[1]](Path(sys.argv[2]))
-    runtime.close()
+    RUNTIME.close()

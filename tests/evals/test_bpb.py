@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,13 @@ import torch
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.data.corpus import Corpus
 from lanbot.data.file_formats import Chunk
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals import bpb
 from lanbot.evals.bpb import Validation
 from lanbot.models.transformer import Transformer
 from lanbot.synthetic import world
+
+RUNTIME = Runtime.single()
 
 MakeModel = Callable[..., Transformer]
 T = 32
@@ -31,7 +33,7 @@ def texts() -> list[str]:
 
 
 def validation(chat_format: ChatFormat, texts: list[str], tokens: int = 20 * T) -> Validation:
-    return Validation(corpus(texts), chat_format, tokens, T)
+    return Validation(corpus(texts), chat_format, tokens, T, RUNTIME)
 
 
 def test_it_is_the_loss_of_the_text_alone_by_its_bytes(make_model: MakeModel, chat_format: ChatFormat, texts) -> None:  # type: ignore[no-untyped-def]
@@ -70,6 +72,14 @@ def test_the_batch_does_not_matter(
     assert values == pytest.approx(values[:2] * 4, rel=1e-5)
 
 
+class Gathering(Runtime):
+    """A rank of several, for which `gather` is a function of what it has."""
+
+    def __init__(self, rank: int, size: int, gather: Callable[[list], list]) -> None:
+        super().__init__(rank, size, RUNTIME.device, RUNTIME.dtype)
+        object.__setattr__(self, "gather", gather)
+
+
 @pytest.mark.parametrize("size", [2, 3, 7, 30])
 def test_it_is_the_same_to_the_last_bit_for_any_number_of_ranks(
     make_model: MakeModel, chat_format: ChatFormat, texts, size: int, monkeypatch: pytest.MonkeyPatch
@@ -77,16 +87,14 @@ def test_it_is_the_same_to_the_last_bit_for_any_number_of_ranks(
     """Each rank's share is gathered first; then a rank is told of all of them."""
     model, held_out = make_model(), validation(chat_format, texts)
     monkeypatch.setattr(bpb, "ROWS", 2)
-    place, alone = bpb.world(), (held_out.measure(model), held_out.bits_per_byte(model))
+    alone = (held_out.measure(model), held_out.bits_per_byte(model))
     for which, ask in enumerate((held_out.measure, held_out.bits_per_byte)):
         shares: list[list[Any]] = []
         for rank in range(size):
-            there = replace(place, rank=rank, size=size)
-            monkeypatch.setattr(bpb, "world", lambda there=there: there)
-            monkeypatch.setattr(bpb, "gather", lambda mine, shares=shares: shares.append(mine) or mine)
+            held_out.runtime = Gathering(rank, size, lambda mine, shares=shares: shares.append(mine) or mine)
             ask(model)
         everything = [item for share in reversed(shares) for item in share]  # in whatever order
-        monkeypatch.setattr(bpb, "gather", lambda mine, everything=everything: everything)
+        held_out.runtime = Gathering(0, size, lambda mine, everything=everything: everything)
         assert ask(model) == alone[which]
         assert sum(map(bool, shares)) == min(size, -(-len(held_out.batch) // 2)), "the work is shared"
 
@@ -95,7 +103,7 @@ def test_its_error_is_that_of_other_documents(make_model: MakeModel, chat_format
     """By leaving each document out in turn, which needs no formula for ratios."""
     model, T = make_model(), 24
     documents = [world.document("test", i)[: 40 + 37 * (i % 5)] for i in range(40)]
-    held_out = Validation(corpus([*documents, "x" * T]), chat_format, 1_000_000, T)
+    held_out = Validation(corpus([*documents, "x" * T]), chat_format, 1_000_000, T, RUNTIME)
     measured = held_out.measure(model)
     stream = [
         (i, token)

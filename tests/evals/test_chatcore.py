@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals import chatcore
 from lanbot.evals.chatcore import BASELINES, ChatCore
 from lanbot.evals.task_eval import Score
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import TaskContext
+
+RUNTIME = Runtime.single()
 
 TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling_bee"]
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
@@ -47,12 +50,12 @@ def test_the_tasks_are_asked_in_order_by_letter_or_by_checked_generation(monkeyp
     monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
     asked = []
 
-    def fake(engine, task, name, limit, max_tokens, seed, left_out):  # type: ignore[no-untyped-def]
+    def fake(engine, task, name, limit, max_tokens, seed, left_out, runtime):  # type: ignore[no-untyped-def]
         asked.append((name, task.kind, limit, max_tokens, list(left_out)))
         return Score(0.5, 10, 0.1, 0.0)
 
     monkeypatch.setattr(chatcore, "evaluate", fake)
-    made = chatcore.ask(None, "tiny", 10, 128, TaskContext(), 0, {"gsm8k": [3]})  # type: ignore[arg-type]
+    made = chatcore.ask(None, "tiny", 10, 128, TaskContext(), 0, {"gsm8k": [3]}, RUNTIME)  # type: ignore[arg-type]
     assert [(name, kind) for name, kind, *_ in asked] == [
         *((name, "choice") for name in TASKS[:3]),
         *((name, "generate") for name in TASKS[3:]),
@@ -60,5 +63,5 @@ def test_the_tasks_are_asked_in_order_by_letter_or_by_checked_generation(monkeyp
     assert {one[2:4] for one in asked} == {(10, 512)} and [one[4] for one in asked] == [[], [], [], [3], [], []]
     assert made.settings == {"limit": 10, "max_tokens": 512, "temperature": 0, "seed": 0}
     assert all(make_task(name, "test").chance == BASELINES[name] for name in TASKS)
-    chatcore.ask(None, "tiny", None, 600, TaskContext(), 0, {})  # type: ignore[arg-type]
+    chatcore.ask(None, "tiny", None, 600, TaskContext(), 0, {}, RUNTIME)  # type: ignore[arg-type]
     assert {one[2:4] for one in asked[6:]} == {(chatcore.ALL, 600)}

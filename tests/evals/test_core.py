@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,21 @@ from lanbot.chat.formats.base import ChatFormat
 from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus
 from lanbot.data.file_formats import Chunk
-from lanbot.distributed import runtime
+from lanbot.distributed.runtime import Runtime
+from lanbot.evals import core as core_eval
 from lanbot.evals import hf_scorer, reader, scorer
 from lanbot.evals.bpb import Validation
-from lanbot.evals.core import CoreResult, TaskScore, evaluate
-from lanbot.evals.hf_scorer import HFScorer
+from lanbot.evals.core import CoreResult, TaskScore
 from lanbot.evals.scorer import Judged, ModelScorer, batches, plans
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model, save_model
 from lanbot.synthetic import world
 from lanbot.tasks import core
 from lanbot.tasks.core import CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Prompt
+
+RUNTIME = Runtime.start()
+HFScorer = partial(hf_scorer.HFScorer, runtime=RUNTIME)
+evaluate = partial(core_eval.evaluate, runtime=RUNTIME)
 
 MakeModel = Callable[..., Transformer]
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
@@ -71,7 +75,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "load", lambda task: items_of(task) if task in MADE else LOADED(task))
 
 
-def prompts_of(task: CoreTask, one: ModelScorer | HFScorer, context: int | None) -> list[list[Prompt]]:
+def prompts_of(task: CoreTask, one: ModelScorer | hf_scorer.HFScorer, context: int | None) -> list[list[Prompt]]:
     items = items_of(task)
     return [core.prompts(task, one.encode(core.texts(task, items, i)), context) for i in range(len(items))]
 
@@ -241,7 +245,7 @@ def of_family(family: str, folder: Path, chat_format: ChatFormat) -> Path:
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "mamba"])
 def test_other_architectures_score_as_each_prompt_alone(family: str, tmp_path: Path, chat_format: ChatFormat) -> None:
-    one = HFScorer(str(of_family(family, tmp_path, chat_format)), torch.float32)
+    one = HFScorer(str(of_family(family, tmp_path, chat_format)), dtype=torch.float32)
     assert one.branching == (family != "mamba"), "a state-space model has no cache to go on from"
     assert one.context == (None if family == "mamba" else 400) and one.settings["begins_with"] == "<|bos|>"
     for task in MADE:
@@ -254,7 +258,7 @@ def test_items_of_like_length_are_read_together(
     held: int, spare: int, passes: int, tmp_path: Path, chat_format: ChatFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a trunk has more than the shortest goes to its branches; passes: pairs of them, at most."""
-    one = HFScorer(str(of_family("gemma2", tmp_path, chat_format)), torch.float32)
+    one = HFScorer(str(of_family("gemma2", tmp_path, chat_format)), dtype=torch.float32)
     prompts = [item for task in MADE for item in prompts_of(task, one, one.context)]
     prompts.append(prompts[0][:3])  # some items have fewer choices
     theirs = [plain(lambda ids: one.model(ids).logits, item) for item in prompts]
@@ -270,11 +274,11 @@ def test_items_of_like_length_are_read_together(
 
 def test_a_model_that_sees_what_comes_has_no_score(tmp_path: Path, chat_format: ChatFormat) -> None:
     with pytest.raises(UserError, match="depends on later ones"):
-        HFScorer(str(of_family("bert", tmp_path, chat_format)), torch.float32)
+        HFScorer(str(of_family("bert", tmp_path, chat_format)), dtype=torch.float32)
 
 
 def test_tokens_that_the_model_does_not_have_are_told(tmp_path: Path, chat_format: ChatFormat) -> None:
-    one = HFScorer(str(of_family("few words", tmp_path, chat_format)), torch.float32)
+    one = HFScorer(str(of_family("few words", tmp_path, chat_format)), dtype=torch.float32)
     with pytest.raises(UserError, match=r"its tokenizer says token \d+, its embedding has 300"):
         evaluate(one, tasks=[QUIZ])
 
@@ -286,7 +290,7 @@ def test_a_saved_model_of_ours_scores_alike_in_transformers(
     save_model(model, tmp_path)
     chat_format.save(tmp_path)
     ours = evaluate(ModelScorer(model, chat_format, "ours"), tasks=MADE)
-    theirs = evaluate(HFScorer(str(tmp_path), torch.float32), tasks=MADE)
+    theirs = evaluate(HFScorer(str(tmp_path), dtype=torch.float32), tasks=MADE)
     assert ours.verdicts == theirs.verdicts and ours.tasks == theirs.tasks
     assert theirs.settings["context"] == 60
 
@@ -295,7 +299,7 @@ def test_an_open_model_is_scored_alike_by_both() -> None:
     folder = REAL / "open_weights" / "stories260k"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there (set LANBOT_MIRROR)")
-    theirs = HFScorer(str(folder), torch.float32)
+    theirs = HFScorer(str(folder), dtype=torch.float32)
     ours = ModelScorer(load_model(folder, torch.float32, torch.device("cpu")), theirs, "ours")  # type: ignore[arg-type]
     assert theirs.bos is not None
     prompts = prompts_of(QUIZ, theirs, theirs.context) + prompts_of(WORDS, theirs, theirs.context)
@@ -455,7 +459,7 @@ def measured(folder: Path) -> dict[str, object]:
     result = evaluate(ModelScorer(model, chat_format, "tiny"), None, MADE)
     texts = [world.document("test", i) for i in range(40)]
     held_out = Validation(
-        Corpus([("texts", lambda start: iter([Chunk(texts)][start:]))], None), chat_format, 100 * 64, 64
+        Corpus([("texts", lambda start: iter([Chunk(texts)][start:]))], None), chat_format, 100 * 64, 64, RUNTIME
     )
     return {"core": result.json(), "verdicts": list(map(list, result.verdicts)), "bpb": held_out.bits_per_byte(model)}
 
@@ -480,7 +484,6 @@ def test_two_ranks_find_exactly_what_one_finds(make_model: MakeModel, chat_forma
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place = runtime.world()
-    found = {**measured(Path(sys.argv[1])), "size": place.size}
-    (Path(sys.argv[1]) / f"rank{place.rank}.json").write_text(json.dumps(found))
-    runtime.close()
+    found = {**measured(Path(sys.argv[1])), "size": RUNTIME.size}
+    (Path(sys.argv[1]) / f"rank{RUNTIME.rank}.json").write_text(json.dumps(found))
+    RUNTIME.close()

@@ -17,10 +17,12 @@ from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import lm_eval
 from lanbot.evals.scorer import ModelScorer
+from lanbot.models import saved
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import save_model
 from lanbot.synthetic import world
-from lanbot.training import checkpoint
+
+RUNTIME = Runtime.single()
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'lanbot[eval]'")
 MakeModel = Callable[..., Transformer]
@@ -62,7 +64,7 @@ def test_lm_eval_on_the_exported_model_chooses_as_our_code_does(
 ) -> None:
     model = make_model(context=60)  # some texts are longer
     name = exported(model, chat_format, tmp_path / "model")
-    found = lm_eval.evaluate(name, ["arc_easy"], None, 0, ModelScorer(model, chat_format, name))
+    found = lm_eval.evaluate(name, ["arc_easy"], None, 0, RUNTIME, ModelScorer(model, chat_format, name))
     acc, acc_norm = found.figures["arc_easy"]
     assert (acc.metric, acc_norm.metric) == ("acc", "acc_norm")
     assert acc.n == acc.items == ROWS and acc.shots == 0
@@ -73,7 +75,7 @@ def test_lm_eval_on_the_exported_model_chooses_as_our_code_does(
     assert found.settings["begins_with"] == "<|bos|>" and found.settings["context"] == 60
 
     other = lm_eval.evaluate(
-        name, ["arc_easy"], None, 0, ModelScorer(make_model(seed=1, context=60), chat_format, name)
+        name, ["arc_easy"], None, 0, RUNTIME, ModelScorer(make_model(seed=1, context=60), chat_format, name)
     )
     assert other.figures == found.figures
     assert other.agreement["arc_easy"].differ > 0, "weights that are not the exported ones are found out"
@@ -87,7 +89,7 @@ def test_a_limit_is_a_seeded_sample_and_is_said_to_be_one(
     model = make_model()
     name = exported(model, chat_format, tmp_path / "model")
     own = ModelScorer(model, chat_format, name)
-    first, again, other = (lm_eval.evaluate(name, ["arc_easy"], 12, seed, own) for seed in (0, 0, 1))
+    first, again, other = (lm_eval.evaluate(name, ["arc_easy"], 12, seed, RUNTIME, own) for seed in (0, 0, 1))
     assert first.json() == again.json()
     assert first.agreement != other.agreement, "another seed asks other items"
     said = first.json()["tasks"]["arc_easy"]
@@ -102,7 +104,7 @@ def test_what_cannot_be_asked_is_told_in_two_lines(
 ) -> None:
     def error(task: str) -> str:
         with pytest.raises(UserError) as raised:
-            lm_eval.evaluate(str(tmp_path / "nowhere"), [task], None, 0)
+            lm_eval.evaluate(str(tmp_path / "nowhere"), [task], None, 0, RUNTIME)
         assert "\n" not in raised.value.problem + raised.value.remedy
         return raised.value.problem + " | " + raised.value.remedy
 
@@ -141,7 +143,7 @@ def test_the_command_asks_runs_and_models(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LANBOT_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(checkpoint, "last_step", lambda phase, world: phase / "step_000007")
+    monkeypatch.setattr(saved, "latest", lambda phase: phase / "step_000007")
     (tmp_path / "tiny.toml").write_text('name = "tiny"\nseed = 3\n[model]\ncontext = 64\n')
     run = Run.create(load(tmp_path / "tiny.toml"))
     chat_format.save(run.phase("tokenizer"))

@@ -3,6 +3,7 @@ import math
 import os
 import random
 import statistics
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,15 +13,19 @@ import torch
 from lanbot.chat.formats.lanbot import LanBotFormat
 from lanbot.chat.messages import Part, chat, output, parts, python, spoken, text
 from lanbot.core.errors import UserError
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals import task_eval as evals
 from lanbot.evals.scorer import TOKENS
-from lanbot.evals.task_eval import Score, answer_all, do_errands, evaluate, pass_at, pass_at_k, readable, unbiased
+from lanbot.evals.task_eval import Score, answer_all, do_errands, readable, unbiased
 from lanbot.inference.engine import Completion, Engine
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import LETTERS, Task, multiple_choice
 from lanbot.tokenizers.bpe import BPETokenizer
+
+RUNTIME = Runtime.single()
+evaluate, pass_at, pass_at_k = (partial(f, runtime=RUNTIME) for f in (evals.evaluate, evals.pass_at, evals.pass_at_k))
 
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 BYTES = LanBotFormat(BPETokenizer.of_bytes(LanBotFormat.special_tokens))

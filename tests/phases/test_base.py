@@ -8,7 +8,10 @@ import pytest
 
 from lanbot.config.recipe import load
 from lanbot.config.run import Run
+from lanbot.distributed.runtime import Runtime
 from lanbot.phases import base, tokenizer
+
+RUNTIME = Runtime.single()
 
 RECIPE = """
 [tokenizer]
@@ -32,7 +35,7 @@ def run_of(folder: Path, **overrides: str) -> Run:
     folder.mkdir()
     (folder / "recipe.toml").write_text(RECIPE)
     run = Run(folder / "run", load(folder / "recipe.toml", {k.replace("__", "."): v for k, v in overrides.items()}))
-    tokenizer.train(run)
+    tokenizer.train(run, RUNTIME)
     return run
 
 
@@ -44,7 +47,7 @@ def measured(run: Run) -> list[float]:
 def test_a_model_that_knows_pairs_begins_ahead(tmp_path: Path) -> None:
     with_pairs, without = run_of(tmp_path / "a"), run_of(tmp_path / "b", base__pair_tokens="0")
     for run in (with_pairs, without):
-        base.train_base(run)
+        base.train_base(run, RUNTIME)
     assert measured(with_pairs)[0] < measured(without)[0] - 1
     assert measured(with_pairs)[-1] < measured(with_pairs)[0] - 0.1, "training adds to it"
 
@@ -54,7 +57,7 @@ def test_a_run_that_goes_on_is_the_same_and_does_not_learn_pairs_again(
     softmax_tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, stopped = (run_of(tmp_path / name, base__softmax_tokens=softmax_tokens) for name in "ab")
-    base.train_base(whole)
+    base.train_base(whole, RUNTIME)
 
     def stop(self: Any, *of_the_step: Any) -> Any:
         if self.step == 2:
@@ -65,7 +68,7 @@ def test_a_run_that_goes_on_is_the_same_and_does_not_learn_pairs_again(
     with monkeypatch.context() as patch:
         patch.setattr(base.TrainState, "update", stop)
         with pytest.raises(KeyboardInterrupt):
-            base.train_base(stopped)
+            base.train_base(stopped, RUNTIME)
     monkeypatch.setattr(base, "start_from_pairs", lambda *_: pytest.fail("pairs again"))
-    base.train_base(stopped)
+    base.train_base(stopped, RUNTIME)
     assert measured(whole) == measured(stopped)

@@ -14,15 +14,18 @@ from lanbot.chat.formats.base import ChatFormat
 from lanbot.cli import main
 from lanbot.config.recipe import load
 from lanbot.config.run import Run
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals import chatcore
 from lanbot.evals.chatcore import BASELINES, ChatCore
 from lanbot.evals.core import CoreResult
 from lanbot.evals.task_eval import Score
+from lanbot.models import saved
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import save_model
 from lanbot.phases import eval_command, pipeline
 from lanbot.sandbox import sandbox
-from lanbot.training import checkpoint
+
+RUNTIME = Runtime.single()
 
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 STORIES = REAL / "open_weights" / "stories260k"
@@ -53,7 +56,7 @@ def tiny(
     save_model(make_model(), run.phase("sft") / "step_000007")
     chat_format.save(run.phase("sft") / "step_000007")
     (run.phase("sft") / "evals.json").write_text('{"checkpoint": "step_000007"}')
-    monkeypatch.setattr(checkpoint, "last_step", lambda phase, world: phase / "step_000007")
+    monkeypatch.setattr(saved, "latest", lambda phase: phase / "step_000007")
     return run
 
 
@@ -191,7 +194,7 @@ def test_humaneval_in_a_recipe_is_in_its_report_with_what_failed(
 ) -> None:
     monkeypatch.setenv("LANBOT_MIRROR", str(one_program))
     run = Run(tiny.folder, load(one_program / "tiny.toml", {"evals.tasks": "identity:builtin,humaneval"}))
-    pipeline.evaluate(run, "sft")
+    pipeline.evaluate(run, "sft", RUNTIME)
     written = report.write(run)
     assert sum(written["evals"]["humaneval"]["sft"]["failed"].values()) == 1
     _, (row,) = report.tables.programs_table(written)

@@ -15,14 +15,17 @@ from lanbot.chat.messages import validate
 from lanbot.config.recipe import load
 from lanbot.config.run import Run
 from lanbot.core.errors import UsageError, UserError
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals import task_eval as evals
+from lanbot.models import saved
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import save_model
 from lanbot.phases import pipeline, tokenizer
 from lanbot.phases.chat import start_from
 from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
-from lanbot.training import checkpoint
+
+RUNTIME = Runtime.single()
 
 
 def test_phases_come_in_the_order_of_the_pipeline() -> None:
@@ -54,7 +57,7 @@ def run_of(tmp_path: Path, text: str) -> Run:
 def test_a_mistake_in_any_phase_is_told_before_the_first_begins(text: str, said: str, tmp_path: Path) -> None:
     run = run_of(tmp_path, text)
     with pytest.raises(UserError) as caught:
-        pipeline.preflight(run, pipeline.parse_phases("all"))
+        pipeline.preflight(run, pipeline.parse_phases("all"), RUNTIME)
     assert said in caught.value.problem
     assert not run.folder.exists()
 
@@ -66,12 +69,12 @@ def test_a_full_disk_is_told_by_the_tokenizer_too(tmp_path: Path, monkeypatch: p
     run = run_of(tmp_path, "[tokenizer]\nvocab_size = 320\nmax_chars = 5_000")
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(UserError, match=r"cannot be written, the disk is full"):
-        tokenizer.train(run)
+        tokenizer.train(run, RUNTIME)
 
 
 def test_a_phase_needs_the_one_before_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mid starts from base, which is not done"):
-        start_from(run_of(tmp_path, ""), "mid")
+        start_from(run_of(tmp_path, ""), "mid", RUNTIME)
 
 
 def test_a_done_phase_whose_last_checkpoint_is_damaged_is_opened_again(tmp_path: Path) -> None:
@@ -79,7 +82,7 @@ def test_a_done_phase_whose_last_checkpoint_is_damaged_is_opened_again(tmp_path:
     run.phase("base").mkdir(parents=True)
     (run.phase("base") / "evals.json").write_text(json.dumps({"checkpoint": "step_000100"}))
     with pytest.raises(UserError, match="step_000100 is damaged, and mid starts from it"):
-        start_from(run, "mid")
+        start_from(run, "mid", RUNTIME)
     assert not run.done("base")
 
 
@@ -149,7 +152,7 @@ def trained(
         chat_format.save(run.phase("tokenizer"))
         for phase in ("base", "sft"):
             save_model(make_model(), run.phase(phase) / "step_000007")
-        monkeypatch.setattr(checkpoint, "last_step", lambda phase, world: phase / "step_000007")
+        monkeypatch.setattr(saved, "latest", lambda phase: phase / "step_000007")
         return run
 
     return make
@@ -195,7 +198,7 @@ def test_an_evaluation_writes_scores_prompts_transcripts_and_times(
 ) -> None:
     run = trained(BUILT_IN)
     began = time.monotonic() - 5.0
-    result = pipeline.evaluate(run, phase, began=began)
+    result = pipeline.evaluate(run, phase, RUNTIME, began=began)
     written = json.loads((run.phase(phase) / "evals.json").read_text())
     assert written == json.loads(json.dumps(result)) and run.done(phase)
     assert list(written["tasks"]) == [name.partition(":")[0] for name in BUILT_IN]
@@ -216,10 +219,10 @@ def test_an_evaluation_writes_scores_prompts_transcripts_and_times(
 
 def test_scores_alone_are_told_and_not_written(trained: Callable[..., Run]) -> None:
     run = trained(BUILT_IN)
-    scores = pipeline.evaluate(run, "base", ("identity:builtin", "handwritten"), limit=4)
+    scores = pipeline.evaluate(run, "base", RUNTIME, ("identity:builtin", "handwritten"), limit=4)
     assert {name: score["n"] for name, score in scores.items()} == {"identity": 4, "handwritten": 4}
     assert not run.done("base") and not (run.phase("base") / "samples.md").exists()
-    assert {score["n"] for score in pipeline.evaluate(run, "base", ("identity:builtin",)).values()} == {2}
+    assert {score["n"] for score in pipeline.evaluate(run, "base", RUNTIME, ("identity:builtin",)).values()} == {2}
 
 
 def test_a_phase_is_evaluated_with_the_time_it_took(
@@ -229,13 +232,13 @@ def test_a_phase_is_evaluated_with_the_time_it_took(
     begun, hidden = run.phase("sft"), run.folder / "hidden"
     begun.rename(hidden)
     monkeypatch.setitem(pipeline.TRAIN, "sft", lambda run: (time.sleep(0.05), hidden.rename(begun)))
-    assert pipeline.execute(run, ["sft"])
+    assert pipeline.execute(run, ["sft"], RUNTIME)
     assert 0.05 <= run.read("sft", "evals.json")["wall_seconds"] < 60
     (begun / "evals.json").unlink()
     monkeypatch.setitem(pipeline.TRAIN, "sft", lambda run: None)
-    assert pipeline.execute(run, ["sft"])
+    assert pipeline.execute(run, ["sft"], RUNTIME)
     assert "wall_seconds" not in run.read("sft", "evals.json"), "taken up again, it has none of its own"
-    assert not pipeline.execute(run, ["sft"]), "it is done"
+    assert not pipeline.execute(run, ["sft"], RUNTIME), "it is done"
 
 
 # -- contamination -----------------------------------------------------------------------------------------
@@ -262,7 +265,7 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_contaminated_items_are_counted_and_asked_nevertheless(trained: Callable[..., Run], real: str) -> None:
     run = trained(["identity:builtin", "gsm8k"], real)
-    scores = pipeline.evaluate(run, "sft")["tasks"]
+    scores = pipeline.evaluate(run, "sft", RUNTIME)["tasks"]
     assert scores["gsm8k"]["n"] == 3 and "left_out" not in scores["gsm8k"]
     found = json.loads((run.folder / "contamination.json").read_text())["tasks"]
     assert list(found) == ["gsm8k"] and found["gsm8k"]["contaminated"] == [0, 2] and found["gsm8k"]["items"] == 4
@@ -274,32 +277,32 @@ def test_contaminated_items_are_dropped_if_the_recipe_says_so(
     trained: Callable[..., Run], real: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained(["identity:builtin", "gsm8k"], "drop_contaminated = true\n" + real)
-    alone = pipeline.evaluate(run, "sft", ("gsm8k",))["gsm8k"]
+    alone = pipeline.evaluate(run, "sft", RUNTIME, ("gsm8k",))["gsm8k"]
     assert (alone["n"], alone["left_out"]) == (2, 2)
     assert not (run.folder / "contamination.json").exists(), "scores alone write nothing"
-    scores = pipeline.evaluate(run, "sft")["tasks"]
+    scores = pipeline.evaluate(run, "sft", RUNTIME)["tasks"]
     assert scores["gsm8k"] == alone and "left_out" not in scores["identity"]
     assert report.write(run)["contamination"]["tasks"]["gsm8k"]["dropped"]
 
     monkeypatch.setattr(contamination, "check", None)  # it is known: nobody looks again
-    assert pipeline.evaluate(run, "base")["tasks"]["gsm8k"]["left_out"] == 2
-    assert pipeline.evaluate(run, "sft", ("gsm8k",))["gsm8k"] == alone
+    assert pipeline.evaluate(run, "base", RUNTIME)["tasks"]["gsm8k"]["left_out"] == 2
+    assert pipeline.evaluate(run, "sft", RUNTIME, ("gsm8k",))["gsm8k"] == alone
 
 
 def test_data_that_is_looked_through_is_missed_before_any_phase_begins(real: str, tmp_path: Path) -> None:
     text = "[evals]\ntasks = ['gsm8k']\n" + real
-    pipeline.preflight(run_of(tmp_path, text), ["tokenizer", "base"])
+    pipeline.preflight(run_of(tmp_path, text), ["tokenizer", "base"], RUNTIME)
     with pytest.raises(UserError, match="no such file"):
-        pipeline.preflight(run_of(tmp_path, text.replace("chats", "nowhere")), ["tokenizer", "base"])
+        pipeline.preflight(run_of(tmp_path, text.replace("chats", "nowhere")), ["tokenizer", "base"], RUNTIME)
     with_no_real_tasks = text.replace("gsm8k", "identity").replace("chats", "nowhere")
-    pipeline.preflight(run_of(tmp_path, with_no_real_tasks), ["tokenizer", "base"])
+    pipeline.preflight(run_of(tmp_path, with_no_real_tasks), ["tokenizer", "base"], RUNTIME)
 
 
 def test_contamination_is_looked_for_again_when_the_data_is_another(trained: Callable[..., Run], real: str) -> None:
     run = trained(["gsm8k"], real)
-    assert pipeline.contaminated(run, ["gsm8k"], write=True) == {"gsm8k": [0, 2]}
+    assert pipeline.contaminated(run, ["gsm8k"], RUNTIME, write=True) == {"gsm8k": [0, 2]}
     one_row = trained(["gsm8k"], real.replace("gz' }", "gz', rows = 1 }"))
-    again = pipeline.contaminated(one_row, ["gsm8k"], write=True)
+    again = pipeline.contaminated(one_row, ["gsm8k"], RUNTIME, write=True)
     assert again in ({"gsm8k": [0]}, {"gsm8k": [2]})
     assert (
         json.loads((run.folder / "contamination.json").read_text())["tasks"]["gsm8k"]["contaminated"] == again["gsm8k"]
@@ -308,7 +311,7 @@ def test_contamination_is_looked_for_again_when_the_data_is_another(trained: Cal
 
 def test_the_report_marks_what_was_sampled(trained: Callable[..., Run]) -> None:
     run = trained(["identity:builtin", "handwritten"])
-    pipeline.evaluate(run, "sft", limit=40)
+    pipeline.evaluate(run, "sft", RUNTIME, limit=40)
     written = report.write(run)
     sample, whole = (written["evals"][name]["sft"] for name in ("identity", "handwritten"))
     assert (sample["sampled"], sample["items"]) == (True, 2_000)
@@ -322,5 +325,5 @@ def test_the_report_marks_what_was_sampled(trained: Callable[..., Run]) -> None:
 def test_the_built_in_world_is_not_looked_for(trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contamination, "check", None)
     run = trained(BUILT_IN)
-    pipeline.evaluate(run, "sft")
+    pipeline.evaluate(run, "sft", RUNTIME)
     assert not (run.folder / "contamination.json").exists() and report.write(run)["contamination"] == {}

@@ -9,10 +9,10 @@ from lanbot.config.recipe import RL, Identity, MixturePart
 from lanbot.distributed.runtime import Runtime
 from lanbot.inference.engine import Completion, Engine
 from lanbot.inference.sampling import Sampling
+from lanbot.models.loss import weighted_nll
 from lanbot.models.transformer import Transformer
 from lanbot.phases.rl import Rollout, informative, logprob_gaps, policy_batch, roll_out
 from lanbot.tasks.mixture import Mixture
-from lanbot.training.loss import weighted_nll
 
 ONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
 SETTINGS = RL(mixture=(MixturePart("simple_spelling:builtin"),), prompts=4, group_size=3, max_tokens=8)

@@ -12,14 +12,17 @@ from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import load
 from lanbot.config.run import Run, read_metrics
 from lanbot.core.errors import Stopped, UserError
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
 from lanbot.inference.engine import Completion, Engine
+from lanbot.models import saved
 from lanbot.models.transformer import Transformer
+from lanbot.models.weights import load_model
 from lanbot.phases import rl
 from lanbot.phases.rl import Rollout, measure, train_rl
 from lanbot.tasks.registry import make_task
-from lanbot.training import checkpoint
 from lanbot.training.state import TrainState
+
+RUNTIME = Runtime.single()
 
 Train = Callable[..., Path]
 TIMES = ("seconds", "step_seconds", "tokens_per_second")
@@ -34,8 +37,8 @@ def train(
     def train(name: str, bad: tuple[int, ...] = (), stop_at: int = 0) -> Path:
         run = Run(tmp_path / name, load("smoke", {"rl.steps": "10", "rl.checkpoint_every": "4"}))
 
-        def start_from(run: Run, phase: str) -> TrainState:
-            return TrainState(make_model(dtype=world().dtype), chat_format, run.recipe.rl, run.phase(phase))
+        def start_from(run: Run, phase: str, runtime: Runtime) -> TrainState:
+            return TrainState(make_model(dtype=RUNTIME.dtype), chat_format, run.recipe.rl, run.phase(phase), RUNTIME)
 
         def roll_out(engine: Any, questions: Any, settings: Any, step: int, *rest: Any) -> list[list[Rollout]]:
             if step + 1 == stop_at:
@@ -47,7 +50,7 @@ def train(
         monkeypatch.setattr(rl, "start_from", start_from)
         monkeypatch.setattr(rl, "roll_out", roll_out)
         monkeypatch.setattr(rl, "measure", lambda *_: None)
-        train_rl(run)
+        train_rl(run, RUNTIME)
         return run.phase("rl")
 
     return train
@@ -66,7 +69,7 @@ def test_a_bad_update_is_skipped_and_counted_also_over_a_stop(train: Train, caps
         train("stopped", bad, stop_at=5)
     stopped = train("stopped", bad)
     assert metrics(stopped) == metrics(whole)
-    weights = [checkpoint.load(phase / "step_000010", world()) for phase in (whole, stopped)]
+    weights = [load_model(phase / "step_000010", RUNTIME.dtype, RUNTIME.device) for phase in (whole, stopped)]
     for ours, theirs in zip(*(model.parameters() for model in weights), strict=True):
         assert ours.isfinite().all() and ours.equal(theirs)
 
@@ -75,7 +78,7 @@ def test_pass_at_k_says_of_how_many_questions_those_asked_are_a_sample(
     make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     run = Run(tmp_path, load("smoke", {"rl.max_tokens": "2", "rl.eval_questions": "3"}))
-    measure(run, Engine(make_model(context=96), chat_format), "before")
+    measure(run, Engine(make_model(context=96), chat_format), RUNTIME, "before")
     said = run.read("rl", "pass.json")["before"]
     there = sum(len(make_task(task, "test")) for task in {part.task for part in run.recipe.rl.mixture})
     for one in said.values():
@@ -86,6 +89,6 @@ def test_too_many_in_a_row_end_the_run_and_name_the_question(train: Train, tmp_p
     with pytest.raises(UserError, match=r"rl, step 6: .*5th update in a row.*question 24") as caught:
         train("bad", tuple(range(2, 11)))
     assert str(caught.value).count("\n") == 1 and "rl.muon_lr" in caught.value.remedy
-    last = checkpoint.latest(tmp_path / "bad" / "rl")
+    last = saved.latest(tmp_path / "bad" / "rl")
     assert last == tmp_path / "bad" / "rl" / "step_000004"
-    assert all(parameter.isfinite().all() for parameter in checkpoint.load(last, world()).parameters())
+    assert all(parameter.isfinite().all() for parameter in load_model(last, RUNTIME.dtype, RUNTIME.device).parameters())

@@ -8,13 +8,13 @@ import torch
 from lanbot.config.recipe import RL, Identity, MixturePart
 from lanbot.core.errors import UserError
 from lanbot.data.loader import ChatLoader
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
 from lanbot.evals.task_eval import evaluate
 from lanbot.inference.engine import Engine
+from lanbot.models.loss import weighted_nll
 from lanbot.phases.rl import roll_out
 from lanbot.tasks.mixture import Mixture
 from lanbot.tasks.registry import all_tasks, find_task, first_split, make_task
-from lanbot.training.loss import weighted_nll
 
 SEASONS = '''
 from lanbot.chat.messages import chat
@@ -62,10 +62,13 @@ def test_a_task_from_outside_is_trained_on_evaluated_and_rewarded(seasons, make_
         loss.backward()
         optimizer.step()
     engine = Engine(model, tokenizer)
-    assert evaluate(engine, make_task(seasons, "test"), seasons, 4, 8).score == 1.0
-    assert evaluate(engine, make_task(f"{seasons}:backwards", "test"), seasons, 4, 8).score == 0.0
+    assert evaluate(engine, make_task(seasons, "test"), seasons, 4, 8, runtime=Runtime.single()).score == 1.0
+    assert (
+        evaluate(engine, make_task(f"{seasons}:backwards", "test"), seasons, 4, 8, runtime=Runtime.single()).score
+        == 0.0
+    )
     settings = RL(mixture=(MixturePart(seasons),), prompts=4, group_size=4, max_tokens=8)
-    groups = roll_out(engine, mixture, settings, 0, 0, world())
+    groups = roll_out(engine, mixture, settings, 0, 0, Runtime.single())
     assert sum(rollout.reward for group in groups for rollout in group) > 8
 
 

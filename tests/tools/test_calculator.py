@@ -123,6 +123,39 @@ def test_format_value(value, text):
     assert format_value(value) == text
 
 
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("1234567890.12*100", "123456789012"),
+        ("1234567890.12 + 0", "1234567890.12"),
+        ("987654321.25 * 2", "1975308642.5"),
+        ("99999999.123", "99999999.12"),
+        ("1234567890123456.5 + 0", "1234567890123456.5"),
+    ],
+)
+def test_large_numbers_keep_their_digits(code, text):
+    assert answer(code) == text
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "written"),
+    [
+        ("1,100 * 2", "1100", "1,100"),
+        ("1,000", "1000", "1,000"),
+        ("2 * 1,234,567", "1234567", "1,234,567"),
+        ("(1,100 + 50) * 2", "1100", "1,100"),
+        ("12,500 > 12,000", "12500", "12,500"),
+    ],
+)
+def test_a_number_with_commas_is_an_error_that_names_the_fix(code, number, written):
+    assert answer(code) == f"error: no commas in numbers: {number}, not {written}"
+
+
+@pytest.mark.parametrize("code", ["max(1,100)", "sum([1,100])", "1, 100", "(1,10)", "sorted((5,100))", "'1,100'"])
+def test_other_commas_are_allowed(code):
+    assert not answer(code).startswith("error")
+
+
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, [1.0, math.nan]])
 def test_format_value_refuses_what_is_not_finite(value):
     with pytest.raises(ExpressionError, match="finite"):

@@ -65,6 +65,29 @@ def test_forms_of_a_word_and_capitals_and_accents_are_found() -> None:
     assert memory.recall("zoe") == memory.recall("ZOË?") == "2: Zoë lives in Łódź"
 
 
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("İstanbul trip in May", "İstanbul"),
+        ("İstanbul trip in May", "istanbul"),
+        ("istanbul trip", "İSTANBUL"),
+        ("cafe\u0301 at noon", "café"),
+        ("café at noon", "CAFE\u0301?"),
+        ("Straße 12", "STRASSE"),
+        ("ｆｕｌｌ width", "full"),
+        ("我的猫叫汤姆", "猫"),
+        ("我的猫叫汤姆", "汤姆是谁?"),
+        ("私のねこはタマです", "ねこ"),
+        ("แมวของฉันชื่อทอม", "แมว"),
+        ("मेरी बिल्ली का नाम टॉम है", "बिल्ली"),
+        ("моя кошка Маша", "КОШКА"),
+    ],
+)
+def test_every_script_and_form_of_unicode_is_found(text: str, query: str) -> None:
+    memory = memory_of(text, "something else")
+    assert memory.recall(query) == f"1: {text}"
+
+
 def test_small_words_count_only_when_there_are_no_others() -> None:
     memory = memory_of("what is the matter", "Tom is my cat")
     assert memory.recall("what is the cat of my name?") == "2: Tom is my cat"
@@ -207,3 +230,70 @@ def test_a_file_that_is_no_memory_says_so(tmp_path: Path) -> None:
         Memory(path)
     assert "move it away" in raised.value.remedy
     assert path.read_text().startswith("something else")
+
+
+def test_a_file_of_an_older_version_is_read_and_its_index_rebuilt(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    with sqlite3.connect(path) as database:
+        database.execute("create table memories (id integer primary key autoincrement, text text not null unique)")
+        database.execute("create virtual table words using fts5 (text, tokenize = 'porter unicode61')")
+        for number, text in ((1, "İstanbul trip in May"), (4, "我的猫叫汤姆")):
+            database.execute("insert into memories values (?, ?)", (number, text))
+            database.execute("insert into words (rowid, text) values (?, ?)", (number, text))
+    database.close()
+    memory = Memory(path)
+    assert memory.recall("istanbul") == "1: İstanbul trip in May"
+    assert memory.recall("猫") == "4: 我的猫叫汤姆"
+    assert memory.remember("new") == "remembered as 5"
+
+
+def test_a_locked_file_says_who_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "memory.db"
+    Memory(path).close()
+    monkeypatch.setattr("lanbot.tools.memory.BUSY_SECONDS", 0.2)
+    code = (
+        "import sqlite3, sys\ndatabase = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "database.execute('begin exclusive')\nprint('locked', flush=True)\nsys.stdin.read()\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdin and holder.stdout and holder.stdout.readline() == "locked\n"
+    with pytest.raises(UserError) as raised:
+        Memory(path)
+    known = Path("/proc/self/fd").exists()
+    who = f"process {holder.pid} (" if known else "another process"
+    assert raised.value.problem.startswith(f"{path}: locked by {who}") and "move it" not in raised.value.remedy
+    assert capsys.readouterr().err.startswith(f"{path}: waiting for {who}")
+    holder.communicate()
+    assert Memory(path).all() == []
+
+
+def test_a_file_that_cannot_be_written_can_be_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "memory.db"
+    memory_of("my cat is Tom", path=path).close()
+    real = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda name, **options: real(f"file:{path}?mode=ro", **options | {"uri": True})
+    )
+    memory = Memory(path)
+    assert memory.recall("cat") == "1: my cat is Tom"
+    for change in (lambda: memory.remember("dog"), lambda: memory.forget(1)):
+        with pytest.raises(ToolError, match="the memory is read-only"):
+            change()
+    assert memory.all() == [(1, "my cat is Tom")]
+
+
+def test_a_memory_that_cannot_be_created_is_empty_and_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*given: object, **named: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    memory = Memory(tmp_path / "new" / "memory.db")
+    assert memory.recall("cat") == "nothing found"
+    with pytest.raises(ToolError, match="read-only"):
+        memory.remember("cat")

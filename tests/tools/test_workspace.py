@@ -173,6 +173,69 @@ def test_a_file_does_not_grow_beyond_its_limit(make) -> None:
         workspace.read_file("a.txt")
 
 
+def test_an_edit_of_a_file_with_crlf_matches_and_keeps_its_line_ends(make) -> None:
+    workspace = make(a_txt="one\r\ntwo\r\nthree\r\n")
+    assert workspace.edit_file("a.txt", "one\ntwo", "1\n2\n2b") == "edited a.txt"
+    assert workspace.read_file("a.txt") == "1\r\n2\r\n2b\r\nthree\r\n"
+    workspace.edit_file("a.txt", "three", "3\n4")
+    workspace.edit_file("a.txt", "2b\r\n", "")
+    assert workspace.read_file("a.txt") == "1\r\n2\r\n3\r\n4\r\n"
+    with pytest.raises(ToolError, match=r"^old occurs 4 times in a.txt; give more"):
+        workspace.edit_file("a.txt", "\n", "")
+
+
+def test_an_edit_of_mixed_line_ends_changes_no_others(make) -> None:
+    workspace = make(a_txt="one\ntwo\r\nthree\nfour\n")
+    workspace.edit_file("a.txt", "two\nthree", "2\n3")
+    assert workspace.read_file("a.txt") == "one\n2\n3\nfour\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["my\u00a0notes.txt", "👩\u200d💻.txt", "10:30.txt", "cafe\u0301.txt", "a\u200bb.txt"], ids=ascii
+)
+def test_file_names_with_odd_characters_are_listed_found_and_read(make, name: str) -> None:
+    workspace = make(**{name: "tea"})
+    assert workspace.list_files() == name
+    assert workspace.search_files("tea") == f"{name}:1: tea"
+    assert workspace.read_file(name) == "tea"
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("my\u00a0notes.txt", "my notes.txt"),
+        ("cafe\u0301.txt", "café.txt"),
+        ("café.txt", "cafe\u0301.txt"),
+        ("a\u200bb.txt", "ab.txt"),
+        ("cafe\u0301/a\u00a0b.txt", "café/a b.txt"),
+    ],
+    ids=ascii,
+)
+def test_a_name_that_looks_the_same_means_the_file_that_is_there(make, name: str, asked: str) -> None:
+    workspace = make()
+    workspace.write_file(name, "tea")
+    assert workspace.read_file(asked) == "tea"
+    assert workspace.write_file(asked, "milk") == f"wrote {name}"
+    assert workspace.names() == [name]
+
+
+def test_text_that_no_text_file_can_hold_is_refused(make) -> None:
+    workspace = make(a_txt="tea")
+    for text in ("a\0b", "a\ud800b"):
+        with pytest.raises(ToolError, match="no text file can hold"):
+            workspace.write_file("a.txt", text)
+        with pytest.raises(ToolError, match="no text file can hold"):
+            workspace.edit_file("a.txt", "tea", text)
+    assert workspace.read_file("a.txt") == "tea"
+
+
+def test_a_search_finds_every_form_of_unicode(make) -> None:
+    workspace = make(a_txt="cafe\u0301 in İstanbul", b_txt="我的猫叫汤姆")
+    assert workspace.search_files("CAFÉ").startswith("a.txt:1: ")
+    assert workspace.search_files("istanbul").startswith("a.txt:1: ")
+    assert workspace.search_files("猫") == "b.txt:1: 我的猫叫汤姆"
+
+
 # -- nothing outside it --------------------------------------------------------------------------------------
 
 OUTSIDE = [

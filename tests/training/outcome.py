@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.config.run import read_metrics
-from lanbot.training import checkpoint
+from lanbot.models import saved
 
 TIMES = ("seconds", "tokens_per_second", "utilisation", "wait_seconds")
 
 
 def weights(phase: Path) -> bytes:
-    folder = checkpoint.latest(phase)
+    folder = saved.latest(phase)
     assert folder is not None
     return (folder / "model.safetensors").read_bytes()
 

@@ -15,13 +15,17 @@ from lanbot.config.run import read_metrics
 from lanbot.core import hardware
 from lanbot.core.errors import Stopped, UserError
 from lanbot.data.packing import Batch, make_batch
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
+from lanbot.models import saved
 from lanbot.models.transformer import Transformer
+from lanbot.models.weights import load_model
 from lanbot.training import checkpoint, memory, state, trainer
 from lanbot.training.meter import Meter
 from lanbot.training.metrics import Metrics
 from lanbot.training.state import TrainState
 from lanbot.training.trainer import train
+
+RUNTIME = Runtime.single()
 
 ROWS, T = 4, 24
 RATES: dict[str, Any] = {"muon_lr": 0.02, "embedding_lr": 0.05, "head_lr": 0.01, "norm_lr": 0.005}
@@ -69,8 +73,8 @@ def run(make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path) -> Run:
     """run(name, loader, **settings): trains the phase of that name from where it is."""
 
     def run(name: str, loader: Noise, evaluate: Any = None, **settings: Any) -> TrainState:
-        model = make_model(dtype=world().dtype)
-        state = TrainState(model, chat_format, Training(**{**RATES, **settings}), tmp_path / name, T)
+        model = make_model(dtype=RUNTIME.dtype)
+        state = TrainState(model, chat_format, Training(**{**RATES, **settings}), tmp_path / name, RUNTIME, T)
         train(state, loader, evaluate, eval_every=3)
         return state
 
@@ -122,9 +126,9 @@ def test_too_many_in_a_row_end_the_run_and_name_the_place(run: Run, tmp_path: Pa
     assert caught.value.problem.startswith("mid, step 8: loss nan, gradient norm nan: the 5th update in a row")
     assert "file 3, document 80" in caught.value.problem and "left_over" not in caught.value.problem
     assert "mid.muon_lr" in caught.value.remedy
-    last = checkpoint.latest(tmp_path / "mid")
+    last = saved.latest(tmp_path / "mid")
     assert last == tmp_path / "mid" / "step_000006"
-    assert all(parameter.isfinite().all() for parameter in checkpoint.load(last, world()).parameters())
+    assert all(parameter.isfinite().all() for parameter in load_model(last, RUNTIME.dtype, RUNTIME.device).parameters())
     with pytest.raises(UserError, match="mid, step 8"):  # the count goes on with the checkpoint
         run("mid", Noise(20, bad), checkpoint_every=2)
     assert [line["step"] for line in metrics(tmp_path / "mid")] == list(range(1, 9))
@@ -140,14 +144,14 @@ def test_four_in_a_row_do_not(run: Run) -> None:
 def test_a_loss_far_above_those_before_it_is_a_spike_also_after_a_resume(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     losses = [*(3 + 0.1 * draw.standard_normal(30)), 3.9, *(3 + 0.1 * draw.standard_normal(10)), 3.4]
-    whole = Metrics(tmp_path / "whole.jsonl", 0, main=True)
+    whole = Metrics(tmp_path / "whole.jsonl", 0, RUNTIME)
     assert [i for i, loss in enumerate(losses) if whole.spike(float(loss))] == [30]
-    cut = Metrics(tmp_path / "cut.jsonl", 0, main=True)
+    cut = Metrics(tmp_path / "cut.jsonl", 0, RUNTIME)
     for i, loss in enumerate(losses):
         found = cut.spike(float(loss))
         assert bool(found) == (i == 30)
         cut.write(step=i, loss=float(loss))
-        cut = Metrics(tmp_path / "cut.jsonl", i, main=True)
+        cut = Metrics(tmp_path / "cut.jsonl", i, RUNTIME)
     assert cut.losses == whole.losses
 
 
@@ -251,7 +255,7 @@ def test_several_ranks_begin_again_with_the_smaller_micro_batch(
     run: Run, make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     """One rank cannot tell the others while they wait for its gradients: it writes it down and ends the job."""
-    one = TrainState(make_model(dtype=world().dtype), chat_format, Training(**RATES), tmp_path / "base", T)
+    one = TrainState(make_model(dtype=RUNTIME.dtype), chat_format, Training(**RATES), tmp_path / "base", RUNTIME, T)
     one.resume()
     one.world = type(one.world)(1, 2, one.world.device, one.world.dtype)
     with pytest.raises(UserError, match=r"base, step 1: out of memory with 4 x 24.*\nRun the same command again"):
@@ -278,7 +282,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         def __init__(self, *rest: Any) -> None:
             super().__init__(*rest)
             self.late = True
-            self.state.saver = checkpoint.Saver(world(), background=True)
+            self.state.saver = checkpoint.Saver(RUNTIME, background=True)
 
         def _tell(self, step: Any) -> None:
             lags.append(self.state.step - step.step)
@@ -332,7 +336,7 @@ def test_bad_updates_end_the_run_late_too(run: Run, tmp_path: Path, late: list[i
 
 
 def test_metrics_that_cannot_be_written_are_told(tmp_path: Path) -> None:
-    written = Metrics(tmp_path / "metrics.jsonl", 0, main=True)
+    written = Metrics(tmp_path / "metrics.jsonl", 0, RUNTIME)
     written.write(step=0, loss=1.0)
     written.file.close()
     with open("/dev/full", "ab", buffering=0) as full:

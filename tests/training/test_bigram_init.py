@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.training.bigram_init import count_pairs, fit
+
+RUNTIME = Runtime.single()
 
 
 def some_documents(vocabulary: int, tokens: int) -> list[np.ndarray]:
@@ -41,7 +43,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch, V: int, counts: np.ndarray) -> Trans
     monkeypatch.setattr("lanbot.training.bigram_init.ROWS", 40)  # several parts, the last one smaller
     model = Transformer(ModelConfig(V, 192, 2, 3, 3, 64, 128, context=128, rope_theta=500_000.0))
     init_weights(model, torch.Generator().manual_seed(0))
-    fit(model, counts, world())
+    fit(model, counts, RUNTIME)
     return model
 
 

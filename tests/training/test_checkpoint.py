@@ -17,10 +17,14 @@ from torch.testing import assert_close
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.core.errors import Stopped, UserError
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
+from lanbot.models import saved
 from lanbot.models.transformer import Transformer
+from lanbot.models.weights import load_model
 from lanbot.training import checkpoint
 from lanbot.training.optim import MuonAdamW, Rates
+
+RUNTIME = Runtime.single()
 
 TRUE = torch.tensor(True)
 
@@ -54,7 +58,7 @@ def save(make_model: MakeModel, chat_format: ChatFormat, phase: Path) -> Save:
 
     def save(step: int) -> Path:
         train_a_little(model, optimizer, range(step, step + 1))
-        return checkpoint.save(phase, step, model, chat_format, optimizer, {"step": step}, world())
+        return checkpoint.save(phase, step, model, chat_format, optimizer, {"step": step}, RUNTIME)
 
     return save
 
@@ -75,16 +79,16 @@ def flip(path: Path, position: int) -> Iterator[None]:
 def test_a_saved_checkpoint_is_whole_and_the_last(save: Save, phase: Path) -> None:
     folder = save(7)
     assert folder == phase / "step_000007"
-    assert checkpoint.damage(folder) is None
-    assert checkpoint.latest(phase) == folder
-    assert checkpoint.step_of(folder) == 7
+    assert saved.damage(folder) is None
+    assert saved.latest(phase) == folder
+    assert saved.step_of(folder) == 7
     assert sorted(path.name for path in phase.iterdir()) == ["step_000007"]
     assert {"model.safetensors", "config.json", "tokenizer.json", "trainer"} <= {p.name for p in folder.iterdir()}
 
 
 def test_there_is_none_where_nothing_was_saved(phase: Path) -> None:
-    assert checkpoint.latest(phase) is None
-    assert checkpoint.last_step(phase, world()) is None
+    assert saved.latest(phase) is None
+    assert saved.latest(phase) is None
 
 
 def test_the_last_two_are_kept(save: Save, phase: Path) -> None:
@@ -95,14 +99,14 @@ def test_the_last_two_are_kept(save: Save, phase: Path) -> None:
 
 def test_steps_are_ordered_as_numbers(save: Save, phase: Path) -> None:
     save(999_999)
-    assert checkpoint.latest(phase) == phase / "step_999999"
+    assert saved.latest(phase) == phase / "step_999999"
     save(1_000_000)
-    assert checkpoint.latest(phase) == phase / "step_1000000"
+    assert saved.latest(phase) == phase / "step_1000000"
 
 
 def test_a_checkpoint_may_be_saved_again(save: Save, phase: Path) -> None:
     save(3)
-    assert checkpoint.damage(save(3)) is None
+    assert saved.damage(save(3)) is None
     assert len(list(phase.iterdir())) == 1
 
 
@@ -111,7 +115,7 @@ def test_a_checkpoint_opens_in_transformers(make_model: MakeModel, chat_format: 
 
     model, optimizer = fresh(make_model)
     train_a_little(model, optimizer, range(2))
-    folder = checkpoint.save(phase, 2, model, chat_format, optimizer, {}, world())
+    folder = checkpoint.save(phase, 2, model, chat_format, optimizer, {}, RUNTIME)
     theirs = AutoModelForCausalLM.from_pretrained(folder)
     ids = AutoTokenizer.from_pretrained(folder)("Once upon a time", return_tensors="pt").input_ids
     assert ids[0].tolist() == chat_format.tokenizer.encode("Once upon a time")
@@ -142,11 +146,11 @@ def test_a_flipped_byte_is_found_and_the_checkpoint_before_is_taken(
     before, last = save(2), save(4)
     size = (last / file).stat().st_size
     next(flip(last / file, {"first": 0, "middle": size // 2, "last": size - 1}[place]))
-    assert file in (checkpoint.damage(last) or "")
-    assert checkpoint.latest(phase) == before
+    assert file in (saved.damage(last) or "")
+    assert saved.latest(phase) == before
     told = capsys.readouterr().err
     assert str(last) in told and file in told
-    checkpoint.load(before, world())
+    load_model(before, RUNTIME.dtype, RUNTIME.device)
 
 
 def test_a_flipped_byte_anywhere_in_the_manifest_is_found(save: Save) -> None:
@@ -154,8 +158,8 @@ def test_a_flipped_byte_anywhere_in_the_manifest_is_found(save: Save) -> None:
     content = (folder / "manifest.json").read_bytes()
     for position in range(content.index(b'"files"'), len(content.rstrip())):
         for _ in flip(folder / "manifest.json", position):
-            assert checkpoint.damage(folder), content[max(0, position - 20) : position + 5]
-    assert checkpoint.damage(folder) is None
+            assert saved.damage(folder), content[max(0, position - 20) : position + 5]
+    assert saved.damage(folder) is None
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "trainer/.metadata", "manifest.json"])
@@ -167,25 +171,25 @@ def test_a_missing_cut_or_longer_file_is_found(save: Save, phase: Path, file: st
     path.unlink()
     if how != "missing":
         path.write_bytes(b"" if how == "empty" else content + b"x")
-    assert checkpoint.damage(last)
-    assert checkpoint.latest(phase) == before
+    assert saved.damage(last)
+    assert saved.latest(phase) == before
 
 
 def test_a_half_written_folder_is_no_checkpoint(save: Save, phase: Path) -> None:
     folder = save(2)
     save(4).rename(phase / ".step_000004.tmp")
-    assert checkpoint.latest(phase) == folder
+    assert saved.latest(phase) == folder
     again = save(4)
-    assert checkpoint.latest(phase) == again
+    assert saved.latest(phase) == again
     assert not (phase / ".step_000004.tmp").exists()
 
 
 def test_a_checkpoint_is_kept_though_damaged_ones_are_later(save: Save, phase: Path) -> None:
     for step in (4, 6):
         (save(step) / "model.safetensors").unlink()
-    assert checkpoint.latest(phase) is None
+    assert saved.latest(phase) is None
     new = save(1)
-    assert checkpoint.latest(phase) == new
+    assert saved.latest(phase) == new
 
 
 # -- a full disk ---------------------------------------------------------------------------------------------
@@ -217,9 +221,9 @@ def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(
         with pytest.raises(UserError, match=r"step_000004: cannot be saved, the disk is full\n.*free some space"):
             save(4)
     assert [path.name for path in phase.iterdir()] == ["step_000002"]
-    assert checkpoint.latest(phase) == before
-    assert checkpoint.latest(phase.parent / "base") == before
-    assert checkpoint.damage(save(4)) is None
+    assert saved.latest(phase) == before
+    assert saved.latest(phase.parent / "base") == before
+    assert saved.damage(save(4)) is None
 
 
 @pytest.fixture
@@ -238,28 +242,28 @@ def test_a_disk_that_is_really_full(small_disk: Path, make_model: MakeModel, cha
     """It fills up wherever it happens to: with the weights, the tokenizer, the trainer's state."""
     phase = small_disk / "base"
     model, optimizer = fresh(make_model)
-    before = checkpoint.save(phase, 2, model, chat_format, optimizer, {}, world())
+    before = checkpoint.save(phase, 2, model, chat_format, optimizer, {}, RUNTIME)
     room = sum(path.stat().st_size for path in before.rglob("*") if path.is_file())
     left = shutil.disk_usage(small_disk).free
     for missing in range(1, 10):
         filler = small_disk / "filler"
         filler.write_bytes(b"x" * (left - room * missing // 10))
         with pytest.raises(UserError, match="cannot be saved, the disk is full"):
-            checkpoint.save(phase, 4, model, chat_format, optimizer, {}, world())
+            checkpoint.save(phase, 4, model, chat_format, optimizer, {}, RUNTIME)
         filler.unlink()
         assert list(phase.iterdir()) == [before]
-        assert checkpoint.latest(phase) == before
-    checkpoint.save(phase, 4, model, chat_format, optimizer, {}, world())
+        assert saved.latest(phase) == before
+    checkpoint.save(phase, 4, model, chat_format, optimizer, {}, RUNTIME)
 
 
 def test_a_read_only_disk_is_told(small_disk: Path, make_model: MakeModel, chat_format: ChatFormat) -> None:
     phase = small_disk / "base"
     model, optimizer = fresh(make_model)
-    before = checkpoint.save(phase, 2, model, chat_format, optimizer, {}, world())
+    before = checkpoint.save(phase, 2, model, chat_format, optimizer, {}, RUNTIME)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(UserError, match=r"step_000004: cannot be saved, .*Read-only file system"):
-        checkpoint.save(phase, 4, model, chat_format, optimizer, {}, world())
-    assert checkpoint.latest(phase) == before
+        checkpoint.save(phase, 4, model, chat_format, optimizer, {}, RUNTIME)
+    assert saved.latest(phase) == before
 
 
 def test_another_error_of_the_system_is_told_as_it_is(save: Save, phase: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,14 +297,14 @@ def test_a_resumed_optimiser_goes_on_exactly(
     torch.manual_seed(11)
     torch.rand(5)
     progress = {"step": 3, "loader": {"left_over": [1, 2], "name": "é"}, "seconds": 0.1}
-    folder = checkpoint.save(phase, 3, model, chat_format, optimizer, progress, world())
+    folder = checkpoint.save(phase, 3, model, chat_format, optimizer, progress, RUNTIME)
     drawn = torch.rand(5)
     train_a_little(model, optimizer, range(3, 6))
 
     again, new_optimizer = fresh(make_model, seed=99, **changes)
-    again.load_state_dict(checkpoint.load(folder, world()).state_dict())
+    again.load_state_dict(load_model(folder, RUNTIME.dtype, RUNTIME.device).state_dict())
     torch.manual_seed(12)
-    assert checkpoint.resume(folder, new_optimizer, world()) == progress
+    assert checkpoint.resume(folder, new_optimizer, RUNTIME) == progress
     assert torch.equal(torch.rand(5), drawn)
     assert new_optimizer.steps == 3
     train_a_little(again, new_optimizer, range(3, 6))
@@ -323,13 +327,13 @@ def test_a_signal_inside_a_save_is_itself_and_leaves_the_checkpoint_before(
     with pytest.raises(type(signal)):
         save(4)
     assert list(phase.glob(".step_*")) == []
-    assert checkpoint.latest(phase) == before
+    assert saved.latest(phase) == before
 
 
 def test_what_a_killed_save_left_behind_is_removed_by_the_trainer_not_by_a_reader(save: Save, phase: Path) -> None:
     whole = save(2)
     (phase / ".step_000003.tmp" / "trainer").mkdir(parents=True)
-    assert checkpoint.last_step(phase, world()) == whole
+    assert saved.latest(phase) == whole
     assert len(list(phase.glob(".step_*"))) == 1, "a save may be going on there"
     checkpoint.clean(phase)
     assert list(phase.iterdir()) == [whole]
@@ -348,24 +352,24 @@ def test_a_save_in_the_background_holds_the_state_of_its_moment(
 ) -> None:
     model, optimizer = fresh(make_model, **changes)
     train_a_little(model, optimizer, range(3))
-    at_once = checkpoint.save(phase / "at_once", 3, model, chat_format, optimizer, {"step": 3}, world())
+    at_once = checkpoint.save(phase / "at_once", 3, model, chat_format, optimizer, {"step": 3}, RUNTIME)
     may_write, write = threading.Event(), checkpoint._write
     monkeypatch.setattr(checkpoint, "_write", lambda *rest: may_write.wait() and write(*rest))
-    saver = checkpoint.Saver(world(), background=True)
+    saver = checkpoint.Saver(RUNTIME, background=True)
     saver.save(phase, 3, model, chat_format, optimizer, {"step": 3})
     torch.rand(5)
     train_a_little(model, optimizer, range(3, 6))
-    assert checkpoint.latest(phase) is None
+    assert saved.latest(phase) is None
     may_write.set()
     saver.wait()
-    folder = checkpoint.latest(phase)
+    folder = saved.latest(phase)
     assert folder is not None
     assert (folder / "model.safetensors").read_bytes() == (at_once / "model.safetensors").read_bytes()
     for name in ("again", "expected"):
         restored, state = fresh(make_model, seed=9, **changes)
-        assert checkpoint.resume(folder if name == "again" else at_once, state, world()) == {"step": 3}
+        assert checkpoint.resume(folder if name == "again" else at_once, state, RUNTIME) == {"step": 3}
         train_a_little(restored, state, range(3, 6))
-        restored.load_state_dict(checkpoint.load(folder, world()).state_dict())
+        restored.load_state_dict(load_model(folder, RUNTIME.dtype, RUNTIME.device).state_dict())
         train_a_little(restored, state, range(3, 6))
         if name == "again":
             first = [p.clone() for p in restored.parameters()]
@@ -378,7 +382,7 @@ def test_an_error_in_the_background_is_raised_afterwards(
 ) -> None:
     before = save(2)
     model, optimizer = fresh(make_model)
-    saver = checkpoint.Saver(world(), background=True)
+    saver = checkpoint.Saver(RUNTIME, background=True)
 
     def full(*_: object) -> None:
         raise NO_SPACE
@@ -392,4 +396,4 @@ def test_an_error_in_the_background_is_raised_afterwards(
     saver.wait()  # it is told once
     saver.save(phase, 6, model, chat_format, optimizer, {})
     saver.wait()
-    assert checkpoint.latest(phase) == phase / "step_000006"
+    assert saved.latest(phase) == phase / "step_000006"

@@ -12,13 +12,15 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
-from lanbot.distributed import fsdp, runtime
-from lanbot.models import attention, fp8
+from lanbot.distributed import fsdp
+from lanbot.distributed.runtime import Runtime
+from lanbot.models import attention, compile, fp8, loss
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
-from lanbot.training import compile, loss
 from lanbot.training.optim import MuonAdamW, Rates
+
+RUNTIME = Runtime.start()
 
 MakeModel = Callable[..., Transformer]
 DOCUMENTS = torch.arange(36).view(2, 18) // 5
@@ -135,7 +137,7 @@ def test_inductors_code_gives_the_same_gradients(make_model: MakeModel, monkeypa
 
 def two_ranks() -> None:
     """A job for torchrun: gradients dealt out while they come, and FSDP2's, of compiled blocks and of written ones."""
-    ranks = runtime.mesh()
+    ranks = RUNTIME.mesh
     assert ranks is not None
     compile.enabled, compile.BACKEND = lambda _: True, "aot_eager"
     for sharded in (False, True):
@@ -150,7 +152,7 @@ def two_ranks() -> None:
             model.dtype = torch.float32
             if sharded:
                 fsdp.shard(model, ranks)
-            optimizer = MuonAdamW(model, Rates(0.02, 0.05, 0.01, 0.005), torch.float32)
+            optimizer = MuonAdamW(model, Rates(0.02, 0.05, 0.01, 0.005), torch.float32, ranks)
             for step in range(3):
                 ids = torch.randint(448, (2, 19), generator=torch.Generator().manual_seed(step + 10 * ranks.get_rank()))
                 hidden = model(ids[:, :-1], DOCUMENTS)
@@ -173,4 +175,4 @@ def test_two_ranks_train_compiled_as_they_do_written() -> None:
 
 if __name__ == "__main__":
     two_ranks()
-    runtime.close()
+    RUNTIME.close()

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from lanbot.data.packing import make_batch
+from lanbot.distributed.runtime import Runtime
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.schedule import wsd
 from lanbot.training.step import training_step
+
+RUNTIME = Runtime.single()
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 STEPS, EVERY, ROWS, T, VOCAB = 200, 10, 4, 48, 97
@@ -38,7 +41,9 @@ def train() -> tuple[list[float], Transformer]:
         tokens = (starts + strides * np.arange(T + 1)) % VOCAB
         weights = np.full(tokens.shape, 1 / (ROWS * T), np.float32)
         batch = make_batch(tokens, weights, bos=0)
-        result = training_step(model, optimizer, batch, wsd(step / STEPS, 0.1, 0.3), 1.0, micro_batch=2)
+        result = training_step(
+            model, optimizer, batch, wsd(step / STEPS, 0.1, 0.3), 1.0, micro_batch=2, runtime=RUNTIME
+        )
         losses.append(result.loss.item())
     return losses, model
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from lanbot.training import loss
-from lanbot.training.loss import weighted_nll
+from lanbot.models import loss
+from lanbot.models.loss import weighted_nll
 
 CHUNK = loss.CHUNK["cpu"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lanbot.core import hardware
-from lanbot.distributed import runtime
+from lanbot.distributed.runtime import Runtime
 from lanbot.models import attention
 from lanbot.models.config import ModelConfig
 from lanbot.models.transformer import Transformer
@@ -85,23 +85,22 @@ def test_depth_20_at_32_rows_of_2048_fits_80_gb_in_one_pass(ranks: int, monkeypa
 def test_the_micro_batch_is_what_fits_a_gpu(
     gigabytes: float, compiled: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_gpu(monkeypatch, gigabytes)
+    runtime = on_gpu(monkeypatch, gigabytes)
     if not compiled:
         monkeypatch.setenv("LANBOT_COMPILE", "0")
-    assert memory.micro_batch(D20, 2_048) == rows
+    assert memory.micro_batch(D20, 2_048, runtime) == rows
 
 
-def on_gpu(monkeypatch: pytest.MonkeyPatch, gigabytes: float) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def on_gpu(monkeypatch: pytest.MonkeyPatch, gigabytes: float) -> Runtime:
     monkeypatch.setattr(hardware, "total", lambda: int(gigabytes * 1e9))
     monkeypatch.setattr(memory, "has_flash", lambda *_: True)
-    monkeypatch.setattr(runtime, "_world", runtime.Runtime(0, 1, torch.device("cuda", 0), BF16))
+    return Runtime(0, 1, torch.device("cuda", 0), BF16)
 
 
 def test_more_rows_than_are_of_use_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    on_gpu(monkeypatch, 500)
-    assert memory.micro_batch(shape(2, 10), 2_048) == 32
-    assert memory.micro_batch(shape(2, 10), 512) == 128
+    runtime = on_gpu(monkeypatch, 500)
+    assert memory.micro_batch(shape(2, 10), 2_048, runtime) == 32
+    assert memory.micro_batch(shape(2, 10), 512, runtime) == 128
 
 
 def test_every_figure_grows_with_the_batch(make_model: Callable[..., Transformer]) -> None:

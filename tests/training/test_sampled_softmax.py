@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from lanbot.models.loss import Candidates, weighted_nll
 from lanbot.training import sampled_softmax
-from lanbot.training.loss import weighted_nll
-from lanbot.training.sampled_softmax import Candidates, SampledSoftmax, count_tokens
+from lanbot.training.sampled_softmax import SampledSoftmax, count_tokens
 
 V, DIM, TOKENS = 300, 16, 60
 COUNTS = 1e5 / np.arange(1, V + 1)

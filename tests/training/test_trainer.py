@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import ChatLoader, Loader, TextLoader
 from lanbot.data.packing import Batch
 from lanbot.data.prefetch import prefetched
-from lanbot.distributed.runtime import world
+from lanbot.distributed.runtime import Runtime
+from lanbot.models import saved
 from lanbot.models.transformer import Transformer
 from lanbot.phases.loaders import base_loader
 from lanbot.synthetic import world as built_in
@@ -33,6 +35,8 @@ from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.sampled_softmax import SampledSoftmax
 from lanbot.training.step import training_step
 from lanbot.training.trainer import TrainState, train
+
+RUNTIME = Runtime.single()
 
 MakeModel = Callable[..., Transformer]
 ROWS, T = 4, 24
@@ -49,7 +53,7 @@ def some_batch(rows: int = ROWS, seed: int = 0) -> Batch:
 def one_step(make_model: MakeModel, batch: Batch, micro_batch: int, clip: float = 1.0, candidates=None):  # type: ignore[no-untyped-def]
     model = make_model()
     optimizer = MuonAdamW(model, Rates(0.02, 0.05, 0.01, 0.005), torch.float32)
-    return model, training_step(model, optimizer, batch, 1.0, clip, micro_batch, candidates)
+    return model, training_step(model, optimizer, batch, 1.0, clip, micro_batch, RUNTIME, candidates)
 
 
 # -- one step ------------------------------------------------------------------------------------------------
@@ -106,7 +110,7 @@ def test_what_is_not_finite_leaves_the_weights_untouched(make_model: MakeModel, 
         batch.weights[1, 3] = value
     else:
         model.norm.weight.register_hook(lambda gradient: gradient * value)
-    assert not training_step(model, optimizer, batch, 1.0, 1.0, 2).finite
+    assert not training_step(model, optimizer, batch, 1.0, 1.0, 2, RUNTIME).finite
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(not tensor.any() for state in optimizer.state.values() for tensor in state.values())
@@ -117,7 +121,7 @@ def test_what_is_not_finite_leaves_the_weights_untouched(make_model: MakeModel, 
 
 def test_metrics_beyond_the_step_and_torn_lines_are_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "base" / "metrics.jsonl"
-    first = Metrics(path, 0, main=True)
+    first = Metrics(path, 0, RUNTIME)
     for step in range(5):
         first.write(step=step, loss=1 / 3)
         if step % 2 == 0:
@@ -126,7 +130,7 @@ def test_metrics_beyond_the_step_and_torn_lines_are_cut_off(tmp_path: Path) -> N
         file.write('{"step": 5, "lo')
     assert [line["step"] for line in read_metrics(path)] == [0, 0, 1, 2, 2, 3, 4, 4]
 
-    again = Metrics(path, 3, main=True)
+    again = Metrics(path, 3, RUNTIME)
     assert again.evaluated == {0, 2}
     again.write(step=4, loss=0.5)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 0, 1, 2, 2, 3, 4]
@@ -139,7 +143,7 @@ def test_metrics_that_are_not_there_are_empty(tmp_path: Path) -> None:
 
 
 def test_another_rank_writes_no_metrics(tmp_path: Path) -> None:
-    Metrics(tmp_path / "metrics.jsonl", 0, main=False).write(step=1)
+    Metrics(tmp_path / "metrics.jsonl", 0, replace(RUNTIME, rank=1)).write(step=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -206,7 +210,9 @@ def run(make_model: MakeModel, chat_format: ChatFormat, make_loader: Callable[[]
     """run(name, n, what): trains the phase of that name from where it is, and something happens at batch n."""
 
     def run(name: str, n: int = 0, what: Callable[[], None] = killed, evaluate: Any = None) -> TrainState:
-        state = TrainState(make_model(dtype=world().dtype), chat_format, Training(**SETTINGS), tmp_path / name, T)
+        state = TrainState(
+            make_model(dtype=RUNTIME.dtype), chat_format, Training(**SETTINGS), tmp_path / name, RUNTIME, T
+        )
         evaluate = evaluate or (lambda model: model.lm_head.weight.square().mean().item())
         train(state, Interrupted(make_loader(), n, what), evaluate, eval_every=2)
         return state
@@ -217,7 +223,7 @@ def run(make_model: MakeModel, chat_format: ChatFormat, make_loader: Callable[[]
 def test_a_phase_trains_to_its_end_and_then_does_nothing(run, tmp_path: Path, make_model: MakeModel) -> None:  # type: ignore[no-untyped-def]
     state = run("base")
     assert state.step >= 5
-    assert checkpoint.latest(tmp_path / "base") == tmp_path / "base" / f"step_{state.step:06d}"
+    assert saved.latest(tmp_path / "base") == tmp_path / "base" / f"step_{state.step:06d}"
     lines = metrics(tmp_path / "base")
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, state.step + 1))
     evaluated = [line["step"] for line in lines if "val_bpb" in line]
@@ -238,7 +244,7 @@ def test_stopped_after_every_step_it_ends_the_same(run, tmp_path: Path, number: 
         with pytest.raises(Stopped) as stopped:
             run("stopped", 1, send(number))
         assert stopped.value.exit_code == exit_code
-        assert checkpoint.latest(tmp_path / "stopped") == tmp_path / "stopped" / f"step_{step:06d}"
+        assert saved.latest(tmp_path / "stopped") == tmp_path / "stopped" / f"step_{step:06d}"
     run("stopped", 1, lambda: None)
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
@@ -288,7 +294,7 @@ def test_stopped_in_a_save_it_ends_the_same(run, tmp_path: Path, monkeypatch: py
 def test_a_damaged_last_checkpoint_is_made_again(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     run("whole")
     run("again")
-    folder = checkpoint.latest(tmp_path / "again")
+    folder = saved.latest(tmp_path / "again")
     assert folder is not None
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1])
     run("again")
@@ -310,16 +316,16 @@ def test_a_second_signal_stops_at_once(run, tmp_path: Path) -> None:  # type: ig
 
     with pytest.raises(KeyboardInterrupt):
         run("stopped", 2, twice)
-    assert checkpoint.latest(tmp_path / "stopped") is None
+    assert saved.latest(tmp_path / "stopped") is None
 
 
 def test_a_phase_that_drops_everything_says_so(make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path) -> None:
     question = [chat_format.bos, *chat_format.tokenizer.encode("why? " * T)]
     loader = ChatLoader([(question, [0] * len(question))] * 3, chat_format.bos, ROWS, T)
-    state = TrainState(make_model(dtype=world().dtype), chat_format, Training(**SETTINGS), tmp_path / "mid", T)
+    state = TrainState(make_model(dtype=RUNTIME.dtype), chat_format, Training(**SETTINGS), tmp_path / "mid", RUNTIME, T)
     with pytest.raises(UserError, match=r"mid: nothing to train on \(3 truncated, 3 dropped\)"):
         train(state, loader)
-    assert checkpoint.latest(tmp_path / "mid") is None
+    assert saved.latest(tmp_path / "mid") is None
 
 
 def test_stopped_with_batches_prepared_ahead_it_ends_the_same(
@@ -330,7 +336,9 @@ def test_stopped_with_batches_prepared_ahead_it_ends_the_same(
     chat_format.save(tmp_path / "tokenizer")
 
     def run(name: str, ahead: bool, n: int = 0) -> None:
-        state = TrainState(make_model(dtype=world().dtype), chat_format, Training(**SETTINGS), tmp_path / name, T)
+        state = TrainState(
+            make_model(dtype=RUNTIME.dtype), chat_format, Training(**SETTINGS), tmp_path / name, RUNTIME, T
+        )
         with prefetched(partial(base_loader, recipe, tmp_path / "tokenizer"), ahead) as loader:
             train(state, Interrupted(loader, n, send(signal.SIGTERM)))
 

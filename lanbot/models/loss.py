@@ -1,13 +1,12 @@
 """The one loss: a weighted sum of next-token negative log-likelihoods, without ever holding all logits."""
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lanbot.training import compile
-from lanbot.training.sampled_softmax import Candidates
+from lanbot.models import compile
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -18,6 +17,14 @@ KEPT_BYTES = {"cpu": 1 << 25, "cuda": 1 << 30, "mps": 1 << 28}
 FUSED_TOKENS = 1_024
 """Chunks of a multiple of so many tokens run compiled where that is on: each size is compiled for itself, and in RL
 there is no end to them."""
+
+
+class Candidates(NamedTuple):
+    """The tokens of a sampled softmax. ids: (C,) int64, ascending, every target among them. log_weights: (C,) float32,
+    added to their logits; 0 for targets."""
+
+    ids: Tensor
+    log_weights: Tensor
 
 
 class _WeightedNLL(torch.autograd.Function):
