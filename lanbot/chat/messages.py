@@ -63,6 +63,12 @@ def spoken(message: Message) -> str:
     return "".join(part["text"] for part in parts(message) if part["type"] == "text")
 
 
+def readable(message: Message) -> str:
+    """The message in plain text: `[2+2 → 4]` is a call and its output."""
+    marks = {"text": "{}", "python": "[{}", "output": " → {}]"}
+    return "".join(marks[part["type"]].format(part["text"]) for part in parts(message)).strip()
+
+
 def validate(row: object, where: str) -> Conversation:
     """`row` as a Conversation, or a UserError that says what is wrong with the row at `where` (file and line).
 

@@ -124,6 +124,7 @@ class Base(Training):
     data: str = key(
         "builtin:world", "hf:OWNER/NAME[/FOLDER][@REVISION], a path or glob, or builtin:world.", min_length=1
     )
+    data_column: str = key("", 'The column, in JSON the key, of the text; "text", Text or content if left out.')
     skip_bad_rows: Bool = key(False, "Skip and count broken rows of the corpus; otherwise the first one is an error.")
     tokens: Count | None = key(None, "How many tokens to train on; 20 for each matrix parameter if left out.")
     pair_tokens: Natural | None = key(None, "Tokens whose bigrams initialise embedding and head; 0: none.")

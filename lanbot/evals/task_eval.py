@@ -308,20 +308,9 @@ def _choose(engine: Engine, task: Task, rows: Sequence[int], told: ProgressCallb
     return [right[row] for row in rows]
 
 
-def answer_all(engine: Engine, questions: Sequence[str], max_tokens: int) -> list[str]:
-    """What the model says to each question, greedily, calls and outputs shown in brackets."""
+def answer_all(engine: Engine, questions: Sequence[str], max_tokens: int) -> list[Message]:
+    """The model's greedy answer to each question."""
     prompts = [engine.chat_format.prompt([{"role": "user", "content": question}]) for question in questions]
     with Progress("answering", len(prompts)) as progress:
         answers = _answers(engine, prompts, Sampling(max_tokens), progress.show)
-    return ["(longer than the context)" if answer is None else readable(answer) for answer in answers]
-
-
-def readable(message: Message) -> str:
-    """A message as one text: [2+2 → 4] for a call and its output."""
-    content = message["content"]
-    if isinstance(content, str):
-        return content
-    text = ""
-    for part in content:
-        text += {"text": "{}", "python": "[{}", "output": " → {}]"}[part["type"]].format(part["text"])
-    return text.strip()
+    return [answer or {"role": "assistant", "content": "(longer than the context)"} for answer in answers]

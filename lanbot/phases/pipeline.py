@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.chat.formats import get_format, load_format
+from lanbot.chat.messages import readable
 from lanbot.config.recipe import PHASES, Recipe
 from lanbot.config.run import Run, read_metrics
 from lanbot.core import hardware
@@ -147,7 +148,10 @@ def evaluate(
         "val_bpb": round(bpb.value, 6),
         "bpb": bpb.json(),
         "training": summary(run, phase) | {"peak_memory_bytes": hardware.peak()},
-        "samples": [{"prompt": q, "answer": a} for q, a in zip(questions, answers, strict=True)],
+        "samples": [
+            {"prompt": [{"role": "user", "content": question}], "answer": answer}
+            for question, answer in zip(questions, answers, strict=True)
+        ],
         "transcripts": transcripts(run, engine),
         "settings": {"limit": limit, "max_tokens": recipe.evals.max_tokens, "temperature": 0, "seed": recipe.seed},
     }
@@ -157,7 +161,7 @@ def evaluate(
         result["pass"] = run.read("rl", "pass.json")
     if runtime.main:
         say(score_table(scores))
-        samples = "\n".join(f"**{q}**\n\n```\n{a}\n```\n" for q, a in zip(questions, answers, strict=True))
+        samples = "\n".join(f"**{q}**\n\n```\n{readable(a)}\n```\n" for q, a in zip(questions, answers, strict=True))
         write_atomic(run.phase(phase) / "samples.md", f"# What {run.recipe.name} says after {phase}\n\n{samples}")
         write_atomic(run.phase(phase) / "evals.json", json.dumps(result, indent=1) + "\n")
     return result

@@ -91,11 +91,21 @@ def test_the_report_sets_answers_to_the_same_prompt_side_by_side(tmp_path: Path)
     score = {"score": 0.5, "n": 10, "stderr": 0.158114, "chance": 0.25}
     for phase, prompts in {"base": ["a", "b"], "sft": ["b", "c"]}.items():
         run.phase(phase).mkdir(parents=True)
-        samples = [{"prompt": prompt, "answer": f"{prompt}|{phase}\nnext"} for prompt in prompts]
+        samples = [
+            {
+                "prompt": [{"role": "user", "content": prompt}],
+                "answer": {"role": "assistant", "content": f"{prompt}|{phase}\nnext"},
+            }
+            for prompt in prompts
+        ]
         evals = {"checkpoint": "s", "tasks": {"arc": score}, "val_bpb": 1.5, "training": {}, "samples": samples}
         (run.phase(phase) / "evals.json").write_text(json.dumps({**evals, "settings": {"limit": 10}}))
     written = report.write(run)
-    assert {entry["prompt"]: entry["answers"] for entry in written["what_changed"]} == {
+    changed = {
+        entry["prompt"][0]["content"]: {phase: answer["content"] for phase, answer in entry["answers"].items()}
+        for entry in written["what_changed"]
+    }
+    assert changed == {
         "a": {"base": "a|base\nnext"},
         "b": {"base": "b|base\nnext", "sft": "b|sft\nnext"},
         "c": {"sft": "c|sft\nnext"},
@@ -207,7 +217,7 @@ def test_an_evaluation_writes_scores_prompts_transcripts_and_times(
     assert written["settings"] == told, "what was asked is told"
     assert written["val_bpb"] == written["bpb"]["bits_per_byte"] and written["bpb"]["n"] > 64
     assert 5.0 <= written["wall_seconds"] < 65.0
-    assert [sample["prompt"] for sample in written["samples"]] == pipeline.prompts_of_change(run)
+    assert [sample["prompt"][0]["content"] for sample in written["samples"]] == pipeline.prompts_of_change(run)
     assert len(written["transcripts"]) == 3 and written["checkpoint"] == "step_000007"
     for name in ("identity", "word_problems", "agent_tasks", "handwritten"):
         parts = written["tasks"][name]["parts"]

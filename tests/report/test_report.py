@@ -20,11 +20,14 @@ from hypothesis import strategies as st
 from lanbot import report
 from lanbot.config.recipe import load
 from lanbot.config.run import Run
-from lanbot.report import chart, tables
-from lanbot.report.curves import POINTS, thin
-from lanbot.report.talk import split_calls
+from lanbot.core.options import Options
+from lanbot.report import chart, terminal
+from lanbot.report.collect import POINTS, thin
+from lanbot.report.page import environment
+from lanbot.report.tables import count
 
 PHASES = ("base", "mid", "sft", "rl")
+COLOURS = ("p1", "p2", "p3", "p4")
 STEPS = {"base": 450, "mid": 40, "sft": 10, "rl": 12}
 CONFIG = {
     "model_type": "qwen3", "vocab_size": 1_536, "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3,
@@ -44,6 +47,12 @@ def transcript(said: str = "Hello.", title: str = "Find the price") -> dict[str,
     return {"title": title, "right": True, "conversations": [[asked, answered], [asked, answered]]}
 
 
+def sample(prompt: str, *answer: tuple[str, str]) -> dict[str, Any]:
+    parts = [{"type": kind, "text": text} for kind, text in answer]
+    asked = [{"role": "user", "content": prompt}]
+    return {"prompt": asked, "answer": {"role": "assistant", "content": parts}}
+
+
 def evals_of(phase: str, text: str = "Yes.") -> dict[str, Any]:
     """evals.json of a phase without any optional key."""
     at = PHASES.index(phase)
@@ -54,8 +63,8 @@ def evals_of(phase: str, text: str = "Yes.") -> dict[str, Any]:
         "val_bpb": 1.5 + at,
         "training": {**figures, "tokens_per_second": 10.0, "utilisation": None if phase == "rl" else 0.5},
         "samples": [
-            {"prompt": "Who are you?", "answer": f"{phase}: {text}"},
-            {"prompt": "2+2?", "answer": "[2+2 → 4] 4"},
+            sample("Who are you?", ("text", f"{phase}: {text}")),
+            sample("2+2?", ("python", "2+2"), ("output", "4"), ("text", " 4")),
         ],
         "settings": {"limit": 100, "max_tokens": 96, "temperature": 0},
     }
@@ -161,8 +170,11 @@ def test_report_json_holds_every_figure(full: Run) -> None:
     assert written["phases"]["mid"]["val_bpb"] == 2.5
     assert written["phases"]["tokenizer"]["seconds"] == 7.0
     assert written["pass"]["after"]["pass@8"]["score"] == 0.9
-    assert [entry["prompt"] for entry in written["what_changed"]] == ["Who are you?", "2+2?"]
-    assert written["what_changed"][0]["answers"] == {phase: f"{phase}: Yes." for phase in PHASES}
+    assert [entry["prompt"][0]["content"] for entry in written["what_changed"]] == ["Who are you?", "2+2?"]
+    answers = written["what_changed"][0]["answers"]
+    assert {phase: answer["content"][0]["text"] for phase, answer in answers.items()} == {
+        phase: f"{phase}: Yes." for phase in PHASES
+    }
     assert len(written["transcripts"]) == 3
     assert written["parameters"] == 2 * 1_536 * 192 + 4 * (192 * 64 * 12 + 3 * 192 * 512)
     assert (written["tokens"], written["seconds"], written["wall_seconds"]) == (4_000, 400.0, 607.0)
@@ -245,21 +257,22 @@ def test_the_page_says_of_how_many_steps_a_point_is_the_mean(full: Run) -> None:
 def test_all_phases_share_one_clock(full: Run) -> None:
     drawn = re.findall(r'<polyline class="line (\w+)" points="([^"]+)"', report.page(report.collect(full)))
     wide = {phase: [float(pair.split(",")[0]) for pair in points.split()] for phase, points in reversed(drawn)}
-    assert set(wide) == set(PHASES)
-    for before, after in itertools.pairwise(PHASES):
+    assert set(wide) == set(COLOURS)
+    for before, after in itertools.pairwise(COLOURS):
         assert max(wide[before]) < min(wide[after])
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50))
 def test_an_axis_holds_its_values_and_few_ticks(values: list[float]) -> None:
-    axis = chart._axis(values)
+    axis = chart.axis(values)
     assert axis is not None and 2 <= len(axis.ticks) <= 8
     assert all(-1e-9 <= axis.share(value) <= 1 + 1e-9 for value in values)
 
 
 @pytest.mark.parametrize(("share", "error"), [(0.0, 0.0), (1.0, 0.0), (0.98, 0.05), (0.01, 0.05)])
 def test_a_bar_stays_between_nothing_and_all(share: float, error: float) -> None:
-    drawn = chart.bar(share, error, 0.25, "rl", "x")
+    one = {"score": share, "stderr": error, "chance": 0.25}
+    drawn = environment().get_template("parts.html.j2").module.bar(one, "p1", "x")  # type: ignore[attr-defined]
     assert all(0 <= float(percent) <= 100 for percent in re.findall(r'"(-?[\d.]+)%"', drawn))
     assert 'x1="25.00%"' in drawn
 
@@ -270,7 +283,10 @@ def test_a_chart_has_axes_units_phases_and_a_legend(full: Run) -> None:
     assert len(figures) == 2
     for figure, unit in zip(figures, ("nats per token", "bits"), strict=True):
         assert f">{unit}</text>" in figure and ">training time, minutes</text>" in figure
-        assert all(f'class="name {phase}"' in figure for phase in PHASES)
+        assert all(
+            f'class="name {css}"' in figure and f">{phase}</text>" in figure
+            for css, phase in zip(COLOURS, PHASES, strict=True)
+        )
     assert ">share of answers that are right</text>" in figures[0]
     assert re.findall(r'class="key \w+ \w+">([^<]+)<', figures[0]) == [
         *("base loss", "mid loss", "sft loss", "rl reward")
@@ -302,7 +318,7 @@ def test_the_page_asks_nothing_of_a_network_and_runs_no_script(full: Run) -> Non
 def test_what_a_user_or_a_model_wrote_is_text_and_nothing_else(full: Run) -> None:
     for phase in PHASES:
         evals = evals_of(phase, HOSTILE)
-        evals["samples"] += [{"prompt": HOSTILE, "answer": f"[{HOSTILE} → {HOSTILE}] {HOSTILE}"}]
+        evals["samples"] += [sample(HOSTILE, ("python", HOSTILE), ("output", HOSTILE), ("text", HOSTILE))]
         evals["tasks"][HOSTILE] = score(0.5, parts={HOSTILE: score(0.5)})
         evals["transcripts"] = [transcript(HOSTILE, HOSTILE)]
         put(full, phase, "evals.json", evals)
@@ -320,11 +336,11 @@ def test_what_a_user_or_a_model_wrote_is_text_and_nothing_else(full: Run) -> Non
 
 
 def test_control_characters_are_shown_and_letters_of_all_scripts_kept(run: Run) -> None:
-    odd = "a\x00b\x1b[31mc \u202eשלום 你好 🚀 \ud800"
+    odd = "a\x00b\x1b[31mc שלום 你好 🚀 \ud800"
     put(run, "rl", "evals.json", evals_of("rl", odd))
     report.write(run)
     page = (run.folder / "report.html").read_text()
-    assert "a␀b␛[31mc \u202eשלום 你好 🚀 ?" in page
+    assert "a␀b␛[31mc שלום 你好 🚀 ?" in page
     assert "a␀b␛[31mc" in (run.folder / "report.md").read_text()
     assert 'dd dir="auto"' in page, "what turns the direction of writing does so in its own answer only"
 
@@ -396,33 +412,28 @@ def test_calls_and_outputs_are_set_apart(full: Run) -> None:
     assert page.count("✓ right") == 3
 
 
-@pytest.mark.parametrize(
-    ("answer", "parts"),
-    [
-        ("plain [text] → here", ["plain [text] → here"]),
-        ("[1+1 → 2]", ["1+1", "2"]),
-        ("It is [2*3 → 6] 6. [6+1 → 7] So 7.", ["It is ", "2*3", "6", " 6. ", "6+1", "7", " So 7."]),
-        ("[sum([1, 2]) → 3] [x → [1, [2]]]!", ["sum([1, 2])", "3", " ", "x", "[1, [2]]", "!"]),
-        ("[cut → off", ["[cut → off"]),
-        ("", []),
-    ],
-)
-def test_calls_in_an_answer_are_found(answer: str, parts: list[str]) -> None:
-    found = split_calls(answer)
-    assert [part["text"] for part in found] == parts
-    kinds = "".join(part["type"][0] for part in found)
-    assert kinds.count("po") == kinds.count("p") == kinds.count("o")
+def test_samples_of_an_earlier_version_are_texts(run: Run) -> None:
+    put(run, "rl", "evals.json", evals_of("rl") | {"samples": [{"prompt": "Old?", "answer": "[1 → 1] Yes."}]})
+    assert "[1 → 1] Yes." in Seen(report.page(report.collect(run))).text
 
 
-@given(st.text(st.sampled_from("ab[]→ "), max_size=40))
-def test_no_answer_loses_a_letter(answer: str) -> None:
-    marks = {"text": "{}", "python": "[{}", "output": " → {}]"}
-    assert "".join(marks[part["type"]].format(part["text"]) for part in split_calls(answer)) == answer
+def test_a_score_without_a_standard_error_shows_its_interval(run: Run) -> None:
+    for share, interval in ((1.0, [0.207, 1.0]), (0.5, [0.237, 0.763])):
+        evals = evals_of("rl")
+        evals["tasks"]["identity"] = {**score(share, 1 if share == 1 else 10), "interval": interval}
+        put(run, "rl", "evals.json", evals)
+        written = report.write(run)
+        shown = "1.000 [0.207, 1.000]" if share == 1 else "0.500 ± 0.158"
+        page = (run.folder / "report.html").read_text()
+        for text in (Seen(page).text, (run.folder / "report.md").read_text(), report.closing(run, written)):
+            assert shown in text
+        assert ('x1="20.70%" x2="100.00%"' in page) == (share == 1)
 
 
-def test_the_style_sheet_is_shipped() -> None:
+def test_templates_and_style_sheet_are_shipped() -> None:
     project = Path(report.__file__).parents[2] / "pyproject.toml"
-    assert "report/page.css" in tomllib.loads(project.read_text())["tool"]["setuptools"]["package-data"]["lanbot"]
+    shipped = tomllib.loads(project.read_text())["tool"]["setuptools"]["package-data"]["lanbot"]
+    assert {"report/static/*.css", "report/templates/*.j2"} <= set(shipped)
 
 
 def test_contaminated_items_are_told_with_where_they_are_and_whether_they_count(full: Run) -> None:
@@ -491,8 +502,9 @@ def test_a_fence_in_a_transcript_does_not_end_it(full: Run) -> None:
 
 
 def test_the_closing_word(full: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lanbot.report.tables.program", lambda: "lanbot")
+    monkeypatch.setattr("lanbot.report.terminal.program", lambda: "lanbot")
     monkeypatch.setenv("LANBOT_RUNS", str(full.folder.parent))
+    full = Run(full.folder, full.recipe, Options.from_environment())
     assert report.closing(full, report.collect(full)).split("\n") == [
         "Juniper by Ada",
         "  2.36M parameters, 4K tokens in 6m40s of training, 10m07s with evaluation",
@@ -514,6 +526,7 @@ def test_the_closing_word(full: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_closing_word_names_a_run_from_elsewhere_by_its_path(full: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANBOT_RUNS", str(full.folder.parent / "other"))
+    full = Run(full.folder, full.recipe, Options.from_environment())
     assert f" chat {full.folder}\n" in report.closing(full, report.collect(full))
 
 
@@ -539,7 +552,7 @@ def test_commands_are_told_so_that_this_shell_finds_them(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
     monkeypatch.setenv("PATH", str(program.parent) if on_path else str(tmp_path))
-    assert tables.program() == said
+    assert terminal.program() == said
 
 
 @pytest.mark.parametrize(
@@ -547,7 +560,7 @@ def test_commands_are_told_so_that_this_shell_finds_them(
     [(0, "0"), (950, "950"), (999_600, "1M"), (2_359_296, "2.36M"), (561e6, "561M"), (1.1e9, "1.1B")],
 )
 def test_counts_have_three_digits(number: float, said: str) -> None:
-    assert tables.count(number) == said
+    assert count(number) == said
 
 
 def test_a_report_is_written_in_a_moment(full: Run) -> None:

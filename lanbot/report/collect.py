@@ -1,0 +1,150 @@
+"""Reads everything a report shows from a run's folder. Does not import torch, so that reports are written quickly."""
+
+import json
+import math
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+from lanbot.chat.messages import Message
+from lanbot.config import recipe as recipes
+from lanbot.config.run import Run, read_metrics
+from lanbot.models.config import ModelConfig
+
+FIGURES = ("seconds", "tokens", "final_loss", "val_bpb", "peak_memory_bytes")
+"""The keys that every phase has in report.json; null where not measured."""
+POINTS = 200
+"""The approximate number of points of a curve."""
+
+Point = list[float]
+"""[seconds of training in this phase, value]"""
+
+
+def collect(run: Run) -> dict[str, Any]:
+    """All figures of a run, as report.json has them.
+
+    evals[task][phase] is a score, pass[before | after][k] too. what_changed holds the same prompts after each phase,
+    transcripts the agent's tasks after the last. contamination counts, for each task with real rows, the items found
+    in the training data. compared: the phase whose scores are shown beside the last phase's, if any.
+    """
+    order = run.recipe.phase_names
+    done = [phase for phase in order if run.done(phase)]
+    results = {phase: result for phase in done if "tasks" in (result := run.read(phase, "evals.json"))}
+    evals: dict[str, dict[str, Any]] = {}
+    changed: dict[str, dict[str, Any]] = {}
+    for phase, result in results.items():
+        for task, score in result["tasks"].items():
+            evals.setdefault(task, {})[phase] = score
+        for sample in result["samples"]:
+            prompt, answer = _messages(sample["prompt"], "user"), _messages(sample["answer"], "assistant")[0]
+            entry = changed.setdefault(json.dumps(prompt), {"prompt": prompt, "answers": {}})
+            entry["answers"][phase] = answer
+    phases = {phase: _figures(results[phase]) if phase in results else _untrained(run, phase) for phase in done}
+    of_trained = [phases[phase] for phase in results]
+    last: dict[str, Any] = next(reversed(results.values()), {})
+    return {
+        "name": run.recipe.name,
+        "identity": run.recipe.identity.name,
+        "creator": run.recipe.identity.creator,
+        "personality": run.recipe.identity.personality,
+        "parameters": parameters(run),
+        "tokens": sum(figures["tokens"] or 0 for figures in of_trained),
+        "seconds": round(sum(figures["seconds"] or 0 for figures in of_trained), 2),
+        "wall_seconds": _wall_seconds(phases, of_trained),
+        "missing": [phase for phase in order if phase not in phases],
+        "tokenizer": run.read("tokenizer", "compression.json") or [],
+        "phases": phases,
+        "evals": evals,
+        "compared": list(results)[-2] if last.get("pass") and len(results) > 1 else None,
+        "contamination": _contamination(run, evals),
+        "pass": last.get("pass", {}),
+        "what_changed": list(changed.values()),
+        "transcripts": last.get("transcripts", []),
+        "curves": curves(run, {phase: phases[phase] for phase in results}),
+        "settings": last.get("settings", {}),
+        "recipe": tomllib.loads(recipes.dump(run.recipe)),
+    }
+
+
+def trained(report: dict[str, Any]) -> list[str]:
+    """The phases that trained a model and were evaluated."""
+    return [phase for phase, figures in report["phases"].items() if "checkpoint" in figures]
+
+
+def parameters(run: Run) -> int | None:
+    """The size of the run's latest model, from its config.json; None if there is none."""
+    phase = run.last_model()
+    path = run.phase(phase) / run.checkpoint(phase) / "config.json" if phase else None
+    return ModelConfig.from_hf(path).params() if path and path.is_file() else None
+
+
+def _messages(said: Any, role: str) -> list[Message]:
+    """Messages of a sample; runs made by earlier versions have texts."""
+    return [{"role": role, "content": said}] if isinstance(said, str) else said if isinstance(said, list) else [said]
+
+
+def _figures(result: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a trained phase, from its evals.json."""
+    figures = {"val_bpb": result["val_bpb"], "checkpoint": result["checkpoint"], **result["training"]}
+    more = {name: result[name] for name in ("bpb", "wall_seconds", "description") if name in result}
+    return dict.fromkeys(FIGURES) | figures | more
+
+
+def _untrained(run: Run, phase: str) -> dict[str, Any]:
+    """The figures of a phase without a model, which has no loss: the tokenizer's."""
+    rows, times = run.read(phase, "compression.json"), run.read(phase, "evals.json")
+    figures: dict[str, Any] = dict.fromkeys(FIGURES)
+    if rows:
+        figures |= {"vocab_size": run.recipe.tokenizer.vocab_size, "bytes_per_token": rows[0]["bytes_per_token"]}
+    if "wall_seconds" in times:
+        figures |= {"seconds": times["wall_seconds"], "wall_seconds": times["wall_seconds"]}
+    return figures
+
+
+def _contamination(run: Run, evals: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """contamination.json by the names of scores; {} if no evaluated task was checked."""
+    found = run.read("", "contamination.json")
+    tasks = {}
+    for spec, task in found.get("tasks", {}).items():
+        name = spec.partition(":")[0]
+        if name in evals:
+            last = next(reversed(evals[name].values()))
+            tasks[name] = task | {"contaminated": len(task["contaminated"]), "dropped": bool(last.get("left_out"))}
+    return {"n": found["plan"]["n"], "words": found["words"], "tasks": tasks} if tasks else {}
+
+
+def _wall_seconds(phases: dict[str, Any], of_trained: list[dict[str, Any]]) -> float | None:
+    """Elapsed time of training and evaluation in all phases; None if a phase has none recorded."""
+    if not of_trained or any("wall_seconds" not in figures for figures in of_trained):
+        return None
+    return round(sum(figures.get("wall_seconds", 0) for figures in phases.values()), 2)
+
+
+def curves(run: Run, phases: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The curves of each phase: loss and bpb, or reward alone if it has one (the loss of a policy gradient has no
+    meaningful scale), and val_bpb, which is never averaged. mean_of: the number of steps that a point averages.
+    """
+    found = {}
+    for phase, figures in phases.items():
+        lines = read_metrics(run.phase(phase) / "metrics.jsonl")
+        steps = [line for line in lines if "val_bpb" not in line]
+        if not steps:
+            continue
+        every = math.ceil(len(steps) / POINTS)
+        curve: dict[str, Any] = {"mean_of": every}
+        for name in ("reward",) if "reward" in steps[0] else ("loss", "bpb"):
+            curve[name] = thin([[line["seconds"], line[name]] for line in steps if name in line], every)
+        curve["val_bpb"] = [[line["seconds"], line["val_bpb"]] for line in lines if "val_bpb" in line]
+        if not curve["val_bpb"]:
+            curve["val_bpb"] = [[steps[-1]["seconds"], figures["val_bpb"]]]
+        found[phase] = curve
+    return found
+
+
+def thin(points: Sequence[Point], every: int) -> list[Point]:
+    """The mean time and value of each `every` consecutive points."""
+    means = []
+    for start in range(0, len(points), every):
+        group = points[start : start + every]
+        means.append([round(sum(p[i] for p in group) / len(group), 6) for i in (0, 1)])
+    return means
