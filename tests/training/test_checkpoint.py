@@ -231,9 +231,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 4 MiB, where this process may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, text=True
+    )
     if mounted.returncode:
-        pytest.skip("may not mount a disk")
+        pytest.skip(f"may not mount a file system: {mounted.stderr.strip()}")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
