@@ -1,9 +1,11 @@
-"""An agent of a run: its model, one workspace and one memory, whoever asks and however often."""
+"""The agent of a run: its model, one workspace and one memory for all its conversations."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from lanbot.agent.local import LocalModel
 from lanbot.agent.loop import Agent
+from lanbot.agent.model import ModelClient
 from lanbot.chat.formats import load_format
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
@@ -14,37 +16,41 @@ from lanbot.models import saved
 from lanbot.models.weights import load_model
 from lanbot.tools.memory import Memory
 from lanbot.tools.python_call import PythonCalls
-from lanbot.tools.tool import Toolset
+from lanbot.tools.tool import Toolset, load_tools
 from lanbot.tools.workspace import Workspace
 
 
 @dataclass
-class RunTools:
-    """The tools of a run's model, and what they work on."""
+class Session:
+    """An agent, and what its tools work on."""
 
+    agent: Agent
     workspace: Workspace
     memory: Memory
 
-    @property
-    def calls(self) -> PythonCalls:
-        return PythonCalls(Toolset([*self.workspace.tools, *self.memory.tools]))
 
+def open_session(
+    run: Run, phase: str, workspace: Path | None, temperature: float, top_k: int | None, seed: int
+) -> Session:
+    """The run's model after a phase, with the tools and limits of its recipe. Raises UserError.
 
-def open_tools(run: Run, workspace: Path | None = None) -> RunTools:
-    """The run's memory, and the files of a folder or the run's own. Raises UserError: there is no such folder."""
+    workspace: the folder of its files; the run's own if left out.
+    """
     if workspace is not None and not workspace.is_dir():
-        raise UserError(f"--workspace {workspace}: no such folder", "Make the folder first, or name another.")
-    home = run.folder / "agent"
-    return RunTools(Workspace(workspace or home / "files"), Memory(home / "memory.db"))
+        raise UserError(f"--workspace {workspace}: no such folder", "Create the folder first, or name another.")
+    home, limits = run.folder / "agent", run.recipe.agent
+    files, memory = Workspace(workspace or home / "files"), Memory(home / "memory.db")
+    further = [tool for name in limits.tools for tool in load_tools(name)]
+    calls = PythonCalls(Toolset([*files.tools, *memory.tools, *further]))
+    sampling = Sampling(limits.max_tokens, temperature, top_k)
+    agent = Agent(open_model(run, phase), calls, limits.max_steps, sampling, seed=seed)
+    return Session(agent, files, memory)
 
 
-def open_agent(
-    run: Run, phase: str, tools: PythonCalls, temperature: float, top_k: int | None, seed: int, runtime: Runtime
-) -> Agent:
-    """The run's model after a phase, with its tools and the limits of its recipe."""
+def open_model(run: Run, phase: str) -> ModelClient:
+    """A run's model after a phase, in this process. Raises UserError if no checkpoint is complete."""
     folder = saved.latest(run.phase(phase))
     if folder is None:
         raise UserError(f"{run.folder}: its checkpoints are damaged", "Run the recipe again.")
-    engine = Engine(load_model(folder, runtime.dtype, runtime.device), load_format(folder))
-    limits = run.recipe.agent
-    return Agent(engine, tools, limits.max_steps, Sampling(limits.max_tokens, temperature, top_k), seed=seed)
+    runtime = Runtime.single()
+    return LocalModel(Engine(load_model(folder, runtime.dtype, runtime.device), load_format(folder)))

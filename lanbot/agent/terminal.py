@@ -1,134 +1,131 @@
-"""An agent on a terminal: a turn as it comes, and a conversation with its small commands."""
+"""An agent on a terminal: turns shown while they are generated, and conversations with a few commands."""
 
+import io
+import re
+import select
 import sys
-from collections.abc import Callable
-from typing import TextIO
 
-from lanbot.agent.loop import Agent
-from lanbot.agent.session import RunTools
-from lanbot.agent.transcript import ANSWERED, MARGIN, STEP_LIMIT, Turn
-from lanbot.chat.display import DIM, RESET, Stream, colours
-from lanbot.chat.formats.base import Event
+from lanbot.agent.loop import ANSWERED, NO_ANSWER, OPEN_CALL, STEP_LIMIT, Agent, Turn
+from lanbot.agent.session import Session
+from lanbot.chat.display import Terminal
 from lanbot.core.console import say, visible
 from lanbot.core.errors import UserError
 
 COMMANDS = {
-    "/help": "what can be typed here",
-    "/new": "begin a new conversation; files and memory stay",
-    "/files": "the files of the workspace",
-    "/memory": "what it remembers",
-    "/quit": "leave; so do an empty line, Ctrl-D and Ctrl-C",
+    "/help": "show the commands; a question may start with // for /",
+    "/new": "start a new conversation; files and memory stay",
+    "/files": "list the files of the workspace",
+    "/memory": "show what it remembers",
+    "/quit": "leave; so do Ctrl-D and Ctrl-C",
 }
 
 
-class Lines:
-    """Prints a turn token by token as a transcript shows it: calls and outputs on lines of their own, dimmed."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.out = out
-        self.colours = colours(out)
-        self.part, self.margins, self.open = "text", MARGIN["text"], False
-
-    def __call__(self, event: Event) -> None:
-        if event.kind in ("open", "close"):
-            self._end()
-            self.part = event.part if event.kind == "open" else "text"
-            self.margins = MARGIN[self.part]
-        elif event.kind == "piece":
-            self._write(event.text)
-        self.out.flush()
-
-    def close(self) -> None:
-        self._end()
-        self.out.flush()
-
-    def _write(self, piece: str) -> None:
-        for line in piece.splitlines(keepends=True):
-            if not self.open:
-                first, other = self.margins
-                self.out.write((DIM if self.colours and self.part != "text" else "") + first)
-                self.margins = (other, other)
-            self.out.write(visible(line.rstrip("\r\n")))  # a file's text must not steer the terminal
-            self.open = True
-            if line[-1] in "\r\n":
-                self._break()
-
-    def _end(self) -> None:
-        if self.open:
-            self._break()
-
-    def _break(self) -> None:
-        self.out.write((RESET if self.colours and self.part != "text" else "") + "\n")
-        self.open = False
-
-
-def show_turn(agent: Agent, request: str, make: Callable[[TextIO], Lines | Stream] = Stream) -> Turn:
-    """One turn, printed as it comes."""
+def show_turn(agent: Agent, request: str) -> Turn:
+    """One turn, printed while it is generated."""
     forgotten = agent.forgotten
-    stream = make(sys.stdout)
+    shown = Terminal(sys.stdout)
     try:
-        turn = agent.turn(request, stream)
+        turn = agent.turn(clean(request), shown)
     finally:
-        stream.close()
+        shown.close()
     if agent.forgotten > forgotten:
-        say("(The beginning of this conversation no longer fits into the context and was left out.)")
+        say("(The start of this conversation no longer fits into the context and was left out.)")
     return turn
 
 
-def limit_reached(agent: Agent, turn: Turn) -> UserError | None:
-    """What stopped a turn before its answer was done, and what to do about it."""
+def problem_of(agent: Agent, turn: Turn) -> UserError | None:
+    """Why a turn has no complete answer, and what to do about it; None if it has."""
     if turn.ended == ANSWERED:
         return None
+    if turn.ended == NO_ANSWER:
+        return UserError("the model answered nothing", "Ask in other words, or train it longer.")
+    if turn.ended == OPEN_CALL:
+        return UserError("the answer ended inside a call that was never closed", "Ask in other words.")
     if turn.ended == STEP_LIMIT:
         problem = f"stopped by the step limit: it went on after {agent.max_steps} calls"
-        return UserError(problem, "More are allowed by agent.max_steps in the run's recipe.toml.")
-    context = agent.engine.model.config.context
-    limit = f"a turn of {agent.sampling.max_tokens:,} tokens, a context of {context:,}"
-    return UserError(
-        f"stopped by the token limit: {limit}", "Longer turns are allowed by agent.max_tokens in the run's recipe.toml."
-    )
+        return UserError(problem, "Increase agent.max_steps in the run's recipe.toml.")
+    limit = f"a turn of {agent.sampling.max_tokens:,} tokens, a context of {agent.model.context_length:,}"
+    return UserError(f"stopped by the token limit: {limit}", "Increase agent.max_tokens in the run's recipe.toml.")
 
 
 def reply(agent: Agent, request: str) -> None:
     """One turn of a conversation."""
-    stopped = limit_reached(agent, show_turn(agent, request))
-    if stopped is not None:
-        say(f"({stopped.problem})")
+    problem = problem_of(agent, show_turn(agent, request))
+    if problem is not None:
+        say(f"({problem.problem})")
 
 
-def converse(agent: Agent, tools: RunTools, name: str) -> None:
+def converse(session: Session, name: str) -> None:
     """Reads requests and commands from stdin until there are no more."""
     interactive = sys.stdin.isatty()
+    pastes_whole = interactive and line_editing()
     if interactive:
         say(f"You are talking to {name}. {' '.join(COMMANDS)}")
     while True:
         try:
-            request = input("\n> " if interactive else "").strip()
+            if interactive:
+                print(flush=True)
+            request = input("> " if interactive else "")
+            while interactive and not pastes_whole and _input_waits():
+                request += "\n" + input()
         except (EOFError, KeyboardInterrupt):
             return
-        if request in ("", "/quit"):
+        request = request.strip()
+        if request == "/quit":
             return
-        if request.startswith("/"):
-            _command(request, agent, tools)
-            continue
-        try:
-            reply(agent, request)
-        except UserError as error:
-            say(str(error))
-        except KeyboardInterrupt:
-            if not interactive:
-                raise
+        if request in COMMANDS:
+            _command(request, session)
+        elif re.fullmatch("/[a-z]+", request):
+            say(f"no command {request}; there are: {' '.join(COMMANDS)} (/{request} asks it)")
+        elif request:
+            try:
+                reply(session.agent, request[1:] if request.startswith("//") else request)
+            except UserError as error:
+                say(str(error))
+            except KeyboardInterrupt:
+                if not interactive:
+                    raise
 
 
-def _command(command: str, agent: Agent, tools: RunTools) -> None:
+def line_editing() -> bool:
+    """Turns on line editing and history for input(). Returns whether a paste of several lines stays one message."""
+    try:
+        import readline
+    except ImportError:
+        return False
+    if "libedit" in (readline.__doc__ or ""):
+        return False
+    readline.parse_and_bind("set enable-bracketed-paste on")
+    return True
+
+
+def _input_waits() -> bool:
+    """Whether more input is there already, faster than anybody types: the rest of a paste."""
+    try:
+        return bool(select.select([sys.stdin], [], [], 0.02)[0])
+    except (OSError, ValueError):
+        return False
+
+
+def tolerate_encodings() -> None:
+    """What the terminal's encoding cannot express is replaced, in what is typed and in what is printed."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def clean(text: str) -> str:
+    """Text of the command line or the terminal, with bytes that are not UTF-8 replaced."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _command(command: str, session: Session) -> None:
     if command == "/help":
         print("\n".join(f"{name:8} {what}" for name, what in COMMANDS.items()))
     elif command == "/new":
-        agent.new()
+        session.agent.new()
         say("(a new conversation)")
     elif command == "/files":
-        print("\n".join(tools.workspace.names()) or "(empty)")
+        print("\n".join(map(visible, session.workspace.names())) or "(empty)")
     elif command == "/memory":
-        print("\n".join(f"{number}: {visible(text)}" for number, text in tools.memory.all()) or "(empty)")
-    else:
-        say(f"no command {command}; there are: {' '.join(COMMANDS)}")
+        print("\n".join(f"{number}: {visible(text)}" for number, text in session.memory.all()) or "(empty)")

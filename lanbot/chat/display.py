@@ -1,25 +1,67 @@
-"""A conversation on a terminal: its tokens with their loss mask in colour, or an answer as it is written."""
+"""How messages are shown: as blocks, as plain text, on a terminal while they are generated, with their loss mask."""
 
 import os
 import sys
-from typing import TextIO
+from collections.abc import Sequence
+from typing import NamedTuple, TextIO
 
 from lanbot.chat.formats.base import ChatFormat, Event
-from lanbot.chat.messages import Conversation
+from lanbot.chat.messages import Conversation, Message, parts
 from lanbot.core.console import visible
 
 GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
+MARGIN = {"python": ("    >>> ", "    ... "), "output": ("    ", "    "), "text": ("", "")}
+"""What the first line of a block begins with, and what the others do."""
+
+
+class Block(NamedTuple):
+    """A piece of a message as it is shown. kind: text, python (a call) or output (of a tool)."""
+
+    kind: str
+    text: str
+
+
+def blocks(message: Message) -> list[Block]:
+    """The blocks of a message, with control characters made visible.
+
+    An output that the model wrote itself is text like any other. Empty text is left out.
+    """
+    found: list[Block] = []
+    for part in parts(message):
+        kind = "text" if part.get("invented") else part["type"]
+        text = visible(part["text"])
+        if kind == "text" and found and found[-1].kind == "text":
+            text = found.pop().text + text
+        found.append(Block(kind, text))
+    stripped = (Block(kind, text.strip() if kind == "text" else text) for kind, text in found)
+    return [block for block in stripped if block.text or block.kind != "text"]
+
+
+def plain(message: Message) -> str:
+    """A message as text: calls and their outputs indented, on lines of their own."""
+    said, before = "", ""
+    for kind, text in blocks(message):
+        gap = "" if not said else "\n" if (before, kind) == ("python", "output") else "\n\n"
+        first, other = MARGIN[kind]
+        said += gap + first + text.replace("\n", f"\n{other}")
+        before = kind
+    return said
+
+
+def transcript(messages: Sequence[Message]) -> str:
+    """A conversation as text to read."""
+    return "\n".join(f"## {message['role']}\n\n{plain(message)}\n" for message in messages)
 
 
 def colours(stream: TextIO) -> bool:
-    """Does the stream show colours? FORCE_COLOR and NO_COLOR decide, where they are set."""
+    """Whether the stream shows colours. FORCE_COLOR and NO_COLOR decide where they are set."""
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
 
 
 def coloured(conversation: Conversation, chat_format: ChatFormat, title: str) -> str:
-    """The tokens as text: what the loss counts is green, or in «» where there are no colours; a line a turn."""
+    """The tokens as text, a line a message: what the loss counts is green, or in «» where there are no colours."""
     on, off = (GREEN, RESET) if colours(sys.stdout) else ("«", "»")
     ids, mask = chat_format.render(conversation)
     messages = conversation["messages"]
@@ -39,19 +81,39 @@ def coloured(conversation: Conversation, chat_format: ChatFormat, title: str) ->
     return "\n".join([head, *lines, *([text] if text else [])])
 
 
-class Stream:
-    """Prints an answer while it is generated: text as it is, a call and its output dimmed in brackets."""
+class Terminal:
+    """Prints a message while it is generated: calls and outputs dimmed, on lines of their own."""
 
     def __init__(self, out: TextIO) -> None:
-        dim, self.reset = (DIM, RESET) if colours(out) else ("", "")
         self.out = out
-        self.marks = {("open", "python"): f"{dim}[", ("open", "output"): " → ", ("close", "output"): f"]{self.reset}"}
+        self.colours = colours(out)
+        self.kind, self.margins, self.line_open = "text", MARGIN["text"], False
 
     def __call__(self, event: Event) -> None:
-        text = visible(event.text) if event.kind == "piece" else self.marks.get((event.kind, event.part), "")
-        self.out.write(text)
+        if event.kind in ("open", "close"):
+            self._end_line()
+            self.kind = event.part if event.kind == "open" and not event.invented else "text"
+            self.margins = MARGIN[self.kind]
+        elif event.kind == "piece":
+            self._write(event.text)
         self.out.flush()
 
     def close(self) -> None:
-        self.out.write(self.reset + "\n")
+        self._end_line()
         self.out.flush()
+
+    def _write(self, piece: str) -> None:
+        for line in piece.splitlines(keepends=True):
+            if not self.line_open:
+                first, other = self.margins
+                self.out.write((DIM if self.colours and self.kind != "text" else "") + first)
+                self.margins = (other, other)
+            self.out.write(visible(line.rstrip("\r\n")))
+            self.line_open = True
+            if line[-1] in "\r\n":
+                self._end_line()
+
+    def _end_line(self) -> None:
+        if self.line_open:
+            self.out.write((RESET if self.colours and self.kind != "text" else "") + "\n")
+            self.line_open = False

@@ -1,16 +1,15 @@
 """What a conversation is: messages with roles, made of parts. The same shape in memory and in JSON."""
 
-import re
 from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict
 
 from lanbot.core.errors import UserError
+from lanbot.core.jsonl import half_pair
 
 ROLES = ("system", "user", "assistant", "tool")
 PART_TYPES = ("text", "python", "output")
 MAX_CHARS = 1_000_000
 """Of a message: a whole book, which no context holds."""
-_HALF = re.compile("[\ud800-\udfff]")
 
 
 class Part(TypedDict):
@@ -96,6 +95,8 @@ def _problem(message: object, previous: str, first: bool) -> str | None:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         return f"has the role {role!r}; roles are {', '.join(ROLES)}"
+    if not isinstance(message.get("train", True), bool):
+        return f"is marked with {message['train']!r}; train is true or false, weight 1 or 0"
     if role == "system" and not first:
         return "is a system message, which may only come first"
     if role in ("assistant", "tool") and previous == "system":
@@ -119,6 +120,6 @@ def _text_problem(content: str) -> str | None:
         return "is empty"
     if len(content) > MAX_CHARS:
         return f"is {len(content):,} characters long; more than {MAX_CHARS:,} is a mistake"
-    if not content.isascii() and _HALF.search(content):
-        return "holds half of a surrogate pair, which is no text"
+    if half_pair(content):
+        return "holds half of a surrogate pair, which is not text"
     return None

@@ -6,27 +6,21 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 
 from lanbot import __version__
-from lanbot.cli import data, evaluation, identity
+from lanbot.cli import chat, data, evaluation, identity
 from lanbot.cli.shared import (
     Mirror,
     Overrides,
     UnsafeExec,
-    chosen_phase,
     make_options,
     open_run,
     parse_overrides,
 )
 from lanbot.core.errors import Stopped, UsageError, UserError
-
-if TYPE_CHECKING:
-    from lanbot.agent.loop import Agent
-    from lanbot.agent.session import RunTools
-    from lanbot.config.run import Run
 
 app = App(
     name="lanbot",
@@ -41,10 +35,10 @@ app.command(data.app)
 app.command(identity.app)
 app.command(runs)
 app.command(evaluation.evaluate, name="eval")
+app.command(chat.chat)
+app.command(chat.agent)
 
 STOPPED = "stopped; what was saved is whole: run the same command again to go on"
-
-Workspace = Annotated[Path | None, Parameter(help="The folder of its files; one in the run if left out.")]
 
 
 @app.command
@@ -127,75 +121,6 @@ def run(
 def phase_door(phase: str) -> None:
     """What scripts/*.py are: one phase of `lanbot run`, under python or torchrun."""
     main(["run", *sys.argv[1:], "--phase", phase])
-
-
-@app.command
-def chat(
-    run: str,
-    *,
-    ask: Annotated[list[str] | None, Parameter(negative="")] = None,
-    phase: str | None = None,
-    workspace: Workspace = None,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    seed: int = 0,
-) -> None:
-    """Talk to a run's model. It may use its tools: a calculator, files, a memory.
-
-    Args:
-        run: A run's name or folder.
-        ask: A question to begin with, in a conversation of its own; may be given more than once.
-        phase: mid, sft or rl; the latest if left out.
-        temperature: 0: always the likeliest token.
-    """
-    from lanbot.agent import terminal
-
-    made = open_run(run)
-    partner, tools = _agent(made, phase, workspace, temperature, top_k, seed)
-    for question in ask or []:
-        print(f"> {question}")
-        terminal.reply(partner, question)
-        partner.new()
-    if not ask or sys.stdin.isatty():
-        terminal.converse(partner, tools, made.recipe.identity.name)
-
-
-@app.command
-def agent(
-    run: str,
-    task: str,
-    *,
-    phase: str | None = None,
-    workspace: Workspace = None,
-    transcript: Path | None = None,
-    temperature: float | None = None,
-    seed: int = 0,
-) -> None:
-    """Give a run's model a task; it uses its tools until it is done. Exit code 1 if a limit stopped it.
-
-    Each task is a conversation of its own; the files and the memory stay.
-
-    Args:
-        run: A run's name or folder.
-        task: What to do.
-        phase: mid, sft or rl; the latest if left out.
-        transcript: A file to write the whole conversation to.
-        temperature: The recipe's if left out.
-    """
-    from lanbot.agent import terminal
-    from lanbot.core.files import write_atomic
-
-    made = open_run(run)
-    if transcript is not None and (transcript.is_dir() or not transcript.parent.is_dir()):
-        raise UserError(f"--transcript {transcript}: cannot be written", "Name a file in a folder that is there.")
-    temperature = made.recipe.agent.temperature if temperature is None else temperature
-    worker, _ = _agent(made, phase, workspace, temperature, None, seed)
-    turn = terminal.show_turn(worker, task, terminal.Lines)
-    if transcript is not None:
-        write_atomic(transcript, worker.transcript())
-    stopped = terminal.limit_reached(worker, turn)
-    if stopped is not None:
-        raise stopped
 
 
 @app.command
@@ -290,17 +215,6 @@ def doctor(*, mirror: Mirror = None, unsafe_exec: UnsafeExec = False) -> None:
     print("\n" + sandbox.doctor(options.unsafe_exec))
 
 
-def _agent(
-    made: "Run", phase: str | None, workspace: Path | None, temperature: float, top_k: int | None, seed: int
-) -> "tuple[Agent, RunTools]":
-    chosen = chosen_phase(made, phase)
-    from lanbot.agent.session import open_agent, open_tools
-    from lanbot.distributed.runtime import Runtime
-
-    tools = open_tools(made, workspace)
-    return open_agent(made, chosen, tools.calls, temperature, top_k, seed, Runtime.single()), tools
-
-
 def _dumps(value: Any) -> str:
     return json.dumps(value)
 
@@ -310,7 +224,12 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    signal.signal(signal.SIGTERM, _terminate)
+    stopped = STOPPED if arguments[:1] == ["run"] else "stopped"
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Stopped(143, stopped)
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         app(arguments, exit_on_error=False)
     except CycloptsError:
@@ -320,11 +239,11 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except Stopped as stopped:
-        _fail(str(stopped))
-        sys.exit(stopped.exit_code)
+    except Stopped as signalled:
+        _fail(str(signalled))
+        sys.exit(signalled.exit_code)
     except KeyboardInterrupt:
-        _fail(STOPPED if arguments[:1] == ["run"] else "stopped")
+        _fail(stopped)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -344,10 +263,6 @@ def _is_of_a_peer(error: Exception) -> bool:
     """Whether an error is what a rank sees of another's end."""
     said = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
     return type(error).__name__.startswith("Dist") or any(words in str(error) for words in said)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Stopped(143, STOPPED)
 
 
 def _fail(problem: str, remedy: str = "") -> None:

@@ -127,12 +127,12 @@ def validate(file: Path, *, recipe: str) -> None:
 
     who = recipes.load(recipe).identity
     rows, bad, broken = 0, 0, []  # type: int, int, list[str]
-    for number, row in track(jsonl.read_jsonl(file, broken), "checked", unit="rows"):
+    for place, row in track(jsonl.read_jsonl(file, broken), "checked", unit="rows"):
         rows += 1
         found = problems(_conversation(row), who, _kind(row))
         if found:
             bad += 1
-            print(f"{file}, line {number}: {'; '.join(found)}")
+            print(f"{place}: {'; '.join(found)}")
     for line in broken:
         print(line)
     if bad + len(broken):
@@ -155,10 +155,10 @@ def stats(file: Path) -> None:
     from lanbot.core.console import table
     from lanbot.synthetic.identity import quality
 
-    lines, rows = [], []  # type: list[int], list[Conversation]
-    for number, row in jsonl.read_jsonl(file):
-        lines.append(number)
-        rows.append(messages.validate(_conversation(row), f"{file}, line {number}"))
+    places, rows = [], []  # type: list[str], list[Conversation]
+    for place, row in jsonl.read_jsonl(file):
+        places.append(place.removeprefix(f"{file}, "))
+        rows.append(messages.validate(_conversation(row), place))
     if not rows:
         raise UserError(f"{file}: no conversation in it", "Name a file with rows.")
     found = quality.stats(rows)
@@ -170,7 +170,7 @@ def stats(file: Path) -> None:
         ("words an answer", f"{found['words_per_answer']:.1f}"),
         *((f"different {n}-grams of words", f"{found[f'distinct_{n}']:.3f}") for n in (1, 2, 3, 4)),
         *((f"with {what}", f"{found[f'{key}_share']:.1%}") for what, key in SHARES.items()),
-        ("closest pair (Jaccard)", f"{index:.2f}" + (f", lines {lines[one]} and {lines[other]}" if index else "")),
+        ("closest pair (Jaccard)", f"{index:.2f}" + (f", {places[one]} and {places[other]}" if index else "")),
         ("answers begin with", ", ".join(f"{word} {times:,}" for word, times in found["first_words"])),
     ]
     print(table(shown, ("what", "is"), left=2))

@@ -194,6 +194,7 @@ class Agent:
     max_steps: Count = key(8, "Tool calls for one task.")
     max_tokens: Count = key(256, "Tokens for one answer.")
     temperature: Number = key(0.0, "Sampling temperature; 0 takes the most likely token.")
+    tools: tuple[str, ...] = key((), "Further tools: module:name of a function or a Toolset.")
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -5,14 +5,15 @@ each epoch, documents in an order drawn anew for each chunk. Only one chunk is i
 downloaded when they are read, the next few while one is read.
 """
 
-import glob
 import hashlib
+import os
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from functools import cached_property, partial
+from pathlib import Path, PurePath
 from typing import Any
 
 from lanbot.core.console import main_rank, say
@@ -20,7 +21,17 @@ from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.data import download, hub
 from lanbot.data.download import Remote
-from lanbot.data.file_formats import CHUNK_DOCUMENTS, EXTENSIONS, KINDS, Chunk, Chunks, reader
+from lanbot.data.file_formats import (
+    CHUNK_DOCUMENTS,
+    EXTENSIONS,
+    KINDS,
+    Chunk,
+    Chunks,
+    find,
+    is_hidden,
+    reader,
+    sampled_digest,
+)
 from lanbot.data.hub import Source
 from lanbot.synthetic import world
 
@@ -36,6 +47,12 @@ HUB_CORPORA = {
 
 TRAIN = re.compile(r"(^|[/._-])train[/._-]")
 """In the name of a file of the train split."""
+HELD_OUT = re.compile(
+    r"(^|/)(W)([._-][^/]*)?(/|$)|[._-](W)(\.\w+)*$".replace("W", "validation|valid|val|dev|test|eval"), re.I
+)
+"""In the name of a file, or of its folder, of a split that is never trained on."""
+VALIDATION = re.compile("val|dev", re.I)
+"""What is validated on, of those."""
 
 
 @dataclass
@@ -50,40 +67,44 @@ class Position:
     """Rows left out so far."""
 
 
-def _nothing(files: Sequence[int]) -> None:
-    """For files that are here."""
-
-
 class Corpus:
-    """files: (name, chunks) pairs. The order of documents depends on `seed` and nothing else; None: as they lie.
+    """files: (name, chunks) pairs. The order of documents depends on `seed` alone; None: the order of the files.
 
-    ahead: is told the numbers of the file that is opened and of those that come next.
+    on_open: called with the numbers of the file that is opened and of those that come next.
+    digests: of the contents, where they are known.
     """
 
     def __init__(
-        self, files: list[tuple[str, Chunks]], seed: int | None, ahead: Callable[[Sequence[int]], None] = _nothing
+        self,
+        files: list[tuple[str, Chunks]],
+        seed: int | None,
+        on_open: Callable[[Sequence[int]], None] = lambda files: None,
+        digests: Callable[[], Sequence[str]] = list,
     ) -> None:
-        self.files, self.seed, self.ahead = files, seed, ahead
-        self.told = not main_rank()
-        names = "\n".join(name for name, _ in files)
-        self.fingerprint = f"{len(files)} files ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
-        """Of their names: another set of files has another order."""
+        self.files, self.seed, self.on_open, self.digests = files, seed, on_open, digests
+        self.warned = not main_rank()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of names and contents: other files have another order, or other documents."""
+        content = "\n".join([*(name for name, _ in self.files), *self.digests()])
+        return f"{len(self.files)} files ({hashlib.sha256(content.encode()).hexdigest()[:8]})"
 
     def documents(self, position: Position) -> Iterator[str]:
-        """Endless. `position` is moved along: after a document is yielded it stands on the next."""
-        reach = 1  # doubled with each file: who reads only a little shall not download much
+        """Endless. `position` is advanced: after a document is yielded it is that of the next."""
+        reach = 1  # doubled with each file: who reads little downloads little
         while True:
             order = list(range(len(self.files)))
             self._shuffle(order, f"{position.epoch}")
             whole, read = position == Position(position.epoch, bad=position.bad), 0
             while position.file < len(order):
-                self.ahead(order[position.file : position.file + 1 + reach])
+                self.on_open(order[position.file : position.file + 1 + reach])
                 reach = min(2 * reach, download.PARALLEL)
                 name, chunks = self.files[order[position.file]]
                 for chunk in chunks(position.chunk):
                     if position.document == 0:  # else it was counted before the stop
                         position.bad += chunk.bad
-                        self._tell(chunk)
+                        self._warn(chunk)
                     self._shuffle(chunk, f"{position.epoch}/{name}/{position.chunk}")
                     while position.document < len(chunk):
                         position.document += 1
@@ -99,9 +120,9 @@ class Corpus:
         if self.seed is not None:
             random.Random(f"{self.seed}/{what}").shuffle(items)
 
-    def _tell(self, chunk: Chunk) -> None:
-        if chunk.bad and not self.told:
-            self.told = True
+    def _warn(self, chunk: Chunk) -> None:
+        if chunk.bad and not self.warned:
+            self.warned = True
             say(f"{chunk.problem}: skipped, as are all such rows of the corpus; the log counts them")
 
     def once(self) -> Iterator[str]:
@@ -114,12 +135,13 @@ class Corpus:
 
 
 def open_corpus(
-    source: str, seed: int, skip_bad_rows: bool = False, options: Options | None = None
+    source: str, seed: int, skip_bad_rows: bool = False, options: Options | None = None, column: str = ""
 ) -> tuple[Corpus, Corpus]:
-    """(train, validation) of a source. Validation is the last file, or of a single file its last chunk.
+    """(train, validation) of a source. Validation is the files of a split of that name (HELD_OUT); else the last file,
+    or the last chunk of a single one. column: of the text; found by its name if left out.
 
     source: hf:OWNER/NAME, hf:OWNER/NAME/FOLDER (either may end in @REVISION), a path (file, folder or glob), or
-    builtin:world. Of the hub nothing but the listing is downloaded here, unless it is a single file.
+    builtin:world. Of the hub only the listing is downloaded here, unless it is a single file.
     Raises UserError if there is nothing there, or no text in it.
     """
     if source.startswith("builtin:"):
@@ -132,32 +154,64 @@ def open_corpus(
     options = options or Options.from_environment()
     if source.startswith("hf:"):
         if options.mirror is None:
-            return _from_hub(_hub_files(source, options), seed, skip_bad_rows, options)
+            return _from_hub(source, seed, skip_bad_rows, options, column)
         hub_id, known, inside = _hub_source(source)
         source = str(hub.find(hub_id, known.mirror if known else "/".join([hub_id, *inside]), options.mirror))
-    paths = _paths(source)
-    files = [(path.name, reader(path, skip_bad_rows)) for path in paths]
-    if len(files) > 1:
-        return Corpus(files[:-1], seed), Corpus(files[-1:], None)
-    return _split(paths[0], files[0], seed)
+    paths = find(source)
+    base = Path(os.path.commonpath([path.parent for path in paths])) if not Path(source).is_dir() else Path(source)
+    train, validation = _splits(source, [path.relative_to(base) for path in paths])
+    files = [(path.name, reader(path, skip_bad_rows, column)) for path in paths]
+    digests = partial(_digests, [paths[i] for i in train])
+    if validation:
+        return Corpus([files[i] for i in train], seed, digests=digests), Corpus([files[i] for i in validation], None)
+    return _split(paths[train[0]], files[train[0]], seed, digests)
 
 
-def _split(path: Path, file: tuple[str, Chunks], seed: int) -> tuple[Corpus, Corpus]:
-    """A single file: its last chunk is validation; a file of one chunk gives its last twentieth."""
+def _digests(paths: Sequence[Path]) -> list[str]:
+    return [sampled_digest(path) for path in paths]
+
+
+def _splits(source: str, names: Sequence[PurePath]) -> tuple[list[int], list[int]]:
+    """The numbers of the files to train on and to validate on; of a single one nothing is held out here."""
+    held_out = [i for i, name in enumerate(names) if HELD_OUT.search(str(name)) and not TRAIN.search(str(name))]
+    if len(names) == 1 or not held_out:
+        last = len(names) - 1
+        return list(range(max(1, last))), [last] if last else []
+    train = [i for i in range(len(names)) if i not in held_out]
+    if not train:
+        some = ", ".join(str(names[i]) for i in held_out[:3])
+        raise UserError(f"{source}: only files of held-out splits ({some})", "To train on one, name that file alone.")
+    validation = [i for i in held_out if VALIDATION.search(str(names[i]))] or held_out
+    if main_rank():
+        others = len(held_out) - len(validation)
+        say(
+            f"{source}: validation is {', '.join(str(names[i]) for i in validation[:3])}"
+            f"{f' and {len(validation) - 3:,} more' if len(validation) > 3 else ''}, by the name"
+            f"{f'; {others:,} more held-out files are not read' if others else ''}"
+        )
+    return train, validation
+
+
+def _split(
+    path: Path, file: tuple[str, Chunks], seed: int, digests: Callable[[], Sequence[str]]
+) -> tuple[Corpus, Corpus]:
+    """A single file: its last chunk is validation; of a file of one chunk its last twentieth."""
     name, chunks = file
     count = sum(1 for _ in chunks(0))
     if count > 1:
         last = count - 1
         train: Chunks = lambda start: (c for i, c in enumerate(chunks(start), start) if i < last)  # noqa: E731
-        return Corpus([(name, train)], seed), Corpus([(name, lambda start: chunks(last + start))], None)
+        return Corpus([(name, train)], seed, digests=digests), Corpus(
+            [(name, lambda start: chunks(last + start))], None
+        )
     documents = next(chunks(0), Chunk())
     held_out = max(1, len(documents) // 20)
     if len(documents) < 2:
-        problem = "no text in it" if not documents else "one document only; none is left for validation"
+        problem = "no text in it" if not documents else "one document only, none for validation"
         raise UserError(f"{path}: {problem}", "Give base.data more text, or a folder with a second file.")
     head, tail = documents[:-held_out], documents[-held_out:]
     return (
-        Corpus([(name, lambda start: iter([_like(documents, head)][start:]))], seed),
+        Corpus([(name, lambda start: iter([_like(documents, head)][start:]))], seed, digests=digests),
         Corpus([(name, lambda start: iter([Chunk(tail)][start:]))], None),
     )
 
@@ -166,19 +220,6 @@ def _like(whole: Chunk, part: list[str]) -> Chunk:
     chunk = Chunk(part)
     chunk.bad, chunk.problem = whole.bad, whole.problem
     return chunk
-
-
-def _paths(source: str) -> list[Path]:
-    path = Path(source)
-    if path.is_dir():
-        found = [p for p in path.rglob("*") if p.name.endswith(EXTENSIONS)]
-    elif path.is_file():
-        found = [path]
-    else:
-        found = [Path(p) for p in glob.glob(source, recursive=True)]
-    if not found:
-        raise UserError(f"{source}: no text there", f"Name a file, folder or glob of {', '.join(EXTENSIONS)}.")
-    return sorted(found)
 
 
 # -- the hub -----------------------------------------------------------------------------------------------
@@ -191,9 +232,9 @@ def _hub_source(source: str) -> tuple[str, Source | None, list[str]]:
     return hub_id, None if inside else HUB_CORPORA.get(hub_id), inside
 
 
-def _hub_files(source: str, options: Options) -> list[Remote]:
-    """What is to be read of a hub data set: the train split's files if names tell, else all; of the first kind in
-    KINDS that it has, for several are mostly the same text in several forms."""
+def _hub_files(source: str, options: Options) -> list[tuple[str, Remote]]:
+    """The (path, file) pairs of a hub data set that are read: those of its train split and of held-out ones if names
+    say so, else all; of the first kind in KINDS that it has, for several are mostly the same text in several forms."""
     hub_id, known, inside = _hub_source(source)
     revision = source.partition("@")[2]
     listed = hub.listing((known.id if known else hub_id) + (f"@{revision}" if revision else ""), options)
@@ -202,26 +243,39 @@ def _hub_files(source: str, options: Options) -> list[Remote]:
     else:
         folder = "/".join(inside)
         here = [name for name in listed if not folder or name == folder or name.startswith(folder + "/")]
+        here = [name for name in here if not is_hidden(Path(name))]
         of_kind = ([name for name in here if name.endswith(kind)] for kind in KINDS)
         names = next((found for found in of_kind if found), [])
-        names = [name for name in names if TRAIN.search(name)] or names
+        if any(TRAIN.search(name) for name in names):
+            names = [name for name in names if TRAIN.search(name) or HELD_OUT.search(name)]
     if not names:
         raise UserError(f"{source}: no {', '.join(EXTENSIONS)} there", hub.holds(listed))
-    return [listed[name] for name in names]
+    return [(name, listed[name]) for name in names]
 
 
-def _from_hub(remotes: list[Remote], seed: int, skip_bad_rows: bool, options: Options) -> tuple[Corpus, Corpus]:
+def _from_hub(source: str, seed: int, skip_bad_rows: bool, options: Options, column: str) -> tuple[Corpus, Corpus]:
     def chunks(remote: Remote) -> Chunks:
-        return lambda start: reader(download.get([remote], options)[0], skip_bad_rows)(start)
+        return lambda start: reader(download.get([remote], options)[0], skip_bad_rows, column)(start)
 
+    found = _hub_files(source, options)
+    train, validation = _splits(source, [PurePath(name) for name, _ in found])
+    remotes = [found[i][1] for i in train]
     files = [(remote.path.name, chunks(remote)) for remote in remotes]
-    if len(files) == 1:
-        return _split(remotes[0].path, files[0], seed)
+
+    def digests() -> list[str]:
+        return [remote.digest for remote in remotes]
+
+    if not validation:
+        return _split(remotes[0].path, files[0], seed, digests)
 
     def ahead(numbers: Sequence[int]) -> None:
         download.ahead([remotes[i] for i in numbers], options)
 
-    return Corpus(files[:-1], seed, ahead), Corpus(files[-1:], None)
+    held_out = [found[i][1] for i in validation]
+    return (
+        Corpus(files, seed, ahead, digests),
+        Corpus([(remote.path.name, chunks(remote)) for remote in held_out], None),
+    )
 
 
 def _world_chunks(split: str, documents: int = 1 << 20) -> Chunks:

@@ -232,7 +232,7 @@ def _download(remote: Remote, part: IO[bytes], note: Note) -> None:
             raise
 
     for _ in range(WRONG_TRIES):
-        http.patiently(remote.name, pull, note, http.TRIES)
+        http.with_retries(remote.name, pull, note, http.TRIES)
         if not (wrong := _wrong(remote)):
             os.fsync(part.fileno())
             return

@@ -110,7 +110,7 @@ def _ask(hub_id: str, owner_name: str, revision: str) -> dict[str, Any]:
                     digest = f"sha256:{lfs['oid']}" if lfs else f"git:{entry['oid']}"
                     found.append((str(path), (lfs or entry)["size"], digest))
     except (KeyError, TypeError):
-        raise http.unlike_the_hub(hub_id) from None
+        raise http.not_the_hub(hub_id) from None
     finally:
         progress.close()
     return {"sha": sha, "files": sorted(found, key=lambda file: PurePosixPath(file[0]))}

@@ -1,6 +1,6 @@
-"""The rows of a data set, none parsed before it is asked for: a phase with half a million of them starts at once."""
+"""The rows of a data set, none parsed before it is read: a phase with half a million of them starts at once."""
 
-import json
+import io
 import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ class _File(Protocol):
 
 
 class Rows(Sequence[Any]):
-    """The rows of .parquet, .jsonl, .jsonl.gz and .jsonl.zst files, one file after another, as dictionaries (a row of
-    jsonl may be any JSON). What they take in memory is their text."""
+    """The rows of .parquet, .jsonl and .json files (the latter plain, .gz or .zst), one file after another, as
+    dictionaries (of JSON: any value). Memory holds their text."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """Raises UserError if a file cannot be read."""
@@ -34,7 +34,7 @@ class Rows(Sequence[Any]):
         return self.ends[-1] if self.ends else 0
 
     def __getitem__(self, i):  # type: ignore[no-untyped-def]
-        """Raises UserError, with file and row, if it is broken."""
+        """Raises UserError, with file and row, for a broken one."""
         file, k = self._at(i)
         return file.row(k)
 
@@ -51,10 +51,12 @@ class Rows(Sequence[Any]):
 
 
 class _Lines:
-    """Lines end at \\n alone: U+2028 and U+0085 may stand inside a row. Empty ones are passed over, but counted."""
+    """Lines end at \\n alone: U+2028 and U+0085 may stand inside a row. Empty ones are skipped, but counted."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.data = path, read(path)
+        self.path, self.data, self.word = path, read(path), "line"
+        if jsonl.is_array(path, self.data[: jsonl.HEAD]):
+            self.data, self.word = b"\n".join(jsonl.items(path, io.BytesIO(self.data))), "item"
         self.starts, self.numbers = _starts(self.data)
 
     def __len__(self) -> int:
@@ -64,16 +66,16 @@ class _Lines:
         start = self.starts[i]
         end = self.data.find(b"\n", start)
         try:
-            return json.loads(self.data[start : end if end >= 0 else None])
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.where(i)}: not JSON ({error})", "Mend the line.") from None
+            return jsonl.parse(self.data[start : end if end >= 0 else None])
+        except ValueError as error:
+            raise UserError(f"{self.where(i)}: {error}", "Fix the row.") from None
 
     def where(self, i: int) -> str:
-        return f"{self.path}, line {self.numbers[i]}"
+        return f"{self.path}, {self.word} {self.numbers[i]}"
 
 
 def _starts(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Where the lines that are not empty begin, and their numbers from 1. A piece at a time: a flag a byte is much."""
+    """Offsets and numbers (from 1) of the lines that are not empty; in pieces, as a flag per byte takes much memory."""
     breaks = [np.zeros(1, dtype=np.int64)]
     for first in range(0, len(data), PIECE):
         piece = np.frombuffer(data, np.uint8, min(PIECE, len(data) - first), first)
@@ -93,10 +95,8 @@ def read(path: Path) -> bytes:
     try:
         with jsonl.open_bytes(path) as file:
             return file.read()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file", "Check the path.") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error})", "Check the file; it may be cut short.") from None
+        raise jsonl.unreadable(path, error) from None
 
 
 class _Table:
@@ -118,14 +118,14 @@ class _Table:
         try:
             return {name: column[i].as_py() for name, column in self.columns.items()}
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.where(i)}: not UTF-8 ({error})", "Mend the row.") from None
+            raise UserError(f"{self.where(i)}: not UTF-8 ({error})", "Fix the row.") from None
 
     def where(self, i: int) -> str:
         return f"{self.path}, row {i + 1}"
 
 
 def open_rows(paths: Sequence[Path]) -> Rows:
-    """The same files are opened once, as long as they stay as they are: phases and evaluations share them."""
+    """Files are opened once while they do not change: phases and evaluations share them."""
     return _opened(
         tuple(paths), tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.exists())
     )

@@ -14,16 +14,16 @@ from lanbot.data.loader import ChatLoader, TextLoader
 from lanbot.tasks.mixture import Mixture
 
 
-def base_loader(recipe: Recipe, tokenizer: Path, options: Options) -> TextLoader:
+def base_loader(recipe: Recipe, tokenizer: Path, options: Options | None = None) -> TextLoader:
     """Text for the base phase. tokenizer: its folder."""
     base = recipe.base
     assert base.tokens and base.batch_tokens and base.sequence, "the recipe is resolved"
-    corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows, options)
+    corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows, options, base.data_column)
     rows, steps = base.batch_tokens // base.sequence, max(1, base.tokens // base.batch_tokens)
     return TextLoader(corpus, load_format(tokenizer), rows, base.sequence, steps)
 
 
-def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool, options: Options) -> ChatLoader:
+def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool, options: Options | None = None) -> ChatLoader:
     """Conversations for "mid" or "sft". main: say what the tasks have to tell."""
     settings: ChatTraining = getattr(recipe, phase)
     assert settings.batch_tokens and settings.sequence, "the recipe is resolved"

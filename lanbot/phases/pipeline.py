@@ -30,7 +30,7 @@ from lanbot.tasks.task import Task, TaskContext
 from lanbot.training import memory
 
 MADE_BY = {
-    "tokenizer": ("seed", "tokenizer", "base.data"),
+    "tokenizer": ("seed", "tokenizer", "base.data", "base.data_column"),
     "base": ("model", "base"),
     "mid": ("identity", "mid"),
     "sft": ("identity", "sft"),

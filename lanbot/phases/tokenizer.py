@@ -45,7 +45,7 @@ def train(run: Run, runtime: Runtime) -> None:
 def corpora(run: Run) -> tuple[Corpus, Corpus]:
     """(train, validation) text of a run."""
     base = run.recipe.base
-    return open_corpus(base.data, run.recipe.seed, base.skip_bad_rows, run.options)
+    return open_corpus(base.data, run.recipe.seed, base.skip_bad_rows, run.options, base.data_column)
 
 
 def compression(tokenizer: Tokenizer, validation: Corpus) -> list[tuple[str, int, float]]:

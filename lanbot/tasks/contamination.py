@@ -201,7 +201,7 @@ def _corpus(recipe: Recipe, planned: Sequence[Any], options: Options) -> Iterato
     if not planned:
         return
     data, left, skip_bad_rows = planned
-    corpus, _ = open_corpus(data, recipe.seed, skip_bad_rows, options)
+    corpus, _ = open_corpus(data, recipe.seed, skip_bad_rows, options, recipe.base.data_column)
     pieces = _first(corpus.once(), left)
     yield from track(pieces, "contamination: base", left, "characters", len)
 

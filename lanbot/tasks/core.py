@@ -119,7 +119,7 @@ def _rows(task: CoreTask, options: Options) -> Iterator[tuple[str, Any]]:
     if bundle.is_dir():
         names = [bundle / member, bundle / f"{member}.gz", bundle / "eval_bundle" / member]
         path = next((name for name in names if name.is_file()), names[0])
-        return ((f"{path}, line {number}", row) for number, row in jsonl.read_jsonl(path))
+        return jsonl.read_jsonl(path)
     return _zipped_rows(bundle, member)
 
 

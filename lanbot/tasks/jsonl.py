@@ -1,4 +1,4 @@
-"""Conversations of one's own, in the layouts in which people keep them."""
+"""Conversations in a file of the user's, in the usual layouts."""
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -9,20 +9,21 @@ from lanbot.chat.formats import special_names
 from lanbot.chat.messages import Conversation, chat, parts, validate
 from lanbot.core.console import track
 from lanbot.core.errors import UserError
+from lanbot.data.file_formats import EXTENSIONS, find, sampled_digest
 from lanbot.data.rows import Rows, open_rows
 from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task
 
-SKIP = "Mend the line; in a mixture's part, skip_bad_rows = true leaves broken rows out."
+SKIP = "Fix the row; in a mixture's part, skip_bad_rows = true leaves broken rows out."
 
 
 @register("jsonl")
 class Jsonl(Task):
-    """Conversations of one's own: jsonl:PATH, a .jsonl, .jsonl.gz or .jsonl.zst.
+    """Conversations in a file: jsonl:PATH, .jsonl or a .json array (plain, .gz or .zst), or .parquet.
 
     A row is {"messages": [...]}, a bare list of messages, ShareGPT's {"conversations": [{"from", "value"}]} or Alpaca's
-    {"instruction", "input", "output"}. All are looked at first: a broken one is an error that names file and line, or
-    is skipped if told so, with a count.
+    {"instruction", "input", "output"}. "train": false or "weight": 0 keeps a message out of the loss. All rows are
+    checked first: a broken one is an error that names file and line, or with skip_bad_rows is skipped and counted.
     """
 
     kind = "chat"
@@ -31,7 +32,15 @@ class Jsonl(Task):
 
     @cached_property
     def rows(self) -> Rows:
-        return open_rows([Path(self.argument)])
+        return open_rows(self.paths)
+
+    @property
+    def paths(self) -> list[Path]:
+        path = Path(self.argument)
+        return find(self.argument) if path.is_dir() and path.name.endswith(EXTENSIONS) else [path]
+
+    def digest(self) -> str:
+        return "".join(f" {sampled_digest(path)[:8]}" for path in self.paths)
 
     def __len__(self) -> int:
         return len(self.good)
@@ -65,7 +74,7 @@ def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> _Checked:
             conversation = _read(rows, i)
         except UserError as error:
             if not skip_bad_rows:
-                raise UserError(error.problem, SKIP if "not JSON" in error.problem else error.remedy) from None
+                raise UserError(error.problem, SKIP if error.remedy == "Fix the row." else error.remedy) from None
             skipped.append(error.problem)
             continue
         good.append(i)
@@ -83,26 +92,27 @@ def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> _Checked:
 
 def _read(rows: Rows, i: int) -> Conversation:
     where = rows.where(i)
-    return accepted(validate(converted(rows[i]), where), where)
+    return validate(without_calls(converted(rows[i]), where), where)
 
 
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
+_CALLS = ("tool", "function", "function_call", "observation")
+"""Roles of tool calls and their results."""
 
 
 def converted(row: Any) -> Any:
-    """ShareGPT's and Alpaca's layouts as messages; any other row as it is."""
-    if not isinstance(row, dict) or "messages" in row:
+    """The row as {"messages": ...}, from ShareGPT's and Alpaca's layouts too; any other row as it is."""
+    if isinstance(row, list):
+        row = {"messages": row}
+    if not isinstance(row, dict):
         return row
-    turns = row.get("conversations")
-    if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):
-        said: list[Any] = [
-            {"role": _ROLES.get(str(turn.get("from")), turn.get("from")), "content": turn.get("value")}
-            for turn in turns
-        ]
-        return {"messages": [*_system(row), *said]}
+    if isinstance(row.get("messages"), list):
+        return {**row, "messages": [_message(turn) for turn in row["messages"]]}
+    if isinstance(row.get("conversations"), list):
+        return {"messages": [*_system(row), *(_message(turn) for turn in row["conversations"])]}
     if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
-        history = row.get("history") or []  # pairs of what was asked and answered before
-        if not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
+        history = row.get("history") or []  # earlier (question, answer) pairs
+        if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
             return row
         asked = "\n\n".join(str(row[key]) for key in ("instruction", "input") if row.get(key))
         turns = [*history, (asked, row["output"])]
@@ -111,13 +121,33 @@ def converted(row: Any) -> Any:
     return row
 
 
+def _message(turn: Any) -> Any:
+    """A message by the names of this project: role, content, and train = False where there is no loss on it."""
+    if not isinstance(turn, dict):
+        return turn
+    role = turn.get("role", turn.get("from"))
+    message = {key: value for key, value in turn.items() if key not in ("from", "value", "train", "weight")}
+    message |= {"role": _ROLES.get(str(role), role), "content": turn.get("content", turn.get("value"))}
+    marks = [turn[key] for key in ("train", "weight") if turn.get(key) is not None]
+    for mark in marks:
+        if mark not in (0, 1):
+            return message | {"train": mark}  # refused by validate
+    return message if all(marks) else message | {"train": False}
+
+
 def _system(row: dict[str, Any]) -> list[Any]:
     return [{"role": "system", "content": row["system"]}] if row.get("system") else []
 
 
-def accepted(conversation: Conversation, where: str) -> Conversation:
-    """The conversation, if LanBot's format has a place for all of it; UserError if not."""
-    if any(message["role"] == "tool" for message in conversation["messages"]):
-        remedy = "Write a tool's result as an output part of the assistant's message."
-        raise UserError(f"{where}: a tool message, which LanBot's format has no place for", remedy)
-    return conversation
+def without_calls(row: Any, where: str) -> Any:
+    """The row, if no message is a tool call or a tool's result in OpenAI's or ShareGPT's form; else UserError."""
+    messages = row.get("messages") if isinstance(row, dict) else None
+    for i, message in enumerate(messages if isinstance(messages, list) else []):
+        if isinstance(message, dict) and (
+            message.get("tool_calls") or message.get("function_call") or message.get("role") in _CALLS
+        ):
+            raise UserError(
+                f"{where}: message {i + 1} is a tool call or a tool's result, which LanBot's chat format does not have",
+                "Tool calls come with the chat formats of open weights; here, write python and output parts.",
+            )
+    return row

@@ -90,8 +90,10 @@ class Mixture(Sequence[Rendered]):
 
     @property
     def fingerprint(self) -> str:
-        """Of what it mixes: with other numbers of rows the order is another."""
-        return ", ".join(f"{part.task} {len(task):,}" for part, task in zip(self.parts, self.tasks, strict=True))
+        """Of what it mixes: other numbers of rows have another order, other files other rows."""
+        return ", ".join(
+            f"{part.task} {len(task):,}{task.digest()}" for part, task in zip(self.parts, self.tasks, strict=True)
+        )
 
     def notes(self) -> list[str]:
         """What a user should know: rows skipped, fewer rows than asked for."""

@@ -114,7 +114,7 @@ def plan_base(recipe: Recipe, chat_format: ChatFormat, options: Options | None =
     """The plan of base: it reads documents until it has its tokens; their number is an estimate."""
     base = recipe.base
     assert base.tokens and base.batch_tokens and base.sequence, "the recipe is resolved"
-    corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows, options)
+    corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows, options, base.data_column)
     documents = track(islice(corpus.once(), SAMPLE), "plan: base", SAMPLE, "documents")
     lengths = np.array([1 + len(chat_format.tokenizer.encode_array(text)) for text in documents])
     tokens = max(1, base.tokens // base.batch_tokens) * base.batch_tokens

@@ -74,6 +74,10 @@ class Task(ABC):
         """What a guess scores in row i, from 0 to 1."""
         return 1 / len(self.letters(i)) if self.kind == "choice" else self.chance
 
+    def digest(self) -> str:
+        """Of the files that a user gave, so that a phase does not resume with others; "" for all other tasks."""
+        return ""
+
     def part(self, i: int) -> str:
         """The part of the task that row i belongs to, scored apart too; "": the task has no parts."""
         return ""

@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 
 from lanbot.agent import session
-from lanbot.agent.loop import Agent
-from lanbot.agent.terminal import Lines
-from lanbot.chat.display import DIM, RESET
-from lanbot.chat.messages import Part, python, text
+from lanbot.agent.loop import Agent, Turn
+from lanbot.chat.display import DIM, RESET, Terminal
+from lanbot.chat.messages import Part, output, python, text
 from lanbot.cli import main
 from lanbot.config.recipe import load
 from lanbot.config.run import Run
-from lanbot.inference.sampling import Sampling
 from lanbot.tools.memory import Memory
 
 Script = Callable[..., None]
@@ -33,13 +31,8 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripted) -> Script:
     (run.phase("sft") / "evals.json").write_text('{"checkpoint": "step_000007"}')
 
     def play(*turns: list[Part]) -> None:
-        engine = scripted(*turns)
-
-        def opened(run, phase, tools, temperature, top_k, seed, runtime):  # type: ignore[no-untyped-def]
-            limits = run.recipe.agent
-            return Agent(engine, tools, limits.max_steps, Sampling(limits.max_tokens), seed=seed)
-
-        monkeypatch.setattr(session, "open_agent", opened)
+        model = scripted(*turns)
+        monkeypatch.setattr(session, "open_model", lambda run, phase: model)
 
     return play
 
@@ -159,22 +152,23 @@ def test_commands_of_a_chat(
     captured = capsys.readouterr()
     banner = captured.err.split("\n")[0]
     assert all(command in banner for command in ("/help", "/new", "/files", "/memory", "/quit"))
-    assert captured.out.startswith("(empty)\n(empty)\n[write_file")
-    assert "Done.\na.txt\n1: my cat is Tom\n/help" in captured.out
-    assert captured.out.endswith("Again.\n")
+    assert captured.out.startswith("\n(empty)\n\n(empty)\n\n    >>> write_file")
+    assert "Done.\n\na.txt\n\n1: my cat is Tom\n\n\n\n/help" in captured.out
+    assert captured.out.endswith("Again.\n\n")
     assert "(a new conversation)" in captured.err and "no command /nope" in captured.err
 
 
-def test_a_new_conversation_forgets_what_was_said(script: Script, monkeypatch: pytest.MonkeyPatch, scripted) -> None:
+def test_a_new_conversation_forgets_what_was_said(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
 
-    def opened(run, phase, tools, temperature, top_k, seed, runtime):  # type: ignore[no-untyped-def]
-        agent = Agent(scripted(*[[text("ok")]] * 3), tools)
-        turn = agent.turn
-        monkeypatch.setattr(agent, "turn", lambda *given: (kept.append(len(agent.messages)), turn(*given))[1])
-        return agent
+    turn = Agent.turn
 
-    monkeypatch.setattr(session, "open_agent", opened)
+    def noted(agent: Agent, *given) -> Turn:  # type: ignore[no-untyped-def]
+        kept.append(len(agent.messages))
+        return turn(agent, *given)
+
+    monkeypatch.setattr(Agent, "turn", noted)
+    script(*[[text("ok")]] * 3)
     types(monkeypatch, "one", "two", "/new", "three")
     assert lanbot("chat", "demo") == 0
     assert kept == [0, 2, 0]
@@ -187,18 +181,81 @@ def test_questions_of_ask_are_conversations_of_their_own_and_a_limit_is_told(
     script([python("2+3"), text("5.")], [text("x" * 300)])
     assert lanbot("chat", "demo", "--ask", "2+3?", "--ask", "x?") == 0
     captured = capsys.readouterr()
-    assert captured.out == "> 2+3?\n[2+3 → 5]5.\n> x?\n" + "x" * 200 + "\n"
+    assert captured.out == "> 2+3?\n    >>> 2+3\n    5\n5.\n> x?\n" + "x" * 200 + "\n"
     assert captured.err.startswith("(stopped by the token limit")
 
 
-def test_a_pipe_is_answered_line_by_line(
+def test_a_pipe_is_answered_line_by_line_and_empty_lines_are_nothing(
     script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n/memory\ntwo\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\n/memory\n  \ntwo\n"))
     script([text("1")], [text("2")])
     assert lanbot("chat", "demo") == 0
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("1\n(empty)\n2\n", "")
+
+
+def test_a_question_may_start_with_a_slash(
+    script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    turn = Agent.turn
+    monkeypatch.setattr(Agent, "turn", lambda agent, request, *given: (asked.append(request), turn(agent, request))[1])
+    script(*[[text("ok")]] * 4)
+    types(monkeypatch, "/etc/hosts is what?", "//help", "/help me", "/etc/hosts", "/nope", "", "  ", "/quit")
+    assert lanbot("chat", "demo") == 0
+    assert asked == ["/etc/hosts is what?", "/help", "/help me", "/etc/hosts"]
+    assert "no command /nope" in capsys.readouterr().err
+
+
+def test_an_empty_task_is_refused(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lanbot("agent", "demo", "") == lanbot("agent", "demo", " \n") == 2
+    assert capsys.readouterr().err.startswith("lanbot: the task is empty\n")
+
+
+def test_an_empty_answer_is_an_error(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    for said in ([], [text(" ")]):
+        script(said)
+        assert lanbot("agent", "demo", "Do it.") == 1
+        assert capsys.readouterr().err.startswith("lanbot: the model answered nothing\n")
+
+
+def test_a_call_that_is_never_closed_is_an_error(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = python("2+") | {"open": True}
+    script([begun, begun])
+    assert lanbot("agent", "demo", "Compute.", "--transcript", "t.md") == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("lanbot: the answer ended inside a call that was never closed\n")
+    assert captured.out == "    >>> 2+\n    error: the call was not closed; write it again\n    >>> 2+\n"
+    assert Path("t.md").read_text().endswith("    >>> 2+\n\n(ended by the unfinished call)\n")
+
+
+def test_bytes_that_are_not_utf8_are_replaced(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["chat", "demo", "--ask"], ["agent", "demo", "--transcript", "t.md"]):
+        script([text("ok")])
+        assert lanbot(*arguments, "Caf\udce9?") == 0
+    assert "Caf\ufffd?" in Path("t.md").read_text() and "> Caf\ufffd?" in capsys.readouterr().out
+
+
+def test_a_transcript_keeps_the_mode_of_its_file_and_follows_a_link(script: Script) -> None:
+    Path("private.md").touch(0o600)
+    Path("link.md").symlink_to("private.md")
+    script([text("ok")])
+    assert lanbot("agent", "demo", "Do it.", "--transcript", "link.md") == 0
+    assert Path("link.md").is_symlink() and Path("private.md").stat().st_mode & 0o777 == 0o600
+    assert "ok" in Path("private.md").read_text()
+
+
+def test_a_further_tool_from_outside_is_used(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("dice.py").write_text(
+        'def roll(sides: int) -> str:\n    """Rolls a die."""\n    return f"{sides} of {sides}"\n'
+    )
+    recipe = Path("runs/demo/recipe.toml")
+    lines = recipe.read_text().split("\n")
+    recipe.write_text("\n".join('tools = ["dice:roll"]' if line.startswith("tools = ") else line for line in lines))
+    script([python("roll(6)"), text("A six.")])
+    assert lanbot("agent", "demo", "Roll.") == 0
+    assert capsys.readouterr().out == "    >>> roll(6)\n    6 of 6\nA six.\n"
 
 
 # -- a turn as lines -----------------------------------------------------------------------------------------
@@ -209,7 +266,7 @@ def shown(*parts: Part, scripted, colour: bool = False, monkeypatch: pytest.Monk
         monkeypatch.setenv("FORCE_COLOR", "1")
     out = io.StringIO()
     engine = scripted(list(parts))
-    stream = Lines(out)
+    stream = Terminal(out)
     Agent(engine).turn("?", stream)
     stream.close()
     return out.getvalue()
@@ -231,3 +288,13 @@ def test_calls_are_dim_and_answers_are_not(scripted, monkeypatch: pytest.MonkeyP
 def test_an_output_does_not_steer_the_terminal(scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     said = shown(python("'\\x1b[2J'"), scripted=scripted, monkeypatch=monkeypatch)
     assert "\x1b" not in said and "    ␛[2J\n" in said
+
+
+def test_an_output_that_the_model_wrote_itself_is_shown_as_text(scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = shown(text("It is "), output("42"), text("."), scripted=scripted, monkeypatch=monkeypatch)
+    assert said == "It is \n42\n.\n"
+
+
+def test_text_that_reorders_a_line_is_made_visible(scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = shown(text("safe\u202egnp.exe"), scripted=scripted, monkeypatch=monkeypatch)
+    assert said == "safe[U+202E]gnp.exe\n"

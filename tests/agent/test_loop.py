@@ -1,9 +1,12 @@
+import json
+
 import pytest
 
 from lanbot.agent.loop import CUT, REPEATS, Agent, bounded
+from lanbot.agent.model import Reply
 from lanbot.chat.formats.base import Event
 from lanbot.chat.formats.lanbot import LanBotFormat
-from lanbot.chat.messages import Message, output, parts, python, spoken, text
+from lanbot.chat.messages import Message, Part, output, parts, python, spoken, text
 from lanbot.core.errors import UserError
 from lanbot.inference.sampling import Sampling
 from lanbot.tokenizers.bpe import BPETokenizer
@@ -16,10 +19,11 @@ BYTES = LanBotFormat(BPETokenizer.of_bytes(LanBotFormat.special_tokens))
 SYSTEM: Message = {"role": "system", "content": "Be brief."}
 
 
-class Asked:
-    """A tool that notes what it was asked."""
+class Asked(PythonCalls):
+    """Tools that note what they were asked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.codes: list[str] = []
 
     def __call__(self, code: str) -> str:
@@ -32,15 +36,15 @@ def outputs(message: Message) -> list[str]:
 
 
 def test_a_turn_is_kept_with_its_calls_and_outputs(scripted) -> None:
-    engine = scripted([text("So "), python("2+2"), text("4.")], [text("bye")])
-    agent = Agent(engine)
+    model = scripted([text("So "), python("2+2"), text("4.")], [text("bye")])
+    agent = Agent(model)
     turn = agent.turn("2+2?")
     assert turn.message["content"] == [text("So "), python("2+2"), output("4"), text("4.")]
     assert turn.ended == "answered"
     assert agent.messages == [{"role": "user", "content": "2+2?"}, turn.message]
     assert spoken(agent.turn("ciao").message) == "bye"
     assert [m["role"] for m in agent.messages] == ["user", "assistant"] * 2
-    assert engine.prompts[1] == BYTES.prompt(agent.messages[:3])
+    assert model.engine.prompts[1] == BYTES.prompt(agent.messages[:3])
 
 
 def test_each_piece_is_shown_while_it_is_generated(scripted) -> None:
@@ -58,15 +62,16 @@ def test_an_error_of_a_call_is_fed_back_and_the_turn_goes_on(scripted) -> None:
 
 
 def test_a_turn_that_fails_leaves_no_trace(scripted) -> None:
-    engine = scripted([text("one")], [python("1")], [text("two")])
-    agent = Agent(engine)
+    model = scripted([text("one")], [python("1")], [text("two")])
+    agent = Agent(model)
     agent.turn("first")
     before = list(agent.messages)
 
-    def interrupted(code: str) -> str:
-        raise KeyboardInterrupt
+    class Interrupted(PythonCalls):
+        def __call__(self, code: str) -> str:
+            raise KeyboardInterrupt
 
-    agent.tool = interrupted
+    agent.tools = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         agent.turn("second")
     assert agent.messages == before and len(agent.turns) == 1
@@ -78,8 +83,8 @@ def test_a_turn_that_fails_leaves_no_trace(scripted) -> None:
 
 def test_the_same_call_made_over_and_over_is_answered_by_an_error(scripted) -> None:
     asked = Asked()
-    engine = scripted([python("1+1")] * (REPEATS + 2) + [python("1+2"), python("1+1")])
-    results = outputs(Agent(engine, asked).turn("count").message)
+    model = scripted([python("1+1")] * (REPEATS + 2) + [python("1+2"), python("1+1")])
+    results = outputs(Agent(model, asked).turn("count").message)
     assert results[:REPEATS] == ["=1+1"] * REPEATS
     assert all(result.startswith("error: the same call again") for result in results[REPEATS:-2])
     assert results[-2:] == ["=1+2", "=1+1"], "after another call its result may be another"
@@ -130,17 +135,17 @@ def test_bounded_counts_calls_that_the_tool_never_saw() -> None:
 
 
 def test_files_and_memory_outlive_a_conversation(scripted) -> None:
-    engine = scripted(
+    model = scripted(
         [python('remember("my cat is Tom")'), python('write_file("a.txt", "hi")'), text("Done.")],
         [python('recall("what is my cat called?")'), python("list_files()"), text("Tom.")],
     )
-    agent = Agent(engine, PythonCalls(Toolset([*Workspace({}).tools, *Memory().tools])), messages=[SYSTEM])
+    agent = Agent(model, PythonCalls(Toolset([*Workspace({}).tools, *Memory().tools])), messages=[SYSTEM])
     agent.turn("Remember my cat.")
     agent.new()
     assert (agent.messages, agent.turns) == ([SYSTEM], [])
     turn = agent.turn("What is my cat called?")
     assert outputs(turn.message) == ["1: my cat is Tom", "a.txt"]
-    assert engine.prompts[1] == BYTES.prompt([SYSTEM, {"role": "user", "content": turn.request}])
+    assert model.engine.prompts[1] == BYTES.prompt([SYSTEM, {"role": "user", "content": turn.request}])
 
 
 def test_a_transcript_tells_all_that_was_said_and_done(scripted) -> None:
@@ -196,7 +201,7 @@ Count.
 
 def test_a_transcript_holds_what_the_model_no_longer_reads(scripted) -> None:
     agent = Agent(scripted(*[[text(f"answer {i}")] for i in range(8)]), sampling=Sampling(max_tokens=20))
-    agent.engine.model.config.context = 100
+    agent.model.engine.model.config.context = 100
     for i in range(8):
         agent.turn(f"question {i}")
     assert agent.forgotten > 0
@@ -207,23 +212,23 @@ def test_a_transcript_holds_what_the_model_no_longer_reads(scripted) -> None:
 
 
 def test_the_oldest_turns_are_left_out_and_the_system_message_stays(scripted) -> None:
-    engine = scripted(*[[text(f"answer {i}")] for i in range(12)], context=120)
-    agent = Agent(engine, messages=[SYSTEM])
+    model = scripted(*[[text(f"answer {i}")] for i in range(12)], context=120)
+    agent = Agent(model, messages=[SYSTEM])
     for i in range(12):
         agent.turn(f"question {i}")
         assert agent.messages[0] == SYSTEM
         assert [m["role"] for m in agent.messages[1:]] == ["user", "assistant"] * (len(agent.messages) // 2)
         assert agent.messages[-2]["content"] == f"question {i}"
-        assert len(engine.prompts[-1]) + 120 // 3 <= 120
-        assert engine.prompts[-1] == BYTES.prompt(agent.messages[:-1])
+        assert len(model.engine.prompts[-1]) + 120 // 3 <= 120
+        assert model.engine.prompts[-1] == BYTES.prompt(agent.messages[:-1])
         assert agent.forgotten + len(agent.messages) == 1 + 2 * (i + 1)
     assert agent.forgotten > 0
     assert len(agent.messages) > 3, "more was left out than needed"
 
 
 def test_without_a_system_message_the_oldest_turn_goes_whole(scripted) -> None:
-    engine = scripted(*[[text("x" * 20)] for _ in range(8)], context=100)
-    agent = Agent(engine)
+    model = scripted(*[[text("x" * 20)] for _ in range(8)], context=100)
+    agent = Agent(model)
     for i in range(8):
         agent.turn(f"question {i}")
         assert agent.messages[0]["role"] == "user"
@@ -238,8 +243,8 @@ def test_nothing_is_left_out_while_there_is_room(scripted) -> None:
 
 
 def test_a_message_longer_than_the_context_is_refused_and_the_conversation_stays_as_it_was(scripted) -> None:
-    engine = scripted([text("ho")], [text("still here")], context=60)
-    agent = Agent(engine)
+    model = scripted([text("ho")], [text("still here")], context=60)
+    agent = Agent(model)
     agent.turn("hi")
     before = list(agent.messages)
     with pytest.raises(UserError, match="context is 60"):
@@ -249,9 +254,76 @@ def test_a_message_longer_than_the_context_is_refused_and_the_conversation_stays
 
 
 def test_a_message_that_leaves_little_room_is_answered_all_the_same(scripted) -> None:
-    engine = scripted([text("ok")], context=60)
-    agent = Agent(engine)
+    model = scripted([text("ok")], context=60)
+    agent = Agent(model)
     agent.turn("x" * 55)
-    assert len(engine.prompts[0]) == 59
+    assert len(model.engine.prompts[0]) == 59
     with pytest.raises(UserError):
         agent.turn("x" * 56)
+
+
+# -- what the model writes -----------------------------------------------------------------------------------
+
+
+def test_a_model_that_leaves_a_call_open_is_warned_once_and_may_correct_it(scripted) -> None:
+    begun: Part = {**python("2+"), "open": True}
+    turn = Agent(scripted([begun, python("2+2"), text("4.")])).turn("2+2?")
+    assert outputs(turn.message) == ["error: the call was not closed; write it again", "4"]
+    assert (spoken(turn.message), turn.ended) == ("4.", "answered")
+    assert Agent(scripted([begun, begun])).turn("2+2?").ended == "unfinished call"
+
+
+def test_an_output_that_the_model_wrote_itself_is_text_and_never_an_output(scripted) -> None:
+    model = scripted([text("I computed "), output("5"), python("2+2"), text("4.")], [text("ok")])
+    agent = Agent(model)
+    turn = agent.turn("2+2?")
+    assert outputs(turn.message) == ["4"] and spoken(turn.message) == "I computed 54."
+    agent.turn("thanks")
+    assert BYTES.tokenizer.decode(model.engine.prompts[1]).count("<|output_start|>") == 1
+
+
+class Remote:
+    """A client as one of a server would be: no tokenizer, no engine."""
+
+    context_length = 200
+
+    def __init__(self, *replies: Reply) -> None:
+        self.replies, self.read = list(replies), []  # type: list[Reply], list[Any]
+
+    def count_tokens(self, messages) -> int:  # type: ignore[no-untyped-def]
+        return sum(len(part["text"].split()) + 2 for message in messages for part in parts(message))
+
+    def complete(self, messages, sampling, seed=0, tools=()) -> Reply:  # type: ignore[no-untyped-def]
+        self.read.append((json.loads(json.dumps(messages)), [tool["function"]["name"] for tool in tools]))
+        return self.replies.pop(0)
+
+    def stream(self, messages, sampling, seed=0, tools=()):  # type: ignore[no-untyped-def]
+        reply = self.complete(messages, sampling, seed, tools)
+        for part in reply.parts:
+            yield Event("piece", part["type"], part["text"])
+        return reply
+
+
+def test_another_model_client_does_the_same() -> None:
+    called = Reply([text("I look."), python("list_files()")], "call", "list_files()")
+    for on_event in (None, lambda event: None):
+        model = Remote(called, Reply([text("One file.")], "stop"))
+        turn = Agent(model, PythonCalls(Toolset(Workspace({"a.txt": ""}).tools))).turn("Which files?", on_event)
+        assert turn.message["content"] == [*called.parts, output("a.txt"), text("One file.")]
+        first, second = model.read
+        assert first == ([{"role": "user", "content": "Which files?"}], [*Toolset(Workspace({}).tools)])
+        assert second[0][-1] == {"role": "assistant", "content": [*called.parts, output("a.txt")]}
+
+
+def test_an_error_of_the_model_is_raised_while_it_streams(scripted) -> None:
+    model = scripted([text("hi")])
+    model.engine.generate = lambda *given, **named: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        Agent(model).turn("?", lambda event: None)
+
+
+def test_a_stream_that_is_closed_stops_generating(scripted) -> None:
+    model = scripted([text("a long answer " * 20)])
+    events = model.stream([{"role": "user", "content": "?"}], Sampling(500))
+    assert next(events).text == "a"
+    events.close()

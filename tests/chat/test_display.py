@@ -3,9 +3,9 @@ import re
 
 import pytest
 
-from lanbot.chat.display import DIM, GREEN, RESET, Stream, coloured, colours
+from lanbot.chat.display import DIM, GREEN, RESET, Block, Terminal, blocks, coloured, colours, plain, transcript
 from lanbot.chat.formats.lanbot import LanBotFormat
-from lanbot.chat.messages import chat, output, python, text
+from lanbot.chat.messages import Message, Part, chat, output, python, text
 from lanbot.tokenizers.bpe import BPETokenizer
 
 BYTES = LanBotFormat(BPETokenizer.of_bytes(LanBotFormat.special_tokens))
@@ -56,7 +56,7 @@ def test_no_color_wins_over_force_color(monkeypatch: pytest.MonkeyPatch) -> None
 def streamed(ids: list[int]) -> list[str]:
     """What stands there after each token, and at the end."""
     out = io.StringIO()
-    stream, parser = Stream(out), BYTES.stream()
+    stream, parser = Terminal(out), BYTES.stream()
     shown = []
     for token in ids:
         for event in parser.feed(token):
@@ -75,7 +75,7 @@ def test_a_character_of_several_bytes_waits_until_it_is_whole() -> None:
 
 def test_a_character_that_never_becomes_whole_is_replaced() -> None:
     assert streamed([ord("a"), 0xF0, 0x9F])[-1] == "a\ufffd\n"
-    assert streamed([0xF0, BYTES.tokenizer.special["<|python_start|>"], ord("b")])[-1].startswith("\ufffd[b")
+    assert streamed([0xF0, BYTES.tokenizer.special["<|python_start|>"], ord("b")])[-1].startswith("\ufffd\n    >>> b")
 
 
 def answer_ids() -> list[int]:
@@ -83,13 +83,34 @@ def answer_ids() -> list[int]:
     return ids[mask.index(1) :]
 
 
-def test_calls_are_shown_in_brackets() -> None:
-    assert streamed(answer_ids())[-1] == "It is é [2+2 → 4]4.\n"
+def test_calls_have_lines_of_their_own() -> None:
+    assert streamed(answer_ids())[-1] == "It is é \n    >>> 2+2\n4\n4.\n", "an output of sampled tokens is text"
+
+
+def test_blocks_are_what_a_message_shows() -> None:
+    invented: Part = {**output("5"), "invented": True}
+    message: Message = {
+        "role": "assistant",
+        "content": [text(" It\u202e is "), invented, python("2\x1b+2"), output("4\n")],
+    }
+    assert blocks(message) == [
+        Block("text", "It[U+202E] is 5"),
+        Block("python", "2␛+2"),
+        Block("output", "4\n"),
+    ]
+    assert blocks({"role": "user", "content": " "}) == []
+    assert plain(message) == "It[U+202E] is 5\n\n    >>> 2␛+2\n    4\n    "
+
+
+def test_a_transcript_has_a_heading_for_each_message() -> None:
+    assert transcript(CONVERSATION["messages"]) == (
+        "## user\n\n2+2?\n\n## assistant\n\nIt is é\n\n    >>> 2+2\n    4\n\n4.\n"
+    )
 
 
 def test_calls_are_dim_where_there_are_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert f"It is é {DIM}[2+2 → 4]{RESET}4." in streamed(answer_ids())[-1]
+    assert f"It is é \n{DIM}    >>> 2+2{RESET}\n4" in streamed(answer_ids())[-1]
 
 
 def test_a_call_cut_short_does_not_leave_the_terminal_dim(monkeypatch: pytest.MonkeyPatch) -> None:

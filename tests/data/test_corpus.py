@@ -255,13 +255,13 @@ def test_one_document_only(tmp_path: Path) -> None:
 
 
 def test_a_parquet_file_without_a_text_column_names_those_it_has(tmp_path: Path) -> None:
-    path = parquet(tmp_path / "a.parquet", ["x", "y"], column="content")
-    refused(path, str(path), "no column 'text'", "content, n")
+    path = parquet(tmp_path / "a.parquet", ["x", "y"], column="words")
+    refused(path, str(path), "no column 'text'", "words, n")
 
 
 def test_a_text_column_without_text_is_named(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", [1, 2, 3])
-    refused(path, str(path), "'text' holds no text but int64")
+    refused(path, str(path), "'text' holds int64, not text")
 
 
 def test_a_torn_parquet_file(tmp_path: Path) -> None:

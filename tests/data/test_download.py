@@ -217,7 +217,7 @@ def test_of_a_file_without_a_digest_two_versions_are_never_mixed(weak: bool, hub
 
 def test_an_address_that_is_not_there(hub: Hub, remote: Remote, pauses: list[float]) -> None:
     assert "404" in refused(remote._replace(url=f"{hub.storage}/plain/none")).problem
-    assert "nowhere" in refused(remote._replace(url="gopher://127.0.0.1/x")).problem
+    assert "cannot be reached" in refused(remote._replace(url="gopher://127.0.0.1/x")).problem
     assert pauses == []
 
 

@@ -151,14 +151,15 @@ def test_offline_it_reads_what_is_there_and_names_what_is_missing(server: Hub, m
         (
             {"data/train-0.parquet": "a", "data/train-1.parquet": "b", "data/test-0.parquet": "c", "r.txt": "d"},
             "hf:some/one",
-            "a",
-            "b",
+            "ab",
+            "c",
         ),
         ({"train.jsonl": "a", "train2.jsonl": "b", "extra.jsonl": "c", "LICENSE.txt": "d"}, "hf:some/one", "a", ""),
         ({"x/1.jsonl": "a", "x/2.jsonl": "b", "y/3.jsonl": "c", "notes.md": "d"}, "hf:some/one", "ab", "c"),
         ({"x/1.jsonl": "a", "x/2.jsonl": "b", "y/3.jsonl": "c", "xx/4.jsonl": "d"}, "hf:some/one/x", "a", "b"),
         ({"a/b.jsonl": "a", "a.jsonl": "b", "c.jsonl": "c"}, "hf:some/one@main", "ab", "c"),
         ({"1.txt": "a", "2.txt": "b", "3.txt": "c"}, "hf:some/one/", "ab", "c"),
+        ({"1.jsonl": "a", "2.jsonl": "b", "val.jsonl": "c", "._1.jsonl": "d"}, "hf:some/one", "ab", "c"),
         ({"1.parquet": "a", "2.jsonl": "b", "3.parquet": "c"}, "hf:some/one/2.jsonl", "b", ""),
     ],
 )

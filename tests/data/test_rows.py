@@ -59,7 +59,7 @@ def test_a_line_that_is_not_json_is_named_when_it_is_asked_for(line: bytes, tmp_
     assert (rows[0], rows[2]) == ({"a": 1}, {"a": 2})
     with pytest.raises(UserError) as caught:
         rows[1]
-    assert caught.value.problem.startswith(f"{path}, line 3: not JSON")
+    assert caught.value.problem.startswith((f"{path}, line 3: not JSON", f"{path}, line 3: not UTF-8"))
 
 
 def test_text_that_is_not_utf8_in_parquet_is_named(tmp_path: Path) -> None:

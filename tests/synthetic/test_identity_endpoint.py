@@ -291,13 +291,6 @@ def test_all_wait_as_long_as_the_endpoint_asks(generate: Generate) -> None:
     assert server.arrived[1] - server.arrived[0] >= 0.4
 
 
-def test_a_wait_is_read_from_seconds_and_from_a_date() -> None:
-    assert client._retry_after("3") == 3
-    assert client._retry_after("9e9") == client.MAX_WAIT
-    assert client._retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert client._retry_after("soon") is client._retry_after("nan") is client._retry_after(None) is None
-
-
 @pytest.mark.parametrize("forms", [("json_object", "none"), ("none",)])
 def test_an_endpoint_without_schemas_is_asked_more_simply_and_that_is_remembered(
     generate: Generate, forms: tuple[str, ...]

@@ -396,6 +396,74 @@ def test_names_of_special_tokens_are_plain_text_and_are_told_of(tmp_path: Path) 
     assert sum(id >= 256 for id in ids) == 5 and sum(mask) == len("<|im_start|>") + 1
 
 
+def told(*marks: dict[str, object], share: bool = False) -> dict[str, object]:
+    """Two turns, each answer with its marks."""
+    role, content, user, bot = ("from", "value", "human", "gpt") if share else ("role", "content", "user", "assistant")
+    turns = [message for mark in marks for message in ({role: user, content: "hi"}, {role: bot, content: "ho", **mark})]
+    return {"conversations" if share else "messages": turns}
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("mark", [{"train": False}, {"weight": 0}, {"weight": 0.0}, {"train": False, "weight": 1}])
+def test_an_answer_that_is_marked_so_is_not_trained_on(mark: dict[str, object], share: bool, tmp_path: Path) -> None:
+    row = told(mark, {"train": True, "weight": 1}, share=share)
+    answers = own(tmp_path / "c.jsonl", json.dumps(row)).conversation(0)["messages"][1::2]
+    assert answers[0] == {"role": "assistant", "content": "ho", "train": False}
+    assert answers[1] == {"role": "assistant", "content": "ho"}
+
+
+@pytest.mark.parametrize("mark", [{"train": "no"}, {"weight": 0.5}, {"weight": [1]}])
+def test_a_mark_that_is_neither_yes_nor_no_is_refused(mark: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="line 1: message 2 is marked with"):
+        len(own(tmp_path / "c.jsonl", json.dumps(told(mark))))
+
+
+def test_the_developer_is_the_system_and_layouts_mix(tmp_path: Path) -> None:
+    messages = [{"role": "developer", "content": "Be brief."}, *chat("hi", "ho")["messages"]]
+    task = own(tmp_path / "c.jsonl", *(json.dumps({key: messages}) for key in ("messages", "conversations")))
+    system = {"role": "system", "content": "Be brief."}
+    assert task.conversation(0) == task.conversation(1) == {"messages": [system, *chat("hi", "ho")["messages"]]}
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [{"role": "assistant", "content": "Let me look.", "tool_calls": [CALL]}],
+        [{"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "tool", "content": "4"}],
+        [{"role": "assistant", "content": None, "function_call": CALL["function"]}],
+        [{"from": "function_call", "value": "{}"}, {"from": "observation", "value": "4"}],
+        [{"role": "tool", "content": "4"}],
+    ],
+)
+def test_tool_calls_of_other_formats_are_refused_and_never_dropped(answer: list[object], tmp_path: Path) -> None:
+    row = json.dumps({"messages": [{"role": "user", "content": "How warm is it?"}, *answer]})
+    with pytest.raises(UserError, match="line 2: message 2 is a tool call or a tool's result") as caught:
+        len(own(tmp_path / "c.jsonl", GOOD, row))
+    assert "open weights" in caught.value.remedy and str(caught.value).count("\n") == 1
+    assert len(own(tmp_path / "c.jsonl", GOOD, row, skip=True)) == 1
+
+
+def test_arrays_of_conversations(tmp_path: Path) -> None:
+    rows = [chat("hi", "ho"), {"instruction": "hi", "input": "", "output": "ho"}, told({}, share=True)]
+    for indent in (None, 2):
+        (tmp_path / "c.json").write_text(json.dumps(rows, indent=indent))
+        task = make_task(f"jsonl:{tmp_path}/c.json", "train")
+        assert [task.conversation(i) for i in range(len(task))] == [chat("hi", "ho")] * 3
+
+
+def test_a_file_that_changed_is_another(tmp_path: Path) -> None:
+    parts = (MixturePart(f"jsonl:{tmp_path / 'c.jsonl'}"),)
+
+    def fingerprint(answer: str) -> str:
+        own(tmp_path / "c.jsonl", json.dumps(chat("hi", answer)))
+        return mixture(mixed=parts).fingerprint
+
+    assert fingerprint("ho") == fingerprint("ho") != fingerprint("ha")
+
+
 def test_a_gzipped_file_and_parts(tmp_path: Path) -> None:
     rows = [chat("2+2?", [python("2+2"), output("4"), text("4")]), chat("hi", "ho")]
     task = make_task(f"jsonl:{write_rows(tmp_path / 'c.jsonl.gz', rows)}", "train")
@@ -423,6 +491,7 @@ def test_a_line_separator_inside_a_row_does_not_end_it(tmp_path: Path) -> None:
         ('{"conversations": [{"from": "human", "value": "hi"}]}', "nobody answers"),
         ('{"conversations": [{"from": "robot", "value": "hi"}]}', "message 1 has the role 'robot'"),
         ('{"instruction": "hi", "output": 7}', "no list of messages"),
+        ('{"instruction": "hi", "output": "ho", "history": 3}', "no list of messages"),
     ],
 )
 def test_a_broken_row_is_named_by_file_and_line_or_skipped_if_told_so(line: str, problem: str, tmp_path: Path) -> None:

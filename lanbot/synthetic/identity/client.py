@@ -1,36 +1,36 @@
-"""An OpenAI-compatible endpoint, asked patiently: retries, a budget that holds, the most structured answer it gives."""
+"""Client of an OpenAI-compatible endpoint: retries, a hard budget, the most structured answer it supports."""
 
 import asyncio
 import json
 import random
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 
 import httpx2
 
 from lanbot.core.console import visible
 from lanbot.core.errors import UserError
+from lanbot.core.http import Again, Retries, retry_after
 from lanbot.synthetic.identity.kinds import SCHEMA
 
 MAX_TOKENS = 3_000
-"""That an answer may have."""
+"""Limit of an answer."""
 TRIES = 6
-"""Of one request, before its conversation is given up."""
+"""Of a request, before its conversation is given up."""
 WAIT, MAX_WAIT = 1.0, 120.0
-"""Seconds before the second try, twice as long before each further one; the most, whatever the endpoint asks for."""
+"""Seconds before the second try, doubled before each further one; the most, whatever the endpoint asks for."""
 TIMEOUT, CONNECT = 180.0, 15.0
 """Seconds for an answer, and for a connection."""
 DOWN_AFTER = 30
-"""Requests in a row without an answer after which the endpoint is down; or four for each that goes on at a time."""
+"""Failed requests in a row after which the endpoint counts as down; at least four per concurrent request."""
 
 FORMS: tuple[dict[str, Any], ...] = (
     {"type": "json_schema", "json_schema": {"name": "conversation", "strict": True, "schema": SCHEMA}},
     {"type": "json_object"},
     {},
 )
-"""What response_format is tried, the most structured first."""
+"""Values of response_format, in the order in which they are tried."""
 TRY_AGAIN = (408, 409, 425, 429)
 REFUSED = (400, 413, 422)
 REMEDIES = {
@@ -46,26 +46,26 @@ class GaveUp(Exception):  # noqa: N818  (of one conversation, not of all)
 
 
 class Down(Exception):  # noqa: N818
-    """Why nothing gets an answer any more."""
+    """Why the endpoint counts as down."""
 
 
 class OutOfMoney(Exception):  # noqa: N818
-    """The next request could pass the budget."""
+    """The next request could exceed the budget."""
 
 
 @dataclass(frozen=True)
 class Reply:
     text: str
     cut: bool
-    """Its end is missing: the limit of tokens was reached."""
+    """It was cut off at the token limit."""
     prompt_tokens: int
     completion_tokens: int
 
 
 class Budget:
-    """What is spent, and what requests on their way may still cost: never more than `limit` together.
+    """What is spent and what pending requests may still cost: together never more than `limit`.
 
-    Prices are per million tokens. A request is held at its worst: a token for every byte it sends, and MAX_TOKENS.
+    Prices are per million tokens. A pending request counts at its maximum: a token per byte sent, and MAX_TOKENS.
     """
 
     def __init__(self, limit: float, price_in: float, price_out: float) -> None:
@@ -77,7 +77,7 @@ class Budget:
         return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
 
     async def hold(self, worst: float) -> None:
-        """Waits while others on their way may turn out cheaper. Raises OutOfMoney: there is none left for this one."""
+        """Waits while pending requests may turn out cheaper. Raises OutOfMoney if the rest does not cover this one."""
         while self.spent + self.held + worst > self.limit:
             if not self.flying:
                 raise OutOfMoney
@@ -88,15 +88,15 @@ class Budget:
 
     def settle(self, worst: float, cost: float) -> None:
         self.flying -= 1
-        self.held = self.held - worst if self.flying else 0.0  # no rounding is left over
+        self.held = self.held - worst if self.flying else 0.0  # drops rounding errors
         self.spent += cost
         self.settled.set()
 
 
 class Client:
-    """`await ask(messages)`, from as many tasks as `concurrency` says. Used as `async with`.
+    """`await ask(messages)`, from up to `concurrency` tasks. Used as `async with`.
 
-    Raises UserError: base_url is no address, the key no key.
+    Raises UserError for a malformed base_url or key.
     """
 
     def __init__(self, base_url: str, model: str, api_key: str, budget: Budget, concurrency: int) -> None:
@@ -106,9 +106,9 @@ class Client:
         except (httpx2.InvalidURL, TypeError):
             url = httpx2.URL("")
         if url.scheme not in ("http", "https") or not url.host:
-            raise UserError(f"--base-url {self._clean(base_url)}: no address", "It is like https://host/v1.")
+            raise UserError(f"--base-url {self._clean(base_url)}: not an address", "It looks like https://host/v1.")
         if not self.key.isascii() or not self.key.isprintable():
-            raise UserError("the API key holds characters that no key has", "Copy it once more.")
+            raise UserError("the API key has invalid characters", "Copy it again.")
         self.url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions")
         self.place = f"{url.host}:{url.port}" if url.port else url.host
         self.most_failures = max(DOWN_AFTER, 4 * concurrency)
@@ -126,10 +126,10 @@ class Client:
         await self.http.aclose()
 
     async def ask(self, messages: list[dict[str, str]]) -> Reply:
-        """The endpoint's answer. Raises GaveUp, Down, OutOfMoney, and UserError for what only the user can mend."""
-        tries = 0
+        """The endpoint's answer. Raises GaveUp, Down, OutOfMoney, and UserError for what only the user can fix."""
+        retries = Retries(TRIES, WAIT, MAX_WAIT, MAX_WAIT)
         while True:
-            while (left := self.resume_at - monotonic()) > 0:  # all wait, each a little differently
+            while (left := self.resume_at - monotonic()) > 0:  # all wait, with jitter
                 await asyncio.sleep(left + random.uniform(0, WAIT))
             form, limit_key = self.form, self.limit_key
             body: dict[str, Any] = {"model": self.model, "messages": messages, limit_key: MAX_TOKENS}
@@ -149,23 +149,20 @@ class Client:
             if status and status < 500 and status not in TRY_AGAIN:
                 remedy = REMEDIES.get(status, "Check --base-url and --model.")
                 raise UserError(f"{self.place}: {why}", remedy)
-            tries += 1
             self.failures += 1
             self.trouble = why
             if self.failures >= self.most_failures:
                 raise Down(why)
-            if tries >= TRIES:
+            pause = retries.pause(Again(why, asked_wait or 0.0))
+            if pause is None:
                 raise GaveUp(f"no answer after {TRIES} tries")
-            wait = (
-                min(MAX_WAIT, WAIT * 2 ** (tries - 1)) * random.uniform(0.5, 1.5) if asked_wait is None else asked_wait
-            )
             if status == 429 or asked_wait is not None:
-                self.resume_at = max(self.resume_at, monotonic() + wait)
+                self.resume_at = max(self.resume_at, monotonic() + pause)
             else:
-                await asyncio.sleep(wait)
+                await asyncio.sleep(pause)
 
     def _another_way(self, form: int, limit_key: str, why: str) -> bool:
-        """May the request be made differently? What an endpoint has taken once is kept to."""
+        """Whether the request may be made differently. A form that the endpoint accepted once is kept."""
         if (form, limit_key) != (self.form, self.limit_key):
             return True  # another task has found one
         if self.proven:
@@ -177,9 +174,9 @@ class Client:
         return self.form != form
 
     async def _send(self, body: bytes) -> Reply | tuple[int, str, float | None]:
-        """An answer; or (status, 0 if there is none; what went wrong; seconds that the endpoint asks to wait).
+        """An answer; or (status or 0, what went wrong, seconds that the endpoint asks to wait).
 
-        What may have been worked on and never came back whole counts as spent, at its worst.
+        A request that may have been processed without a complete answer counts as spent, at its maximum.
         """
         worst = self.budget.cost(len(body), MAX_TOKENS)
         await self.budget.hold(worst)
@@ -191,10 +188,10 @@ class Client:
             if response.status_code != 200:
                 cost = 0.0
                 why = f"it answers {response.status_code}{self._excerpt(response)}"
-                return response.status_code, why, _retry_after(response.headers.get("Retry-After"))
+                return response.status_code, why, retry_after(response.headers.get("Retry-After"))
             reply = _read(response, len(body))
             if reply is None:
-                return 0, "its answer is not whole", None
+                return 0, "its answer is incomplete", None
             cost = self.budget.cost(reply.prompt_tokens, reply.completion_tokens)
             return reply
         except TimeoutError:
@@ -208,7 +205,7 @@ class Client:
             self.budget.settle(worst, cost)
 
     def _excerpt(self, response: httpx2.Response) -> str:
-        """The endpoint's own words, in brackets; never the key, which some repeat."""
+        """The endpoint's error message, in brackets, without the key, which some repeat."""
         try:
             error = response.json()
             error = error.get("error", error) if isinstance(error, dict) else error
@@ -223,7 +220,7 @@ class Client:
 
 
 def _read(response: httpx2.Response, sent: int) -> Reply | None:
-    """The answer in a body; None: it is not whole. Usage that is not told is taken at its most: a token a byte."""
+    """The answer in a response; None if incomplete. Usage that is not reported is estimated at a token per byte."""
     try:
         body = response.json()
         choice = body["choices"][0]
@@ -238,19 +235,5 @@ def _read(response: httpx2.Response, sent: int) -> Reply | None:
     if not isinstance(content, str):
         return None
     most = {"prompt_tokens": sent, "completion_tokens": min(MAX_TOKENS, len(content.encode(errors="replace")))}
-    told = {key: usage[key] if isinstance(usage.get(key), int) else most[key] for key in most}
-    return Reply(content, cut, **told)
-
-
-def _retry_after(header: str | None) -> float | None:
-    """Seconds, from a number or a date; None where neither is given."""
-    if not header:
-        return None
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(header).timestamp() - time()
-        except ValueError:
-            return None
-    return min(max(seconds, 0.0), MAX_WAIT) if seconds == seconds else None
+    used = {key: usage[key] if isinstance(usage.get(key), int) else most[key] for key in most}
+    return Reply(content, cut, **used)

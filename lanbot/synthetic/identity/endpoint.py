@@ -266,7 +266,7 @@ async def _all(works: Iterable[Any]) -> None:
 
 def _rows(path: Path) -> list[Any]:
     """The conversations of a file, with all that is said of them. Raises UserError: a line is none."""
-    return [validate(row, f"{path}, line {number}") for number, row in jsonl.read_jsonl(path)]
+    return [validate(row, place) for place, row in jsonl.read_jsonl(path)]
 
 
 def _line(row: Any) -> bytes:

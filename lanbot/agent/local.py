@@ -1,0 +1,87 @@
+"""A model client over the engine of this process."""
+
+from collections.abc import Callable, Generator, Sequence
+from queue import SimpleQueue
+from threading import Event as Flag
+from threading import Thread
+
+from lanbot.agent.model import Declarations, Reply
+from lanbot.chat.formats.base import Event
+from lanbot.chat.messages import Message, Part, text
+from lanbot.inference.engine import Engine
+from lanbot.inference.sampling import Sampling
+
+
+class LocalModel:
+    """Generates with an engine, one message at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @property
+    def context_length(self) -> int:
+        return self.engine.model.config.context
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        return len(self._prompt(messages))
+
+    def complete(
+        self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
+    ) -> Reply:
+        return self._generate(self._prompt(messages, tools), sampling, seed, None)
+
+    def stream(
+        self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
+    ) -> Generator[Event, None, Reply]:
+        """Generates in a thread. Closing the generator stops it after the next token."""
+        prompt, stopped = self._prompt(messages, tools), Flag()
+        queue: SimpleQueue[Event | Reply | BaseException] = SimpleQueue()
+
+        def on_event(_: int, event: Event) -> None:
+            if stopped.is_set():
+                raise GeneratorExit
+            queue.put(event)
+
+        def work() -> None:
+            try:
+                queue.put(self._generate(prompt, sampling, seed, on_event))
+            except BaseException as error:
+                queue.put(error)
+
+        thread = Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while True:
+                item = queue.get()
+                if isinstance(item, Reply):
+                    return item
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            thread.join()
+
+    def _generate(
+        self, prompt: list[int], sampling: Sampling, seed: int, on_event: Callable[[int, Event], None] | None
+    ) -> Reply:
+        calls: list[str] = []  # the first one ends the reply: append returns None
+        made = self.engine.generate([prompt], sampling, seed, on_event, call_handlers=[calls.append])[0]
+        parts = self.engine.chat_format.parse(made.ids, made.sampled)["content"]
+        assert not isinstance(parts, str)
+        finished = "call" if made.finished == "tool" else made.finished
+        return Reply([_believed(part) for part in parts], finished, calls[0] if calls else "")
+
+    def _prompt(self, messages: Sequence[Message], tools: Declarations = ()) -> list[int]:
+        chat_format, last = self.engine.chat_format, messages[-1]
+        if last["role"] != "assistant":
+            return chat_format.prompt(messages, tools)
+        begun = chat_format.render_message(last, chat_format.tokenizer.encode).ids
+        while begun.pop() != chat_format.end_of_turn:
+            pass
+        return [*chat_format.prompt(messages[:-1], tools), *begun[len(chat_format.start_of_answer()) :]]
+
+
+def _believed(part: Part) -> Part:
+    """An output that the model wrote itself is only text: no tool returned it."""
+    return text(part["text"]) if part.get("invented") else part

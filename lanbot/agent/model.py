@@ -1,0 +1,44 @@
+"""What the agent needs of a model: a few methods, behind which a local engine or a server may be."""
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lanbot.chat.formats.base import Event
+from lanbot.chat.messages import Message, Part
+from lanbot.inference.sampling import Sampling
+
+Declarations = Sequence[Mapping[str, Any]]
+"""Tools as `Tool.declaration` describes them."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model wrote: to the end of its message ("stop"), to a call ("call") or to the limit ("length").
+
+    call: the code of the call, which is the last part.
+    """
+
+    parts: list[Part]
+    finished: str
+    call: str = ""
+
+
+class ModelClient(Protocol):
+    """A chat model. If the last message is the assistant's, the model continues it."""
+
+    @property
+    def context_length(self) -> int: ...
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """The tokens that the messages take in the context."""
+
+    def complete(
+        self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
+    ) -> Reply:
+        """What the assistant writes next, up to a call or the end of its message."""
+
+    def stream(
+        self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
+    ) -> Generator[Event, None, Reply]:
+        """The same as events while it is generated; the generator returns the reply."""

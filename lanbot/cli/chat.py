@@ -1,0 +1,95 @@
+"""lanbot chat and lanbot agent: a run's model at work."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from lanbot.cli.shared import chosen_phase, open_run
+from lanbot.core.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from lanbot.agent.session import Session
+    from lanbot.config.run import Run
+
+Workspace = Annotated[Path | None, Parameter(help="The folder of its files; one in the run if left out.")]
+
+
+def chat(
+    run: str,
+    *,
+    ask: Annotated[list[str] | None, Parameter(negative="")] = None,
+    phase: str | None = None,
+    workspace: Workspace = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Talk to a run's model. It may use its tools: a calculator, files, a memory.
+
+    Args:
+        run: A run's name or folder.
+        ask: A question to start with, in a conversation of its own; may be given more than once.
+        phase: mid, sft or rl; the latest if left out.
+        temperature: 0: always the most likely token.
+    """
+    from lanbot.agent import terminal
+
+    made = open_run(run)
+    session = _session(made, phase, workspace, temperature, top_k, seed)
+    for question in ask or []:
+        print(f"> {terminal.clean(question)}")
+        terminal.reply(session.agent, question)
+        session.agent.new()
+    if not ask or sys.stdin.isatty():
+        terminal.converse(session, made.recipe.identity.name)
+
+
+def agent(
+    run: str,
+    task: str,
+    *,
+    phase: str | None = None,
+    workspace: Workspace = None,
+    transcript: Path | None = None,
+    temperature: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Give a run's model a task; it uses its tools until it is done. Exit code 1 if there is no complete answer.
+
+    Each task is a conversation of its own; the files and the memory stay.
+
+    Args:
+        run: A run's name or folder.
+        task: What to do.
+        phase: mid, sft or rl; the latest if left out.
+        transcript: A file to write the whole conversation to.
+        temperature: The recipe's if left out.
+    """
+    from lanbot.agent import terminal
+    from lanbot.core.files import write_atomic
+
+    if not task.strip():
+        raise UsageError("the task is empty", "Say what to do: lanbot agent RUN TASK.")
+    made = open_run(run)
+    if transcript is not None and (transcript.is_dir() or not transcript.parent.is_dir()):
+        raise UserError(f"--transcript {transcript}: cannot be written", "Name a file in an existing folder.")
+    temperature = made.recipe.agent.temperature if temperature is None else temperature
+    worker = _session(made, phase, workspace, temperature, None, seed).agent
+    turn = terminal.show_turn(worker, task)
+    if transcript is not None:
+        write_atomic(transcript, worker.transcript())
+    problem = terminal.problem_of(worker, turn)
+    if problem is not None:
+        raise problem
+
+
+def _session(
+    made: "Run", phase: str | None, workspace: Path | None, temperature: float, top_k: int | None, seed: int
+) -> "Session":
+    chosen = chosen_phase(made, phase)
+    from lanbot.agent import session, terminal
+
+    terminal.tolerate_encodings()
+    return session.open_session(made, chosen, workspace, temperature, top_k, seed)

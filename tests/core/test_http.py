@@ -1,0 +1,27 @@
+"""Waiting between tries."""
+
+from lanbot.core.http import Again, Retries, retry_after
+
+
+def test_a_wait_is_read_from_seconds_and_from_a_date() -> None:
+    assert retry_after("3") == 3 and retry_after(" 0.5 ") == 0.5
+    assert retry_after("-1") == retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert retry_after("soon") is retry_after("nan") is retry_after("") is retry_after(None) is None
+
+
+def test_pauses_grow_up_to_a_limit_and_follow_what_the_server_asks_for() -> None:
+    retries = Retries(6, first=1, most=4, most_asked=9)
+    for limit in (1, 2, 4):
+        pause = retries.pause(Again("busy"))
+        assert pause is not None and limit / 2 <= pause <= limit
+    assert retries.pause(Again("busy", after=7)) == 7
+    assert retries.pause(Again("busy", after=9e9)) == 9
+    assert retries.pause(Again("busy")) is None
+
+
+def test_progress_starts_the_count_anew() -> None:
+    retries = Retries(2, first=1, most=4, most_asked=9)
+    again = Again("cut")
+    again.moved = True
+    assert all(retries.pause(again) for _ in range(9))
+    assert retries.pause(Again("cut")) is None
