@@ -200,7 +200,7 @@ FULL = {  # where it shows, and how each library tells it
         "save_model",
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ),
-    "tokenizer": ("Tokenizer.save", Exception("No space left on device (os error 28)")),
+    "tokenizer": ("ChatFormat.save", Exception("No space left on device (os error 28)")),
     "trainer": ("os.fsync", NO_SPACE),
     "manifest": ("_digest", NO_SPACE),
 }
