@@ -25,7 +25,8 @@ from lanbot.core.console import say, table
 from lanbot.data.loader import ChatLoader
 from lanbot.data.packing import Batch
 from lanbot.distributed.runtime import Runtime
-from lanbot.evals.task_eval import Score, evaluate
+from lanbot.evals.score import Score
+from lanbot.evals.task_eval import evaluate
 from lanbot.inference.engine import Engine
 from lanbot.models import saved
 from lanbot.models.transformer import Transformer

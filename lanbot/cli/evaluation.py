@@ -73,14 +73,14 @@ def evaluate(
 def _score_model(name: str, limit: int | None, json: bool, options: Options) -> None:
     _stay_offline(options)
     from lanbot.distributed.runtime import Runtime
-    from lanbot.evals import core, footnotes
+    from lanbot.evals import core, score
     from lanbot.evals.hf_scorer import HFScorer
 
     with Runtime.start() as runtime:
         result = core.evaluate(HFScorer(name, runtime), limit, options=options, runtime=runtime)
         if runtime.main:
             found: dict[str, Any] = {"model": name, "core": result.json()}
-            how = footnotes.settings({"limit": limit, **result.settings})
+            how = score.settings({"limit": limit, **result.settings})
             print(json_library.dumps(found) if json else f"{result.table()}\n{how}\n{result}")
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from lanbot.core.console import table
 from lanbot.distributed.runtime import Runtime
-from lanbot.evals.task_eval import Score, evaluate
+from lanbot.evals.score import Score, items_asked
+from lanbot.evals.task_eval import evaluate
 from lanbot.inference.engine import Engine
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import TaskContext
@@ -71,7 +72,7 @@ class ChatCore:
         rows: list[tuple[str, ...]] = []
         for name, score in self.tasks.items():
             figures = (score.score, score.stderr, score.chance, BASELINES[name], self.centered(name))
-            rows.append((name, score.asked(), *(f"{figure:.4f}" for figure in figures)))
+            rows.append((name, items_asked(score.json()), *(f"{figure:.4f}" for figure in figures)))
         rows.append(("ChatCORE", "", "", f"{self.stderr:.4f}", "", "", f"{self.score:.4f}"))
         return table(rows, ("task", "n", "accuracy", "±", "chance", "baseline", "centered"))
 

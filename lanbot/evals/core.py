@@ -9,8 +9,8 @@ from lanbot.core.console import table, track
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.distributed.runtime import Runtime
+from lanbot.evals.score import Score, items_asked
 from lanbot.evals.scorer import Judged, Scorer
-from lanbot.evals.task_eval import Score
 from lanbot.tasks import core
 from lanbot.tasks.core import CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Item
 
@@ -101,7 +101,7 @@ class CoreResult:
         rows: list[tuple[Any, ...]] = []
         for label, one in self.tasks.items():
             score = one.score
-            n = f"{score.n:,} of {one.items:,}" if score.n < one.items else f"{score.n:,}"
+            n = items_asked(one.json())
             figures = (score.score, score.stderr, score.chance, one.task.baseline / 100, one.centered)
             rows.append((label, KINDS[one.task.kind], one.task.shots, n, *(f"{x:.4f}" for x in figures), one.cut))
         if self.core is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lanbot.core.console import no_bars
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
-from lanbot.evals.scorer import LOGITS, TOKENS, Judged, Plan, Tally, batches, judge, padded, plans
+from lanbot.evals.scorer import LOGITS, TOKENS, Judged, Plan, Tally, batches, padded, plans
 from lanbot.tasks.core import Prompt
 
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
@@ -111,10 +111,9 @@ class HFScorer:
         logits = out.logits.flatten(0, 1)
         if not kept:
             logits = logits[where]
-        wanted = torch.tensor(targets, dtype=torch.long, device=self.device)
         step = LOGITS[self.device.type]
-        for start in range(0, len(at), step):
-            tally.add(places[start : start + step], *judge(logits[start : start + step], wanted[start : start + step]))
+        for some in (slice(start, start + step) for start in range(0, len(at), step)):
+            tally.add(places[some], logits[some], targets[some])
         return out.past_key_values if options["use_cache"] else None
 
     def _probe(self) -> Tensor:

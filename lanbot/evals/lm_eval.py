@@ -19,7 +19,7 @@ from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.data import hub
 from lanbot.distributed.runtime import Runtime
-from lanbot.evals import footnotes
+from lanbot.evals import score as scores
 from lanbot.evals.hf_scorer import open_model
 from lanbot.evals.scorer import ModelScorer
 from lanbot.tasks.core import Prompt
@@ -96,7 +96,7 @@ class Harness:
                 f"{task}: acc by LanBot's own code {own.score:.4f}, {own.differ:,} of {n:,} choices differ, "
                 f"log-likelihoods by at most {own.nats:.1g} nats"
             )
-        return "\n".join([*lines, footnotes.settings(self.settings), self.model])
+        return "\n".join([*lines, scores.settings(self.settings), self.model])
 
 
 # -- the evaluation ----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""How likely a model finds continuations: what CORE asks of one of ours, or of any other (hf.py).
+"""How likely a model finds continuations: what CORE needs of a model of ours, or of any other (hf_scorer.py).
 
-What the prompts of an item begin with is read once, and logits are computed only where a token is judged.
-Shapes: B rows, T tokens, P tokens of a shared beginning, H heads, D head_dim, N judged tokens, V vocabulary.
+The shared prefix of an item's prompts is read once, and logits are computed only where a token is judged.
+Shapes: B rows, T tokens, P tokens of a shared prefix, N judged tokens, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,18 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.evals.reader import Branches, Trunks, read_trunks
+from lanbot.models.shared_prefix import Branches, Trunks
 from lanbot.models.transformer import Transformer
 from lanbot.tasks.core import Prompt, common
 
 TOKENS = {"cpu": 1_024, "cuda": 65_536, "mps": 8_192}
-"""Read in one forward pass, padding included."""
+"""Tokens in one forward pass, padding included."""
 LOGITS = {"cpu": 256, "cuda": 2_048, "mps": 512}
-"""Tokens whose logits are there at a time."""
+"""Tokens whose logits are in memory at a time."""
 
 
 class Judged(NamedTuple):
-    """Of a prompt's judged tokens: their mean loss in nats, and whether each is the likeliest at its place."""
+    """The mean loss (nats) of a prompt's judged tokens, and whether each is the likeliest at its place."""
 
     loss: float
     greedy: bool
@@ -37,13 +37,13 @@ class Scorer(Protocol):
     context: int | None
     """The longest text that it reads, in tokens; None: any."""
     settings: dict[str, str | int | None]
-    """What a figure depends on besides, for the report."""
+    """What else a figure depends on, for the report."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids, with what the model expects before a text."""
 
     def score(self, items: Sequence[Sequence[Prompt]]) -> list[list[Judged]]:
-        """Of each prompt of each item."""
+        """One result for each prompt of each item."""
 
 
 # -- what is computed --------------------------------------------------------------------------------------
@@ -51,14 +51,16 @@ class Scorer(Protocol):
 
 @dataclass
 class Plan:
-    """Prompts that are read together: the trunk is what all begin with, a branch what a prompt goes on with. The last
-    token of a prompt is only judged, so options of one token have no branches."""
+    """Prompts that are read together: a trunk, their common prefix, and a branch for the rest of each.
+
+    A prompt's last token is only judged, never read, so options of one token have empty branches.
+    """
 
     trunk: list[int]
     branches: list[list[int]]
     prompts: list[Prompt]
     places: list[int]
-    """Where the prompts stand among all that were given."""
+    """Indices of the prompts among all prompts."""
 
     def __len__(self) -> int:
         """Tokens that are read."""
@@ -66,8 +68,10 @@ class Plan:
 
 
 def plans(items: Sequence[Sequence[Prompt]], branching: bool = True) -> list[Plan]:
-    """One for each item, or for each prompt where an item's prompts begin with too little of the same: those that were
-    cut at the left do, each by another number of tokens. branching: whether the model can go on from a trunk."""
+    """One plan an item, or one a prompt where the shared prefix is short (prompts cut on the left share nothing).
+
+    branching: whether the model can continue from a trunk's cache.
+    """
     made: list[Plan] = []
     place = 0
     for item in items:
@@ -83,7 +87,7 @@ def plans(items: Sequence[Sequence[Prompt]], branching: bool = True) -> list[Pla
 
 
 def batches(made: list[Plan], tokens: int) -> Iterator[list[Plan]]:
-    """The plans, the longest first, as many at a time as padded trunks of `tokens` in all allow."""
+    """The plans, longest trunk first, in batches of at most `tokens` trunk tokens, padding included."""
     batch: list[Plan] = []
     for plan in sorted(made, key=lambda plan: -len(plan.trunk)):
         if batch and (len(batch) + 1) * len(batch[0].trunk) > tokens:
@@ -95,7 +99,7 @@ def batches(made: list[Plan], tokens: int) -> Iterator[list[Plan]]:
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """(rows, longest), zeros at the right: no token sees what stands right of it."""
+    """(rows, longest), padded with zeros on the right, where causality hides them."""
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
@@ -103,14 +107,15 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 
 
 class Tally:
-    """Sums what is said of single tokens up to what is said of prompts."""
+    """Adds up results of single tokens to results of prompts."""
 
     def __init__(self, prompts: int) -> None:
         self.nats, self.tokens, self.greedy = [0.0] * prompts, [0] * prompts, [True] * prompts
 
-    def add(self, places: Sequence[int], nll: Tensor, likeliest: Tensor) -> None:
-        """places: of each token, its prompt's."""
-        for place, nats, best in zip(places, nll.tolist(), likeliest.tolist(), strict=True):
+    def add(self, places: Sequence[int], logits: Tensor, targets: Sequence[int]) -> None:
+        """places: each token's prompt. logits: (N, V)."""
+        results = judge(logits, torch.tensor(targets, dtype=torch.long, device=logits.device))
+        for place, nats, best in zip(places, *(values.tolist() for values in results), strict=True):
             self.nats[place] += nats
             self.tokens[place] += 1
             self.greedy[place] &= best
@@ -121,9 +126,9 @@ class Tally:
 
 
 def judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, V) and (N,) -> each target's loss, and whether it is the likeliest, of equal ones the first.
+    """(N, V) and (N,) -> each target's loss, and whether it is the likeliest token (of equal ones the first).
 
-    A CPU finds the greatest logit in a tenth of the time that it takes to say where the first such is."""
+    A CPU finds the greatest logit ten times as fast as its index."""
     likeliest = logits.gather(1, targets[:, None])[:, 0] == logits.amax(-1)
     rows = likeliest.nonzero()[:, 0]
     likeliest[rows] = logits[rows].argmax(-1) == targets[rows]
@@ -134,7 +139,7 @@ def judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ModelScorer:
-    """A Transformer with its chat format. It computes in the model's dtype: give it Engine.model where that is bf16."""
+    """A Transformer with its chat format. It computes in the model's dtype: pass Engine.model for bf16."""
 
     def __init__(self, model: Transformer, chat_format: ChatFormat, name: str) -> None:
         self.model, self.chat_format, self.name = model, chat_format, name
@@ -158,40 +163,35 @@ class ModelScorer:
         return tally.items(items)
 
     def _score(self, batch: Sequence[Plan], tally: Tally) -> None:
-        """First all trunks, then what branches there are on top of them."""
-        branched = [row for row, plan in enumerate(batch) if any(plan.branches)]
-        first = [min(min(prompt.start for prompt in plan.prompts), len(plan.trunk)) - 1 for plan in batch]
-        if 0 in first:  # as many queries as keys are taken for causal: they must be of the same tokens
-            first = [0] * len(first)
-        wanted = padded([range(i, len(plan.trunk)) for i, plan in zip(first, batch, strict=True)], self.device)
+        """Reads all trunks, then the branches on top of them."""
         ids = padded([plan.trunk for plan in batch], self.device)
-        hidden, trunks = read_trunks(self.model, ids, wanted)
-        hidden = hidden.flatten(0, 1)
-        begins = [row * wanted.shape[1] - i for row, i in enumerate(first)]
-        rest_begins = dict.fromkeys(range(len(batch)), 0)
+        width = ids.shape[1]
+        trunks = Trunks(width, self.device)
+        hidden = self.model(ids, cache=trunks).flatten(0, 1)
+        branched = [row for row, plan in enumerate(batch) if any(plan.branches)]
+        branch_starts = dict.fromkeys(range(len(batch)), 0)
         if branched:
             more = self._branches([batch[row] for row in branched], branched, trunks)
-            rest_begins |= {row: len(hidden) + i * more.shape[1] for i, row in enumerate(branched)}
+            branch_starts |= {row: len(hidden) + i * more.shape[1] for i, row in enumerate(branched)}
             hidden = torch.cat((hidden, more.flatten(0, 1)))
         at: list[int] = []
         places: list[int] = []
         targets: list[int] = []
         for row, plan in enumerate(batch):
-            P, rest = len(plan.trunk), rest_begins[row]
+            P, rest = len(plan.trunk), branch_starts[row]
             for prompt, branch, place in zip(plan.prompts, plan.branches, plan.places, strict=True):
-                before = range(prompt.start - 1, len(prompt.ids) - 1)  # what foretells each judged token
-                at += [begins[row] + i if i < P else rest + i - P for i in before]
+                before = range(prompt.start - 1, len(prompt.ids) - 1)  # the tokens that predict the judged ones
+                at += [row * width + i if i < P else rest + i - P for i in before]
                 places += [place] * len(before)
                 targets += prompt.ids[prompt.start :]
                 rest += len(branch)
-        where, judged = torch.tensor(at, device=self.device), torch.tensor(targets, device=self.device)
+        where = torch.tensor(at, device=self.device)
         step = LOGITS[self.device.type]
-        for start in range(0, len(at), step):
-            logits = self.model.logits(hidden[where[start : start + step]])
-            tally.add(places[start : start + step], *judge(logits, judged[start : start + step]))
+        for some in (slice(start, start + step) for start in range(0, len(at), step)):
+            tally.add(places[some], self.model.logits(hidden[where[some]]), targets[some])
 
     def _branches(self, made: Sequence[Plan], rows: Sequence[int], trunks: Trunks) -> Tensor:
-        """The last hidden states (plans, T, width) of their branches, each plan's end to end. rows: of the trunks."""
+        """The last hidden states (plans, T, width) of each plan's branches, end to end. rows: of the trunks."""
         lengths = [[len(branch) for branch in plan.branches] for plan in made]
         view = Branches(
             trunks,

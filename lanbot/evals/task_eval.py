@@ -1,11 +1,10 @@
-"""Scoring a chat model on tasks: by the likeliest letter, or by what it generates with its tool, checked."""
+"""Scores a chat model on tasks: by the likeliest letter, or by checking what it generates with its tools."""
 
 import collections
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 
@@ -14,6 +13,7 @@ from lanbot.chat.messages import Message
 from lanbot.core.console import Progress
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
+from lanbot.evals.score import Score
 from lanbot.evals.scorer import TOKENS, padded
 from lanbot.inference.engine import Engine, Tool
 from lanbot.inference.sampling import Sampling
@@ -23,67 +23,7 @@ from lanbot.tasks.task import Task
 
 GENERATE_BATCH = 256
 CALLS = 8
-"""Calls that one request of an errand may make."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """score: the share that is right. stderr: its standard error, sqrt(p (1 - p) / n). chance: of a guess, at these
-    items.
-
-    parts: the same for the parts of a task that has some. left_out: items that were not asked because they are in the
-    training data. items: how many there are, where only a sample of them was asked; else 0. failed: of programs, how
-    many failed and why; of pass@k, of all samples. sandbox: the level at which they ran. max_tokens: of an answer,
-    where the task needs more than the settings allow; else 0.
-    """
-
-    score: float
-    n: int
-    stderr: float
-    chance: float
-    parts: dict[str, "Score"] = field(default_factory=dict)
-    left_out: int = 0
-    items: int = 0
-    failed: dict[str, int] = field(default_factory=dict)
-    sandbox: int | None = None
-    max_tokens: int = 0
-
-    @classmethod
-    def of(cls, right: Sequence[bool], chance: float | Sequence[float], parts: Sequence[str] = ()) -> "Score":
-        """chance: of a guess, in every item or in each. parts: of each item the name of its part; "": it has none."""
-        n = len(right)
-        p = sum(right) / max(1, n)
-        guesses = [chance] * n if isinstance(chance, float | int) else chance
-        of_part: dict[str, list[int]] = {}
-        for i, name in enumerate(parts):
-            if name:
-                of_part.setdefault(name, []).append(i)
-        return cls(
-            round(p, 6),
-            n,
-            round(math.sqrt(p * (1 - p) / max(1, n)), 6),
-            round(sum(guesses) / max(1, n), 6),
-            {
-                name: cls.of([right[i] for i in items], [guesses[i] for i in items])
-                for name, items in sorted(of_part.items())
-            },
-        )
-
-    def asked(self) -> str:
-        """n, and of how many if not of all."""
-        return f"{self.n:,} of {self.items:,}" if self.items else f"{self.n:,}"
-
-    def json(self) -> dict[str, Any]:
-        values: dict[str, Any] = {"score": self.score, "n": self.n, "stderr": self.stderr, "chance": self.chance}
-        values |= {"left_out": self.left_out} if self.left_out else {}
-        values |= {"sampled": True, "items": self.items} if self.items else {}
-        values |= {"max_tokens": self.max_tokens} if self.max_tokens else {}
-        values |= {"failed": self.failed} if self.failed else {}
-        values |= {"sandbox_level": self.sandbox} if self.sandbox is not None else {}
-        return values | ({"parts": {name: part.json() for name, part in self.parts.items()}} if self.parts else {})
-
-    def __str__(self) -> str:
-        return f"{self.score:.3f} ± {self.stderr:.3f} (n {self.asked()}, chance {self.chance:.2f})"
+"""Tool calls that one request of an errand may make."""
 
 
 def evaluate(
@@ -108,41 +48,36 @@ def evaluate(
         raise ValueError(f"{name} is for training only")
     rows = sample_rows(task, limit, seed, left_out)
     mine = rows[runtime.rank :: runtime.size]
+    faults: list[str] = []
+    did_not_fit = 0
     with Progress(f"evaluating {name}", len(mine)) as progress:
         if task.kind == "choice":
             right = _choose(engine, task, mine, progress.show)
         elif isinstance(task, AgentTasks):
-            right = [desk.right() for desk in do_errands(engine, task, mine, max_tokens, progress.show)]
+            envs = do_errands(engine, task, mine, max_tokens, progress.show)
+            right, did_not_fit = [env.right() for env in envs], sum(env.did_not_fit for env in envs)
         else:
-            faults = _generate(engine, task, mine, max_tokens, progress.show)
+            prompts = [engine.chat_format.prompt_of(task.conversation(row)) for row in mine]
+            answers = _answers(engine, prompts, Sampling(max(max_tokens, task.answer_tokens)), progress.show)
+            faults, did_not_fit = task.faults(mine, answers), answers.count(None)
             right = [not fault for fault in faults]
     guesses, parts = ([of(row) for row in mine] for of in (task.guess, task.part))
     score = Score.of(runtime.gather(right), runtime.gather(guesses), runtime.gather(parts))
+    score = replace(score, did_not_fit=sum(runtime.gather([did_not_fit])))
     if task.runs_code:
         score = replace(score, failed=_failed(runtime.gather(faults)), sandbox=_level([task], runtime))
     return of_task(score, task, left_out, max_tokens)
 
 
 def of_task(score: Score, task: Task, left_out: Collection[int], max_tokens: int) -> Score:
-    """With what is to be said of the items: rows left out, of how many they are a sample, tokens beyond max_tokens."""
-    there, needed = len(task) - len(left_out), task.answer_tokens
-    sampled, more = score.n < there, needed > max_tokens
-    return replace(score, left_out=len(left_out), items=there if sampled else 0, max_tokens=needed if more else 0)
-
-
-def pass_at_k(
-    engine: Engine,
-    items: Sequence[tuple[Task, int]],
-    k: int,
-    max_tokens: int,
-    temperature: float,
-    seed: int,
-    label: str,
-    *,
-    runtime: Runtime,
-) -> dict[str, Score]:
-    """pass@1 (the mean over k samples of each item) and pass@k (at least one of k is right)."""
-    return pass_at(engine, items, (1, k), k, max_tokens, temperature, seed, label, runtime=runtime)
+    """Adds which items were asked, and how many tokens an answer may have beyond max_tokens."""
+    items, needed = len(task) - len(left_out), task.answer_tokens
+    return replace(
+        score,
+        left_out=len(left_out),
+        items=items if score.n < items else 0,
+        max_tokens=needed if needed > max_tokens else 0,
+    )
 
 
 def pass_at(
@@ -157,28 +92,22 @@ def pass_at(
     *,
     runtime: Runtime,
 ) -> dict[str, Score]:
-    """pass@k for each k <= samples: the mean over items of the chance that of k of its samples one is right.
+    """pass@k for each k <= samples: the mean over items of the chance that one of k of its samples is right.
 
-    The error is that of item means: samples of one item are not independent. Of items that are right or wrong, as
-    pass@k with k = samples is, it is sqrt(p (1 - p) / n), as everywhere.
+    The error is that of item means, since samples of one item are not independent.
     """
-    faults = _sample(engine, items, samples, max_tokens, temperature, seed, label, runtime)
-    counts, n = [of_item.count("") for of_item in faults], len(faults)
+    faults, did_not_fit = _sample(engine, items, samples, max_tokens, temperature, seed, label, runtime)
     guesses = [task.guess(row) for task, row in items]
-    scores = {}
-    for k in ks:
-        of_k = round(sum(1 - (1 - guess) ** k for guess in guesses) / max(1, n), 6)
-        if k == samples:
-            scores[f"pass@{k}"] = Score.of([right > 0 for right in counts], of_k)
-            continue
-        values = [unbiased(samples, right, k) for right in counts]
-        mean = sum(values) / max(1, n)
-        error = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, n - 1) / max(1, n))
-        scores[f"pass@{k}"] = Score(round(mean, 6), n, round(error, 6), of_k)
     level, failed = _level([task for task, _ in items], runtime), {}
     if any(task.runs_code for task, _ in items):
         failed = _failed(fault for of_item in faults for fault in of_item)
-    return {name: replace(score, sandbox=level, failed=failed) for name, score in scores.items()}
+    scores = {}
+    for k in ks:
+        values = [unbiased(samples, of_item.count(""), k) for of_item in faults]
+        chance = sum(1 - (1 - guess) ** k for guess in guesses) / max(1, len(guesses))
+        score = Score.of_means(values, chance, binary=k == samples)
+        scores[f"pass@{k}"] = replace(score, sandbox=level, failed=failed, did_not_fit=did_not_fit)
+    return scores
 
 
 def _failed(faults: Iterable[str]) -> dict[str, int]:
@@ -207,9 +136,11 @@ def _sample(
     seed: int,
     label: str,
     runtime: Runtime,
-) -> list[list[str]]:
-    """Of each item's samples what is wrong with them, "" if nothing. All ranks share the work, and the order of items
-    is that of their shares."""
+) -> tuple[list[list[str]], int]:
+    """Each item's faults, one a sample, "" if it is right; and how many items did not fit the context.
+
+    All ranks share the work; the items come in the order of the ranks' shares.
+    """
     numbers = range(len(items))[runtime.rank :: runtime.size]
     asked = [items[i] for i in numbers for _ in range(samples)]
     with Progress(label, len(asked)) as progress:
@@ -225,24 +156,18 @@ def _sample(
     for task, group in itertools.groupby(zip(asked, answers, strict=True), key=lambda one: one[0][0]):
         of_task = list(group)
         faults += task.faults([row for (_, row), _ in of_task], [answer for _, answer in of_task])
-    return runtime.gather([faults[i * samples : (i + 1) * samples] for i in range(len(numbers))])
+    of_items = runtime.gather([faults[i * samples : (i + 1) * samples] for i in range(len(numbers))])
+    return of_items, sum(runtime.gather([answers.count(None) // samples]))
 
 
 ProgressCallback = Callable[[int], None]
-
-
-def _generate(engine: Engine, task: Task, rows: Sequence[int], max_tokens: int, told: ProgressCallback) -> list[str]:
-    """Of each row's answer what is wrong with it; "": it is right."""
-    prompts = [engine.chat_format.prompt_of(task.conversation(row)) for row in rows]
-    answers = _answers(engine, prompts, Sampling(max(max_tokens, task.answer_tokens)), told)
-    return task.faults(rows, answers)
 
 
 def _answers(
     engine: Engine,
     prompts: Sequence[list[int]],
     sampling: Sampling,
-    told: ProgressCallback,
+    on_progress: ProgressCallback,
     seed: int = 0,
     keys: Sequence[str] | None = None,
     tools: Sequence[Tool] | None = None,
@@ -261,50 +186,55 @@ def _answers(
         )
         messages = {i: engine.chat_format.parse(one.ids, one.sampled) for i, one in zip(fits, completions, strict=True)}
         answers += [messages.get(i) for i in range(len(batch))]
-        told(len(answers))
+        on_progress(len(answers))
     return answers
 
 
 def do_errands(
-    engine: Engine, task: AgentTasks, rows: Sequence[int], max_tokens: int, told: ProgressCallback = lambda _: None
+    engine: Engine,
+    task: AgentTasks,
+    rows: Sequence[int],
+    max_tokens: int,
+    on_progress: ProgressCallback = lambda _: None,
 ) -> list[AgentEnv]:
-    """The errands done, all of them side by side: first everyone's first conversation, then the second."""
-    desks = [task.desk(row) for row in rows]
-    waiting = desks
-    while waiting := [desk for desk in waiting if desk.request()]:
-        requests = [request for desk in waiting if (request := desk.request())]
+    """The environments of all errands after they are done, in parallel: each errand's first conversation, then its
+    second."""
+    envs = [task.env(row) for row in rows]
+    waiting = envs
+    while waiting := [env for env in waiting if env.request()]:
+        requests = [request for env in waiting if (request := env.request())]
         prompts = [engine.chat_format.prompt([request]) for request in requests]
-        tools = [bounded(desk.tools, CALLS) for desk in waiting]
+        tools = [bounded(env.tools, CALLS) for env in waiting]
 
-        def so_far(n: int, done: int = len(desks) - len(waiting)) -> None:
-            told(done + n)
+        def so_far(n: int, done: int = len(envs) - len(waiting)) -> None:
+            on_progress(done + n)
 
         answers = _answers(engine, prompts, Sampling(max_tokens), so_far, tools=tools)
-        for desk, request, answer in zip(waiting, requests, answers, strict=True):
-            desk.answered(request, answer or {"role": "assistant", "content": ""})
-    return desks
+        for env, request, answer in zip(waiting, requests, answers, strict=True):
+            env.answered(request, answer)
+    return envs
 
 
 @torch.inference_mode()
-def _choose(engine: Engine, task: Task, rows: Sequence[int], told: ProgressCallback) -> list[bool]:
+def _choose(engine: Engine, task: Task, rows: Sequence[int], on_progress: ProgressCallback) -> list[bool]:
     """The answer is the letter of the highest logit after the prompt. Prompts of like length are read together."""
     model, tokenizer = engine.model, engine.chat_format.tokenizer
     prompts = {row: engine.chat_format.prompt_of(task.conversation(row))[-model.config.context :] for row in rows}
     right: dict[int, bool] = {}
-    left = sorted(rows, key=lambda row: -len(prompts[row]))
-    while left:
-        count = max(1, TOKENS[engine.device.type] // len(prompts[left[0]]))
-        batch, left = left[:count], left[count:]
+    remaining = sorted(rows, key=lambda row: -len(prompts[row]))
+    while remaining:
+        count = max(1, TOKENS[engine.device.type] // len(prompts[remaining[0]]))
+        batch, remaining = remaining[:count], remaining[count:]
         last = torch.tensor([len(prompts[row]) - 1 for row in batch], device=engine.device)
         hidden = model(padded([prompts[row] for row in batch], engine.device))
         logits = model.logits(hidden[torch.arange(len(batch)), last])
         if logits.isnan().any():
-            raise UserError("the model's logits are no numbers", "Are its weights damaged? Try fp32.")
+            raise UserError("the model's logits are not finite", "Are its weights damaged? Try fp32.")
         for i, row in enumerate(batch):
             letters = [tokenizer.encode(letter)[0] for letter in task.letters(row)]
             best = task.letters(row)[int(logits[i, letters].argmax())]
             right[row] = task.check(row, {"role": "assistant", "content": best})
-        told(len(right))
+        on_progress(len(right))
     return [right[row] for row in rows]
 
 

@@ -50,7 +50,7 @@ class CacheView:
         steps = torch.arange(T, device=self.start.device)
         return (self.start[:, None] + steps).clamp(max=self.cache.capacity - 1)
 
-    def mask(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
+    def mask(self, positions: Tensor, dtype: torch.dtype) -> Tensor | None:
         """(rows, 1, T, longest), added to scores: 0 for the token itself and what stands before it, else -inf."""
         unseen = torch.arange(self.longest, device=positions.device) > positions[:, :, None]
         return (

@@ -5,15 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lanbot.config.run import Run
-from lanbot.core.console import table
 from lanbot.core.errors import UsageError
 from lanbot.distributed.runtime import Runtime
-from lanbot.evals import chatcore, core, footnotes, task_eval
+from lanbot.evals import chatcore, core, score, task_eval
 from lanbot.evals.bpb import BitsPerByte
 from lanbot.evals.chatcore import ChatCore
 from lanbot.evals.core import CoreResult
+from lanbot.evals.score import Score, score_table
 from lanbot.evals.scorer import ModelScorer
-from lanbot.evals.task_eval import Score
 from lanbot.inference.engine import Engine
 from lanbot.phases import base, pipeline
 from lanbot.sandbox import sandbox
@@ -66,30 +65,23 @@ class Answers:
     def __str__(self) -> str:
         blocks = []
         if self.tasks:
-            blocks.append(f"{pipeline.score_table(self.tasks)}\n{footnotes.settings(self.settings)}")
+            blocks.append(f"{score.task_table(self.tasks)}\n{score.settings(self.settings)}")
         if self.passes:
             blocks.append(self.pass_table())
         if self.core:
-            how = footnotes.settings({"limit": self.core.limit, **self.core.settings})
+            how = score.settings({"limit": self.core.limit, **self.core.settings})
             blocks.append(f"{self.core.table()}\n{how}\n{self.core}")
         if self.chatcore:
-            said = [
-                note for name, score in self.chatcore.tasks.items() for note in footnotes.beneath(name, score.json())
-            ]
-            how = footnotes.settings(self.chatcore.settings)
+            said = [note for name, one in self.chatcore.tasks.items() for note in score.footnotes(name, one.json())]
+            how = score.settings(self.chatcore.settings)
             blocks.append("\n".join([self.chatcore.table(), *said, how, str(self.chatcore)]))
         if self.bpb:
             blocks.append(str(self.bpb))
         return "\n\n".join(blocks)
 
     def pass_table(self) -> str:
-        rows, said = [], []
-        for task, scores in self.passes.items():
-            for name, one in scores.items():
-                rows.append((task, name, f"{one.score:.3f}", f"± {one.stderr:.3f}", one.asked(), f"{one.chance:.2f}"))
-            said += footnotes.beneath(task, next(iter(scores.values())).json(), "failed samples")
-        lines = table(rows, ("task", "what", "score", "error", "n", "chance"), left=2)
-        return "\n".join([lines, *said, footnotes.settings(self.settings)])
+        rows = [((task, name), one.json()) for task, scores in self.passes.items() for name, one in scores.items()]
+        return "\n".join([score_table(rows, ("task", "what"), "failed samples"), score.settings(self.settings)])
 
 
 def ask(
@@ -170,7 +162,7 @@ def _passes(
         f"sampling {name}",
         runtime=runtime,
     )
-    return {k: task_eval.of_task(score, task, left_out, most) for k, score in scores.items()}
+    return {k: task_eval.of_task(one, task, left_out, most) for k, one in scores.items()}
 
 
 def _left_out(run: Run, tasks: Sequence[str], runtime: Runtime) -> dict[str, list[int]]:

@@ -12,12 +12,12 @@ from lanbot.chat.messages import readable
 from lanbot.config.recipe import PHASES, Recipe
 from lanbot.config.run import Run, read_metrics
 from lanbot.core import hardware
-from lanbot.core.console import duration, say, table
+from lanbot.core.console import duration, say
 from lanbot.core.errors import UsageError, UserError
 from lanbot.core.files import write_atomic
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import task_eval as evals
-from lanbot.evals.footnotes import beneath
+from lanbot.evals.score import task_table
 from lanbot.inference.engine import Engine
 from lanbot.models import saved
 from lanbot.models.weights import load_model
@@ -160,7 +160,7 @@ def evaluate(
     if phase == "rl":
         result["pass"] = run.read("rl", "pass.json")
     if runtime.main:
-        say(score_table(scores))
+        say(task_table(scores))
         samples = "\n".join(f"**{q}**\n\n```\n{readable(a)}\n```\n" for q, a in zip(questions, answers, strict=True))
         write_atomic(run.phase(phase) / "samples.md", f"# What {run.recipe.name} says after {phase}\n\n{samples}")
         write_atomic(run.phase(phase) / "evals.json", json.dumps(result, indent=1) + "\n")
@@ -218,16 +218,6 @@ def checked(name: str, run: Run) -> Task:
     return task
 
 
-def score_table(scores: dict[str, dict[str, Any]]) -> str:
-    """A line a task; below, what there is to know besides: why programs failed, what was left out."""
-    rows, notes = [], []
-    for name, s in scores.items():
-        n = f"{s['n']:,} of {s['items']:,}" if "items" in s else f"{s['n']:,}"
-        rows.append((name, f"{s['score']:.3f}", f"± {s['stderr']:.3f}", n, f"{s['chance']:.2f}"))
-        notes += beneath(name, s)
-    return "\n".join([table(rows, ("task", "score", "error", "n", "chance")), *notes])
-
-
 def summary(run: Run, phase: str) -> dict[str, Any]:
     """Of a phase's metrics: steps, seconds, tokens, the last loss (mean of ten steps), tokens/s, utilisation."""
     lines = [line for line in read_metrics(run.phase(phase) / "metrics.jsonl") if "val_bpb" not in line]
@@ -281,8 +271,8 @@ def transcripts(run: Run, engine: Engine) -> list[dict[str, Any]]:
     rows = {
         kind: max(range(100), key=lambda i: (errands[i].kind == kind, errands[i].calls, -i)) for kind in TRANSCRIPTS
     }
-    desks = evals.do_errands(engine, task, list(rows.values()), run.recipe.evals.max_tokens)
+    envs = evals.do_errands(engine, task, list(rows.values()), run.recipe.evals.max_tokens)
     return [
-        {"title": TRANSCRIPTS[kind], "right": desk.right(), "conversations": desk.conversations}
-        for kind, desk in zip(rows, desks, strict=True)
+        {"title": TRANSCRIPTS[kind], "right": env.right(), "conversations": env.conversations}
+        for kind, env in zip(rows, envs, strict=True)
     ]

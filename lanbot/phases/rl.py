@@ -18,7 +18,7 @@ from lanbot.core.console import Progress, say
 from lanbot.core.files import write_atomic
 from lanbot.data.packing import Batch
 from lanbot.distributed.runtime import Runtime
-from lanbot.evals.task_eval import pass_at_k
+from lanbot.evals.task_eval import pass_at
 from lanbot.inference.engine import Completion, Engine
 from lanbot.inference.sampling import Sampling
 from lanbot.phases.chat import start_from
@@ -156,7 +156,7 @@ def measure(run: Run, engine: Engine, runtime: Runtime, when: str) -> None:
         there[part.task] = len(task)
         items += [(task, row) for row in sample_rows(task, share * parts, recipe.seed)[k::parts]]
     label = f"rl: pass@{PASS_K} {when}"
-    scores = pass_at_k(engine, items, PASS_K, settings.max_tokens, 1.0, recipe.seed, label, runtime=runtime)
+    scores = pass_at(engine, items, (1, PASS_K), PASS_K, settings.max_tokens, 1.0, recipe.seed, label, runtime=runtime)
     if len(items) < sum(there.values()):
         scores = {name: replace(score, items=sum(there.values())) for name, score in scores.items()}
     if runtime.main:

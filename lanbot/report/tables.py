@@ -3,7 +3,7 @@
 from typing import Any
 
 from lanbot.core.console import duration, size, table
-from lanbot.evals.footnotes import beneath
+from lanbot.evals.score import footnotes, items_asked
 from lanbot.report.collect import trained
 from lanbot.tasks.code_grading import FAULTS
 
@@ -30,7 +30,7 @@ def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
         return shown
     notes = ["* a sample of the task's items"] if "*)" in shown else []
     last = [(task, by_phase[phases[-1]]) for task, by_phase in report["evals"].items() if phases[-1] in by_phase]
-    notes += [note for task, after in last for note in beneath(task, after)]
+    notes += [note for task, after in last for note in footnotes(task, after)]
     return "\n".join([shown, *notes, *bpb_note(report)])
 
 
@@ -72,7 +72,7 @@ def programs_table(report: dict[str, Any]) -> tuple[Row, list[Row]]:
     for task, phase, one in ran:
         failed = one.get("failed", {})
         counts = [one["n"] - sum(failed.values()), *(failed.get(fault, 0) for fault in reasons)]
-        rows.append((task, phase, asked(one), *(f"{count:,}" for count in counts), str(one["sandbox_level"])))
+        rows.append((task, phase, items_asked(one), *(f"{count:,}" for count in counts), str(one["sandbox_level"])))
     return ("task", "after", "n", "passed", *reasons, "level"), rows
 
 
@@ -172,28 +172,20 @@ def chance(by_phase: dict[str, Score]) -> float:
 
 
 def score(s: Score | None) -> str:
-    """0.600 ± 0.049 (100), or (100*) for a sample of the task's items."""
-    return "" if s is None else f"{s['score']:.3f} {error(s)} ({s['n']:,}{'*' * ('items' in s)})"
+    """0.600 ± 0.049 (100); (100*) for a sample of the task's items; (100, 3 did not fit)."""
+    if s is None:
+        return ""
+    did_not_fit = f", {s['did_not_fit']:,} did not fit" if s.get("did_not_fit") else ""
+    return f"{s['score']:.3f} {error(s)} ({s['n']:,}{'*' * ('items' in s)}{did_not_fit})"
 
 
 def error(s: Score) -> str:
-    """± 0.049, or [0.000, 0.793] where the standard error says nothing because all items are right, or none."""
-    if s["stderr"] or "interval" not in s:
-        return f"± {s['stderr']:.3f}"
-    return "[{:.3f}, {:.3f}]".format(*s["interval"])
+    return f"± {s['stderr']:.3f}"
 
 
 def bounds(s: Score) -> tuple[float, float]:
     """The ends of a score's error bar."""
-    low, high = (s["score"] - s["stderr"], s["score"] + s["stderr"])
-    if not s["stderr"]:
-        low, high = s.get("interval", (low, high))
-    return max(0.0, low), min(1.0, high)
-
-
-def asked(s: Score) -> str:
-    """n, and of how many if it is a sample."""
-    return f"{s['n']:,} of {s['items']:,}" if "items" in s else f"{s['n']:,}"
+    return max(0.0, s["score"] - s["stderr"]), min(1.0, s["score"] + s["stderr"])
 
 
 def count(number: float) -> str:

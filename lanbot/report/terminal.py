@@ -8,6 +8,7 @@ from typing import Any
 
 from lanbot.config.run import Run
 from lanbot.core.console import table
+from lanbot.evals.score import items_asked
 from lanbot.report import tables
 from lanbot.report.collect import trained
 
@@ -48,7 +49,7 @@ def _scores(report: dict[str, Any]) -> str:
             continue
         before, now = by_phase.get(compared), by_phase[last]
         shown = (f"{before['score']:.3f} -> " if before else "") + f"{now['score']:.3f} {tables.error(now)}"
-        rows.append((task, shown, tables.asked(now), f"{tables.chance(by_phase):.2f}"))
+        rows.append((task, shown, items_asked(now), f"{tables.chance(by_phase):.2f}"))
     return table(rows, ("task", f"{f'{compared} -> ' if compared else ''}{last} ± error", "n", "chance"))
 
 

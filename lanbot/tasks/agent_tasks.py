@@ -16,7 +16,7 @@ from lanbot.tools.workspace import Workspace
 
 @register("agent_tasks")
 class AgentTasks(WorldTask):
-    """Errands with files, a memory and the calculator; some take two calls, some two conversations."""
+    """Errands with files, memory and calculator; some take two calls, some two conversations."""
 
     kind = "agent"
 
@@ -29,7 +29,7 @@ class AgentTasks(WorldTask):
         errand = self.errand(i)
         return chat(errand.requests[-1], errand.replies[-1])
 
-    def desk(self, i: int) -> "AgentEnv":
+    def env(self, i: int) -> "AgentEnv":
         return AgentEnv(self.errand(i))
 
     def part(self, i: int) -> str:
@@ -37,7 +37,7 @@ class AgentTasks(WorldTask):
 
 
 class AgentEnv:
-    """Where an errand is done: its files and memories, the tools on them, and what was said so far."""
+    """One errand's environment: its files and memories, the tools on them, and the conversations so far."""
 
     def __init__(self, errand: world.Errand) -> None:
         self.errand, self.files = errand, dict(errand.files)
@@ -47,23 +47,27 @@ class AgentEnv:
         self.memory = memory
         self.tools = PythonCalls(Toolset([*Workspace(self.files).tools, *memory.tools]))
         self.conversations: list[Sequence[Message]] = []
+        self.did_not_fit = False
+        """A request was longer than the context."""
 
     def request(self) -> Message | None:
-        """What is asked next, in a conversation of its own; None if all was asked."""
+        """The next request, in a conversation of its own; None after the last."""
         done = len(self.conversations)
         return {"role": "user", "content": self.errand.requests[done]} if done < len(self.errand.requests) else None
 
-    def answered(self, request: Message, answer: Message) -> None:
-        self.conversations.append([request, answer])
+    def answered(self, request: Message, answer: Message | None) -> None:
+        """answer: None if the request did not fit the context."""
+        self.did_not_fit |= answer is None
+        self.conversations.append([request, answer or {"role": "assistant", "content": ""}])
 
     def right(self) -> bool:
-        """All is asked, the last answer says what it must, the files are as they must be."""
+        """Whether all is asked, the last answer says what it must, and the files are as they must be."""
         if self.request() is not None:
             return False
-        said = spoken(self.conversations[-1][-1]).casefold()
+        answer = spoken(self.conversations[-1][-1]).casefold()
         values = self.errand.said.casefold().split()
-        says = all(re.search(rf"(?<![\w-])(?<!\d[.,]){re.escape(value)}(?!\w|[.,]\d)", said) for value in values)
-        return says and all(self.files.get(name) == words for name, words in self.errand.written.items())
+        says = all(re.search(rf"(?<![\w-])(?<!\d[.,]){re.escape(value)}(?!\w|[.,]\d)", answer) for value in values)
+        return says and all(self.files.get(name) == text for name, text in self.errand.written.items())
 
 
 @lru_cache(maxsize=1_024)

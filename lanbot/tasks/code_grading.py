@@ -9,6 +9,7 @@ import atexit
 import os
 import re
 import secrets
+import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -33,7 +34,10 @@ FAULTS = {
     NO_PROGRAM: "what was said does not compile, or does not define the function",
 }
 """Why a program failed."""
-_BLOCK = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)
+_FENCE = re.compile(
+    r"^([ \t]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(?:[^`\n]*?(`{3,})|(~{3,}))[ \t]*([^`\s]*)[^`\n]*\n", re.MULTILINE
+)
+"""A line that opens a block of code: its indentation (a list's marker included), its fence, its language."""
 _PYTHON = {"", "python", "python3", "py"}
 _SOURCE = Path(sandbox_rpc.__file__).read_text()
 
@@ -54,17 +58,37 @@ class Verdict(NamedTuple):
 
 
 def extract(answer: str, prompt: str, name: str) -> Program:
-    """The program in an answer: its first block of Python that defines the function, its first one, or all of it.
+    """The program in an answer: its first block of Python that defines the function, its first block, or all of it.
 
-    It may repeat the prompt or go on from it: code that begins with an indented line is the function's body.
+    It may repeat the prompt or continue it: code that starts with an indented line is the function's body.
     """
-    blocks = [block for language, block in _BLOCK.findall(answer) if language.strip().lower() in _PYTHON]
+    blocks = [block for language, block in _blocks(answer) if language in _PYTHON]
     defines = re.compile(rf"^(?:async )?def {re.escape(name)}\b", re.MULTILINE)
     code = next((block for block in blocks if defines.search(block)), blocks[0] if blocks else answer)
     first = next((line for line in code.split("\n") if line.strip()), "")
     if first[:1].isspace():
-        code = f"{prompt.rstrip()}\n{code}"
+        dedented = textwrap.dedent(code)
+        code = dedented if defines.search(dedented) else f"{prompt.rstrip()}\n{code}"
     return Program(prompt, code, name)
+
+
+def _blocks(answer: str) -> Iterator[tuple[str, str]]:
+    """(language, code) of each fenced block. A fence inside a triple-quoted string does not end the block."""
+    position = 0
+    while opening := _FENCE.search(answer, position):
+        indentation, ticks, tildes, language = opening.groups()
+        closing = re.compile(rf"[ \t]*`{{{len(ticks)},}}" if ticks else rf"^[ \t]*~{{{len(tildes)},}}", re.MULTILINE)
+        start = opening.end()
+        ends = list(closing.finditer(answer, start))
+        end = next((end for end in ends if not _in_string(answer[start : end.start()])), ends[0] if ends else None)
+        code = answer[start : end.start() if end else None]
+        position = end.end() if end else len(answer)
+        yield language.lower(), re.sub(rf"(?m)^[ \t]{{0,{len(indentation)}}}", "", code)
+
+
+def _in_string(code: str) -> bool:
+    """Whether a triple-quoted string is open at its end."""
+    return bool(code.count('"""') % 2 or code.count("'''") % 2)
 
 
 def judge(program: Program, tests: str, unsafe: bool = False) -> Verdict:

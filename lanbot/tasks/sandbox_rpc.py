@@ -5,6 +5,7 @@ from the candidate's process may be forged: whatever it is, `decode` makes nothi
 """
 
 import builtins
+import collections
 import json
 import os
 import sys
@@ -17,6 +18,8 @@ LARGEST = 500_000
 EXACT = 1 << 53
 """Whole numbers below it cross as they are, larger ones in hexadecimal: writing them in decimal is bounded."""
 SEQUENCES = {"list": list, "tuple": tuple, "set": set}
+DICTS = dict, collections.Counter, collections.defaultdict, collections.OrderedDict
+"""Types that cross as dicts, and so compare as dicts."""
 
 
 def encode(value: Any) -> Any:
@@ -35,8 +38,8 @@ def encode(value: Any) -> Any:
         return ["bytes", value.hex()]
     if kind is list or kind is tuple or kind is set:
         return [kind.__name__, *[encode(one) for one in value]]
-    if kind is dict:
-        return ["dict", *[[encode(key), encode(one)] for key, one in value.items()]]
+    if kind in DICTS:
+        return ["dict", *[[encode(key), encode(one)] for key, one in dict.items(value)]]
     raise TypeError("not plain data")
 
 

@@ -1,6 +1,7 @@
 """What a task is: rows that become conversations, and where it applies a checker that is also RL's reward."""
 
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -154,14 +155,21 @@ def multiple_choice(question: str, choices: Sequence[str], answer: int) -> Conve
     }
 
 
+_NUMBER = re.compile(r"[\s*_`]*([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?!\.?\d)", re.IGNORECASE)
+
+
 def final_number(text: str) -> str | None:
-    """The number after the last "####", without separators and trailing zeros; None if there is none."""
+    """The number after the last "####", without separators and trailing zeros; None if there is none.
+
+    What follows the number (a unit, %, a word) is ignored, as by the strict match of GSM8K's paper and of lm-eval,
+    `#### (\\-?[0-9\\.\\,]+)`; a currency sign or Markdown emphasis before it is ignored too.
+    """
     _, mark, tail = text.rpartition("####")
-    number = tail.strip().split("\n")[0].strip().replace(",", "").replace("$", "").rstrip(".")
-    if not mark or not number:
+    found = _NUMBER.match(tail.strip().split("\n")[0].replace(",", "").replace("$", "")) if mark else None
+    if not found:
         return None
     try:
-        value = float(number)
+        value = float(found[1])
     except ValueError:
         return None
     return str(int(value)) if value.is_integer() else repr(value)

@@ -7,7 +7,7 @@ import pytest
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import chatcore
 from lanbot.evals.chatcore import BASELINES, ChatCore
-from lanbot.evals.task_eval import Score
+from lanbot.evals.score import Score
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import TaskContext
 

@@ -25,7 +25,7 @@ from lanbot.data.corpus import Corpus
 from lanbot.data.file_formats import Chunk
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import core as core_eval
-from lanbot.evals import hf_scorer, reader, scorer
+from lanbot.evals import hf_scorer, scorer
 from lanbot.evals.bpb import Validation
 from lanbot.evals.core import CoreResult, TaskScore
 from lanbot.evals.scorer import Judged, ModelScorer, batches, plans
@@ -72,7 +72,7 @@ def items_of(task: CoreTask) -> list[core.Item]:
 
 @pytest.fixture(autouse=True)
 def made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "load", lambda task: items_of(task) if task in MADE else LOADED(task))
+    monkeypatch.setattr(core, "load", lambda task, options: items_of(task) if task in MADE else LOADED(task))
 
 
 def prompts_of(task: CoreTask, one: ModelScorer | hf_scorer.HFScorer, context: int | None) -> list[list[Prompt]]:
@@ -143,16 +143,15 @@ def test_some_greedy_answers_are_right(make_model: MakeModel, chat_format: ChatF
     assert [[j.greedy for j in item] for item in one.score(prompts)] == [[True, False]] * 25
 
 
-@pytest.mark.parametrize(("tokens", "piece"), [(1, 7), (150, 32), (4_096, 100)])
-def test_batches_and_pieces_do_not_matter(
-    make_model: MakeModel, chat_format: ChatFormat, tokens: int, piece: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("tokens", [1, 150, 4_096])
+def test_batches_do_not_matter(
+    make_model: MakeModel, chat_format: ChatFormat, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = ModelScorer(make_model(context=400), chat_format, "tiny")
     prompts = [item for task in MADE for item in prompts_of(task, one, 400)]
     before = one.score(prompts)
     monkeypatch.setitem(scorer.TOKENS, "cpu", tokens)
     monkeypatch.setitem(scorer.LOGITS, "cpu", 5)
-    monkeypatch.setitem(reader.PIECE, "cpu", piece)
     assert_same(one.score(prompts), before)
 
 
@@ -374,13 +373,13 @@ def test_an_oracle_scores_one_on_every_task(monkeypatch: pytest.MonkeyPatch) -> 
             right.add(core.texts(task, items, i)[1 if task.kind == GREEDY else items[i]["gold"]])
     result = evaluate(Said(lambda text: 0.0 if text in right else 1.0), 40)
     assert {label: one.score.score for label, one in result.tasks.items()} == {task.label: 1.0 for task in TASKS}
-    assert result.core == pytest.approx(1.0) and result.stderr == 0.0
+    assert result.core == pytest.approx(1.0) and 0.004 < result.stderr < 0.01
     assert result.tasks["bigbench_repeat_copy_logic"].json()["sampled"] is False, "it has 32 items"
     assert result.tasks["boolq"].json() == {
-        **{"score": 1.0, "n": 40, "stderr": 0.0, "chance": 0.5, "centered": 1.0, "centered_stderr": 0.0},
+        **{"score": 1.0, "n": 40, "stderr": 0.02439, "chance": 0.5, "centered": 1.0, "centered_stderr": 0.064184},
         **{"baseline": 0.62, "kind": CHOICE, "shots": 10, "items": 3_270, "sampled": True, "cut": 0},
     }
-    assert "40 of 3,270" in result.table() and str(result) == "CORE 1.0000 ± 0.0000 (said, at most 40 items a task)"
+    assert "40 of 3,270" in result.table() and "(said, at most 40 items a task)" in str(result)
     wrong = evaluate(Said(lambda text: 1.0 if text in right else 0.0), 10)
     assert all(one.score.score == 0.0 for one in wrong.tasks.values())
 
@@ -404,7 +403,7 @@ def test_core_is_the_mean_of_the_centered() -> None:
         return TaskScore(task, core_score(p, 100), 100, 0)
 
     def core_score(p: float, n: int):
-        from lanbot.evals.task_eval import Score
+        from lanbot.evals.score import Score
 
         return Score(p, n, math.sqrt(p * (1 - p) / n), 0.0)
 
@@ -455,7 +454,7 @@ def measured(folder: Path) -> dict[str, object]:
     """CORE of the folder's model, in bf16, and its bits per byte."""
     chat_format = load_format(folder)
     model = load_model(folder, torch.bfloat16, torch.device("cpu"))
-    core.load = items_of
+    core.load = lambda task, options: items_of(task)
     result = evaluate(ModelScorer(model, chat_format, "tiny"), None, MADE)
     texts = [world.document("test", i) for i in range(40)]
     held_out = Validation(

@@ -3,6 +3,7 @@ import math
 import os
 import random
 import statistics
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,9 @@ from lanbot.chat.messages import Part, chat, output, parts, python, readable, sp
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import task_eval as evals
+from lanbot.evals.score import Score, items_asked, task_table
 from lanbot.evals.scorer import TOKENS
-from lanbot.evals.task_eval import Score, answer_all, do_errands, unbiased
+from lanbot.evals.task_eval import answer_all, do_errands, unbiased
 from lanbot.inference.engine import Completion, Engine
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import sample_rows
@@ -25,7 +27,7 @@ from lanbot.tasks.task import LETTERS, Task, multiple_choice
 from lanbot.tokenizers.bpe import BPETokenizer
 
 RUNTIME = Runtime.single()
-evaluate, pass_at, pass_at_k = (partial(f, runtime=RUNTIME) for f in (evals.evaluate, evals.pass_at, evals.pass_at_k))
+evaluate, pass_at = (partial(f, runtime=RUNTIME) for f in (evals.evaluate, evals.pass_at))
 
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 BYTES = LanBotFormat(BPETokenizer.of_bytes(LanBotFormat.special_tokens))
@@ -103,10 +105,19 @@ def references(task: Task) -> dict[str, str]:
 
 def test_score_of() -> None:
     assert Score.of([True, False, False, False], 0.25) == Score(0.25, 4, 0.216506, 0.25)
-    assert Score.of([True] * 9, 0.5) == Score(1.0, 9, 0.0, 0.5)
-    assert Score.of([], 0.0) == Score(0.0, 0, 0.0, 0.0)
+    assert Score.of([True] * 9, 0.5) == Score(1.0, 9, 0.1, 0.5)
+    assert Score.of([], 0.0) == Score(0.0, 0, 1.0, 0.0)
     assert Score.of([True, False] * 50, 0).stderr == pytest.approx(math.sqrt(0.25 / 100))
     assert Score.of([True, False], 0.25).json() == {"score": 0.5, "n": 2, "stderr": 0.353553, "chance": 0.25}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_few_items_that_are_all_right_or_all_wrong_say_how_little_is_known(right: bool) -> None:
+    """Wilson's interval at one standard error ends at 1 / (n + 1) from there."""
+    one, ten, many = (Score.of([right] * n, 0.0) for n in (1, 10, 999))
+    assert (one.stderr, ten.stderr, many.stderr) == (0.5, 0.090909, 0.001)
+    assert str(one) == f"{right:.3f} ± 0.500 (n 1, chance 0.00)"
+    assert Score.of_means([0.25] * 3, 0.0).stderr == 0.25, "of pass@1 too"
 
 
 def test_a_score_has_its_parts() -> None:
@@ -134,7 +145,7 @@ def test_an_evaluation_scores_the_parts_of_its_task_with_their_own_rows() -> Non
 
 def test_an_oracle_scores_one_where_answers_are_generated() -> None:
     right = references(Sums("test"))
-    assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 100, 8) == Score(1.0, 40, 0.0, 0.0)
+    assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 100, 8) == Score(1.0, 40, round(1 / 41, 6), 0.0)
 
 
 def test_a_model_that_knows_some_answers_scores_their_share() -> None:
@@ -158,7 +169,15 @@ def test_a_prompt_longer_than_the_context_counts_as_wrong() -> None:
         len(BYTES.tokenizer.encode(prompt.split("<|user_start|>")[1].split("<|user_end|>")[0])) for prompt in right
     )
     engine = ScriptedEngine(right.get, context=shortest + 5)  # bos, the user's two, the assistant's start, one to say
-    assert evaluate(engine, Sums("test"), "sums", 100, 8) == Score.of([True] * 10 + [False] * 30, 0.0)
+    score = evaluate(engine, Sums("test"), "sums", 100, 8)
+    assert score == replace(Score.of([True] * 10 + [False] * 30, 0.0), did_not_fit=30)
+    assert score.json()["did_not_fit"] == 30
+    assert str(score) == "0.250 ± 0.068 (n 40, 30 did not fit, chance 0.00)"
+    passes = pass_at(engine, [(Sums("test"), row) for row in range(8, 12)], (1, 2), 2, 8, 1.0, 0, "pass")
+    assert {one.did_not_fit for one in passes.values()} == {2}
+    sample = evaluate(engine, Sums("test"), "sums", 20, 8).json()
+    assert items_asked(sample).startswith("20 of 40, ") and items_asked(sample).endswith(" did not fit")
+    assert "did not fit" in task_table({"sums": sample})
 
 
 def test_a_limit_takes_a_sample() -> None:
@@ -191,7 +210,7 @@ def test_an_oracle_scores_one_in_multiple_choice(choices: int) -> None:
     quiz = Quiz(300, choices)
     right = references(quiz)
     engine = ScriptedEngine(letters=lambda prompt: {right[prompt]: 1.0})
-    assert evaluate(engine, quiz, "quiz", 1_000, 8) == Score(1.0, 300, 0.0, round(1 / choices, 6))
+    assert evaluate(engine, quiz, "quiz", 1_000, 8) == Score(1.0, 300, round(1 / 301, 6), round(1 / choices, 6))
 
 
 def test_chance_is_that_of_the_items_asked_and_of_each_part() -> None:
@@ -218,7 +237,7 @@ def test_who_always_says_the_same_of_the_bot_scores_chance_and_not_more_in_many_
     assert score.score == score.chance and 0.4 < score.chance < 0.55
     assert {part.score - part.chance for part in score.parts.values()} == {0.0}
     assert (score.parts["maker"].chance, score.parts["bot"].chance) == (1.0, 0.0)
-    for one in pass_at_k(engine, [(task, row) for row in range(50)], 4, 8, 1.0, 0, "pass").values():
+    for one in pass_at(engine, [(task, row) for row in range(50)], (1, 4), 4, 8, 1.0, 0, "pass").values():
         assert one.score == one.chance < 0.7, "a second try of the same words does not help"
 
 
@@ -269,7 +288,7 @@ def test_rows_of_different_lengths_are_scored_alike_in_any_batch(monkeypatch: py
 
 
 def test_logits_that_are_no_numbers_choose_no_letter() -> None:
-    with pytest.raises(UserError, match="no numbers"):
+    with pytest.raises(UserError, match="not finite"):
         evaluate(ScriptedEngine(letters=lambda prompt: {"B": math.nan}), Quiz(4), "quiz", 4, 8)
 
 
@@ -286,7 +305,7 @@ ERRANDS = AgentTasks("test")
 class Doer(ScriptedEngine):
     """Answers requests with these parts, its calls answered by the tool that it is given for each.
 
-    replies: for each prompt what it says, time after time: "What is my work?" is asked at several desks.
+    replies: for each prompt what it says, time after time: "What is my work?" is asked in several environments.
     """
 
     def __init__(self, replies: dict[str, list[list[Part]]], context: int = 2_000) -> None:
@@ -332,13 +351,13 @@ def test_an_oracle_does_all_errands(batch: int, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(evals, "GENERATE_BATCH", batch)
     rows = range(40)
     engine, told = Doer(replies(rows)), []
-    desks = do_errands(engine, ERRANDS, rows, 96, told.append)
-    assert [desk.right() for desk in desks] == [True] * 40
-    assert [desk.errand for desk in desks] == [ERRANDS.errand(i) for i in rows]
+    envs = do_errands(engine, ERRANDS, rows, 96, told.append)
+    assert [env.right() for env in envs] == [True] * 40
+    assert [env.errand for env in envs] == [ERRANDS.errand(i) for i in rows]
     two = [i for i in rows if len(ERRANDS.errand(i).requests) == 2]
     assert sum(engine.batches) == 40 + len(two) and told[-1] == 40
-    for i, desk in zip(rows, desks, strict=True):
-        assert [parts(m[-1]) for m in desk.conversations] == ERRANDS.errand(i).replies, "with what its own tools said"
+    for i, env in zip(rows, envs, strict=True):
+        assert [parts(m[-1]) for m in env.conversations] == ERRANDS.errand(i).replies, "with what its own tools said"
 
 
 def test_an_evaluation_of_errands_has_a_score_for_each_kind() -> None:
@@ -353,36 +372,36 @@ def test_what_is_only_said_is_not_done() -> None:
     """Without calls nothing is written or remembered; what the answer says may still be right."""
     rows = range(40)
     engine = Doer(replies(rows, lambda row, reply: [text(spoken({"role": "assistant", "content": reply}))]))
-    for desk in do_errands(engine, ERRANDS, rows, 96):
-        assert desk.right() == (desk.errand.kind != "write")
+    for env in do_errands(engine, ERRANDS, rows, 96):
+        assert env.right() == (env.errand.kind != "write")
 
 
 def test_errands_that_fail_are_wrong_and_disturb_no_other() -> None:
     rows = list(range(40))
     done = replies(rows, lambda row, reply: reply if row % 3 else [python("nonsense("), text("?")])
-    verdicts = [desk.right() for desk in do_errands(Doer(done), ERRANDS, rows, 96)]
+    verdicts = [env.right() for env in do_errands(Doer(done), ERRANDS, rows, 96)]
     assert verdicts == [i % 3 != 0 for i in rows]
 
 
 def test_a_request_longer_than_the_context_is_wrong_and_ends() -> None:
-    desks = do_errands(Doer({}, context=8), ERRANDS, range(10), 96)
-    assert not any(desk.right() for desk in desks)
-    assert all(len(desk.conversations) == len(desk.errand.requests) for desk in desks)
+    envs = do_errands(Doer({}, context=8), ERRANDS, range(10), 96)
+    assert not any(env.right() for env in envs) and all(env.did_not_fit for env in envs)
+    assert all(len(env.conversations) == len(env.errand.requests) for env in envs)
 
 
 def test_endless_calls_are_stopped() -> None:
     endless = replies(range(5), lambda row, reply: [python(f"1+{n}") for n in range(1_000)])
-    for desk in do_errands(Doer(endless), ERRANDS, range(5), 96):
-        made = [part for part in parts(desk.conversations[-1][-1]) if part["type"] == "python"]
-        assert evals.CALLS <= len(made) <= evals.CALLS + 2 and not desk.right()
+    for env in do_errands(Doer(endless), ERRANDS, range(5), 96):
+        made = [part for part in parts(env.conversations[-1][-1]) if part["type"] == "python"]
+        assert evals.CALLS <= len(made) <= evals.CALLS + 2 and not env.right()
 
 
 def test_a_real_engine_does_errands_with_their_own_tools(make_model, chat_format) -> None:  # type: ignore[no-untyped-def]
-    """A model that knows nothing: it must end, and leave the desks' files alone or changed by its own calls only."""
+    """A model that knows nothing: it must end, and leave the envs' files alone or changed by its own calls only."""
     engine = Engine(make_model(context=160), chat_format)
-    desks = do_errands(engine, ERRANDS, range(6), 6)
-    assert len(desks) == 6 and all(desk.request() is None for desk in desks)
-    assert [desk.files for desk in desks] == [desk.errand.files for desk in desks]
+    envs = do_errands(engine, ERRANDS, range(6), 6)
+    assert len(envs) == 6 and all(env.request() is None for env in envs)
+    assert [env.files for env in envs] == [env.errand.files for env in envs]
 
 
 # -- pass@k ------------------------------------------------------------------------------------------------
@@ -400,7 +419,7 @@ def passes(right: list[list[bool]], chance: float = 0.0) -> dict[str, Score]:
         for i, samples in enumerate(right)
     }
     engine = ScriptedEngine(lambda prompt: next(scripts[prompt]))
-    scores = pass_at_k(engine, [(task, i) for i in range(len(right))], k, 8, 1.0, 0, "pass")
+    scores = pass_at(engine, [(task, i) for i in range(len(right))], (1, k), k, 8, 1.0, 0, "pass")
     assert all(next(script, None) is None for script in scripts.values()), "an item was sampled too seldom"
     return scores
 
@@ -422,7 +441,7 @@ def test_pass_at_k_at_its_ends() -> None:
     assert (all_right["pass@1"].score, all_right["pass@8"].score, all_right["pass@1"].stderr) == (
         1.0,
         1.0,
-        0.0,
+        0.166667,
     )
 
 
@@ -482,8 +501,13 @@ def test_pass_at_of_more_samples_than_k_is_unbiased_with_the_error_of_item_means
 def test_a_sample_is_marked_as_one() -> None:
     engine = ScriptedEngine(references(Sums("test")).get)
     part, whole = (evaluate(engine, Sums("test"), "sums", limit, 8) for limit in (15, 40))
-    assert (part.items, part.asked(), part.json()["sampled"], part.json()["items"]) == (40, "15 of 40", True, 40)
-    assert (whole.items, whole.asked()) == (0, "40") and "sampled" not in whole.json()
+    assert (part.items, items_asked(part.json()), part.json()["sampled"], part.json()["items"]) == (
+        40,
+        "15 of 40",
+        True,
+        40,
+    )
+    assert (whole.items, items_asked(whole.json())) == (0, "40") and "sampled" not in whole.json()
     rest = evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(25))
     assert rest.n == 15 and "sampled" not in rest.json(), "all that are left were asked"
 

@@ -18,7 +18,7 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.evals import chatcore
 from lanbot.evals.chatcore import BASELINES, ChatCore
 from lanbot.evals.core import CoreResult
-from lanbot.evals.task_eval import Score
+from lanbot.evals.score import Score
 from lanbot.models import saved
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import save_model

@@ -21,6 +21,7 @@ from lanbot import report
 from lanbot.config.recipe import load
 from lanbot.config.run import Run
 from lanbot.core.options import Options
+from lanbot.evals.score import Score
 from lanbot.report import chart, terminal
 from lanbot.report.collect import POINTS, thin
 from lanbot.report.page import environment
@@ -417,17 +418,15 @@ def test_samples_of_an_earlier_version_are_texts(run: Run) -> None:
     assert "[1 → 1] Yes." in Seen(report.page(report.collect(run))).text
 
 
-def test_a_score_without_a_standard_error_shows_its_interval(run: Run) -> None:
-    for share, interval in ((1.0, [0.207, 1.0]), (0.5, [0.237, 0.763])):
-        evals = evals_of("rl")
-        evals["tasks"]["identity"] = {**score(share, 1 if share == 1 else 10), "interval": interval}
-        put(run, "rl", "evals.json", evals)
-        written = report.write(run)
-        shown = "1.000 [0.207, 1.000]" if share == 1 else "0.500 ± 0.158"
-        page = (run.folder / "report.html").read_text()
-        for text in (Seen(page).text, (run.folder / "report.md").read_text(), report.closing(run, written)):
-            assert shown in text
-        assert ('x1="20.70%" x2="100.00%"' in page) == (share == 1)
+def test_a_score_of_one_item_shows_how_little_is_known(run: Run) -> None:
+    evals = evals_of("rl")
+    evals["tasks"]["identity"] |= {**Score.of([True], 0.0).json(), "items": 40, "did_not_fit": 3}
+    put(run, "rl", "evals.json", evals)
+    written = report.write(run)
+    page = (run.folder / "report.html").read_text()
+    for text in (Seen(page).text, (run.folder / "report.md").read_text(), report.closing(run, written)):
+        assert "1.000 ± 0.500" in text and "3 did not fit" in text
+    assert 'x1="50.00%" x2="100.00%"' in page
 
 
 def test_templates_and_style_sheet_are_shipped() -> None:

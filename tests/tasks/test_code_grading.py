@@ -4,7 +4,7 @@ import ast
 import math
 import os
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Always(int):
 
 
 @pytest.mark.parametrize(
-    "value", [Always(), object(), len, range(3), int, iter([]), bytearray(), frozenset(), Counter()]
+    "value", [Always(), object(), len, range(3), int, iter([]), bytearray(), frozenset(), type("C", (Counter,), {})()]
 )
 def test_nothing_else_crosses(value: object) -> None:
     for held in (value, [value], {"a": (value,)}):
@@ -90,7 +90,19 @@ def test_forged_data_becomes_an_exception_or_plain_data(data: Any) -> None:
     assert type(made) in (dict, str, int)
 
 
+@pytest.mark.parametrize(
+    "made", [Counter("aab"), defaultdict(int, {"a": 2, "b": 1}), OrderedDict([("b", 1), ("a", 2)]), Counter()]
+)
+def test_dicts_of_the_standard_library_compare_as_dicts(made: dict) -> None:
+    back = decode(encode(made))
+    assert type(back) is dict and back == made and decode(encode([made])) == [made]
+
+
 # -- taking a program out of an answer ---------------------------------------------------------------------
+
+DOCSTRING = 'def f(x):\n    """Twice.\n\n    ```\n    f(1)\n    ```\n    """\n    return 2\n'
+INLINE = "def f(x):\n    '''```f(1)```'''\n    return 2\n"
+MARGIN = '"""\n```python\nf(1)\n```\n"""\ndef f(x):\n    return 2\n'
 
 
 @pytest.mark.parametrize(
@@ -106,6 +118,27 @@ def test_forged_data_becomes_an_exception_or_plain_data(data: Any) -> None:
         ("    return 2\n", f"{PROMPT}    return 2\n"),
         ("```python\n    return 2\n```", f"{PROMPT}    return 2\n"),
         ("I do not know.", "I do not know."),
+        # a fence within a docstring, also at the margin, does not end the block
+        (f"```python\n{DOCSTRING}```\nIt returns 2.", DOCSTRING),
+        (f"```python\n{MARGIN}```\n\n```python\nf(1)\n```", MARGIN),
+        (
+            "```python\ndef f(x):\n    '''```f(1)```'''\n    return 2\n```",
+            "def f(x):\n    '''```f(1)```'''\n    return 2\n",
+        ),
+        # in a list
+        (
+            "1. First:\n\n   ```python\n   def f(x):\n       return 2\n   ```\n2. Then test.",
+            "def f(x):\n    return 2\n",
+        ),
+        ("- ```python\n  def f(x):\n      return 2\n  ```\n", "def f(x):\n    return 2\n"),
+        ("1. So\n    ```python\n    def f(x):\n        return 2\n    ```", "def f(x):\n    return 2\n"),
+        ("- ```python\n      return 2\n  ```", f"{PROMPT}    return 2\n"),
+        # other fences
+        ("~~~python\ndef f(x):\n    return 2\n~~~\nDone ~~~", "def f(x):\n    return 2\n"),
+        ("````python\ndef f(x):\n    return len('```')\n````\n", "def f(x):\n    return len('```')\n"),
+        ("```python title=a.py\ndef f(x): return 2\n```", "def f(x): return 2\n"),
+        ("Here: ```python\ndef f(x):\n    return 2```, as asked", "def f(x):\n    return 2"),
+        ("Call ```f(1)``` so:\n```python\ndef f(x): return 2\n```", "def f(x): return 2\n"),
     ],
 )
 def test_extract(answer: str, code: str) -> None:

@@ -48,11 +48,11 @@ def seasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "seasons:Next"
 
 
-def test_a_task_from_outside_is_trained_on_evaluated_and_rewarded(seasons, make_model, tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_a_task_from_outside_is_trained_on_evaluated_and_rewarded(seasons, make_model, chat_format) -> None:  # type: ignore[no-untyped-def]
     assert len(SEASONS.split("\n")) < 40
     model = make_model(context=96)
-    mixture = Mixture((MixturePart(seasons, epochs=80),), Identity(), tokenizer, seed=0)
-    loader = ChatLoader(mixture, tokenizer.bos, 4, 32)
+    mixture = Mixture((MixturePart(seasons, epochs=80),), Identity(), chat_format, seed=0)
+    loader = ChatLoader(mixture, chat_format.bos, 4, 32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     while (batch := loader.next_batch()) is not None:
         ids, targets = torch.from_numpy(batch.ids), torch.from_numpy(batch.targets)
@@ -61,7 +61,7 @@ def test_a_task_from_outside_is_trained_on_evaluated_and_rewarded(seasons, make_
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    engine = Engine(model, tokenizer)
+    engine = Engine(model, chat_format)
     assert evaluate(engine, make_task(seasons, "test"), seasons, 4, 8, runtime=Runtime.single()).score == 1.0
     assert (
         evaluate(engine, make_task(f"{seasons}:backwards", "test"), seasons, 4, 8, runtime=Runtime.single()).score

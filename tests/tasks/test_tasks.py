@@ -156,7 +156,16 @@ def test_a_number_in_a_calls_output_is_not_the_answer() -> None:
         ("####", None),
         ("#### \n", None),
         ("#### soon", None),
-        ("#### 5 apples", None),
+        ("#### 42 dollars", "42"),
+        ("#### 18%", "18"),
+        ("#### **18**", "18"),
+        ("#### **$1,800.50** in all", "1800.5"),
+        ("#### -7 degrees", "-7"),
+        ("#### 1e3", "1000"),
+        ("#### .5 miles", "0.5"),
+        ("#### 1.2.3", None),
+        ("#### about 5", None),
+        ("#### **", None),
     ],
 )
 def test_final_number(words: str, number: str | None) -> None:
@@ -293,7 +302,7 @@ def test_the_word_list_of_a_mirror_is_cleaned_of_line_ends_and_of_very_short_and
 
 
 def test_identity_asks_for_the_name_and_for_the_maker_where_the_reference_says_it() -> None:
-    task = make_task("identity:builtin", "test", TaskContext(Identity("Robi", "Ada Smith", "cheerful")))
+    task = make_task("identity:builtin", "test", TaskContext(Identity("Robi", "Ada Smith", personality="cheerful")))
     references = [task.conversation(i)["messages"][-1] for i in range(200)]
     assert all(task.check(i, reference) for i, reference in enumerate(references))
     assert all("Robi" in spoken(reference) and "Ada Smith" in spoken(reference) for reference in references)

@@ -14,7 +14,7 @@ from lanbot.tasks.builtin import ROWS, WordProblems
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import TaskContext
 
-ROBI = TaskContext(Identity("Robi", "Ada Smith", "cheerful"))
+ROBI = TaskContext(Identity("Robi", "Ada Smith", personality="cheerful"))
 
 
 def said(words: str | list[Part]) -> Message:
@@ -141,7 +141,7 @@ def of_kind(kind: str, requests: int = 1, count: int = 10) -> list[int]:
 
 def test_a_reference_done_at_a_desk_is_right_and_half_of_it_is_not() -> None:
     for i in range(100):
-        desk, errand = TASK.desk(i), TASK.errand(i)
+        desk, errand = TASK.env(i), TASK.errand(i)
         for k, reply in enumerate(errand.replies):
             assert not desk.right(), "nothing is right before all is asked"
             assert desk.request() == {"role": "user", "content": errand.requests[k]}
@@ -165,14 +165,14 @@ def test_only_the_right_words_are_right(kind: str) -> None:
                 " ".join(form.format(value) for value in values) for form in ("1{}", "-{}", "{}.5", "0.{}", "9,{}")
             ]
         for words, expected in [(words, True) for words in right] + [(words, False) for words in wrong]:
-            desk = TASK.desk(i)
+            desk = TASK.env(i)
             do(desk, [text(words)])
             assert desk.right() == expected, (words, values)
 
 
 def test_a_number_in_a_calls_output_is_not_an_answer() -> None:
     for i in of_kind("compute"):
-        desk = TASK.desk(i)
+        desk = TASK.env(i)
         do(desk, [part for part in TASK.errand(i).replies[0] if part["type"] != "text"])
         assert not desk.right()
 
@@ -184,7 +184,7 @@ def test_a_file_must_be_written_and_not_only_said_to_be() -> None:
         writes = [part for part in errand.replies[0] if part["text"].startswith("write_file")]
 
         def done(*code: str, i: int = i) -> AgentEnv:
-            desk = TASK.desk(i)
+            desk = TASK.env(i)
             do(desk, [*({"type": "python", "text": one} for one in code), text("Done.")])
             return desk
 
@@ -200,7 +200,7 @@ def test_two_conversations_share_a_memory_and_nothing_else_does() -> None:
     for i in of_kind("remember", requests=2):
         errand = TASK.errand(i)
         recall = calls(said(errand.replies[1]))[0]
-        desk, other = TASK.desk(i), TASK.desk(i)
+        desk, other = TASK.env(i), TASK.env(i)
         do(desk, errand.replies[0])
         assert not desk.right()
         assert desk.tools(recall) == calls(said(errand.replies[1]))[1]
@@ -214,13 +214,13 @@ def test_two_conversations_share_a_memory_and_nothing_else_does() -> None:
 def test_a_desk_leaves_its_errand_as_it_was() -> None:
     for i in range(50):
         before = repr(TASK.errand(i))
-        desk = TASK.desk(i)
+        desk = TASK.env(i)
         for name in [*desk.files, "new.txt"]:
             desk.tools(f'write_file("{name}", "x")')
         desk.tools('remember("x")')
         assert repr(TASK.errand(i)) == before == repr(world.errand("test", TASK.number(i)))
-        assert TASK.desk(i).files == TASK.errand(i).files
-        assert TASK.desk(i).tools('recall("x")') == "nothing found"
+        assert TASK.env(i).files == TASK.errand(i).files
+        assert TASK.env(i).tools('recall("x")') == "nothing found"
 
 
 def test_the_five_kinds_of_errand_have_equal_shares_and_some_take_two_calls() -> None:

@@ -1,0 +1,63 @@
+"""Cache views for prompts that share a prefix: each trunk is read once, then all its branches on top of it.
+
+Shapes: B trunks, P their tokens (padded on the right), T tokens of all branches of one trunk.
+"""
+
+import torch
+from torch import Tensor
+
+from lanbot.models.attention import PLAIN_ATTENTION
+from lanbot.models.kv_cache import CacheView
+
+
+class Trunks(CacheView):
+    """Keeps the keys and values of rows that start at their first token, per layer (B, n_kv_heads, P, head_dim)."""
+
+    def __init__(self, tokens: int, device: torch.device) -> None:
+        self.tokens, self.device = tokens, device
+        self.held: list[tuple[Tensor, Tensor]] = []
+
+    def positions(self, T: int) -> Tensor:
+        return torch.arange(T, device=self.device)
+
+    def mask(self, positions: Tensor, dtype: torch.dtype) -> Tensor | None:
+        if self.tokens > PLAIN_ATTENTION:
+            return None  # causal; up to this length a CPU is faster with a mask
+        unseen = positions > positions[:, None]
+        return torch.zeros(unseen.shape, dtype=dtype, device=self.device).masked_fill_(unseen, -torch.inf)[None, None]
+
+    def update(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        self.held.append((keys, values))
+        return keys, values
+
+    def commit(self) -> None:
+        pass
+
+
+class Branches(CacheView):
+    """Rows of one trunk's branches, end to end. A token attends to its trunk and to earlier tokens of its own branch.
+
+    rows: (B,) each row's trunk. branch, steps: (B, T) each token's branch and its place in it.
+    """
+
+    def __init__(self, trunks: Trunks, rows: Tensor, trunk_lengths: Tensor, branch: Tensor, steps: Tensor) -> None:
+        self.trunks, self.rows, self.trunk_lengths, self.branch, self.steps = trunks, rows, trunk_lengths, branch, steps
+
+    def positions(self, T: int) -> Tensor:
+        return self.trunk_lengths[:, None] + self.steps
+
+    def mask(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, 1, T, P + T), added to scores."""
+        B, T = self.branch.shape
+        trunk = torch.arange(self.trunks.tokens, device=positions.device) < self.trunk_lengths[:, None]
+        before = torch.ones(T, T, dtype=torch.bool, device=positions.device).tril()
+        own = (self.branch[:, :, None] == self.branch[:, None, :]) & before
+        seen = torch.cat((trunk[:, None, :].expand(B, T, -1), own), dim=2)
+        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf).unsqueeze(1)
+
+    def update(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        trunk_keys, trunk_values = self.trunks.held[layer]
+        return torch.cat((trunk_keys[self.rows], keys), dim=2), torch.cat((trunk_values[self.rows], values), dim=2)
+
+    def commit(self) -> None:
+        pass
