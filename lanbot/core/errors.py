@@ -1,10 +1,10 @@
-"""The errors that a user can cause and mend."""
+"""Errors that a user can cause and fix."""
 
 
 class UserError(Exception):
-    """Something the user can mend: what was wrong and where, then what to do. Shown without a traceback.
+    """An error that the user can fix. Shown without a traceback.
 
-    problem: one line, naming the file, key or value. remedy: one line, what to do about it.
+    problem: one line that names the file, key or value. remedy: one line that says what to do.
     """
 
     def __init__(self, problem: str, remedy: str = "") -> None:
@@ -17,7 +17,7 @@ class UsageError(UserError):
     """A command line that cannot be read (exit code 2)."""
 
 
-class Stopped(Exception):  # noqa: N818  (not an error: the user or the system asked for it)
+class Stopped(Exception):  # noqa: N818  (not an error: a signal asked for it)
     """A signal asked the run to stop and the state is saved. exit_code is 130 (Ctrl-C) or 143 (SIGTERM)."""
 
     def __init__(self, exit_code: int, message: str) -> None:

@@ -1,8 +1,8 @@
-"""A corpus: a stream of documents in a seeded order that can be taken up again at any of them.
+"""A corpus: an endless stream of documents in a seeded order, resumable at any document.
 
-A corpus is a list of files, each a row of chunks, each a list of documents. Files come in an order drawn anew for
-each epoch, documents in an order drawn anew for each chunk. Only one chunk is in memory at a time. Files of the hub are
-downloaded when they are read, the next few while one is read.
+A corpus is a list of files, each a sequence of chunks, each a list of documents. Files are shuffled in each epoch,
+documents within their chunk. One chunk is in memory at a time. Files of the hub are downloaded when they are read, and
+a few ahead.
 """
 
 import hashlib
@@ -38,12 +38,12 @@ from lanbot.synthetic import world
 HUB_CORPORA = {
     # 100B tokens of it, shuffled, in 1,823 shards: shard_00000.parquet to shard_01822.parquet, which is validation
     "HuggingFaceFW/fineweb-edu": Source("karpathy/fineweb-edu-100b-shuffle", "shard_*.parquet", "pretrain/mix_edu"),
-    # unverified: written down where the hub could not be reached
+    # unverified: written without access to the hub
     "karpathy/climbmix-400b-shuffle": Source(
         "karpathy/climbmix-400b-shuffle", "shard_*.parquet", "karpathy/climbmix-400b-shuffle"
     ),
 }
-"""Data sets of which we know which files to read, or which other data set is the same in a better order."""
+"""Data sets whose files we know, or that another data set has in a better order."""
 
 TRAIN = re.compile(r"(^|[/._-])train[/._-]")
 """In the name of a file of the train split."""
@@ -57,14 +57,14 @@ VALIDATION = re.compile("val|dev", re.I)
 
 @dataclass
 class Position:
-    """The next document: the k-th of the c-th chunk of the f-th file, in the order of this epoch."""
+    """The next document: file, chunk and document number in the order of this epoch."""
 
     epoch: int = 0
     file: int = 0
     chunk: int = 0
     document: int = 0
     bad: int = 0
-    """Rows left out so far."""
+    """Bad rows skipped so far."""
 
 
 class Corpus:
@@ -102,7 +102,7 @@ class Corpus:
                 reach = min(2 * reach, download.PARALLEL)
                 name, chunks = self.files[order[position.file]]
                 for chunk in chunks(position.chunk):
-                    if position.document == 0:  # else it was counted before the stop
+                    if position.document == 0:  # otherwise it was counted before the stop
                         position.bad += chunk.bad
                         self._warn(chunk)
                     self._shuffle(chunk, f"{position.epoch}/{name}/{position.chunk}")
@@ -142,7 +142,7 @@ def open_corpus(
 
     source: hf:OWNER/NAME, hf:OWNER/NAME/FOLDER (either may end in @REVISION), a path (file, folder or glob), or
     builtin:world. Of the hub only the listing is downloaded here, unless it is a single file.
-    Raises UserError if there is nothing there, or no text in it.
+    Raises UserError if there is no text.
     """
     if source.startswith("builtin:"):
         if source != "builtin:world":
@@ -226,7 +226,7 @@ def _like(whole: Chunk, part: list[str]) -> Chunk:
 
 
 def _hub_source(source: str) -> tuple[str, Source | None, list[str]]:
-    """(OWNER/NAME, what we know of it, the folder inside that is named) of hf:OWNER/NAME/FOLDER."""
+    """(OWNER/NAME, its entry in HUB_CORPORA, FOLDER) of hf:OWNER/NAME/FOLDER."""
     owner, *rest = source.removeprefix("hf:").partition("@")[0].strip("/").split("/")
     hub_id, inside = "/".join([owner, *rest[:1]]), rest[1:]
     return hub_id, None if inside else HUB_CORPORA.get(hub_id), inside
@@ -279,7 +279,7 @@ def _from_hub(source: str, seed: int, skip_bad_rows: bool, options: Options, col
 
 
 def _world_chunks(split: str, documents: int = 1 << 20) -> Chunks:
-    """The built-in world: a million documents of each split, made as they are read."""
+    """The built-in world: a million documents of each split, generated as they are read."""
 
     def chunks(start: int) -> Iterator[Chunk]:
         for first in range(start * CHUNK_DOCUMENTS, documents, CHUNK_DOCUMENTS):

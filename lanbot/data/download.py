@@ -1,7 +1,8 @@
-"""Downloads: each file once, whole and checked, into one folder that all runs share.
+"""Downloads: each file once, complete and checked, into one cache that all runs share.
 
-A file comes in as NAME.part under a lock, is checked, and gets its name by renaming: what has its name is whole. A
-.part that a cut, a kill or a crash left behind is gone on with. Files of the hub and of plain URLs go the same way.
+A file is written to NAME.part under a lock, checked, and renamed: a file with its final name is complete. A .part left
+by a cut connection or a killed process is resumed. Files of the hub and of plain URLs are treated alike. (The functions
+of huggingface_hub retry few failures, check no digest of what they received, and know no other URLs.)
 """
 
 import errno
@@ -23,21 +24,21 @@ from lanbot.core.http import Note
 from lanbot.core.options import Options
 
 PARALLEL = 8
-"""Files that come in at a time."""
+"""Concurrent downloads."""
 WRONG_TRIES = 3
-"""Of a file that came in whole and is not what is listed."""
+"""Downloads of a file whose content differs from the listing, before it is given up."""
 
 
 class Remote(NamedTuple):
-    """A file elsewhere, and where it is kept here."""
+    """A remote file, and its place in the cache."""
 
     name: str
-    """What messages call it."""
+    """Its name in messages."""
     url: str
     path: Path
     size: int | None = None
     digest: str = ""
-    """sha256:HEX, or git:HEX (the name that git gives the content); empty if nobody says."""
+    """sha256:HEX or git:HEX (git's blob id); empty if unknown."""
 
     def here(self) -> bool:
         try:
@@ -53,7 +54,7 @@ class Remote(NamedTuple):
 
 
 class _Job:
-    """A download under way. Its error is raised by whoever waits for it."""
+    """A pending download. Its error is raised by those who wait for it."""
 
     def __init__(self, remote: Remote, cache: Path) -> None:
         self.remote, self.cache, self.done, self.note = remote, cache, threading.Event(), ""
@@ -63,7 +64,7 @@ class _Job:
         self.note = note
 
     def bytes_here(self) -> int:
-        """Of what has come in, by this process or another."""
+        """Bytes received so far, by this process or another."""
         for path in (self.remote.path, self.remote.part()):
             with suppress(OSError):
                 return path.stat().st_size
@@ -77,7 +78,7 @@ _lock = threading.Lock()
 
 
 def get(remotes: Sequence[Remote], options: Options) -> list[Path]:
-    """The files, when all of them are here; shows progress. Raises UserError if one cannot be had."""
+    """Downloads what is missing, shows progress, and returns the files. Raises UserError if one fails."""
     missing = [remote for remote in remotes if not remote.here()]
     if missing and options.offline:
         also = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -88,7 +89,7 @@ def get(remotes: Sequence[Remote], options: Options) -> list[Path]:
 
 
 def ahead(remotes: Sequence[Remote], options: Options) -> None:
-    """Starts to fetch, in daemon threads, what will be needed soon. What fails is tried again when it is needed."""
+    """Starts to download files in background threads. What fails is tried again by `get`."""
     for remote in remotes:
         if not remote.here() and not options.offline:
             _ask(remote, options)
@@ -96,13 +97,13 @@ def ahead(remotes: Sequence[Remote], options: Options) -> None:
 
 def refuse_offline(name: str, options: Options) -> None:
     raise UserError(
-        f"{name}: not in the cache ({options.cache}), and this is offline",
+        f"{name}: not in the cache ({options.cache}), and this is offline mode",
         "Run it once with the network (unset LANBOT_OFFLINE and HF_HUB_OFFLINE), or name a --mirror.",
     )
 
 
 def _ask(remote: Remote, options: Options) -> _Job:
-    """The file's job, a new one if it has none."""
+    """The pending download of a file, started if there is none."""
     with _lock:
         if remote.path not in _jobs:
             _jobs[remote.path] = _Job(remote, options.cache)
@@ -126,7 +127,7 @@ def _work() -> None:
 
 
 def _wait(jobs: list[_Job]) -> None:
-    """Until all are done, or one has failed."""
+    """Waits until all are done or one has failed."""
     sizes = [job.remote.size for job in jobs]
     total = None if None in sizes else sum(size for size in sizes if size)
     label = "downloading " + (jobs[0].remote.name if len(jobs) == 1 else f"{len(jobs)} files")
@@ -148,25 +149,22 @@ def _wait(jobs: list[_Job]) -> None:
 
 
 def fetch(remote: Remote, cache: Path, note: Note) -> Path:
-    """The file; whoever comes first, of all threads and processes, downloads it.
-
-    Raises UserError if it cannot be had or kept.
-    """
+    """The file; the first of all threads and processes that ask for it downloads it. Raises UserError if it fails."""
     try:
         with locked(remote.part(), note) as part:
             if not remote.here():
                 _download(remote, part, note)
                 remote.part().replace(remote.path)
     except OSError as error:
-        raise unkept(remote.name, error, cache, remote.size) from None
+        raise cache_error(remote.name, error, cache, remote.size) from None
     return remote.path
 
 
 @contextmanager
 def locked(path: Path, note: Note) -> Iterator[IO[bytes]]:
-    """A file to append to that no other thread or process has locked; one that is empty afterwards is removed.
+    """A file to append to, locked against other threads and processes; removed if it is empty afterwards.
 
-    Its holder may rename or remove it: those who wait for it begin anew. Raises OSError.
+    Its holder may rename or remove it: those who wait for it then lock a new one. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -196,14 +194,14 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 
 
 def _download(remote: Remote, part: IO[bytes], note: Note) -> None:
-    """What is missing in `part`, the file's .part, and a check of the whole."""
+    """Downloads what is missing in `part`, the file's .part, and checks the result."""
     etag, most = "", 0
 
     def pull() -> None:
         nonlocal etag, most
         here = _length(part)
-        unsure = not remote.digest and not etag  # nothing could tell that what is here is of the same file
-        if unsure or here > (remote.size or here):
+        unknown = not remote.digest and not etag  # the part may be of another version of the file
+        if unknown or here > (remote.size or here):
             part.truncate(here := 0)
         if here and here == remote.size:
             return
@@ -216,16 +214,16 @@ def _download(remote: Remote, part: IO[bytes], note: Note) -> None:
                 if here and not response.headers.get("Content-Range", "").startswith(f"bytes {here}-"):
                     part.truncate(here := 0)
                     if response.status_code != 200:
-                        raise http.Again("the server would not go on where it stopped")
+                        raise http.Again("the server does not resume")
                 etag = response.headers.get("ETag", "")
-                etag = "" if etag.startswith("W/") else etag  # a weak one does not vouch for bytes
+                etag = "" if etag.startswith("W/") else etag  # a weak one does not identify bytes
                 note("")
                 for data in response.iter_bytes():
                     part.write(data)
                     part.flush()
                     here += len(data)
                     if here > (remote.size or here):
-                        return  # too long already: the check says so
+                        return  # too long: the check reports it
         except http.Again as again:
             again.moved = _length(part) > most
             most = max(most, _length(part))
@@ -238,10 +236,10 @@ def _download(remote: Remote, part: IO[bytes], note: Note) -> None:
             return
         part.truncate(0)
         most = 0
-        note(f"wrong bytes ({wrong}), fetched again")
+        note(f"wrong content ({wrong}), downloading again")
     raise UserError(
         f"{remote.name}: what arrives is not what is listed: {wrong} ({WRONG_TRIES} times)",
-        "Something on the way changes it (a proxy?), or the hub is at fault; try again later.",
+        "A proxy may change it, or the server is at fault; try again later.",
     )
 
 
@@ -250,7 +248,7 @@ def _length(file: IO[bytes]) -> int:
 
 
 def _wrong(remote: Remote) -> str:
-    """What is wrong with the .part of a file; "" if it agrees with what is known of it."""
+    """What is wrong with the .part of a file; "" if size and digest agree."""
     with remote.part().open("rb") as file:
         length = _length(file)
         if remote.size is not None and length != remote.size:
@@ -266,11 +264,11 @@ def _check_room(remote: Remote, here: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def unkept(name: str, error: OSError, folder: Path, needed: int | None = None) -> UserError:
-    """Why something cannot be kept in the cache, for the reader."""
+def cache_error(name: str, error: OSError, folder: Path, needed: int | None = None) -> UserError:
+    """The error for a cache that cannot be written."""
     if error.errno != errno.ENOSPC:
-        problem = f"{folder}: {name} cannot be kept there ({error.strerror or error})"
-        return UserError(problem, "Mend that, or set LANBOT_CACHE to a folder that can be written and locked.")
+        problem = f"{folder}: {name} cannot be written there ({error.strerror or error})"
+        return UserError(problem, "Fix that, or set LANBOT_CACHE to a folder that can be written and locked.")
     free = size(shutil.disk_usage(folder).free)
     return UserError(
         f"{folder}: no room for {name}" + (f": it has {size(needed)}, {free} are free" if needed else ""),

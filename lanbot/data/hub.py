@@ -1,4 +1,4 @@
-"""Where data comes from: the hub, or a mirror folder that answers for it."""
+"""Data sets of the hub, or of a mirror folder in its place."""
 
 import hashlib
 import json
@@ -25,13 +25,13 @@ class Source(NamedTuple):
     path: str
     """A file or glob inside it: main/train-*.parquet."""
     mirror: str
-    """The file or folder in a mirror that answers for them: gsm8k/train.jsonl.gz."""
+    """The file or folder of a mirror with the same data: gsm8k/train.jsonl.gz."""
 
 
 def files(source: Source, options: Options) -> list[Path]:
-    """The files of a source, sorted: the mirror's if there is one, else the hub's, downloaded into the cache.
+    """The files of a source, sorted: the mirror's if there is one, otherwise the hub's, downloaded into the cache.
 
-    Raises UserError if they are not there or cannot be had.
+    Raises UserError if they do not exist or cannot be downloaded.
     """
     if options.mirror:
         path = find(source.id, source.mirror, options.mirror)
@@ -44,7 +44,7 @@ def files(source: Source, options: Options) -> list[Path]:
 
 
 def url_file(url: str, mirror_path: str, options: Options) -> Path:
-    """A file with an address of its own: the mirror's if there is one, else downloaded into the cache, once."""
+    """A file at a plain URL: the mirror's if there is one, otherwise downloaded into the cache, once."""
     if options.mirror:
         return find(url, mirror_path, options.mirror)
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{PurePosixPath(url.partition('?')[0]).name}"
@@ -52,7 +52,7 @@ def url_file(url: str, mirror_path: str, options: Options) -> Path:
 
 
 def find(hub_id: str, mirror_path: str, mirror: Path) -> Path:
-    """The file or folder in the mirror that answers for a hub data set. Raises UserError if it is not there."""
+    """The file or folder of the mirror for a hub data set. Raises UserError if it does not exist."""
     path = mirror / mirror_path
     if not path.exists():
         raise UserError(f"{hub_id}: the mirror has no {path}", "Check --mirror; docs/architecture.md shows its layout.")
@@ -65,12 +65,12 @@ def find(hub_id: str, mirror_path: str, mirror: Path) -> Path:
 def listing(hub_id: str, options: Options) -> dict[str, Remote]:
     """The files of a data set (OWNER/NAME, or OWNER/NAME@REVISION) by their paths in it, sorted; none is downloaded.
 
-    The hub is asked once; from then on the cache pins the commit, so that a run that goes on, another rank, or one
-    without a network sees the same files in the same order. Raises UserError.
+    The hub is asked once; then the cache pins the commit, so that a resumed run, another rank, or one without a network
+    sees the same files in the same order. Raises UserError.
     """
     owner_name, _, revision = hub_id.partition("@")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", owner_name):
-        raise UserError(f"{hub_id}: not the name of a hub data set", "It is OWNER/NAME, as in its address on the hub.")
+        raise UserError(f"{hub_id}: not the name of a hub data set", "It is OWNER/NAME, as in its URL on the hub.")
     folder = options.cache / "hub" / owner_name / quote(revision or "main", safe="")
     saved = folder / "listing.json"
     if not saved.is_file():
@@ -81,7 +81,7 @@ def listing(hub_id: str, options: Options) -> dict[str, Remote]:
                 if not saved.is_file():
                     write_atomic(saved, json.dumps(_ask(hub_id, owner_name, revision)))
         except OSError as error:
-            raise download.unkept(hub_id, error, options.cache) from None
+            raise download.cache_error(hub_id, error, options.cache) from None
     listed = json.loads(saved.read_text())
     base = f"{http.endpoint()}/datasets/{owner_name}/resolve/{listed['sha']}"
     return {
@@ -91,7 +91,7 @@ def listing(hub_id: str, options: Options) -> dict[str, Remote]:
 
 
 def _ask(hub_id: str, owner_name: str, revision: str) -> dict[str, Any]:
-    """{"sha": the commit, "files": [path, size, digest] of each file} of a data set, as the hub has it now."""
+    """{"sha": the commit, "files": [path, size, digest] of each file} of a data set."""
     progress = Progress(f"{hub_id}: listing", unit="files")
     api = f"{http.endpoint()}/api/datasets/{owner_name}"
 
@@ -117,6 +117,6 @@ def _ask(hub_id: str, owner_name: str, revision: str) -> dict[str, Any]:
 
 
 def holds(listed: dict[str, Remote]) -> str:
-    """What a data set has at its top, for the remedy of an error."""
+    """The top-level names of a data set, for an error's remedy."""
     tops = sorted({path.partition("/")[0] + "/" * ("/" in path) for path in listed})
     return f"It holds {', '.join(tops[:8])}{' ...' if len(tops) > 8 else ''}." if tops else "It is empty."

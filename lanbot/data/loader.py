@@ -1,7 +1,7 @@
 """The loaders: batches for a phase, in an order that depends on the seed alone, resumable at any step.
 
-A loader gives the batch of all ranks; each rank takes its rows (training/trainer.py). So the state of a loader is
-the same on every rank, and a run goes on exactly at any world size.
+A loader makes the batch of all ranks; each rank takes its rows (training/trainer.py). So a loader's state is the same
+on every rank, and a run resumes exactly at any world size.
 """
 
 from bisect import insort
@@ -20,7 +20,7 @@ Rendered = tuple[list[int], list[int]]
 """A conversation as tokens and, for each, 1 where the loss counts it."""
 
 BUFFER = 128
-"""Conversations among which best-fit packing chooses; also the rows that one may wait."""
+"""Conversations among which best-fit packing chooses; also the most rows that one waits."""
 
 
 class Loader(Protocol):
@@ -28,29 +28,29 @@ class Loader(Protocol):
         """The next batch, None when the phase is over."""
 
     def progress(self) -> float:
-        """The fraction of the phase that is behind, 0 to 1."""
+        """The fraction of the phase that is done, 0 to 1."""
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs, as JSON."""
+        """What a resumed run needs, as JSON."""
 
     def load_state(self, state: dict[str, Any]) -> None: ...
 
     def notes(self) -> dict[str, int]:
-        """Counts worth telling: truncated, dropped, bad."""
+        """Counts for the log: truncated, dropped, bad."""
 
 
 def _same_data(then: str, now: str) -> None:
     if then != now:
         raise UserError(
-            f"the data are not those that this phase began with: {then}; now {now}",
-            "Give it the same (the same --mirror, the files as they were), or begin anew: lanbot runs delete RUN.",
+            f"the data changed since this phase began: {then}; now {now}",
+            "Restore the data (the same --mirror, the same files), or start over: lanbot runs delete RUN.",
         )
 
 
 class TextLoader:
     """`steps` batches of `rows` x T tokens from a corpus.
 
-    Its state is where the document that the last batch ends in begins, and how many of that document's tokens are used.
+    Its state is the position of the document in which the last batch ends, and how many of its tokens are used.
     """
 
     def __init__(self, corpus: Corpus, chat_format: ChatFormat, rows: int, T: int, steps: int) -> None:
@@ -86,7 +86,7 @@ class TextLoader:
         return make_batch(tokens, np.ones(tokens.shape, np.float32), self.chat_format.bos)
 
     def _encoded(self, position: Position) -> Iterator[np.ndarray]:
-        """The documents from `position` on; self.document stands on the one last given, self.length is its length."""
+        """The documents from `position` on; self.document is the position of the last one, self.length its length."""
         bos = np.array([self.chat_format.bos])
         begins = replace(position)
         for text in self.corpus.documents(position):
@@ -96,17 +96,17 @@ class TextLoader:
 
 
 class ChatLoader:
-    """All of `conversations`, each whole in one row; what no conversation fills is padding.
+    """All of `conversations`, each complete in one row; the rest of a row is padding.
 
     A row begins with the conversation that waits longest, so that none waits for more than BUFFER rows, and is filled
-    with the longest that fits, again and again (best fit). One longer than a row is truncated; one that has no token
-    under loss (left) is dropped; one that is empty was a bad row: all are counted.
+    with the longest that fits, repeatedly (best fit). One longer than a row is truncated; one without a token
+    under loss is dropped; an empty one was a bad row: all are counted.
     """
 
     def __init__(
         self, conversations: Sequence[Rendered], bos: int, rows: int, T: int, bad: int = 0, data: str = ""
     ) -> None:
-        """bad: rows that were left out before. data: what the conversations are of, which may not change."""
+        """bad: rows that were skipped before. data: a fingerprint of the data, which may not change."""
         self.conversations, self.bos, self.rows, self.T = conversations, bos, rows, T
         self.data = f"{len(conversations):,} conversations: {data}"
         self.load_state({"next": 0, "buffer": [], "truncated": 0, "dropped": 0, "bad": bad, "data": self.data})
@@ -118,7 +118,7 @@ class ChatLoader:
         self.dropped: int = state["dropped"]
         self.bad: int = state["bad"]
         self.buffer: dict[int, Rendered] = {}
-        """Number -> the conversation, in the order of their coming."""
+        """Number -> conversation, in order of arrival."""
         self.by_length: list[tuple[int, int]] = []
         for i in state["buffer"]:
             self._admit(i, *self.conversations[i])

@@ -1,7 +1,7 @@
-"""From documents and conversations to rows of tokens. No token is lost, and no document sees another.
+"""From documents and conversations to rows of tokens. No token is lost, and no document attends to another.
 
-A row is T tokens. `documents` numbers them within a row: attention stays inside a number. A target is the next
-token of the row; a weight is what the target's loss counts (0: not at all).
+A row is T tokens. `documents` numbers the documents of a row: attention stays within one number. A target is the next
+token of the row; a weight multiplies the target's loss.
 """
 
 from bisect import bisect_right
@@ -37,7 +37,7 @@ class Batch:
 def make_batch(tokens: np.ndarray, weights: np.ndarray, bos: int) -> Batch:
     """A batch of rows of T + 1 tokens; each document begins with `bos`. weights are those of the tokens.
 
-    The last token of a row is only a target; the first only an input. All arrays are contiguous copies.
+    The last token of a row is only a target, the first only an input. All arrays are contiguous copies.
     """
     ids = np.array(tokens[:, :-1], dtype=np.int64)
     targets = np.array(tokens[:, 1:], dtype=np.int64)
@@ -45,11 +45,10 @@ def make_batch(tokens: np.ndarray, weights: np.ndarray, bos: int) -> Batch:
 
 
 def pack_stream(documents: Iterator[Tokens], rows: int, T: int, left_over: list[int]) -> np.ndarray | None:
-    """The next (rows, T + 1) of a stream of documents, or None at its end (what is short of a batch is left).
+    """The next (rows, T + 1) of a stream of documents, or None at its end (an incomplete batch is dropped).
 
-    Rows follow each other without a gap and overlap by one token: the last of a row is the first of the next, so
-    that each token of the stream is a target exactly once. `left_over` holds what is read and not yet used, the end
-    of the last document read; it is changed in place.
+    Rows overlap by one token: the last of a row is the first of the next, so that each token of the stream is a target
+    exactly once. `left_over` holds the unused end of the last document read; it is changed in place.
     """
     need = rows * T + 1
     pieces, have = [np.array(left_over, dtype=np.int64)], len(left_over)
@@ -62,7 +61,7 @@ def pack_stream(documents: Iterator[Tokens], rows: int, T: int, left_over: list[
 
 
 def best_fit(waiting: list[tuple[int, int]], room: int) -> int | None:
-    """The number of the longest item that fits into `room`, the lowest of equals; None if none does.
+    """The number of the longest item that fits into `room`, the lowest if several do; None if none does.
 
     waiting: (length, -number) of the items, sorted.
     """

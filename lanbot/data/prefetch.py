@@ -1,8 +1,8 @@
-"""Batches prepared ahead in a process of their own, so that the trainer finds the next one ready.
+"""Batches prepared ahead in a separate process.
 
-The process gets the loader's recipe (a function and its arguments, pickled) and nothing else of the trainer's: no
-CUDA, no threads, no `__main__`. It is in a session of its own, so Ctrl-C reaches the trainer alone, and it ends when
-its pipe breaks, as it does when the trainer ends in whatever way.
+The process gets a pickled function that makes the loader, and nothing else of the trainer's: no CUDA, no threads, no
+`__main__`. It runs in its own session, so that Ctrl-C reaches the trainer alone, and ends when its pipe breaks, as it
+does however the trainer ends.
 """
 
 import os
@@ -21,12 +21,12 @@ from lanbot.data.loader import Loader
 from lanbot.data.packing import Batch
 
 AHEAD = 3
-"""Batches that wait in the trainer; about one more is in the pipe and one in the making."""
+"""Batches queued in the trainer; about one more is in the pipe and one in preparation."""
 
 
 @contextmanager
 def prefetched(make: Callable[[], Loader], ahead: bool) -> Iterator[Loader]:
-    """The loader that `make` makes, in a process of its own if `ahead`. make: picklable, not of `__main__`."""
+    """The loader that `make` returns, in a separate process if `ahead`. make: picklable, not of `__main__`."""
     if not ahead:
         yield make()
         return
@@ -38,7 +38,7 @@ def prefetched(make: Callable[[], Loader], ahead: bool) -> Iterator[Loader]:
 
 
 class Fetched(NamedTuple):
-    """A batch, and how the loader stands after it."""
+    """A batch, and the loader's state after it."""
 
     batch: Batch | None
     state: dict[str, Any]
@@ -47,10 +47,10 @@ class Fetched(NamedTuple):
 
 
 class PrefetchLoader:
-    """A loader whose batches come from another process; its state is that after the last batch it has given.
+    """A loader whose batches come from another process; its state is that after the last batch returned.
 
-    What is raised there is raised here by the call that needs it: a UserError as it is, others with their traceback
-    as a note. Raises UserError if the process ends on its own.
+    Exceptions there are raised here, by the call that needs the batch: a UserError unchanged, others with their
+    traceback as a note. Raises UserError if the process dies.
     """
 
     def __init__(self, make: Callable[[], Loader]) -> None:
@@ -97,7 +97,7 @@ class PrefetchLoader:
         return self._position().notes
 
     def close(self) -> None:
-        """Ends the process. What it has prepared and nobody took is made again by whoever goes on from the state."""
+        """Ends the process. Batches that were not taken are made again after a resume."""
         self.process.kill()
         self.process.wait()
         while self.reader.is_alive():
@@ -105,7 +105,7 @@ class PrefetchLoader:
                 self.reader.join()
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
-            with suppress(OSError):  # something unsent is left in it
+            with suppress(OSError):  # unsent data is left in it
                 pipe.close()
 
     def _position(self) -> Fetched:
@@ -116,17 +116,17 @@ class PrefetchLoader:
 
     def _send(self, pickled: bytes) -> None:
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended; _take says how
+        with suppress(BrokenPipeError):  # the process has ended; _take raises
             self.process.stdin.write(pickled)
             self.process.stdin.flush()
 
     def _read(self) -> None:
-        """Runs in a thread, so that unpickling costs the trainer nothing either."""
+        """Runs in a thread, so that unpickling does not block the trainer."""
         assert self.process.stdout is not None
         try:
             while True:
                 self.ready.put(pickle.load(self.process.stdout))
-        except Exception:  # its end, or half of a pickle that it was killed over
+        except Exception:  # the end, or half a pickle of a killed process
             self.ready.put(None)
 
     def _take(self) -> Fetched:
@@ -135,7 +135,7 @@ class PrefetchLoader:
             self.reader.join()
             raise UserError(
                 f"the process that prepares batches has ended (exit code {self.process.wait()})",
-                "Run the same command again to go on. Was it out of memory?",
+                "Run the same command again to resume. It may have run out of memory.",
             )
         if isinstance(fetched, Exception):
             raise fetched
@@ -143,9 +143,9 @@ class PrefetchLoader:
 
 
 def serve() -> None:
-    """The other process: reads `make` and a state from stdin, and writes what it fetches to stdout."""
+    """The other process: reads `make` and a state from stdin, writes batches to stdout."""
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints, prints on stderr
+    os.dup2(2, 1)  # prints go to stderr
     try:
         loader: Loader = _receive()()
         state = _receive()
@@ -165,7 +165,7 @@ def serve() -> None:
 def _receive() -> Any:
     try:
         return pickle.load(sys.stdin.buffer)
-    except EOFError:  # the trainer is gone
+    except EOFError:  # the trainer has ended
         os._exit(0)
 
 
@@ -178,12 +178,12 @@ def _send(out: Any, what: Any) -> None:
 
 
 def _end_with_the_trainer() -> None:
-    os.read(0, 1)  # nothing more is ever sent: it returns when the trainer's end of the pipe is closed
+    os.read(0, 1)  # returns when the trainer's end of the pipe is closed
     os._exit(0)
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error, fit for a pipe."""
+    """The error, picklable."""
     if isinstance(error, UserError):
         error.args = (error.problem, error.remedy)
         return error

@@ -210,7 +210,7 @@ def test_a_corpus_that_changed_under_the_same_name_is_refused(count: int, tmp_pa
     state = loader().state()
     loader().load_state(state)
     paths[0].write_text(paths[0].read_text().replace("text 7", "text 8"))
-    with pytest.raises(UserError, match="the data are not those"):
+    with pytest.raises(UserError, match="the data changed since this phase began"):
         loader().load_state(state)
 
 

@@ -334,7 +334,7 @@ def test_other_data_than_before_the_stop_are_refused(chat_format: ChatFormat, tm
     loader = TextLoader(open_corpus(str(tmp_path), 0)[0], chat_format, 1, 16, 9)
     loader.next_batch()
     (tmp_path / "2b.txt").write_text("more text")
-    with pytest.raises(UserError, match="not those that this phase began with: 3 files"):
+    with pytest.raises(UserError, match="changed since this phase began: 3 files"):
         TextLoader(open_corpus(str(tmp_path), 0)[0], chat_format, 1, 16, 9).load_state(loader.state())
     few = ChatLoader(conversations(30, 20), BOS, 1, 30, data="chats 30")
     few.next_batch()

@@ -278,7 +278,7 @@ def test_a_model_that_is_no_good_is_not_paid_for_long(generate: Generate, monkey
     monkeypatch.setattr(endpoint, "NO_GOOD", 5)
     with Server() as server:
         server.always = "prose"
-        with pytest.raises(UserError, match="5 conversations in a row were no good"):
+        with pytest.raises(UserError, match="5 conversations in a row were dropped"):
             generate(server, count=100, concurrency=1)
     assert len(server.bodies) == 5 * endpoint.ASKS
 

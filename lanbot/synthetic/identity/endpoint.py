@@ -1,7 +1,7 @@
-"""Conversations written by any OpenAI-compatible endpoint: asked for in strata, checked, kept as they come.
+"""Conversations written by any OpenAI-compatible endpoint: requested in strata, checked, saved one by one.
 
 OUT.jsonl is merged from OUT/KIND.jsonl, to which every conversation is appended when it is done; a run that was
-stopped goes on where it was. Called as identity.endpoint.generate.
+stopped resumes where it was. Called as identity.endpoint.generate.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ from lanbot.synthetic.identity.quality import NearDuplicates, text_of
 from lanbot.synthetic.identity.validate import problems
 
 ASKS = 3
-"""How often a conversation is asked for before it is dropped; from the second time on with what was wrong."""
+"""Requests for a conversation before it is dropped; from the second on they say what was wrong."""
 NO_GOOD = 50
-"""Conversations dropped in a row after which this model is not asked any more."""
+"""Conversations dropped in a row after which the run stops."""
 SPARE = 20
 """Numbers tried for each kind beyond three times the count."""
 SHOW_SECONDS = 1.0
@@ -52,11 +52,11 @@ def generate(
 ) -> dict[str, Any]:
     """Makes each of `kinds` up to `count` conversations, those of earlier runs included, and merges them into `out`.
 
-    Prices are per million tokens, in the currency of max_cost, which this run never passes. The same id (kind, seed,
-    number) always means the same persona, topic and style; an id that is there is not asked for again.
+    Prices are per million tokens, in the currency of max_cost, which this run never exceeds. The same id (kind, seed,
+    number) always means the same persona, topic and style; an existing id is not requested again.
     Returns {"kept": {kind: rows}, "new", "dropped": {why: count}, "cost", "prompt_tokens", "completion_tokens",
-    "requests", "rows" (of out), "stopped": "" | "max_cost" | "too many dropped"}. Raises UserError: a setting is wrong,
-    the endpoint lets nobody in or is down, or nothing good comes of it; what was made before that is kept.
+    "requests", "rows" (of out), "stopped": "" | "max_cost" | "too many dropped"}. Raises UserError if a setting is
+    wrong, the endpoint denies access or is down, or too many are dropped in a row; what was made so far is kept.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -65,30 +65,30 @@ def generate(
         raise UserError(f"--out {out}: not a .jsonl file", "Name one, such as identity.jsonl.")
     if not kinds or count < 1 or concurrency < 1:
         raise UserError("nothing to do: kinds, count and concurrency must be at least one", "Give all three.")
-    if not min(max_cost, price_in, price_out) >= 0:  # no number fails too
-        raise UserError("a cost below nothing", "--max-cost and prices are 0 or more.")
+    if not min(max_cost, price_in, price_out) >= 0:  # fails for NaN too
+        raise UserError("a negative cost or price", "--max-cost and prices are 0 or more.")
     writing = _Writing(who, out, count, tuple(dict.fromkeys(kinds)), seed)
     writing.read()
     return asyncio.run(writing.run(base_url, model, api_key, Budget(max_cost, price_in, price_out), concurrency))
 
 
 class _Writing:
-    """One run: what is there, what is still to make, what came of it."""
+    """One run: what exists, what is still to make, and the result."""
 
     def __init__(self, who: Identity, out: Path, count: int, kinds: tuple[str, ...], seed: int) -> None:
         self.who, self.out, self.count, self.kinds, self.seed = who, out, count, kinds, seed
         self.folder = out.with_suffix("")
         self.rows: dict[str, list[Any]] = {kind: [] for kind in KINDS}
-        """What is there, of all kinds, those that are not asked for too."""
+        """Existing rows of all kinds, also of those not requested."""
         self.others: list[Any] = []
-        """Rows of `out` that were not made here: they stay."""
+        """Rows of `out` that were not made here; they are kept."""
         self.near = NearDuplicates(threshold=0.8)
         self.dropped: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
         self.new, self.bad_in_a_row, self.stopped = 0, 0, ""
 
     def read(self) -> None:
-        """What earlier runs left. Raises UserError: another process is at it, it is another bot's, or damaged."""
+        """Reads the rows of earlier runs. Raises UserError if they are in use, of another bot, or damaged."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock(self.folder)
@@ -107,7 +107,7 @@ class _Writing:
             kind, name = str(row.get("kind")), str(row.get("id", ""))
             if kind not in KINDS or not re.fullmatch(rf"{kind}-\d+-\d{{6}}", name):
                 self.others.append(row)
-            elif name not in ids:  # its own file was lost or cut: it is put back
+            elif name not in ids:  # its own file was lost or truncated: restored
                 ids.add(name)
                 self._append(kind, row)
         there = [*self.others, *(row for rows in self.rows.values() for row in rows)]
@@ -133,7 +133,7 @@ class _Writing:
         async with Client(base_url, model, api_key, budget, concurrency) as client:
             say(
                 f"identity | {missing:,} conversations to make by {model} at {client.place}, "
-                f"{sum(map(len, self.rows.values())):,} there, at most ${budget.limit:,.2f}"
+                f"{sum(map(len, self.rows.values())):,} exist, at most ${budget.limit:,.2f}"
             )
             showing = asyncio.create_task(self._show(progress, client))
             try:
@@ -143,7 +143,7 @@ class _Writing:
             except Down as down:
                 raise UserError(
                     f"{client.place} is down: {down}; {self.new:,} conversations were made and kept",
-                    "Run the same command again to go on.",
+                    "Run the same command again to resume.",
                 ) from None
             finally:
                 showing.cancel()
@@ -163,7 +163,7 @@ class _Writing:
         }
 
     def _jobs(self) -> list[tuple[str, int]]:
-        """The next numbers of each kind that still lacks some, the kinds in turn; empty when there is nothing to do."""
+        """The next numbers of each incomplete kind, alternating between kinds; empty when all are complete."""
         lists = [
             [(kind, n) for n in islice(self.numbers[kind], max(0, self.count - len(self.rows[kind])))]
             for kind in self.kinds
@@ -186,7 +186,7 @@ class _Writing:
                 self.bad_in_a_row += 1
                 if self.bad_in_a_row >= NO_GOOD:
                     raise UserError(
-                        f"{NO_GOOD} conversations in a row were no good, the last one: {why}; "
+                        f"{NO_GOOD} conversations in a row were dropped, the last one: {why}; "
                         f"{self.new:,} were made and kept",
                         "Name another --model.",
                     )
@@ -195,7 +195,7 @@ class _Writing:
                 self.bad_in_a_row = 0
 
     async def _make(self, kind: str, number: int, client: Client) -> str:
-        """Makes and keeps one conversation; or why not, without particulars."""
+        """Makes and saves one conversation; otherwise returns why not, in general terms."""
         first = prompt(kind, self.who, self.seed, number)
         messages, usage, faults = first, Counter(), []  # type: list[dict[str, str]], Counter[str], list[str]
         for _ in range(ASKS):
@@ -236,7 +236,7 @@ class _Writing:
         self.rows[kind].append(row)
 
     def _merge(self) -> int:
-        """Writes `out` anew: what others put there, then every kind's rows, whole or as before. Returns its rows."""
+        """Rewrites `out` atomically: rows of other origin, then those of every kind. Returns the number of rows."""
         ours = [
             {key: value for key, value in row.items() if key != "usage"} for rows in self.rows.values() for row in rows
         ]
@@ -254,7 +254,7 @@ class _Writing:
 
 
 async def _all(works: Iterable[Any]) -> None:
-    """Awaits all; if one fails the others are stopped, and its error is raised."""
+    """Awaits all; if one fails, cancels the others and raises its error."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         await asyncio.gather(*tasks)
@@ -265,7 +265,7 @@ async def _all(works: Iterable[Any]) -> None:
 
 
 def _rows(path: Path) -> list[Any]:
-    """The conversations of a file, with all that is said of them. Raises UserError: a line is none."""
+    """The conversations of a file with all their keys. Raises UserError for a line that is not one."""
     return [validate(row, place) for place, row in jsonl.read_jsonl(path)]
 
 
@@ -274,7 +274,7 @@ def _line(row: Any) -> bytes:
 
 
 def _cut_half_line(path: Path) -> None:
-    """What a killed run had half written at a file's end is cut off."""
+    """Removes a half-written last line, left by a killed run."""
     written = path.read_bytes()
     whole = written.rfind(b"\n") + 1
     if whole < len(written):
