@@ -33,7 +33,7 @@ from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.tasks import core
 from lanbot.tasks.core import TASKS, CoreTask, Prompt
-from lanbot.tokenizers.bpe import train
+from lanbot.tokenizers.bpe_training import train
 
 RUNTIME = Runtime.single()
 

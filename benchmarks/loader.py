@@ -21,7 +21,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from lanbot.chat.formats import load_format
+from lanbot.chat.formats import DEFAULT, get_format, load_format
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.config import recipe as recipes
 from lanbot.config.recipe import MixturePart
@@ -30,7 +30,7 @@ from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import Loader
 from lanbot.data.prefetch import prefetched
 from lanbot.phases.loaders import base_loader, chat_loader
-from lanbot.tokenizers.bpe import train
+from lanbot.tokenizers.bpe_training import train
 
 SECONDS = 6.0
 CHATS = (  # in the proportions of 460 : 100 : 8 : 200 : 80 thousand
@@ -111,7 +111,9 @@ def main() -> None:
         for name, shape in SHAPES.items():
             folder = Path(scratch) / name
             say(f"training a vocabulary of {shape['vocab']:,}")
-            train(islice(corpus.once(), 20_000), shape["vocab"]).save(folder)
+            chat_format = get_format(DEFAULT)
+            first = islice(corpus.once(), 20_000)
+            chat_format(train(first, shape["vocab"], chat_format.special_tokens)).save(folder)
             for encoder in ("fastokens", "tiktoken"):
                 if encoder == "tiktoken":
                     sys.path.insert(0, str(hidden))

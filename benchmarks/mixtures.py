@@ -21,12 +21,13 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from lanbot.chat.formats import DEFAULT, get_format
 from lanbot.config import recipe as recipes
 from lanbot.config.recipe import MixturePart
 from lanbot.core.console import say, size, table
 from lanbot.data.corpus import open_corpus
 from lanbot.phases.loaders import chat_loader
-from lanbot.tokenizers.bpe import train
+from lanbot.tokenizers.bpe_training import train
 
 PARTS = {
     "gsm8k": (MixturePart("gsm8k"),),
@@ -89,7 +90,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "tokenizer"
         say("training a vocabulary of 65,536")
-        train(islice(open_corpus("hf:HuggingFaceFW/fineweb-edu", 0)[0].once(), 20_000), 65_536).save(folder)
+        chat_format, (corpus, _) = get_format(DEFAULT), open_corpus("hf:HuggingFaceFW/fineweb-edu", 0)
+        chat_format(train(islice(corpus.once(), 20_000), 65_536, chat_format.special_tokens)).save(folder)
         for name, parts in {**PARTS, "all": sum(PARTS.values(), ())}.items():
             result[name] = rate(parts, folder)
         print(table([(n, f"{r['tokens']:,}", f"{r['tokens/s']:,.0f}") for n, r in result.items()],

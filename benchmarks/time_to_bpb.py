@@ -30,7 +30,7 @@ from lanbot.evals.bpb import Validation
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.phases.base import model_config, sampled_softmax, start_from_pairs
-from lanbot.tokenizers.bpe import train
+from lanbot.tokenizers.bpe_training import train
 from lanbot.training import memory
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.schedule import wsd

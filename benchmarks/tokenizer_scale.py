@@ -18,7 +18,8 @@ import numpy as np
 import rustbpe
 
 from lanbot.core.console import duration, size, table, track
-from lanbot.tokenizers.bpe import LLAMA3_PATTERN, train
+from lanbot.tokenizers.bpe import LLAMA3_PATTERN
+from lanbot.tokenizers.bpe_training import train
 
 SYLLABLES = np.array([list((c + v).encode()) for c in "bcdfghjklmnprstvwxyz" for v in "aeiou"], dtype=np.uint8)
 LONGEST = 4
@@ -66,7 +67,7 @@ def main() -> None:
     if arguments.rustbpe:
         rustbpe.Tokenizer().train_from_iterator(texts, arguments.vocab, pattern=LLAMA3_PATTERN)
     else:
-        train(texts, arguments.vocab)
+        train(texts, arguments.vocab, ())
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1_024)
     row = (f"{chars:,}", f"{distinct:,}", duration(seconds), f"{chars / seconds / 1e6:.1f}", size(peak))

@@ -11,7 +11,8 @@ from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.synthetic import world
-from lanbot.tokenizers.bpe import BPETokenizer, train
+from lanbot.tokenizers.bpe import BPETokenizer
+from lanbot.tokenizers.bpe_training import train
 
 os.environ["LANBOT_OFFLINE"] = "1"  # no test waits for a network; those of downloads bring their own hub
 VOCAB = 448

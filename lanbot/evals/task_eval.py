@@ -15,11 +15,12 @@ from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals.score import Score
 from lanbot.evals.scorer import TOKENS, padded
-from lanbot.inference.engine import Engine, Tool
+from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
 from lanbot.tasks.agent_tasks import AgentEnv, AgentTasks
 from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.task import Task
+from lanbot.tools.tool import CallHandler
 
 GENERATE_BATCH = 256
 CALLS = 8
@@ -170,7 +171,7 @@ def _answers(
     on_progress: ProgressCallback,
     seed: int = 0,
     keys: Sequence[str] | None = None,
-    tools: Sequence[Tool] | None = None,
+    tools: Sequence[CallHandler] | None = None,
 ) -> list[Message | None]:
     """The model's answer to each prompt; None where it leaves no room in the context for one."""
     answers: list[Message | None] = []

@@ -20,27 +20,29 @@ from lanbot.inference.sampling import Sampling, sample
 from lanbot.models.kv_cache import KVCache
 from lanbot.models.transformer import Transformer
 from lanbot.tools.calculator import answer
-from lanbot.tools.tool import CallHandler as Tool
+from lanbot.tools.tool import CallHandler
 
 OnEvent = Callable[[int, Event], None]
 SLOTS = {"cpu": 256, "cuda": 512, "mps": 64}
-"""Conversations generated at the same time."""
+"""Maximum number of conversations generated at the same time."""
 PREFILL_TOKENS = 32_768
-"""Of prompts that are read in one forward pass, at most."""
+"""Maximum number of prompt tokens in one forward pass."""
 
 
 @dataclass
 class Completion:
-    """ids: what came after the prompt. sampled: 1 where the model chose the token, 0 where the tool's output was
-    forced. logprobs: of each sampled token under the model at temperature 1; 0 for forced ones."""
+    """What was generated after a prompt."""
 
     prompt: list[int]
     ids: list[int] = field(default_factory=list)
     sampled: list[int] = field(default_factory=list)
+    """1 where the model chose the token, 0 where a call's output was forced."""
     logprobs: list[float] = field(default_factory=list)
+    """Of each sampled token under the model at temperature 1; 0 for forced ones."""
     calls: int = 0
+    """Number of calls that were answered."""
     finished: str = ""
-    """"stop" (the turn ended), "length" (the limit came first) or "tool" (the tool ended it: it returned None)."""
+    """"stop" (the turn ended), "length" (the limit was reached) or "tool" (a call handler returned None)."""
 
 
 @dataclass
@@ -49,20 +51,20 @@ class _Request:
     completion: Completion
     draws: random.Random
     limit: int
-    call_handler: Tool
+    call_handler: CallHandler
     parser: StreamParser
     forced: deque[int] = field(default_factory=deque)
 
 
 class Engine:
-    """Generates with `model` as it is now; `refresh` after its weights have changed."""
+    """Generates with the current weights of `model`; call `refresh` after they have changed."""
 
-    def __init__(self, model: Transformer, chat_format: ChatFormat, call_handler: Tool = answer) -> None:
+    def __init__(self, model: Transformer, chat_format: ChatFormat, call_handler: CallHandler = answer) -> None:
         self.source, self.chat_format, self.call_handler = model, chat_format, call_handler
         self.refresh()
 
     def refresh(self) -> None:
-        """Takes the weights over: a copy in the compute dtype, or the fp32 masters themselves."""
+        """Takes the current weights: a copy in the compute dtype, or the fp32 masters themselves."""
         self.model = gathered(self.source)
         if self.model is self.source and self.source.dtype != torch.float32:
             self.model = copy.deepcopy(self.source).to(self.source.dtype).requires_grad_(False)
@@ -76,12 +78,12 @@ class Engine:
         seed: int = 0,
         on_event: OnEvent | None = None,
         keys: Sequence[str] | None = None,
-        call_handlers: Sequence[Tool] | None = None,
+        call_handlers: Sequence[CallHandler] | None = None,
     ) -> list[Completion]:
-        """A completion for each prompt, in their order. on_event(index, event) is called while they are generated.
+        """A completion for each prompt, in order. on_event(index, event) is called during generation.
 
-        keys: what a request's draws depend on besides the seed; its index if left out.
-        call_handlers: what answers each request's calls; the engine's own if left out.
+        keys: what a request's draws depend on besides the seed; its index by default.
+        call_handlers: what answers each request's calls; the engine's own by default.
 
         Raises UserError if a prompt leaves no room in the context.
         """
@@ -117,7 +119,7 @@ class Engine:
                 rows = max(1, PREFILL_TOKENS // longest)
                 for some in (admitted[start : start + rows] for start in range(0, len(admitted), rows)):
                     logits[some] = self._prefill(cache, [slots[i] for i in some], some)  # type: ignore[misc]
-            elif not waiting and len(free) * 2 > len(slots):  # the last ones: no need to carry the empty slots
+            elif not waiting and len(free) * 2 > len(slots):  # the last requests: drop the empty slots
                 kept = [i for i, request in enumerate(slots) if request is not None]
                 slots = [slots[i] for i in kept]
                 cache.keep(torch.tensor(kept, dtype=torch.long, device=self.device))
@@ -129,13 +131,13 @@ class Engine:
                 logits = self._decode(cache, slots, tokens)
 
     def _slots(self, longest: int) -> int:
-        """How many conversations of `longest` tokens to hold at the same time: a quarter of the memory at most."""
+        """Number of conversations of `longest` tokens whose cache takes at most a quarter of the memory."""
         config = self.model.config
         held = 2 * config.n_layers * config.n_kv_heads * config.head_dim * longest * self.model.dtype.itemsize
         return max(1, min(SLOTS[self.device.type], hardware.total() // 4 // max(1, held)))
 
     def _prefill(self, cache: KVCache, requests: list[_Request], slots: list[int]) -> torch.Tensor:
-        """The logits (rows, V) after each prompt, whose keys and values now are in its slot."""
+        """The logits (rows, V) after each prompt; its keys and values are written to its slot."""
         prompts = [request.completion.prompt for request in requests]
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long, device=self.device)
@@ -147,7 +149,7 @@ class Engine:
         return self.model.logits(hidden[torch.arange(len(prompts)), lengths - 1])
 
     def _decode(self, cache: KVCache, slots: list[_Request | None], tokens: torch.Tensor) -> torch.Tensor:
-        """The logits (slots, V) after one more token in each slot; empty slots stay where they are."""
+        """The logits (slots, V) after one more token in each slot; empty slots do not advance."""
         active = torch.tensor([request is not None for request in slots], device=self.device)
         view = cache.view(torch.arange(len(slots), device=self.device), cache.lengths + active)
         return self.model.logits(self.model(tokens[:, None], cache=view)[:, 0])
@@ -155,7 +157,7 @@ class Engine:
     def _choose(
         self, slots: list[_Request | None], logits: torch.Tensor, sampling: Sampling, on_event: OnEvent | None
     ) -> torch.Tensor:
-        """The next token of each slot, forced or drawn. A slot whose request is over becomes None."""
+        """The next token of each slot, forced or sampled. The slot of a finished request becomes None."""
         draws = [0.0 if r is None or r.forced else r.draws.random() for r in slots]
         drawn = sample(logits, sampling, torch.tensor(draws, device=self.device))
         chosen = logits.log_softmax(-1).gather(-1, drawn[:, None])[:, 0].tolist()

@@ -10,8 +10,8 @@ from lanbot.core.files import unwritable, write_atomic
 from lanbot.data.corpus import Corpus, open_corpus
 from lanbot.distributed.runtime import Runtime
 from lanbot.synthetic import world
-from lanbot.tokenizers import bpe
 from lanbot.tokenizers.base import Tokenizer
+from lanbot.tokenizers.bpe_training import train as train_bpe
 
 NUMBERS = "In 2024 it cost $1,299.99, 17% more than the 1,110 of 1999; 3.14159 x 2**10 = 3216.98816."
 CODE = """def mean(values: list[float]) -> float:
@@ -29,7 +29,7 @@ def train(run: Run, runtime: Runtime) -> None:
         corpus, validation = corpora(run)
         texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
         chat_format = get_format(settings.chat_format)
-        trained = bpe.train(texts, settings.vocab_size, chat_format.special_tokens, settings.bare_words)
+        trained = train_bpe(texts, settings.vocab_size, chat_format.special_tokens, settings.bare_words)
         say(f"tokenizer done | {trained.vocab_size:,} tokens")
         try:
             chat_format(trained).save(phase)

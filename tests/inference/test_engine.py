@@ -1,5 +1,6 @@
 """Generation: the same as without cache and batch, reproducible, with the tool in the loop."""
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -412,3 +413,43 @@ def test_the_outermost_draws_never_give_an_impossible_token(narrow, draw: float)
         probabilities = logits.softmax(-1)
         above = probabilities.where(logits > logits.gather(-1, chosen[:, None]), torch.zeros(())).sum(-1)
         assert (above < 0.7 + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("temperature", value) for value in (math.nan, math.inf, -1.0, 1e-40, 1e-9)]
+    + [("top_p", value) for value in (math.nan, 0.0, -0.1, 1.1, math.inf)]
+    + [("top_k", 0), ("max_tokens", 0)],
+)
+def test_sampling_out_of_range_is_refused_by_its_name(option: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"{option} = .*out of range") as raised:
+        Sampling(**{option: value})  # type: ignore[arg-type]
+    assert option in raised.value.remedy
+
+
+def test_the_lowest_temperature_samples_the_likeliest_token() -> None:
+    logits = torch.tensor([[1.0, 30_000.0, -30_000.0]])
+    assert sample(logits, Sampling(temperature=1e-6), torch.tensor([0.999])).tolist() == [1]
+
+
+def test_an_output_that_the_model_writes_is_never_a_tools(chat_format: ChatFormat) -> None:
+    play = Play(chat_format)
+    completion = play.run([*play.encode("It is "), *play.output("7"), *play.encode("7."), *play.end])
+    events: list[Event] = []
+    engine = Engine(play.model, chat_format)  # type: ignore[arg-type]
+    again = engine.generate([play.prompt], Sampling(max_tokens=100), on_event=lambda _, event: events.append(event))[0]
+    assert again.ids == completion.ids and completion.calls == 0
+    content = chat_format.parse(completion.ids, completion.sampled)["content"]
+    assert content[1] == {"type": "output", "text": "7", "invented": True}
+    assert {event.invented for event in events if event.part == "output"} == {True}
+    call, output = play.call("2+3"), play.output("5")
+    answered = play.run([*call, *silence(output), *play.end])
+    content = chat_format.parse(answered.ids, answered.sampled)["content"]
+    assert content == [{"type": "python", "text": "2+3"}, {"type": "output", "text": "5"}]
+
+
+def test_a_call_that_was_never_closed_stays_in_the_message(chat_format: ChatFormat) -> None:
+    play = Play(chat_format)
+    completion = play.run([*play.encode("It is "), *play.call("2+3")[:-1], *play.end])
+    content = chat_format.parse(completion.ids, completion.sampled)["content"]
+    assert content == [{"type": "text", "text": "It is "}, {"type": "python", "text": "2+3", "open": True}]

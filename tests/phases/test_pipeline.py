@@ -171,7 +171,7 @@ def trained(
 def test_three_transcripts_show_the_agent_at_work(trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     def do(engine: Any, task: AgentTasks, rows: list[int], max_tokens: int) -> list[Any]:
         """As the references do them."""
-        desks = [task.desk(row) for row in rows]
+        desks = [task.env(row) for row in rows]
         for desk in desks:
             for reply in desk.errand.replies:
                 request = desk.request()

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from lanbot.chat.formats.lanbot import LanBotFormat
 from lanbot.core.errors import UserError
 from lanbot.synthetic import world
-from lanbot.tokenizers import bpe as module
-from lanbot.tokenizers.bpe import LLAMA3_PATTERN, QWEN2_PATTERN, BPETokenizer, WordCounts, train
+from lanbot.tokenizers import bpe, bpe_training, load_tokenizer
+from lanbot.tokenizers.bpe import LLAMA3_PATTERN, QWEN2_PATTERN, BPETokenizer
+from lanbot.tokenizers.bpe_training import WordCounts, train
 
 SPECIAL_TOKENS = LanBotFormat.special_tokens
 HOSTILE = {
@@ -48,7 +49,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A tokenizer of each split pattern, and how `tokenizers` encodes with its file."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "digits by threes":
-            patch.setattr(module, "DIGITS_ALONE_BELOW", 0)
+            patch.setattr(bpe_training, "DIGITS_ALONE_BELOW", 0)
         ours = train((world.document("train", i) for i in range(300)), 512, SPECIAL_TOKENS)
     assert ours.pattern == (QWEN2_PATTERN if request.param == "digits alone" else LLAMA3_PATTERN)
     folder = tmp_path_factory.mktemp("tokenizer")
@@ -154,8 +155,8 @@ def test_a_million_spaces_are_encoded(tokenizer: BPETokenizer) -> None:
     assert tokenizer.encode_array(texts[1_200_000]).tolist() == ids
     with pytest.MonkeyPatch.context() as patch:
         short = tokenizer.encode(texts[100_000])
-        patch.setattr(module, "_TOO_LONG", 0)
-        patch.setattr(module, "_LONG_SPACE", re.compile(" {1000}"))
+        patch.setattr(bpe, "_TOO_LONG", 0)
+        patch.setattr(bpe, "_LONG_SPACE", re.compile(" {1000}"))
         assert tokenizer.encode(texts[100_000]) == short
 
 
@@ -218,7 +219,7 @@ def test_rare_words_are_left_out_and_told_when_there_are_too_many(
     texts = [f"the cat sat {i:x}{'q' * (i % 7)} on the mat " + world.document("train", i % 50) for i in range(900)]
     whole = train(texts, 600, SPECIAL_TOKENS)
     assert "left out" not in capsys.readouterr().err
-    monkeypatch.setattr(module, "MAX_WORD_BYTES", 4_000)
+    monkeypatch.setattr(bpe_training, "MAX_WORD_BYTES", 4_000)
     bounded = train(texts, 600, SPECIAL_TOKENS)
     assert "words; those seen fewer than" in capsys.readouterr().err
     assert len(set(whole.ranks) & set(bounded.ranks)) > 0.95 * len(whole.ranks)
@@ -228,13 +229,15 @@ def test_counts_beyond_32_bits_are_scaled_down() -> None:
     """A gigabyte of each of three words, and a rare one."""
     counts = Counter({" aaaa": 2 * 10**9, " bbbb": 10**9, " cdcd": 5 * 10**8, " rare": 1})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_repeated", lambda counts, divisor: seen.append((dict(counts), divisor)) or iter(()))
+        patch.setattr(
+            bpe_training, "_repeated", lambda counts, divisor: seen.append((dict(counts), divisor)) or iter(())
+        )
         seen: list[tuple[dict[str, int], int]] = []
-        module._merge(counts, 300)
+        bpe_training._merge(counts, 300)
     ((given, divisor),) = seen
     assert sum(count * len(word) for word, count in given.items()) // divisor < 2**31
     few = Counter({" ab": 5, "x\0y": 9, "\ud800": 2, "é": 3})
-    assert Counter("".join(module._repeated(few, 2)).split("\0")) == {" ab": 3, "é": 2, "?": 1, "": 1}
+    assert Counter("".join(bpe_training._repeated(few, 2)).split("\0")) == {" ab": 3, "é": 2, "?": 1, "": 1}
 
 
 def test_words_that_cannot_be_given_on_spoil_nothing() -> None:
@@ -259,21 +262,14 @@ def test_a_vocabulary_larger_than_the_text_gives_names_both_numbers() -> None:
 def test_a_saved_tokenizer_is_the_same_again(both: Both, tmp_path: Path) -> None:
     ours, _ = both
     ours.save(tmp_path / "new" / "folder")
-    again = BPETokenizer.load(tmp_path / "new" / "folder")
+    again = load_tokenizer(tmp_path / "new" / "folder")
     assert (again.ranks, again.pattern, again.special) == (ours.ranks, ours.pattern, ours.special)
     assert all(again.encode(text) == ours.encode(text) for text in HOSTILE.values())
 
 
 def test_a_missing_tokenizer_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.json: no tokenizer there"):
-        BPETokenizer.load(tmp_path)
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {}}', '{"model": {"vocab": {"\u4f60": 0}}}'])
-def test_a_file_that_is_no_tokenizer_is_told(tmp_path: Path, content: str) -> None:
-    (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(UserError, match=r"tokenizer\.json: not a tokenizer"):
-        BPETokenizer.load(tmp_path)
+    with pytest.raises(UserError, match=r"tokenizer\.json: no such file"):
+        load_tokenizer(tmp_path)
 
 
 # -- words that are the same wherever they stand ---------------------------------------------------------------
@@ -372,4 +368,4 @@ def test_a_bare_tokenizer_is_the_same_in_its_file(bare: BPETokenizer, name: str,
     for one in (HOSTILE[name], *(world.document("test", i) for i in range(3))):
         assert theirs.encode(one, add_special_tokens=False).ids == bare.encode(one)
         assert bare.decode(bare.encode(one)) == one
-    assert BPETokenizer.load(tmp_path).ranks == bare.ranks
+    assert load_tokenizer(tmp_path).ranks == bare.ranks

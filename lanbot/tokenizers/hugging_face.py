@@ -1,0 +1,77 @@
+"""Any tokenizer.json, run by the `tokenizers` library."""
+
+import json
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lanbot.core.errors import UserError
+from lanbot.tokenizers.bpe import byte_letters
+
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+
+
+class HuggingFaceTokenizer:
+    """All added tokens but those of whitespace are special: no text becomes one of them.
+
+    SentencePiece models put a space before a text; it counts among the bytes of the first token.
+    """
+
+    def __init__(self, text: str) -> None:
+        """text: the contents of tokenizer.json. Raises UserError if the library refuses them."""
+        import tokenizers
+
+        self.text, data = text, json.loads(text)
+        try:
+            for token in data["added_tokens"]:
+                token["special"] = token["special"] or not token["content"].isspace()
+            self.tokenizer = tokenizers.Tokenizer.from_str(json.dumps(data))
+        except Exception as error:  # the library raises no class of its own
+            raise UserError(f"tokenizer.json: not a tokenizer ({error!r})", "Copy or download it again.") from None
+        self.tokenizer.encode_special_tokens = True
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.special = {token["content"]: token["id"] for token in data["added_tokens"] if token["special"]}
+        self._plain = {token["id"]: token["content"].encode() for token in data["added_tokens"]}
+        self._special_ids = frozenset(self.special.values())
+        self.vocab_size = 1 + max(self.tokenizer.get_vocab().values())
+        self._byte_level = '"ByteLevel"' in json.dumps(data["decoder"])
+        self._bytes_of = {letter: byte for byte, letter in byte_letters().items()}
+        self.token_bytes = cache(self._token_bytes)
+
+    def encode(self, text: str) -> list[int]:
+        return self._encode(text).ids
+
+    def encode_array(self, text: str) -> np.ndarray:
+        return np.array(self._encode(text).ids, dtype=np.uint32)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def byte_lengths(self) -> np.ndarray:
+        return np.array([len(self.token_bytes(token)) for token in range(self.vocab_size)], dtype=np.int64)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(self.text, encoding="utf-8")
+
+    def _encode(self, text: str) -> Any:
+        whole = text.encode("utf-8", "replace").decode()  # a lone surrogate is no text
+        return self.tokenizer.encode(whole, add_special_tokens=False)
+
+    def _token_bytes(self, token: int) -> bytes:
+        piece = self.tokenizer.id_to_token(token)
+        if piece is None or token in self._special_ids:
+            return b""
+        if token in self._plain:
+            return self._plain[token]
+        if self._byte_level:
+            return bytes(self._bytes_of[letter] for letter in piece)
+        if byte := _BYTE.fullmatch(piece):
+            return bytes([int(byte[1], 16)])
+        before = self.encode("a")  # decoders treat the first token of a text differently
+        return self.decode([*before, token])[len(self.decode(before)) :].encode()
