@@ -91,13 +91,13 @@ def _ask_harness(
     from lanbot.distributed.runtime import Runtime
     from lanbot.evals import lm_eval
     from lanbot.evals.scorer import ModelScorer
-    from lanbot.phases import pipeline
+    from lanbot.phases import evaluation as phase_evaluation
 
     runtime = Runtime.start()
     name, seed, own = run_or_model, 0, None
     if not _is_model(run_or_model, options):
         made = open_run(run_or_model, options)
-        folder, engine = pipeline.open_engine(made, chosen_phase(made, phase), runtime)
+        folder, engine = phase_evaluation.open_engine(made, chosen_phase(made, phase), runtime)
         name, seed = str(folder), made.recipe.seed
         own = ModelScorer(engine.model, engine.chat_format, name)
     elif phase:

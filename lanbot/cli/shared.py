@@ -51,13 +51,14 @@ def parse_overrides(tokens: tuple[str, ...]) -> dict[str, str]:
 
 def chosen_phase(made: "Run", phase: str | None) -> str:
     """The phase that was named, or the latest that is done. Raises UserError if it has no model."""
-    from lanbot.config.recipe import PHASES
-
-    if phase is not None and phase not in PHASES:
-        raise UsageError(f"--phase {phase}: no such phase", f"Phases: {', '.join(PHASES)}.")
+    names = made.recipe.phase_names
+    if phase is not None and phase not in names:
+        raise UsageError(f"--phase {phase}: no such phase", f"Phases: {', '.join(names)}.")
     chosen = phase or made.last_model()
-    if chosen in (None, "tokenizer"):
+    if chosen is None:
         raise UserError(f"{made.folder}: no model yet", "Run its recipe first: lanbot run RECIPE.")
-    if not made.done(str(chosen)):
+    if not made.done(chosen):
         raise UserError(f"{made.folder}: {chosen} is not done", "Name a phase that is, or run the recipe again.")
-    return str(chosen)
+    if not made.checkpoint(chosen):
+        raise UserError(f"{made.folder}: {chosen} makes no model", "Name a phase that does.")
+    return chosen

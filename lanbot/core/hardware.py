@@ -25,7 +25,7 @@ def available() -> int:
         return torch.cuda.mem_get_info()[0] + cached
     free = total()
     with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1_024
     limit, used = _cgroup("memory.max"), _cgroup("memory.current")
@@ -66,7 +66,7 @@ def reset_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak() -> int:
@@ -74,7 +74,7 @@ def peak() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1_024
     except OSError:

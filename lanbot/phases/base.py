@@ -1,4 +1,4 @@
-"""The base phase: a model from nothing, on raw text."""
+"""The base phase: a model from random weights, trained on raw text."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -8,24 +8,25 @@ import torch
 
 from lanbot.chat.formats import load_format
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.config.recipe import Recipe
+from lanbot.config.recipe import Base, Recipe
 from lanbot.config.run import Run
 from lanbot.core.console import track
 from lanbot.data.prefetch import prefetched
 from lanbot.distributed.runtime import Runtime
-from lanbot.evals.bpb import Validation
 from lanbot.models import saved
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
+from lanbot.phases.evaluation import validation
 from lanbot.phases.loaders import base_loader
+from lanbot.phases.phase import Phase
 from lanbot.phases.tokenizer import corpora
 from lanbot.training import bigram_init
 from lanbot.training.sampled_softmax import SampledSoftmax, count_tokens
 from lanbot.training.trainer import TrainState, train
 
 FREQUENCY_TOKENS = 1 << 21
-"""So many tokens say how frequent each is: some seconds to encode."""
+"""Tokens from which frequencies are counted; encoding them takes some seconds."""
 
 
 def model_config(recipe: Recipe) -> ModelConfig:
@@ -46,15 +47,23 @@ def model_config(recipe: Recipe) -> ModelConfig:
     )
 
 
-def validation(run: Run, chat_format: ChatFormat, runtime: Runtime) -> Validation:
-    """The held-out text of a run, on which bits per byte are measured after every phase."""
-    base = run.recipe.base
-    _, held_out = corpora(run)
-    return Validation(held_out, chat_format, base.eval_tokens, base.sequence or run.recipe.model.context, runtime)
+class BasePhase(Phase):
+    """A model from random weights, on raw text."""
+
+    name = "base"
+    Settings = Base
+    needs = ("corpus", "tokenizer")
+    made_by = ("model", "base")
+
+    def eval_limit(self, recipe: Recipe) -> int:
+        return recipe.evals.base_limit
+
+    def train(self, run: Run, runtime: Runtime) -> None:
+        train_base(run, runtime)
 
 
 def train_base(run: Run, runtime: Runtime) -> None:
-    """Trains the base model of a run, or goes on with it."""
+    """Trains the base model of a run, or resumes it."""
     recipe, settings = run.recipe, run.recipe.base
     assert settings.tokens and settings.batch_tokens and settings.sequence, "the recipe is resolved"
     chat_format = load_format(run.phase("tokenizer"))
@@ -72,8 +81,7 @@ def train_base(run: Run, runtime: Runtime) -> None:
 
 
 def start_from_pairs(model: Transformer, run: Run, chat_format: ChatFormat, runtime: Runtime) -> None:
-    """Embedding and head learn from the pairs in the first `base.pair_tokens` tokens of the corpus, once for all
-    ranks."""
+    """Initialises embedding and head from bigrams of the first `base.pair_tokens` tokens of the corpus, on rank 0."""
     tokens = run.recipe.base.pair_tokens
     assert tokens is not None, "the recipe is resolved"
     if runtime.main:
@@ -88,8 +96,7 @@ def start_from_pairs(model: Transformer, run: Run, chat_format: ChatFormat, runt
 
 
 def sampled_softmax(run: Run, chat_format: ChatFormat, runtime: Runtime) -> SampledSoftmax | None:
-    """By the frequencies in the corpus's first tokens, counted once for all ranks, so that a run that goes on finds the
-    same; None: not wanted."""
+    """From token frequencies at the start of the corpus, counted on rank 0, so that a resumed run finds the same."""
     recipe, frequent, counts = run.recipe, run.recipe.base.softmax_tokens, None
     assert frequent is not None, "the recipe is resolved"
     if not frequent:

@@ -1,4 +1,4 @@
-"""What `lanbot eval` asks a run's model: tasks, CORE, ChatCORE, bits per byte, pass@k."""
+"""What `lanbot eval` measures of a run's model: tasks, CORE, ChatCORE, bits per byte, pass@k."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +14,14 @@ from lanbot.evals.core import CoreResult
 from lanbot.evals.score import Score, score_table
 from lanbot.evals.scorer import ModelScorer
 from lanbot.inference.engine import Engine
-from lanbot.phases import base, pipeline
+from lanbot.phases import evaluation
+from lanbot.phases.phase import phase_of
 from lanbot.sandbox import sandbox
 from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.task import Task, TaskContext
 
 WHOLES = ("core", "chatcore", "bpb")
-"""What may be named besides tasks."""
+"""Benchmarks and measures that --tasks may name besides tasks."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,7 @@ class Passes:
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of it; what was not asked for is empty or None. settings: of tasks and passes; a whole has its own.
-    passes: of a task, of each pass@k."""
+    """The results; what was not asked for is empty or None. settings: of tasks and passes. passes: by task, by k."""
 
     settings: dict[str, Any]
     tasks: dict[str, dict[str, Any]]
@@ -97,7 +97,7 @@ def ask(
     labels = {name: name.partition(":")[0] for name in tasks}
     if len(set(labels.values())) < len(tasks):
         raise UsageError(f"--tasks {','.join(tasks)}: one of them is there twice", "Ask for one at a time.")
-    made = {name: pipeline.checked(name, run) for name in tasks}
+    made = {name: evaluation.checked(name, run) for name in tasks}
     for name, task in made.items():
         if passes and task.kind != "generate":
             raise UsageError(f"--pass-k: {name} has no answers to sample", "Name tasks whose answers are generated.")
@@ -105,23 +105,21 @@ def ask(
         raise UsageError(f"--pass-k: not of {', '.join(set(names) & set(WHOLES))}", "Name tasks.")
     if "chatcore" in names or any(task.runs_code for task in made.values()):
         sandbox.choose(run.options.unsafe_exec)
-    most, items = recipe.evals.max_tokens, limit or pipeline.usual_limit(recipe, phase)
+    most, items = recipe.evals.max_tokens, limit or phase_of(recipe, phase).eval_limit(recipe)
     settings: dict[str, Any] = {}
     if tasks:
         settings = {"limit": items, "max_tokens": most, "temperature": 0, "seed": recipe.seed}
     if passes:
         settings |= {"temperature": passes.temperature, "samples": passes.samples}
-        _, engine = pipeline.open_engine(run, phase, runtime)
+        _, engine = evaluation.open_engine(run, phase, runtime)
         found = _left_out(run, tasks, runtime)
         of_each = {}
         for name, task in made.items():
             of_each[labels[name]] = _passes(run, engine, name, task, items, passes, found.get(name, []), runtime)
         return Answers(settings, {}, of_each)
-    scores = pipeline.evaluate(run, phase, runtime, tuple(tasks), limit) if tasks else {}
+    folder, engine = evaluation.open_engine(run, phase, runtime)
+    scores = evaluation.score(run, engine, tasks, items, _left_out(run, tasks, runtime), runtime)
     answers = Answers(settings, scores, {})
-    if len(tasks) == len(names):
-        return answers
-    folder, engine = pipeline.open_engine(run, phase, runtime)
     if "core" in names:
         answers = replace(
             answers,
@@ -135,7 +133,7 @@ def ask(
         asked = chatcore.ask(engine, str(folder), limit, most, context, recipe.seed, left_out, runtime)
         answers = replace(answers, chatcore=asked)
     if "bpb" in names:
-        answers = replace(answers, bpb=base.validation(run, engine.chat_format, runtime).measure(engine.source))
+        answers = replace(answers, bpb=evaluation.validation(run, engine.chat_format, runtime).measure(engine.source))
     return answers
 
 
@@ -166,4 +164,4 @@ def _passes(
 
 
 def _left_out(run: Run, tasks: Sequence[str], runtime: Runtime) -> dict[str, list[int]]:
-    return pipeline.contaminated(run, tasks, runtime, write=False) if run.recipe.evals.drop_contaminated else {}
+    return evaluation.contaminated(run, tasks, runtime, write=False) if run.recipe.evals.drop_contaminated else {}

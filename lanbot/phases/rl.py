@@ -8,6 +8,7 @@ are all equal say nothing and are dropped. The loss is normalised by the sampled
 import json
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +23,7 @@ from lanbot.evals.task_eval import pass_at
 from lanbot.inference.engine import Completion, Engine
 from lanbot.inference.sampling import Sampling
 from lanbot.phases.chat import start_from
+from lanbot.phases.phase import Phase
 from lanbot.tasks.mixture import Mixture, sample_rows
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
@@ -32,6 +34,20 @@ from lanbot.training.state import TrainState
 PASS_K = 8
 
 
+class RLPhase(Phase):
+    """Reinforcement learning with checked answers."""
+
+    name = "rl"
+    Settings = RL
+    rewards = True
+
+    def train(self, run: Run, runtime: Runtime) -> None:
+        train_rl(run, runtime)
+
+    def results(self, run: Run) -> dict[str, Any]:
+        return {"pass": run.read(self.name, "pass.json")}
+
+
 @dataclass(frozen=True)
 class Rollout:
     completion: Completion
@@ -40,7 +56,7 @@ class Rollout:
 
 
 def train_rl(run: Run, runtime: Runtime) -> None:
-    """Trains the RL phase of a run, or goes on with it. pass.json: pass@1 and pass@8 before and after.
+    """Trains the RL phase of a run, or resumes it. pass.json: pass@1 and pass@8 before and after.
 
     `seconds` in its metrics are those of steps: answers, rewards, update; measuring and saving are off that clock.
     """

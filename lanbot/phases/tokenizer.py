@@ -1,15 +1,19 @@
 """The tokenizer phase: text becomes a vocabulary."""
 
 import json
+import time
 from collections.abc import Iterator
 
 from lanbot.chat.formats import get_format
+from lanbot.config.recipe import TokenizerSettings
 from lanbot.config.run import Run
 from lanbot.core.console import say, table, track
 from lanbot.core.files import unwritable, write_atomic
 from lanbot.data.corpus import Corpus, open_corpus
 from lanbot.distributed.runtime import Runtime
+from lanbot.phases.phase import Phase
 from lanbot.synthetic import world
+from lanbot.tokenizers import load_tokenizer
 from lanbot.tokenizers.base import Tokenizer
 from lanbot.tokenizers.bpe_training import train as train_bpe
 
@@ -22,24 +26,49 @@ CODE = """def mean(values: list[float]) -> float:
 OTHER = "Ä naïve façade in Zürich. Это предложение по-русски. 这是一个中文句子。 これは日本語の文です。 👩‍🚀🚀"
 
 
-def train(run: Run, runtime: Runtime) -> None:
-    """Trains the vocabulary on the base corpus and writes it, with a table of bytes per token."""
+class TokenizerPhase(Phase):
+    """The vocabulary. It is trained on rank 0 while the others wait, or beforehand: lanbot prepare."""
+
+    name = "tokenizer"
+    Settings = TokenizerSettings
+    needs = ("corpus",)
+    makes = "tokenizer"
+    made_by = ("seed", "tokenizer", "base.data", "base.data_column")
+
+    def train(self, run: Run, runtime: Runtime) -> None:
+        if runtime.main and not (run.phase(self.name) / "tokenizer.json").is_file():
+            train(run)
+        runtime.barrier()
+
+    def evaluate(self, run: Run, runtime: Runtime, began: float | None = None) -> None:
+        if runtime.main:
+            measure(run)
+            times = {} if began is None else {"wall_seconds": round(time.monotonic() - began, 2)}
+            write_atomic(run.phase(self.name) / "evals.json", json.dumps(times) + "\n")
+        runtime.barrier()
+
+
+def train(run: Run) -> None:
+    """Trains the vocabulary on the base corpus and saves it."""
     settings, phase = run.recipe.tokenizer, run.phase("tokenizer")
-    if runtime.main:
-        corpus, validation = corpora(run)
-        texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
-        chat_format = get_format(settings.chat_format)
-        trained = train_bpe(texts, settings.vocab_size, chat_format.special_tokens, settings.bare_words)
-        say(f"tokenizer done | {trained.vocab_size:,} tokens")
-        try:
-            chat_format(trained).save(phase)
-        except OSError as error:
-            raise unwritable(phase, error) from None
-        rows = compression(trained, validation)
-        say(table([(kind, f"{n:,}", f"{ratio:.2f}") for kind, n, ratio in rows], ("text", "bytes", "bytes/token")))
-        result = [{"text": kind, "bytes": n, "bytes_per_token": round(ratio, 4)} for kind, n, ratio in rows]
-        write_atomic(phase / "compression.json", json.dumps(result, indent=1) + "\n")
-    runtime.barrier()
+    corpus, _ = corpora(run)
+    texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
+    chat_format = get_format(settings.chat_format)
+    trained = train_bpe(texts, settings.vocab_size, chat_format.special_tokens, settings.bare_words)
+    say(f"tokenizer done | {trained.vocab_size:,} tokens")
+    try:
+        chat_format(trained).save(phase)
+    except OSError as error:
+        raise unwritable(phase, error) from None
+
+
+def measure(run: Run) -> None:
+    """Shows and writes compression.json: bytes per token for several kinds of text."""
+    phase = run.phase("tokenizer")
+    rows = compression(load_tokenizer(phase), corpora(run)[1])
+    say(table([(kind, f"{n:,}", f"{ratio:.2f}") for kind, n, ratio in rows], ("text", "bytes", "bytes/token")))
+    result = [{"text": kind, "bytes": n, "bytes_per_token": round(ratio, 4)} for kind, n, ratio in rows]
+    write_atomic(phase / "compression.json", json.dumps(result, indent=1) + "\n")
 
 
 def corpora(run: Run) -> tuple[Corpus, Corpus]:

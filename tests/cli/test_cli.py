@@ -13,7 +13,9 @@ from lanbot.cli.shared import parse_overrides
 from lanbot.config.recipe import load
 from lanbot.config.run import Run
 from lanbot.core.errors import UsageError
+from lanbot.distributed.runtime import Runtime
 from lanbot.phases import pipeline
+from lanbot.phases.phase import Phase
 from lanbot.sandbox import canary, launch, sandbox
 from lanbot.sandbox.canary import Verdict
 
@@ -52,9 +54,11 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1)
     return lines
 
 
+LANBOT = [sys.executable, "-c", "from lanbot.cli import main; main()"]
+
+
 def lanbot(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from lanbot.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    return subprocess.run([*LANBOT, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
 
 
 def made(name: str = "smoke") -> Run:
@@ -144,7 +148,11 @@ def test_run_of_an_unknown_phase(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_run_gives_the_pipeline_its_recipe_and_phases(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(pipeline, "execute", lambda run, phases: calls.append((run, phases)))
+
+    def execute(run: Run, phases: list[Phase], runtime: Runtime) -> None:
+        calls.append((run, [phase.name for phase in phases]))
+
+    monkeypatch.setattr(pipeline, "execute", execute)
     succeed("run", "smoke", "--phase", "mid+sft", "--base.depth", "3", "--name", "mine", "--rl.clip=2")
     succeed("run", "smoke", "--phase", "base")
     succeed("run", "smoke")
@@ -160,7 +168,7 @@ def test_run_gives_the_pipeline_its_recipe_and_phases(monkeypatch: pytest.Monkey
 
 def test_code_runs_without_a_sandbox_only_if_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(pipeline, "execute", lambda run, phases: seen.append(run.options.unsafe_exec))
+    monkeypatch.setattr(pipeline, "execute", lambda run, *_: seen.append(run.options.unsafe_exec))
     succeed("run", "smoke")
     succeed("run", "smoke", "--unsafe-exec", "--base.depth", "2")
     assert seen == [False, True]
@@ -174,7 +182,7 @@ def test_a_recipe_whose_programs_could_not_be_run_is_refused_before_it_trains(
     monkeypatch.setattr("lanbot.tasks.contamination.real", lambda tasks: [])
     lines = error_of(capsys, "run", "mine.toml")
     assert "no sandbox holds" in lines[0] and "--unsafe-exec" in lines[1]
-    monkeypatch.setattr(pipeline, "execute", lambda run, phases: None)
+    monkeypatch.setattr(pipeline, "execute", lambda *_: None)
     succeed("run", "mine.toml", "--unsafe-exec")
 
 
@@ -184,13 +192,13 @@ def test_a_run_of_another_recipe_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(pipeline, "execute", lambda run, phases: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(pipeline, "execute", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert exit_code("run", "smoke") == 130
     assert capsys.readouterr().err.startswith("lanbot: stopped; what was saved is whole")
 
 
 def test_sigterm_exits_143(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(pipeline, "execute", lambda run, phases: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(pipeline, "execute", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert exit_code("run", "smoke") == 143
     assert capsys.readouterr().err.startswith("lanbot: stopped; what was saved is whole")
 
@@ -198,7 +206,7 @@ def test_sigterm_exits_143(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_an_error_of_lanbots_own_is_two_lines_and_with_debug_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(run: Run, phases: list[str]) -> None:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(pipeline, "execute", broken)
@@ -305,6 +313,82 @@ def test_report_of_a_run_that_has_nothing_yet(capsys: pytest.CaptureFixture[str]
     succeed("report", "smoke")
     assert str(run.folder / "report.md") in capsys.readouterr().out
     assert (run.folder / "report.md").is_file()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "x" * 300])
+def test_delete_takes_nothing_but_the_name_of_a_run(
+    name: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made()
+    monkeypatch.chdir(run.folder)
+    assert "no such run" in error_of(capsys, "runs", "delete", name, "--yes")[0]
+    assert "no such run" in error_of(capsys, "runs", "delete", str(run.folder), "--yes")[0]
+    assert (run.folder / "recipe.toml").is_file()
+
+
+def test_runs_shows_where_an_imported_phase_is_from(capsys: pytest.CaptureFixture[str]) -> None:
+    run = made()
+    run.phase("base").mkdir()
+    (run.phase("base") / "imported.json").write_text('{"checkpoint": "step_000000", "note": "imported from NAME"}')
+    succeed("runs")
+    assert "base (imported from NAME)" in capsys.readouterr().out
+
+
+# -- terminals, locales, pipes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "2"])
+def test_help_ends_on_the_narrowest_terminal(columns: str) -> None:
+    code = "from lanbot.cli import main; main(['chat', '--help'])"
+    environment = {**os.environ, "COLUMNS": columns}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "--temperature" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_behind_stdout_is_two_lines() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*LANBOT, "data", "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 2)
+    assert "output: No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(("run", "smoke"), True), (("runs",), False), (("run", "--help"), False)]
+)
+def test_only_a_run_that_is_terminated_speaks_of_what_was_saved(arguments: tuple[str, ...], said: int) -> None:
+    code = (
+        "import os, signal, sys\nfrom lanbot import cli\n"
+        "cli.app.__class__.__call__ = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"cli.main({list(arguments)})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 143 and done.stderr.startswith("lanbot: stopped")
+    assert ("what was saved" in done.stderr) == said
+
+
+def test_bytes_that_are_no_text_never_reach_a_recipe(place: Path) -> None:
+    name = os.fsencode("Caf") + b"\xe9"
+    done = subprocess.run(
+        [*LANBOT, "init", "--name", name, "--creator", "Ada"], capture_output=True, input=b"", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert load(place / "lanbot.toml").identity.name == "Caf\ufffd"
+
+
+def test_files_are_utf8_in_any_locale(place: Path) -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [*LANBOT, "init", "--name", "Zo\u00eb", "--creator", "Ada", "--personality", "calm"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 'name = "Zo\u00eb"'.encode() in (place / "lanbot.toml").read_bytes()
+
+
+def test_init_takes_piped_answers(place: Path) -> None:
+    done = subprocess.run([*LANBOT, "init"], input="Robi\nAda\n\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    who = load(place / "lanbot.toml").identity
+    assert (who.name, who.creator, who.personality) == ("Robi", "Ada", load("demo").identity.personality)
 
 
 # -- init and doctor ---------------------------------------------------------------------------------------

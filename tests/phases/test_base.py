@@ -35,7 +35,7 @@ def run_of(folder: Path, **overrides: str) -> Run:
     folder.mkdir()
     (folder / "recipe.toml").write_text(RECIPE)
     run = Run(folder / "run", load(folder / "recipe.toml", {k.replace("__", "."): v for k, v in overrides.items()}))
-    tokenizer.train(run, RUNTIME)
+    tokenizer.train(run)
     return run
 
 

@@ -22,7 +22,7 @@ from lanbot.evals.score import Score
 from lanbot.models import saved
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import save_model
-from lanbot.phases import eval_command, pipeline
+from lanbot.phases import eval_command, evaluation
 from lanbot.sandbox import sandbox
 
 RUNTIME = Runtime.single()
@@ -107,9 +107,11 @@ def test_wholes_and_tasks_together(lanbot: Callable[..., str], monkeypatch: pyte
         scores["humaneval"] = Score(0.5, 4, 0.1, 0.0, failed={"exit": 2}, sandbox=1)
         return ChatCore(name, {"limit": limit}, scores)
 
-    monkeypatch.setattr(sandbox, "choose", lambda: None)
+    monkeypatch.setattr(sandbox, "choose", lambda *_: None)
     monkeypatch.setattr(chatcore, "ask", fake)
-    monkeypatch.setattr(eval_command.core, "evaluate", lambda scorer, limit: CoreResult(scorer.name, limit, {}, {}, []))
+    monkeypatch.setattr(
+        eval_command.core, "evaluate", lambda scorer, limit, **_: CoreResult(scorer.name, limit, {}, {}, [])
+    )
     shown = lanbot("tiny", "--tasks", "word_problems,core,chatcore")
     assert "word_problems" in shown and "0 of 22 tasks of CORE" in shown and "ChatCORE 0.1667 ± " in shown
     assert "humaneval: failed: 2 exit; sandbox level 1" in shown and "4 of 9" in shown
@@ -194,7 +196,7 @@ def test_humaneval_in_a_recipe_is_in_its_report_with_what_failed(
 ) -> None:
     monkeypatch.setenv("LANBOT_MIRROR", str(one_program))
     run = Run(tiny.folder, load(one_program / "tiny.toml", {"evals.tasks": "identity:builtin,humaneval"}))
-    pipeline.evaluate(run, "sft", RUNTIME)
+    evaluation.evaluate(run, "sft", RUNTIME)
     written = report.write(run)
     assert sum(written["evals"]["humaneval"]["sft"]["failed"].values()) == 1
     _, (row,) = report.tables.programs_table(written)
@@ -219,7 +221,9 @@ def test_chatcore_of_a_run(tiny: Run, lanbot: Callable[..., str]) -> None:
 def test_a_folder_with_a_model_is_scored_on_core(
     tiny: Run, lanbot: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eval_command.core, "evaluate", lambda scorer, limit: CoreResult(scorer.name, limit, {}, {}, []))
+    monkeypatch.setattr(
+        eval_command.core, "evaluate", lambda scorer, limit, **_: CoreResult(scorer.name, limit, {}, {}, [])
+    )
     folder = str(tiny.phase("sft") / "step_000007")
     assert json.loads(lanbot(folder, "--tasks", "core", "--json"))["core"]["model"] == folder
     assert "0 of 22 tasks of CORE" in lanbot(folder)

@@ -20,8 +20,10 @@ from lanbot.evals import task_eval as evals
 from lanbot.models import saved
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import save_model
-from lanbot.phases import pipeline, tokenizer
-from lanbot.phases.chat import start_from
+from lanbot.phases import evaluation, pipeline, tokenizer
+from lanbot.phases.chat import SFTPhase, start_from
+from lanbot.phases.phase import phase_of, phases_of
+from lanbot.phases.preflight import preflight
 from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
 
@@ -29,11 +31,16 @@ RUNTIME = Runtime.single()
 
 
 def test_phases_come_in_the_order_of_the_pipeline() -> None:
-    assert pipeline.parse_phases("all") == ["tokenizer", "base", "mid", "sft", "rl"]
-    assert pipeline.parse_phases("sft+mid") == ["mid", "sft"]
-    assert pipeline.parse_phases("base") == ["tokenizer", "base"]
+    recipe = load("smoke")
+
+    def chosen(text: str) -> list[str]:
+        return [phase.name for phase in pipeline.choose(recipe, text)]
+
+    assert chosen("all") == ["tokenizer", "base", "mid", "sft", "rl"]
+    assert chosen("sft+mid") == ["mid", "sft"]
+    assert chosen("base") == ["tokenizer", "base"]
     with pytest.raises(UsageError, match="no phase 'middle'"):
-        pipeline.parse_phases("mid+middle")
+        chosen("mid+middle")
 
 
 def run_of(tmp_path: Path, text: str) -> Run:
@@ -57,7 +64,7 @@ def run_of(tmp_path: Path, text: str) -> Run:
 def test_a_mistake_in_any_phase_is_told_before_the_first_begins(text: str, said: str, tmp_path: Path) -> None:
     run = run_of(tmp_path, text)
     with pytest.raises(UserError) as caught:
-        pipeline.preflight(run, pipeline.parse_phases("all"), RUNTIME)
+        preflight(run, phases_of(run.recipe), RUNTIME)
     assert said in caught.value.problem
     assert not run.folder.exists()
 
@@ -69,7 +76,7 @@ def test_a_full_disk_is_told_by_the_tokenizer_too(tmp_path: Path, monkeypatch: p
     run = run_of(tmp_path, "[tokenizer]\nvocab_size = 320\nmax_chars = 5_000")
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(UserError, match=r"cannot be written, the disk is full"):
-        tokenizer.train(run, RUNTIME)
+        tokenizer.train(run)
 
 
 def test_a_phase_needs_the_one_before_it(tmp_path: Path) -> None:
@@ -143,8 +150,8 @@ max_tokens = 2
 )
 def test_ten_different_questions_show_what_changed(tasks: list[str], tmp_path: Path) -> None:
     run = run_of(tmp_path, EVALS.format(tasks=tasks))
-    questions = pipeline.prompts_of_change(run)
-    assert questions == pipeline.prompts_of_change(run)
+    questions = evaluation.prompts_of_change(run)
+    assert questions == evaluation.prompts_of_change(run)
     assert len(set(questions)) == len(questions) == (10 if tasks != ["agent_tasks"] else 5)
     assert questions[:3] == ["Who are you?", "Who made you?", "Hello!"]
     assert all(isinstance(question, str) and question.strip() for question in questions)
@@ -184,7 +191,7 @@ def test_three_transcripts_show_the_agent_at_work(trained: Callable[..., Run], m
 
     run = trained(BUILT_IN)
     monkeypatch.setattr(evals, "do_errands", do)
-    shown = pipeline.transcripts(run, None)  # type: ignore[arg-type]
+    shown = evaluation.transcripts(run, None)  # type: ignore[arg-type]
     assert [one["title"] for one in shown] == ["Search, then compute", "Compute, then write", "Remember, recall later"]
     assert [one["right"] for one in shown] == [True] * 3
     assert [len(one["conversations"]) for one in shown] == [1, 1, 2]
@@ -199,7 +206,7 @@ def test_three_transcripts_show_the_agent_at_work(trained: Callable[..., Run], m
 
 
 def test_a_recipe_without_errands_has_no_transcripts(trained: Callable[..., Run]) -> None:
-    assert pipeline.transcripts(trained(["identity:builtin"]), None) == []  # type: ignore[arg-type]
+    assert evaluation.transcripts(trained(["identity:builtin"]), None) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("phase", "limit"), [("base", 2), ("sft", 3)])
@@ -208,31 +215,31 @@ def test_an_evaluation_writes_scores_prompts_transcripts_and_times(
 ) -> None:
     run = trained(BUILT_IN)
     began = time.monotonic() - 5.0
-    result = pipeline.evaluate(run, phase, RUNTIME, began=began)
+    phase_of(run.recipe, phase).evaluate(run, RUNTIME, began)
     written = json.loads((run.phase(phase) / "evals.json").read_text())
-    assert written == json.loads(json.dumps(result)) and run.done(phase)
+    assert run.done(phase)
     assert list(written["tasks"]) == [name.partition(":")[0] for name in BUILT_IN]
     assert {score["n"] for score in written["tasks"].values()} == {limit}
     told = {"limit": limit, "max_tokens": 2, "temperature": 0, "seed": 0}
     assert written["settings"] == told, "what was asked is told"
     assert written["val_bpb"] == written["bpb"]["bits_per_byte"] and written["bpb"]["n"] > 64
     assert 5.0 <= written["wall_seconds"] < 65.0
-    assert [sample["prompt"][0]["content"] for sample in written["samples"]] == pipeline.prompts_of_change(run)
+    assert [sample["prompt"][0]["content"] for sample in written["samples"]] == evaluation.prompts_of_change(run)
     assert len(written["transcripts"]) == 3 and written["checkpoint"] == "step_000007"
     for name in ("identity", "word_problems", "agent_tasks", "handwritten"):
         parts = written["tasks"][name]["parts"]
         assert sum(part["n"] for part in parts.values()) == limit
     assert "parts" not in written["tasks"]["simple_spelling"]
     samples = (run.phase(phase) / "samples.md").read_text()
-    assert all(f"**{question}**" in samples for question in pipeline.prompts_of_change(run))
+    assert all(f"**{question}**" in samples for question in evaluation.prompts_of_change(run))
 
 
 def test_scores_alone_are_told_and_not_written(trained: Callable[..., Run]) -> None:
     run = trained(BUILT_IN)
-    scores = pipeline.evaluate(run, "base", RUNTIME, ("identity:builtin", "handwritten"), limit=4)
+    _, engine = evaluation.open_engine(run, "base", RUNTIME)
+    scores = evaluation.score(run, engine, ("identity:builtin", "handwritten"), 4, {}, RUNTIME)
     assert {name: score["n"] for name, score in scores.items()} == {"identity": 4, "handwritten": 4}
     assert not run.done("base") and not (run.phase("base") / "samples.md").exists()
-    assert {score["n"] for score in pipeline.evaluate(run, "base", RUNTIME, ("identity:builtin",)).values()} == {2}
 
 
 def test_a_phase_is_evaluated_with_the_time_it_took(
@@ -241,14 +248,15 @@ def test_a_phase_is_evaluated_with_the_time_it_took(
     run = trained(["identity:builtin"])
     begun, hidden = run.phase("sft"), run.folder / "hidden"
     begun.rename(hidden)
-    monkeypatch.setitem(pipeline.TRAIN, "sft", lambda run: (time.sleep(0.05), hidden.rename(begun)))
-    assert pipeline.execute(run, ["sft"], RUNTIME)
+    sft = phase_of(run.recipe, "sft")
+    monkeypatch.setattr(SFTPhase, "train", lambda *_: (time.sleep(0.05), hidden.rename(begun)))
+    assert pipeline.execute(run, [sft], RUNTIME)
     assert 0.05 <= run.read("sft", "evals.json")["wall_seconds"] < 60
     (begun / "evals.json").unlink()
-    monkeypatch.setitem(pipeline.TRAIN, "sft", lambda run: None)
-    assert pipeline.execute(run, ["sft"], RUNTIME)
+    monkeypatch.setattr(SFTPhase, "train", lambda *_: None)
+    assert pipeline.execute(run, [sft], RUNTIME)
     assert "wall_seconds" not in run.read("sft", "evals.json"), "taken up again, it has none of its own"
-    assert not pipeline.execute(run, ["sft"], RUNTIME), "it is done"
+    assert not pipeline.execute(run, [sft], RUNTIME), "it is done"
 
 
 # -- contamination -----------------------------------------------------------------------------------------
@@ -275,7 +283,7 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_contaminated_items_are_counted_and_asked_nevertheless(trained: Callable[..., Run], real: str) -> None:
     run = trained(["identity:builtin", "gsm8k"], real)
-    scores = pipeline.evaluate(run, "sft", RUNTIME)["tasks"]
+    scores = evaluation.evaluate(run, "sft", RUNTIME)["tasks"]
     assert scores["gsm8k"]["n"] == 3 and "left_out" not in scores["gsm8k"]
     found = json.loads((run.folder / "contamination.json").read_text())["tasks"]
     assert list(found) == ["gsm8k"] and found["gsm8k"]["contaminated"] == [0, 2] and found["gsm8k"]["items"] == 4
@@ -287,32 +295,42 @@ def test_contaminated_items_are_dropped_if_the_recipe_says_so(
     trained: Callable[..., Run], real: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained(["identity:builtin", "gsm8k"], "drop_contaminated = true\n" + real)
-    alone = pipeline.evaluate(run, "sft", RUNTIME, ("gsm8k",))["gsm8k"]
+    _, engine = evaluation.open_engine(run, "sft", RUNTIME)
+
+    def of_gsm8k() -> Any:
+        left_out = evaluation.contaminated(run, ["gsm8k"], RUNTIME, write=False)
+        return evaluation.score(run, engine, ["gsm8k"], 3, left_out, RUNTIME)["gsm8k"]
+
+    alone = of_gsm8k()
     assert (alone["n"], alone["left_out"]) == (2, 2)
     assert not (run.folder / "contamination.json").exists(), "scores alone write nothing"
-    scores = pipeline.evaluate(run, "sft", RUNTIME)["tasks"]
+    scores = evaluation.evaluate(run, "sft", RUNTIME)["tasks"]
     assert scores["gsm8k"] == alone and "left_out" not in scores["identity"]
     assert report.write(run)["contamination"]["tasks"]["gsm8k"]["dropped"]
 
     monkeypatch.setattr(contamination, "check", None)  # it is known: nobody looks again
-    assert pipeline.evaluate(run, "base", RUNTIME)["tasks"]["gsm8k"]["left_out"] == 2
-    assert pipeline.evaluate(run, "sft", RUNTIME, ("gsm8k",))["gsm8k"] == alone
+    assert evaluation.evaluate(run, "base", RUNTIME)["tasks"]["gsm8k"]["left_out"] == 2
+    assert of_gsm8k() == alone
 
 
 def test_data_that_is_looked_through_is_missed_before_any_phase_begins(real: str, tmp_path: Path) -> None:
+    def check(text: str) -> None:
+        run = run_of(tmp_path, text)
+        preflight(run, pipeline.choose(run.recipe, "base"), RUNTIME)
+
     text = "[evals]\ntasks = ['gsm8k']\n" + real
-    pipeline.preflight(run_of(tmp_path, text), ["tokenizer", "base"], RUNTIME)
+    check(text)
     with pytest.raises(UserError, match="no such file"):
-        pipeline.preflight(run_of(tmp_path, text.replace("chats", "nowhere")), ["tokenizer", "base"], RUNTIME)
+        check(text.replace("chats", "nowhere"))
     with_no_real_tasks = text.replace("gsm8k", "identity").replace("chats", "nowhere")
-    pipeline.preflight(run_of(tmp_path, with_no_real_tasks), ["tokenizer", "base"], RUNTIME)
+    check(with_no_real_tasks)
 
 
 def test_contamination_is_looked_for_again_when_the_data_is_another(trained: Callable[..., Run], real: str) -> None:
     run = trained(["gsm8k"], real)
-    assert pipeline.contaminated(run, ["gsm8k"], RUNTIME, write=True) == {"gsm8k": [0, 2]}
+    assert evaluation.contaminated(run, ["gsm8k"], RUNTIME, write=True) == {"gsm8k": [0, 2]}
     one_row = trained(["gsm8k"], real.replace("gz' }", "gz', rows = 1 }"))
-    again = pipeline.contaminated(one_row, ["gsm8k"], RUNTIME, write=True)
+    again = evaluation.contaminated(one_row, ["gsm8k"], RUNTIME, write=True)
     assert again in ({"gsm8k": [0]}, {"gsm8k": [2]})
     assert (
         json.loads((run.folder / "contamination.json").read_text())["tasks"]["gsm8k"]["contaminated"] == again["gsm8k"]
@@ -321,7 +339,7 @@ def test_contamination_is_looked_for_again_when_the_data_is_another(trained: Cal
 
 def test_the_report_marks_what_was_sampled(trained: Callable[..., Run]) -> None:
     run = trained(["identity:builtin", "handwritten"])
-    pipeline.evaluate(run, "sft", RUNTIME, limit=40)
+    evaluation.evaluate(run, "sft", RUNTIME, limit=40)
     written = report.write(run)
     sample, whole = (written["evals"][name]["sft"] for name in ("identity", "handwritten"))
     assert (sample["sampled"], sample["items"]) == (True, 2_000)
@@ -335,5 +353,5 @@ def test_the_report_marks_what_was_sampled(trained: Callable[..., Run]) -> None:
 def test_the_built_in_world_is_not_looked_for(trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contamination, "check", None)
     run = trained(BUILT_IN)
-    pipeline.evaluate(run, "sft", RUNTIME)
+    evaluation.evaluate(run, "sft", RUNTIME)
     assert not (run.folder / "contamination.json").exists() and report.write(run)["contamination"] == {}

@@ -1,0 +1,54 @@
+"""lanbot runs: list the runs, delete one."""
+
+import sys
+
+from cyclopts import App
+
+from lanbot.cli.shared import make_options
+from lanbot.core.errors import UserError
+
+app = App(name="runs", help="List the runs, or delete one.")
+
+
+@app.default
+def list_runs() -> None:
+    """List the runs: phases done, size."""
+    from lanbot.config.run import Run, list_runs
+    from lanbot.core.console import size, table
+
+    options = make_options()
+    rows = []
+    for folder in list_runs(options.runs):
+        try:
+            made = Run.open(folder.name, options=options)
+            names = made.recipe.phase_names
+            done = {phase: made.note(phase) for phase in names if made.done(phase)}
+        except UserError as error:
+            if folder.exists():  # a run that was just deleted is left out
+                rows.append((folder.name, error.problem, ""))
+            continue
+        phases = [f"{phase} ({note})" if note else phase for phase, note in done.items()]
+        phases += [f"({phase})" for phase in names if made.begun(phase) and phase not in done]
+        rows.append((folder.name, " ".join(phases) or "nothing yet", size(made.size())))
+    none = f"No runs in {options.runs}/ yet: lanbot run RECIPE"
+    print(table(rows, ("run", "done (begun)", "size")) if rows else none)
+
+
+@app.command
+def delete(run: str, *, yes: bool = False) -> None:
+    """Delete a run and all that is in it.
+
+    Args:
+        run: Its name, as lanbot runs shows it.
+        yes: Do not ask.
+    """
+    from lanbot.config.run import Run
+    from lanbot.core.console import size
+
+    made = Run.open(run, paths=False)
+    what = f"{made.folder} ({size(made.size())})"
+    if not yes and not sys.stdin.isatty():
+        raise UserError(f"{what}: not deleted without confirmation", "Add --yes.")
+    if yes or input(f"Delete {what}? [y/N] ").strip().lower() == "y":
+        made.delete()
+        print(f"Deleted {what}.")

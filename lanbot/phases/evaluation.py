@@ -1,0 +1,200 @@
+"""Evaluation after a phase: scores, bits per byte, samples, transcripts; what evals.json and samples.md hold."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lanbot.chat.formats import load_format
+from lanbot.chat.formats.base import ChatFormat
+from lanbot.chat.messages import readable
+from lanbot.config.run import Run, read_metrics
+from lanbot.core import hardware
+from lanbot.core.console import say
+from lanbot.core.errors import UserError
+from lanbot.core.files import write_atomic
+from lanbot.data.corpus import open_corpus
+from lanbot.distributed.runtime import Runtime
+from lanbot.evals import task_eval as evals
+from lanbot.evals.bpb import Validation
+from lanbot.evals.score import task_table
+from lanbot.inference.engine import Engine
+from lanbot.models import saved
+from lanbot.models.weights import load_model
+from lanbot.tasks import contamination
+from lanbot.tasks.agent_tasks import AgentTasks
+from lanbot.tasks.registry import make_task
+from lanbot.tasks.task import Task, TaskContext
+
+PROMPTS = 10
+"""Prompts whose answers are shown after every phase."""
+TRANSCRIPTS = {"search": "Search, then compute", "write": "Compute, then write", "remember": "Remember, recall later"}
+"""Kinds of agent tasks of which a transcript is kept, and their titles in a report."""
+
+
+def evaluate(
+    run: Run,
+    phase: str,
+    runtime: Runtime,
+    limit: int | None = None,
+    began: float | None = None,
+    more: dict[str, Any] | None = None,
+    bits_per_byte: bool = True,
+) -> dict[str, Any]:
+    """Evaluates a phase's last checkpoint; writes evals.json, by which the phase is done, and samples.md.
+
+    limit: items of each task; the recipe's if left out. began: when the phase did, by time.monotonic. more: further
+    results. bits_per_byte: whether to measure them on the base corpus.
+    """
+    recipe, evals_of = run.recipe, run.recipe.evals
+    found = contaminated(run, evals_of.tasks, runtime, write=True)
+    folder, engine = open_engine(run, phase, runtime)
+    limit = limit or evals_of.limit
+    scores = score(run, engine, evals_of.tasks, limit, found if evals_of.drop_contaminated else {}, runtime)
+    questions = prompts_of_change(run)
+    answers = evals.answer_all(engine, questions, evals_of.max_tokens)
+    bpb = validation(run, engine.chat_format, runtime).measure(engine.source) if bits_per_byte else None
+    result = {
+        "checkpoint": folder.name,
+        "tasks": scores,
+        "val_bpb": round(bpb.value, 6) if bpb else None,
+        "training": summary(run, phase) | {"peak_memory_bytes": hardware.peak()},
+        "samples": [
+            {"prompt": [{"role": "user", "content": question}], "answer": answer}
+            for question, answer in zip(questions, answers, strict=True)
+        ],
+        "transcripts": transcripts(run, engine),
+        "settings": {"limit": limit, "max_tokens": evals_of.max_tokens, "temperature": 0, "seed": recipe.seed},
+        **({"bpb": bpb.json()} if bpb else {}),
+        **({"wall_seconds": round(time.monotonic() - began, 2)} if began is not None else {}),
+        **(more or {}),
+    }
+    if runtime.main:
+        say(task_table(scores))
+        samples = "\n".join(f"**{q}**\n\n```\n{readable(a)}\n```\n" for q, a in zip(questions, answers, strict=True))
+        write_atomic(run.phase(phase) / "samples.md", f"# What {recipe.name} says after {phase}\n\n{samples}")
+        write_atomic(run.phase(phase) / "evals.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def score(
+    run: Run, engine: Engine, tasks: Sequence[str], limit: int, left_out: dict[str, list[int]], runtime: Runtime
+) -> dict[str, Any]:
+    """The scores of tasks, each by its name without what it takes. left_out: of each task, rows not to ask."""
+    settings = run.recipe.evals
+    scores = {}
+    for name in tasks:
+        rows = left_out.get(name, [])
+        scores[name.partition(":")[0]] = evals.evaluate(
+            engine, checked(name, run), name, limit, settings.max_tokens, run.recipe.seed, rows, runtime=runtime
+        ).json()
+    return scores
+
+
+def validation(run: Run, chat_format: ChatFormat, runtime: Runtime) -> Validation:
+    """The held-out text of a run, on which bits per byte are measured."""
+    base = run.recipe.base
+    _, held_out = open_corpus(base.data, run.recipe.seed, base.skip_bad_rows, run.options, base.data_column)
+    return Validation(held_out, chat_format, base.eval_tokens, base.sequence or run.recipe.model.context, runtime)
+
+
+def open_engine(run: Run, phase: str, runtime: Runtime) -> tuple[Path, Engine]:
+    """A phase's last checkpoint, and an engine with its model. Raises UserError if there is none."""
+    folder = runtime.on_main(saved.latest, run.phase(phase))
+    if folder is None:
+        raise UserError(f"{run.folder}: {phase} has no checkpoint", f"Run it first: lanbot run RECIPE --phase {phase}")
+    model = load_model(folder, runtime.dtype, runtime.device)
+    return folder, Engine(model, load_format(run.phase("tokenizer")))
+
+
+def contaminated(run: Run, names: Sequence[str], runtime: Runtime, write: bool) -> dict[str, list[int]]:
+    """For those of the tasks whose rows are real, the rows that are in the run's training data.
+
+    contamination.json keeps what was found, with sources and examples, as long as the recipe trains on and is evaluated
+    on the same data; rank 0 searches. write: keep a new result.
+    """
+    tasks = run.recipe.evals.tasks
+    if not set(names) <= set(tasks):
+        tasks = tuple(names)
+    if not contamination.real(tasks):
+        return {}
+    rows = None
+    if runtime.main:
+        found = known_contamination(run, tasks)
+        if not found:
+            found = contamination.check(run.recipe, tasks, options=run.options)
+            say(contamination.summary(found))
+            if write:
+                write_atomic(run.folder / contamination.FILE, json.dumps(found, indent=1) + "\n")
+        rows = {name: task["contaminated"] for name, task in found["tasks"].items()}
+    return runtime.broadcast(rows)
+
+
+def known_contamination(run: Run, tasks: Sequence[str]) -> contamination.Found:
+    """contamination.json, if it is for these tasks and the recipe's present training data; else {}."""
+    found: contamination.Found = run.read("", contamination.FILE)
+    return found if found.get("plan") == contamination.plan(run.recipe, tasks) else {}
+
+
+def checked(name: str, run: Run) -> Task:
+    """A task to evaluate on. Raises UserError if it has no checker."""
+    task = make_task(name, "test", TaskContext(run.recipe.identity, options=run.options))
+    if task.kind == "chat":
+        raise UserError(f"{name}: this task is for training only", "Leave it out of what is evaluated.")
+    return task
+
+
+def summary(run: Run, phase: str) -> dict[str, Any]:
+    """Figures from a phase's metrics: steps, seconds, tokens, loss (mean of the last ten), tokens/s, utilisation."""
+    lines = [line for line in read_metrics(run.phase(phase) / "metrics.jsonl") if "val_bpb" not in line]
+    if not lines:
+        return {}
+    last, losses = lines[-1], [line["loss"] for line in lines[-10:] if "loss" in line]
+    speeds = sorted(line["tokens_per_second"] for line in lines)
+    used = sorted(line["utilisation"] for line in lines if "utilisation" in line)
+    return {
+        "steps": last["step"],
+        "seconds": round(last["seconds"], 2),
+        "tokens": last["tokens"],
+        "final_loss": round(sum(losses) / len(losses), 4) if losses else None,
+        "tokens_per_second": round(speeds[len(speeds) // 2], 1),
+        "utilisation": round(used[len(used) // 2], 4) if used else None,
+    }
+
+
+def prompts_of_change(run: Run) -> list[str]:
+    """The same ten questions for every phase: who it is, small talk, and held-out items of the evaluated tasks."""
+    context = TaskContext(run.recipe.identity, options=run.options)
+    questions = ["Who are you?", "Who made you?", "Hello!", "What can you do?", "What is 12*7?"]
+    tasks = [make_task(name, "test", context) for name in run.recipe.evals.tasks]
+    asked = [task for task in tasks if task.kind != "agent"]
+    for i in range(PROMPTS - len(questions) if asked else 0):
+        task = asked[i % len(asked)]
+        questions.append(_alone(task, len(task) // (2 + i // len(asked))))
+    return questions
+
+
+def _alone(task: Task, row: int) -> str:
+    """The question of a row, or of the next row with a single turn: earlier turns would be missing."""
+    for i in range(row, row + len(task)):
+        *before, asked, _ = task.conversation(i % len(task))["messages"]
+        if not before and isinstance(asked["content"], str):
+            return asked["content"]
+    return "Who are you?"
+
+
+def transcripts(run: Run, engine: Engine) -> list[dict[str, Any]]:
+    """Three agent tasks as the model does them: the longest of the first hundred. Only if the recipe evaluates them."""
+    if "agent_tasks" not in run.recipe.evals.tasks:
+        return []
+    task = AgentTasks("test", context=TaskContext(run.recipe.identity, options=run.options))
+    errands = [task.errand(i) for i in range(100)]
+    rows = {
+        kind: max(range(100), key=lambda i: (errands[i].kind == kind, errands[i].calls, -i)) for kind in TRANSCRIPTS
+    }
+    envs = evals.do_errands(engine, task, list(rows.values()), run.recipe.evals.max_tokens)
+    return [
+        {"title": TRANSCRIPTS[kind], "right": env.right(), "conversations": env.conversations}
+        for kind, env in zip(rows, envs, strict=True)
+    ]

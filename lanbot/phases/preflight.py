@@ -1,0 +1,73 @@
+"""What can be known to fail, checked before anything is made: a mistake in rl's settings stops a run before base."""
+
+from collections.abc import Sequence
+
+from lanbot.chat.formats import get_format
+from lanbot.config.recipe import Recipe
+from lanbot.config.run import Run
+from lanbot.core.errors import UserError
+from lanbot.core.options import Options
+from lanbot.distributed.runtime import Runtime
+from lanbot.phases.base import model_config
+from lanbot.phases.evaluation import checked, contaminated, known_contamination
+from lanbot.phases.phase import Phase, model_before, phases_of
+from lanbot.phases.pipeline import create, execute
+from lanbot.phases.tokenizer import corpora
+from lanbot.sandbox import sandbox
+from lanbot.tasks import contamination
+from lanbot.tasks.registry import make_task
+from lanbot.tasks.task import TaskContext
+from lanbot.training import memory
+
+
+def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
+    """Raises UserError for problems of phases that are not done: memory, batch shapes, corpus, tasks, files."""
+    recipe = run.recipe
+    get_format(recipe.tokenizer.chat_format)
+    to_do = [phase for phase in phases if not phase.is_done(run)]
+    if any("corpus" in phase.needs for phase in to_do):
+        corpora(run)
+    models = [phase for phase in to_do if phase.makes == "model"]
+    for phase in models:
+        if "model" in phase.needs:
+            model_before(recipe, phase.name)
+        settings = phase.settings(recipe)
+        sequence = getattr(settings, "sequence", None) or recipe.model.context
+        memory.check(model_config(recipe), sequence, phase.name, runtime)
+        if getattr(settings, "batch_tokens", None) and settings.batch_tokens // sequence % runtime.size:
+            raise UserError(
+                f"{phase.name}.batch_tokens / {phase.name}.sequence is {settings.batch_tokens // sequence} rows, "
+                f"which {runtime.size} processes cannot share",
+                f"Choose {phase.name}.batch_tokens as a multiple of {runtime.size} x {phase.name}.sequence.",
+            )
+        phase.preflight(run, runtime)
+    # looking for test items in the training data needs the data of all phases, even of those not run now
+    everything = models and contamination.real(recipe.evals.tasks) and not known_contamination(run, recipe.evals.tasks)
+    for phase in phases_of(recipe) if everything else models:
+        check_mixture(run, phase)
+    if models and any(checked(name, run).runs_code for name in recipe.evals.tasks):
+        sandbox.choose(run.options.unsafe_exec)
+
+
+def check_mixture(run: Run, phase: Phase) -> None:
+    """Raises UserError for a task that is not there, is empty, or cannot give a reward where one is needed."""
+    for part in getattr(phase.settings(run.recipe), "mixture", ()):
+        task = make_task(part.task, "train", TaskContext(run.recipe.identity, part.skip_bad_rows, run.options))
+        if not len(task):
+            raise UserError(f"{phase.name}.mixture: {part.task} is empty", "Leave it out, or give it rows.")
+        if phase.rewards and task.kind in ("chat", "agent"):
+            what = f"{phase.name}.mixture: {part.task} has no checker to reward by"
+            raise UserError(what, "Use a task whose answers are checked.")
+
+
+def prepare(recipe: Recipe, options: Options, runtime: Runtime) -> None:
+    """Everything that needs no accelerator: the tokenizer, the check of all data, the search for contamination."""
+    phases = phases_of(recipe)
+    run = Run(options.runs / recipe.name, recipe, options)
+    if any("corpus" in phase.needs for phase in phases):
+        corpora(run)
+    for phase in phases:
+        check_mixture(run, phase)
+    create(recipe, options)
+    execute(run, [phase for phase in phases if phase.makes == "tokenizer"], runtime)
+    contaminated(run, recipe.evals.tasks, runtime, write=True)
