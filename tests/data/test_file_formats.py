@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.core import jsonl as jsonl_module
 from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus, open_corpus
 from lanbot.data.file_formats import SAMPLE_BYTES, SAMPLES, sampled_digest
 from lanbot.data.loader import TextLoader
 from lanbot.data.rows import Rows
-from lanbot.tokenizers.bpe import Tokenizer
 
 TEXTS = [f"text {i}" for i in range(40)]
 
@@ -201,11 +201,11 @@ def test_held_out_files_alone_are_not_trained_on_unless_one_is_named(tmp_path: P
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_corpus_that_changed_under_the_same_name_is_refused(count: int, tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_a_corpus_that_changed_under_its_name_is_refused(count: int, tmp_path: Path, chat_format: ChatFormat) -> None:
     paths = [lines(tmp_path / f"{i}.jsonl", TEXTS) for i in range(count)]
 
     def loader() -> TextLoader:
-        return TextLoader(open_corpus(str(tmp_path), 0)[0], tokenizer, rows=1, T=16, steps=9)
+        return TextLoader(open_corpus(str(tmp_path), 0)[0], chat_format, rows=1, T=16, steps=9)
 
     state = loader().state()
     loader().load_state(state)
