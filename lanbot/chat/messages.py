@@ -1,4 +1,4 @@
-"""What a conversation is: messages with roles, made of parts. The same shape in memory and in JSON."""
+"""Conversations: messages with roles, made of parts; the same shape in memory and in JSON."""
 
 from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict
@@ -9,7 +9,7 @@ from lanbot.core.jsonl import half_pair
 ROLES = ("system", "user", "assistant", "tool")
 PART_TYPES = ("text", "python", "output")
 MAX_CHARS = 1_000_000
-"""Of a message: a whole book, which no context holds."""
+"""Of a message: more fits into no context."""
 
 
 class Part(TypedDict):
@@ -58,7 +58,7 @@ def parts(message: Message) -> list[Part]:
 
 
 def spoken(message: Message) -> str:
-    """What the message says in words: its text parts, without calls and outputs."""
+    """The text of a message, without calls and outputs."""
     return "".join(part["text"] for part in parts(message) if part["type"] == "text")
 
 

@@ -149,7 +149,7 @@ class ChatFormat(ABC):
 
     def render(self, conversation: Conversation, bulk: bool = False) -> Rendered:
         """The whole conversation. bulk: one of many, for which the tokenizer may take a second to prepare itself."""
-        encode = self._encode_bulk if bulk else self.tokenizer.encode
+        encode = (lambda text: self.tokenizer.encode_array(text).tolist()) if bulk else self.tokenizer.encode
         ids, mask = [self.bos], [0]
         for message in conversation["messages"]:
             rendered = self.render_message(message, encode)
@@ -171,10 +171,10 @@ class ChatFormat(ABC):
         return self.prompt(conversation["messages"][:-1])
 
     def parse(self, ids: Iterable[int], sampled: Iterable[int] = ()) -> Message:
-        """The assistant's message in what was generated after a prompt, whatever it is.
+        """Parses what was generated after a prompt; never fails.
 
-        A call that was never closed has "open": True. sampled: false for each token that was appended as a tool's
-        output; an output of other tokens has "invented": True. Unknown if left out, then none is marked.
+        A call that was never closed has "open": True. sampled: 0 for each forced token, as in Completion.sampled; an
+        output of sampled tokens has "invented": True. Without it no output is marked.
         """
         parser = self.stream()
         for token, own in zip(ids, sampled or repeat(False)):  # noqa: B905
@@ -199,6 +199,3 @@ class ChatFormat(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
         self.tokenizer.save(folder)  # last: the tokenizer phase is done once it is there
-
-    def _encode_bulk(self, text: str) -> list[int]:
-        return self.tokenizer.encode_array(text).tolist()
