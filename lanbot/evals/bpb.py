@@ -21,11 +21,10 @@ ROWS = 8
 
 @dataclass(frozen=True)
 class BitsPerByte:
-    """chance: what a uniform guess over the vocabulary needs for the same text. n: bytes, of so many documents, read in
-    rows of `context` tokens.
+    """chance: bits of a uniform guess over the vocabulary. n: bytes of the documents, read in rows of `context` tokens.
 
     stderr: of a ratio of sums, documents being what was drawn: with residuals r = bits - value x bytes of each of D
-    documents it is sqrt(D / (D - 1) sum(r^2)) / n. None: there is but one.
+    documents it is sqrt(D / (D - 1) sum(r^2)) / n. None: there is only one document.
     """
 
     value: float
@@ -53,7 +52,7 @@ class BitsPerByte:
 
 
 class Validation:
-    """The first `tokens` tokens of a corpus, in rows of T, ready to be scored again and again."""
+    """The first `tokens` tokens of a corpus, in rows of T."""
 
     def __init__(self, corpus: Corpus, chat_format: ChatFormat, tokens: int, T: int, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -117,7 +116,7 @@ class Validation:
 
 
 def _by_document(document: np.ndarray, nats: Tensor) -> tuple[int, np.ndarray]:
-    """The first of these tokens' documents (N), and the sums of their nats for it and the ones after it."""
+    """The first document of these tokens, and the sum of nats of each document from it on."""
     if not len(document):
         return 0, np.zeros(0)
     return int(document[0]), np.bincount(document - document[0], nats.numpy())

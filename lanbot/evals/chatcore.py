@@ -21,12 +21,12 @@ BASELINES = {
     "humaneval": 0.0,
     "spelling_bee": 0.0,
 }
-"""The tasks, and what centering takes off. The first three are answered by the letter of the highest logit, the others
-by what is generated, with the tool in the loop, and checked by the task."""
+"""The tasks and their baselines for centering. The first three are answered by the letter of the highest logit, the
+others by a generated answer (with tools) that the task checks."""
 MAX_TOKENS = 512
-"""Of a generated answer."""
+"""Tokens of a generated answer."""
 ALL = 1 << 40
-"""More items than any task has."""
+"""A limit above any task's size."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ChatCore:
 
     @property
     def stderr(self) -> float:
-        """Of the mean, from the tasks' own errors."""
+        """Of the mean, from the errors of the tasks."""
         return math.sqrt(sum(self.centered_stderr(name) ** 2 for name in self.tasks)) / len(self.tasks)
 
     def json(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def ask(
     most = max(MAX_TOKENS, max_tokens)
     tasks = {task: make_task(task, "test", context) for task in BASELINES}
     for task in tasks.values():
-        len(task)  # what is missing is told before the first is asked
+        len(task)  # missing data is an error before the first task runs
     scores = {
         label: evaluate(engine, task, label, limit or ALL, most, seed, left_out.get(label, ()), runtime=runtime)
         for label, task in tasks.items()

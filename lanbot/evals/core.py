@@ -137,7 +137,7 @@ def evaluate(
     """A model's answers to the first `limit` items of each task, in their fixed shuffled order; to all if it is None.
 
     All ranks call it, share the work and get the result. Raises UserError if the data is not to be had, or the model's
-    losses are no numbers.
+    losses are not finite.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}", "Ask at least one item of each task.")
@@ -180,7 +180,7 @@ def _ask(scorer: Scorer, job: _Job) -> Iterator[Verdict]:
     for i, asked, judged in zip(job.asked, prompts, scorer.score(prompts), strict=True):
         if any(math.isnan(one.loss) for one in judged):
             where = f"{job.task.label}, item {i}"
-            raise UserError(f"{scorer.name}: its loss is no number ({where})", "Are its weights damaged? Try fp32.")
+            raise UserError(f"{scorer.name}: its loss is not finite ({where})", "Are its weights damaged? Try fp32.")
         answer = _answer(job.task, judged)
         right = answer == (1 if job.task.kind == GREEDY else job.items[i]["gold"])
         yield Verdict(job.task.label, i, answer, right, any(prompt.cut for prompt in asked))

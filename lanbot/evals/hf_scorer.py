@@ -1,4 +1,4 @@
-"""Any causal language model that transformers opens, for CORE: published models by the same figures as ours."""
+"""CORE for any causal language model that transformers opens, so that published models compare with ours."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -15,21 +15,20 @@ from lanbot.evals.scorer import LOGITS, TOKENS, Judged, Plan, Tally, batches, pa
 from lanbot.tasks.core import Prompt
 
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
-"""What configs call the longest sequence."""
+"""Names that configs use for the longest sequence."""
 CLOSE = {torch.float32: 1e-2, torch.bfloat16: 0.2, torch.float16: 0.05}
 """Nats by which a loss on top of a cache may differ from one without."""
 HELD = {"cpu": 4_096, "cuda": 16_384, "mps": 4_096}
-"""Tokens whose keys and values are there at a time, for models with a cache."""
+"""Tokens whose keys and values are in memory at a time."""
 SPARE = {"cpu": 0, "cuda": 16, "mps": 16}
-"""Tokens that a trunk may give to its branches so as to be as long as another. A GPU reads them in no time."""
+"""Tokens that a trunk may move to its branches so that trunks are equally long."""
 
 
 class HFScorer:
-    """A model of the hub (OWNER/NAME) or of a folder, with its tokenizer. Before a text stands the tokenizer's bos,
-    where it has one. dtype: what to compute in; None: bf16 where the device has it, else fp32.
+    """A model of the hub (OWNER/NAME) or of a folder, with its tokenizer. Texts start with the tokenizer's bos, if any.
+    dtype: to compute in; None: bf16 where the device has it, else fp32.
 
-    Raises UserError if it is not there, is of an architecture that transformers does not know, lacks weights, or sees
-    the tokens that it should foretell.
+    Raises UserError if the model is missing, unknown to transformers, lacks weights, or is not causal.
     """
 
     def __init__(self, name: str, runtime: Runtime, dtype: torch.dtype | None = None) -> None:
@@ -44,8 +43,7 @@ class HFScorer:
         self.cache = "cache" if "cache" in arguments else "past_key_values"  # the older name
         self.vocabulary: int = self.model.get_input_embeddings().num_embeddings
         if not self._causal():
-            remedy = "CORE asks causal models: those that say what comes next."
-            raise UserError(f"{name}: what it says of a token depends on later ones", remedy)
+            raise UserError(f"{name}: its prediction of a token depends on later ones", "CORE needs a causal model.")
         self.branching = self._branches()
         self.settings: dict[str, str | int | None] = {
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -54,12 +52,12 @@ class HFScorer:
         }
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Raises UserError for a token that the model has no embedding of."""
+        """Raises UserError for a token without an embedding."""
         rows = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         largest = max((max(row) for row in rows if row), default=0)
         if max(largest, self.bos or 0) >= self.vocabulary:
             what = f"its tokenizer says token {max(largest, self.bos or 0)}, its embedding has {self.vocabulary:,}"
-            raise UserError(f"{self.name}: {what}", "Tokenizer and weights are not of one model. Fetch both anew.")
+            raise UserError(f"{self.name}: {what}", "Tokenizer and weights are not of one model. Download both again.")
         return rows if self.bos is None else [[self.bos, *row] for row in rows]
 
     @torch.inference_mode()
@@ -81,7 +79,7 @@ class HFScorer:
         self._judge(padded([plan.trunk for plan in batch], self.device), rows, tally, use_cache=False)
 
     def _on_top(self, batch: Sequence[Plan], tally: Tally) -> None:
-        """Trunks of one length, then their branches, as many of each, on top of the trunks' keys and values."""
+        """Trunks of one length, then their branches (equally many each) on top of the trunks' keys and values."""
         n, P = len(batch[0].prompts), len(batch[0].trunk)
         both = [pair for plan in batch for pair in zip(plan.prompts, plan.places, strict=True)]
         within = [
@@ -117,7 +115,7 @@ class HFScorer:
         return out.past_key_values if options["use_cache"] else None
 
     def _probe(self) -> Tensor:
-        """(4, T) random tokens: all begin with the same, and the last four are each row's own."""
+        """(4, T) random tokens: a shared prefix, and four tokens of each row's own."""
         length = min(24, self.context or 24)
         rows = torch.randint(0, self.vocabulary, (4, length), generator=torch.Generator().manual_seed(0))
         rows[:, : length - 4] = rows[0, : length - 4]
@@ -125,13 +123,13 @@ class HFScorer:
 
     @torch.inference_mode()
     def _causal(self) -> bool:
-        """Whether what is said of a text's beginning does not depend on how it goes on."""
+        """Whether the logits of a prefix do not depend on what follows."""
         logits = self.model(self._probe().to(self.device), use_cache=False).logits[:, :-4].float()
         return bool((logits - logits[0]).abs().max() < CLOSE[self.model.dtype])
 
     @torch.inference_mode()
     def _branches(self) -> bool:
-        """Whether the model says the same on top of a repeated cache as without: some keep a state of another kind."""
+        """Whether a repeated cache gives the same losses as none: some models keep another kind of state."""
         rows = self._probe().tolist()
         item = [Prompt(row[: len(row) - i], len(row) - 4) for i, row in enumerate(rows[:3])]
         items = [item, [prompt._replace(ids=[rows[0][1], *prompt.ids[1:]]) for prompt in item]]
@@ -141,13 +139,13 @@ class HFScorer:
         except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError, LookupError):
             return False
         self._at_once(plans(items, branching=False), alone)
-        told = [[judged.loss for item in tally.items(items) for judged in item] for tally in (shared, alone)]
-        return all(abs(a - b) < CLOSE[self.model.dtype] for a, b in zip(*told, strict=True))
+        losses = [[judged.loss for item in tally.items(items) for judged in item] for tally in (shared, alone)]
+        return all(abs(a - b) < CLOSE[self.model.dtype] for a, b in zip(*losses, strict=True))
 
 
 def level(made: list[Plan], tokens: int, spare: int) -> Iterator[list[Plan]]:
-    """The plans, as many at a time as have as many branches and trunks of nearly one length, and of exactly one then:
-    what one has more goes to its branches, at most `spare` tokens. tokens: of trunks, repeated for their branches."""
+    """Batches of plans with equally many branches, whose trunks are cut to one length: at most `spare` tokens of each
+    move to its branches. tokens: of a batch's trunks, repeated for their branches."""
     batch: list[Plan] = []
     for plan in sorted(made, key=lambda plan: (len(plan.prompts), -len(plan.trunk))):
         n, P = len(plan.prompts), len(plan.trunk)
@@ -170,8 +168,8 @@ def _levelled(batch: Sequence[Plan]) -> list[Plan]:
 
 @contextmanager
 def _only(head: Any, where: Tensor, T: int) -> Iterator[list[bool]]:
-    """Has the head see only the hidden states at `where` of (B x T), as one row. The list is no longer empty then; a
-    model that calls its head in another way gives all logits."""
+    """Makes the head see only the hidden states at `where` of (B x T), as one row; the list is not empty then. A model
+    that calls its head in another way returns all logits."""
     seen: list[bool] = []
 
     def choose(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -1,7 +1,7 @@
-"""lm-eval on a model folder or a hub's model, to check our figures against a second implementation.
+"""Runs lm-eval on a model folder or a hub model, to check our figures against a second implementation.
 
-The model runs in transformers, the prompts and the judgement are lm-eval's own. A run's model is asked the same by our
-code besides: what both choose must agree.
+The model runs in transformers; prompts and scoring are lm-eval's own. For a run's model our code answers the same
+prompts: the choices of both must agree.
 """
 
 import logging
@@ -178,7 +178,7 @@ def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
         loaded: dict[str, Any] = manager.load(list(names))
     except (OSError, ValueError, RuntimeError, LookupError, ImportError) as error:
         what = " ".join(str(error).split())[:160]
-        said = f"{', '.join(names)}: lm-eval cannot have the data ({type(error).__name__}: {what})"
+        said = f"{', '.join(names)}: lm-eval cannot load the data ({type(error).__name__}: {what})"
         raise UserError(said, "Check the network, or name a --mirror that has it.") from None
     for name, task in loaded["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False):

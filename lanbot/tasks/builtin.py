@@ -1,4 +1,4 @@
-"""The tasks of the built-in world: no network, no files. And who the bot is."""
+"""The tasks of the built-in world, which need no network and no files."""
 
 from lanbot.chat.messages import Conversation, Message, chat, spoken
 from lanbot.synthetic import world
@@ -6,9 +6,9 @@ from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task, final_number
 
 ROWS = {"train": 1_000_000, "test": 2_000}
-"""The world makes as many as are asked for; this is where a split ends."""
+"""The size of a split; the world could generate more."""
 FIRST = {"train": 0, "test": 1_000_000}
-"""Where a split begins: the demo's recipe was tuned on tests from 0 on; those that it is scored on nobody looked at."""
+"""Where a split starts: the demo's recipe was tuned on test rows from 0 on, and is scored on others."""
 
 
 class WorldTask(Task):

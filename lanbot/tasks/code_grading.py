@@ -1,8 +1,7 @@
-"""Programs that a model wrote: taken out of its answer, and judged by tests in the sandbox.
+"""Extracts programs from a model's answers and grades them by tests in the sandbox.
 
-Tests and candidate run in two sandboxes. A call goes from one process through the host to the other as plain data, so
-what the tests compare is data, not objects of the candidate's; and the random word that says that the tests came to
-their end is known to their process alone.
+Tests and candidate run in two sandboxes. Calls pass through the host as plain data, so the tests compare data, not the
+candidate's objects; and only the tests' process knows the random word that reports that the tests passed.
 """
 
 import atexit
@@ -23,15 +22,15 @@ from lanbot.sandbox.worker import Result
 from lanbot.tasks import sandbox_rpc
 
 SECONDS = 5.0
-"""Of wall-clock time that a candidate has for all calls of its tests together; the tests have as many of their own."""
+"""Wall-clock time of a candidate for all calls together; the tests have as much of their own."""
 NO_PROGRAM = "no program"
 FAULTS = {
     "wrong": "a test failed",
     "exception": "it raised one that no test expects",
     "timeout": f"it took more than {SECONDS:g} seconds",
-    "exit": "its process ended, or was ended for what it used, before it had answered",
-    "type": "it returned something else than plain data of exact built-in types",
-    NO_PROGRAM: "what was said does not compile, or does not define the function",
+    "exit": "its process ended, or was killed for exceeding a limit, before it answered",
+    "type": "it returned something other than plain data of exact built-in types",
+    NO_PROGRAM: "the answer does not compile, or does not define the function",
 }
 """Why a program failed."""
 _FENCE = re.compile(
@@ -92,7 +91,7 @@ def _in_string(code: str) -> bool:
 
 
 def judge(program: Program, tests: str, unsafe: bool = False) -> Verdict:
-    """Runs tests, Python that defines check(candidate), on a program. Raises UserError if no sandbox holds."""
+    """Runs tests (Python that defines check(candidate)) on a program. Raises UserError if no sandbox works."""
     for_tests, for_candidates = pools(unsafe)
     word, between = secrets.token_hex(16), _Between()
     theirs = _call("answer_calls", "exchange", *program)
@@ -102,36 +101,35 @@ def judge(program: Program, tests: str, unsafe: bool = False) -> Verdict:
         candidate: Future[Result] = thread.submit(for_candidates.run, theirs, functions=functions, timeout=SECONDS)
         candidate.add_done_callback(lambda _: between.answers.put(None))
         try:
-            told = for_tests.run(ours, functions={"call": between.call}, timeout=SECONDS)
+            tested = for_tests.run(ours, functions={"call": between.call}, timeout=SECONDS)
         finally:
             between.calls.put(None)
         ended = candidate.result()
-    return Verdict(_fault(told, ended, between, word), for_tests.level)
+    return Verdict(_fault(tested, ended, between, word), for_tests.level)
 
 
 def judge_all(programs: Sequence[tuple[Program, str]], unsafe: bool = False) -> Iterator[Verdict]:
-    """Of many programs, each with its tests, in their order, as many at a time as each pool has workers: with more, one
-    program's tests could wait for another's candidate, and that one's tests for them."""
+    """Grades (program, tests) in order, as many at a time as each pool has workers: more could deadlock."""
     for_tests, for_candidates = pools(unsafe)
     with ThreadPoolExecutor(min(for_tests.workers, for_candidates.workers)) as threads:
         verdicts = threads.map(lambda one: judge(one[0], one[1], unsafe), programs)
         yield from track(verdicts, "running programs", len(programs), "programs")
 
 
-def _fault(told: Result, ended: Result, between: "_Between", word: str) -> str:
-    """told: of the tests' process, which is to be believed; ended: of the candidate's, which is not."""
+def _fault(tested: Result, ended: Result, between: "_Between", word: str) -> str:
+    """tested: of the tests' process, which is trusted; ended: of the candidate's, which is not."""
     if between.fault:
         return between.fault
     if between.unanswered:
         return "timeout" if ended.timed_out else "exit"
-    mark, _, came = told.stdout.rstrip("\n").rpartition("\n")[2].partition(" ")
-    if mark == word and told.exit == 0:
+    mark, _, came = tested.stdout.rstrip("\n").rpartition("\n")[2].partition(" ")
+    if mark == word and tested.exit == 0:
         return "" if came == "passed" else came
-    return "timeout" if told.timed_out else "wrong"
+    return "timeout" if tested.timed_out else "wrong"
 
 
 class _Between:
-    """Carries calls from the tests to the candidate, and answers back; None ends either queue."""
+    """Passes calls from the tests to the candidate and answers back; None ends either queue."""
 
     def __init__(self) -> None:
         self.calls: SimpleQueue[Any] = SimpleQueue()
@@ -140,7 +138,7 @@ class _Between:
         self.unanswered = False
 
     def call(self, args: Any, kwargs: Any) -> Any:
-        """Of the tests. Raises RuntimeError if there is nobody to answer; whatever they make of that, they failed."""
+        """Called by the tests. Raises RuntimeError if the candidate has ended; the tests have failed then."""
         self.calls.put([args, kwargs])
         answer = self.answers.get()
         if answer is None:
@@ -150,7 +148,7 @@ class _Between:
         return answer
 
     def exchange(self, said: Any, *rest: Any) -> Any:
-        """Of the candidate: what came of its last call, for the next one. It may say anything."""
+        """Called by the candidate with its last call's result; returns the next call. The result is not trusted."""
         if said in ("value", "raised"):
             self.answers.put([said, *rest])
         elif said != "ready":
@@ -169,8 +167,7 @@ def _call(function: str, remote: str, *values: str) -> str:
 
 @lru_cache(maxsize=2)
 def pools(unsafe: bool = False) -> tuple[Sandbox, Sandbox]:
-    """For tests and for candidates, each with a worker for each core: who waits for one of the second kind holds one
-    of the first, so with a single pool all might wait for each other."""
+    """A pool for tests and one for candidates, a worker a core each: with a single pool they could deadlock."""
     workers = os.cpu_count() or 1
     pair = Sandbox(workers, unsafe=unsafe), Sandbox(workers, unsafe=unsafe)
     for pool in pair:

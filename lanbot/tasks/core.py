@@ -27,10 +27,10 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class CoreTask:
-    """kind: "multiple_choice" (one query, the likeliest of its continuations), "schema" (several contexts, under which
-    the same continuation is likeliest) or "language_modeling" (the continuation, by greedy choice of each token).
-    shots: solved items before each prompt. baseline: what CORE counts as nothing, in percent. delimiter: stands before
-    each continuation."""
+    """kind: "multiple_choice" (one query, the likeliest of its continuations), "schema" (several contexts, the one that
+    makes the same continuation likeliest) or "language_modeling" (the continuation, by greedy choice of each token).
+    shots: solved items before each prompt. baseline: the accuracy that CORE counts as 0, in percent. delimiter:
+    precedes each continuation."""
 
     label: str
     file: str

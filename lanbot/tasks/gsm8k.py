@@ -33,7 +33,7 @@ class GSM8K(HubTask):
 def with_calls(solution: str) -> list[Part]:
     """A solution with each mark as a call and its output, where the calculator agrees with the mark.
 
-    A mark that it does not agree with (some are rounded, some are wrong) is dropped: the words around it stay.
+    Other marks (some are rounded, some are wrong) are dropped; the text around them stays.
     """
     content: list[Part] = []
     words, end = "", 0

@@ -1,4 +1,4 @@
-"""A hundred questions written by hand, which no generator of training data has read."""
+"""A hundred questions written by hand, independent of all generated training data."""
 
 import json
 import re
@@ -51,7 +51,7 @@ class Handwritten(Task):
 
 
 def says(answer: str, text: str) -> bool:
-    """Is `text` in the answer as whole words, whatever the case, and however a word is spelled out?"""
+    """Whether `text` is in the answer as whole words, ignoring case and how a spelled word is separated."""
     answer, text = re.sub(r"(?<=\d),(?=\d{3})", "", answer).casefold(), text.casefold()
     if re.fullmatch(r"\w(-\w)+", text):  # a word letter by letter: p-l-a-n-t, p l a n t or p, l, a, n, t
         answer = re.sub(r"(?<=\b\w)[-, .]+(?=\w\b)", "-", answer)

@@ -32,7 +32,7 @@ class HumanEval(HubTask):
         return self.faults([i], [answer]) == [""]
 
     def faults(self, rows: Sequence[int], answers: Sequence[Message | None]) -> list[str]:
-        """Of each answer why it fails: one of programs.FAULTS; "": it passes."""
+        """Why each answer fails, one of code_grading.FAULTS; "": it passes."""
         said = [None if answer is None else spoken(answer) for answer in answers]
         found = [NO_PROGRAM if not text or not text.strip() else "" for text in said]
         asked = [k for k, fault in enumerate(found) if not fault]

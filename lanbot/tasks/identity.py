@@ -1,4 +1,4 @@
-"""Who the bot is, by the recipe's [identity]: generated conversations of many kinds, or the demo's own small chats."""
+"""The recipe's [identity] as conversations: generated ones of many kinds, or the demo's short ones."""
 
 import re
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ OPEN = {
     *("who", "maker", "year", "like", "fact", "hello", "hello in"),
     *("pressure", "the user's name", "what the user told", "able", "unable"),
 }
-"""Kinds whose questions nobody answers with yes or no, unless the reference does."""
+"""Kinds whose questions are not answered with yes or no, unless the reference does."""
 DENIAL = re.compile(r"\b(?:no|not|never|nobody|nothing|another|somebody else)\b|n['’]t\b", re.I)
 
 
 @register("identity")
 class Persona(Task):
-    """Who the bot is, in many kinds of talk; identity:builtin are the demo's small chats about it."""
+    """Who the bot is, in many kinds of conversation; identity:builtin are the demo's short chats about it."""
 
     arguments = ("builtin",)
     chance = 0.44
-    """About what who always says "I am NAME, a program, not another, made by MAKER." scores."""
+    """About what always answering "I am NAME, a program, not another, made by MAKER." scores."""
 
     def __init__(self, split: str, argument: str = "", context: TaskContext | None = None) -> None:
         super().__init__(split, argument, context)
@@ -64,7 +64,7 @@ class Persona(Task):
         return not wrong and all(any(says(said, text) for text in group) for group in row.said)
 
     def guess(self, i: int) -> float:
-        """Whether a sentence that knows the names, and nothing of the question, is right."""
+        """Whether a sentence with the names that ignores the question is right."""
         if self.builtin is not None:
             return self.builtin.guess(i)
         who = self.context.identity
@@ -76,8 +76,7 @@ class Persona(Task):
 
 
 def another(said: str, others: Sequence[str], who: Identity) -> bool:
-    """Does it say that the bot is one of the others, a bot or of a maker that the world knows, or that it is not
-    itself, or not of its maker?"""
+    """Whether the text says that the bot is another known bot or of another maker, or denies its name or maker."""
     if next(claims([{"role": "assistant", "content": said}], who), None):
         return True
     own = "|".join(re.escape(name) for name in (who.name.strip(), who.creator.strip()) if name)
@@ -89,7 +88,7 @@ def another(said: str, others: Sequence[str], who: Identity) -> bool:
 
 
 def _denies(said: str, others: Sequence[str]) -> bool:
-    """A no in other words; where another is in question, it must be named."""
+    """Whether the text denies in other words than no; another bot in question must be named."""
     return DENIAL.search(said) is not None and (not others or any(says(said, name) for name in others))
 
 

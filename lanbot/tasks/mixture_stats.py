@@ -1,4 +1,4 @@
-"""What a recipe's phases will train on, before any of them begins: rows, tokens, how well they pack."""
+"""What a recipe's phases will train on, estimated before training: rows, tokens, how well they pack."""
 
 import math
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from lanbot.data.loader import ChatLoader
 from lanbot.tasks.mixture import Mixture
 
 SAMPLE = 1_000
-"""Rows of a part, or documents, from which the rest is estimated; a part of no more is counted whole."""
+"""Rows of a part, or documents, from which the rest is estimated."""
 PACKED = 4_000
-"""Conversations of the mixture, in its order, that are packed to see how full the rows get."""
+"""Conversations of the mixture, in its order, that are packed to measure how full rows get."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A share of a phase. Counts are over all epochs; where not all rows were looked at they are estimates, and
-    tokens_error is the standard error of tokens."""
+    """A part of a phase. Counts are over all epochs, estimated where only a sample was counted; tokens_error is the
+    standard error of tokens."""
 
     task: str
     rows: int
@@ -40,12 +40,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """filled: how much of the rows is no padding."""
+    """sequence: trained tokens of a row; row_tokens: all of them. filled: the share of rows that is not padding."""
 
     phase: str
     parts: tuple[Part, ...]
     batch_tokens: int
     sequence: int
+    row_tokens: int
     filled: float
 
     @property
@@ -54,10 +55,10 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """The last may be short of conversations. 0: nothing is left to train on."""
+        """0: nothing is left to train on. The last step may be a smaller batch."""
         if not self.filled:
             return 0
-        rows = self.tokens / self.filled / (self.sequence + (self.phase != "base"))
+        rows = self.tokens / self.filled / self.row_tokens
         return math.ceil(rows / (self.batch_tokens // self.sequence))
 
 
@@ -68,7 +69,7 @@ def plan_chat(recipe: Recipe, phase: str, chat_format: ChatFormat, options: Opti
     mixture = Mixture(settings.mixture, recipe.identity, chat_format, recipe.seed, options=options)
     parts = [_part(mixture, k, settings.sequence + 1) for k in range(len(mixture.parts))]
     filled = _filled(mixture, chat_format.bos, settings.sequence)
-    return Plan(phase, tuple(parts), settings.batch_tokens, settings.sequence, filled)
+    return Plan(phase, tuple(parts), settings.batch_tokens, settings.sequence, settings.sequence + 1, filled)
 
 
 def _part(mixture: Mixture, k: int, longest: int) -> Part:
@@ -120,7 +121,7 @@ def plan_base(recipe: Recipe, chat_format: ChatFormat, options: Options | None =
     tokens = max(1, base.tokens // base.batch_tokens) * base.batch_tokens
     rows = round(tokens / lengths.mean())
     part = Part(base.data, rows, 1, len(lengths), tokens, 0, tokens, 0, 0, 0)
-    return Plan("base", (part,), base.batch_tokens, base.sequence, 1.0)
+    return Plan("base", (part,), base.batch_tokens, base.sequence, base.sequence, 1.0)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Both ends of a judgement, inside the sandbox: the tests call, the candidate answers, and only plain data crosses.
+"""Remote calls inside the sandbox: the tests call the candidate, and only plain data is exchanged.
 
-The source of this file is sent into both processes (programs.py), so it imports the standard library alone. What comes
-from the candidate's process may be forged: whatever it is, `decode` makes nothing of it but exact built-in types.
+The source of this file is sent into both processes (code_grading.py), so it imports only the standard library. Data
+from the candidate's process may be forged: `decode` returns nothing but exact built-in types.
 """
 
 import builtins
@@ -16,10 +16,10 @@ from typing import Any
 LARGEST = 500_000
 """Characters of one answer."""
 EXACT = 1 << 53
-"""Whole numbers below it cross as they are, larger ones in hexadecimal: writing them in decimal is bounded."""
+"""Integers below it are sent as they are, larger ones in hexadecimal: Python limits decimal conversion."""
 SEQUENCES = {"list": list, "tuple": tuple, "set": set}
 DICTS = dict, collections.Counter, collections.defaultdict, collections.OrderedDict
-"""Types that cross as dicts, and so compare as dicts."""
+"""Types that are sent as dicts, and so compare as dicts."""
 
 
 def encode(value: Any) -> Any:

@@ -439,7 +439,7 @@ def test_prompts_that_were_cut_are_counted(make_model: MakeModel, chat_format: C
 
 
 def test_a_loss_that_is_no_number_is_no_score() -> None:
-    with pytest.raises(UserError, match="its loss is no number"):
+    with pytest.raises(UserError, match="its loss is not finite"):
         evaluate(Said(lambda text: math.nan), None, MADE)
 
 
