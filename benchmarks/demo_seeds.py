@@ -9,6 +9,7 @@ RL practises on templates of which sft has no solutions: that is what RL can use
 the kinds of templates apart. The interval is Student's over the seeds.
 """
 
+import argparse
 import json
 import shutil
 import sys
@@ -97,7 +98,12 @@ def interval(values: list[float]) -> str:
     return f"{mean(values):+.3f} ({mean(values) - half:+.3f} to {mean(values) + half:+.3f})"
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    names = arguments.runs
     if len(names) not in (1, *STUDENT_95):
         sys.exit(f"name 1 to {max(STUDENT_95)} runs")
     runs = [Run.open(name) for name in names]
@@ -125,9 +131,9 @@ def main(names: list[str]) -> None:
     print(table(shown, header, left=2), end="\n\n")
     print(f"share of sft's errors that RL removes: {interval(removed)}")
     print(f"RL above sft continued: {interval(above)} (95% interval over {len(runs)} seeds; n = {PROBLEMS:,} problems)")
-    if "--json" in sys.argv:
+    if arguments.json:
         print(json.dumps({"removed": removed, "above": above}))
 
 
 if __name__ == "__main__":
-    main([argument for argument in sys.argv[1:] if not argument.startswith("--")])
+    main()

@@ -1,12 +1,12 @@
-"""The offline maker of identity data: how fast, how varied, how alike the two most alike conversations are.
+"""Speed and variety of the offline identity data, and the similarity of its two most similar conversations.
 
 python benchmarks/identity.py [RECIPE] [--json]
 
-For 2,000 and for 10,000 conversations of a recipe (the demo's if left out), made and filtered on one core.
+For 2,000 and 10,000 conversations of a recipe (default: demo), generated and filtered on one core.
 """
 
+import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -19,9 +19,12 @@ from lanbot.synthetic.identity import offline, quality
 COUNTS = (2_000, 10_000)
 
 
-def main(arguments: list[str]) -> None:
-    names = [argument for argument in arguments if not argument.startswith("--")] or ["demo"]
-    who = recipes.load(Path(names[0])).identity
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", nargs="?", default="demo")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    who = recipes.load(Path(arguments.recipe)).identity
     sets = [(f"offline, {count:,}", lambda count=count: list(offline.conversations(who, count, 0))) for count in COUNTS]
     small = [who.name, who.creator, who.personality]
     sets.append(("builtin, 2,000", lambda: [world.identity_chat(*small, "train", i)[0] for i in range(2_000)]))
@@ -50,9 +53,9 @@ def main(arguments: list[str]) -> None:
         )
     header = ("set", "made s", "checked s", "1-grams", "2-grams", "3-grams", "4-grams", "closest", "turns", "words")
     print(table(rows, (*header, "multi", "calls")))
-    if "--json" in sys.argv:
+    if arguments.json:
         print(json.dumps(results))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,10 +1,10 @@
-"""How fast the built-in world writes, in MB/s on one core, by kind of text. The promise is 5 MB/s for base's documents.
+"""Speed of the built-in world in MB/s on one core, by kind of text. The target is 5 MB/s for base's documents.
 
 python benchmarks/world_speed.py [--json]
 """
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ KINDS: dict[str, Callable[[int], str]] = {
 
 
 def rate(make: Callable[[int], str], seconds: float = 2.0) -> tuple[float, float]:
-    """(MB/s, bytes a text), after a warm-up."""
+    """Returns MB/s and bytes per text, after a warm-up."""
     for i in range(200):
         make(i)
     began, size, texts = time.perf_counter(), 0, 0
@@ -33,6 +33,9 @@ def rate(make: Callable[[int], str], seconds: float = 2.0) -> tuple[float, float
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
     results = {kind: rate(make) for kind, make in KINDS.items()}
     print(
         table(
@@ -40,5 +43,5 @@ if __name__ == "__main__":
             ("text", "MB/s", "bytes each"),
         )
     )
-    if "--json" in sys.argv:
+    if arguments.json:
         print(json.dumps({kind: round(speed, 2) for kind, (speed, _) in results.items()}))

@@ -1,1 +1,1 @@
-"""Running code that a model wrote. `sandbox.run` is the door; docs/sandbox.md says what it stops and what not."""
+"""Runs code that a model wrote. `sandbox.run` is the entry point; docs/sandbox.md says what is and is not stopped."""

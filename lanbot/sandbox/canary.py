@@ -1,7 +1,7 @@
-"""A few attacks, made at first use, that say whether a level holds on this machine; if not, it is not used.
+"""Probes each level with a few attacks at first use; a level that does not hold on this machine is not used.
 
-Each probe is a program that prints `held` as its last line if all it tries is refused. One of them does what must work:
-a sandbox in which nothing runs would otherwise pass.
+Each probe is a program that prints `held` as its last line if everything it tries is refused. One more checks what
+must work: a sandbox in which nothing runs would otherwise pass.
 """
 
 import functools
@@ -24,7 +24,7 @@ NAMES = {
     launch.OPEN: "a plain subprocess, which protects nothing",
 }
 MEMORY, SECONDS = 512 << 20, 30.0
-"""Of a probe, which needs milliseconds: one that is late, on a busy machine, would count as got through."""
+"""Limits of a probe. It needs milliseconds, but one that times out on a busy machine counts as got through."""
 
 HEAD = """
 import ctypes, os, socket, subprocess, sys, threading
@@ -76,7 +76,7 @@ for number in numbers:  # io_uring_setup, ptrace, memfd_create, unshare, mount
 
 @dataclass(frozen=True)
 class Verdict:
-    """why: what holds, or what does not."""
+    """why: what was found to hold, or not to hold."""
 
     level: int
     holds: bool
@@ -88,9 +88,9 @@ class Verdict:
 
 @functools.cache
 def check(level: int) -> Verdict:
-    """Starts a worker of this level and attacks it; once in a process."""
+    """Starts a worker of this level and attacks it; cached."""
     if level == launch.OPEN:
-        return Verdict(level, True, "nothing to hold")
+        return Verdict(level, True, "not tested")
     if sys.platform not in ("linux", "darwin") or (level == launch.SEATBELT) != (sys.platform == "darwin"):
         return Verdict(level, False, f"not on {sys.platform}")
     try:
@@ -108,14 +108,14 @@ def check(level: int) -> Verdict:
 
 
 def attack(worker: Worker) -> tuple[list[str], int]:
-    """(the names of the attacks that got through, how many were tried)."""
+    """Returns the names of the attacks that got through, and how many were tried."""
     probes = {**PROBES, **(LINUX if sys.platform == "linux" else {})}
     if worker.level == launch.SEATBELT:
         del probes["more memory"]
     folder = Path(tempfile.mkdtemp(prefix="lanbot-canary-"))
     secret = folder / "secret"
     secret.write_text(secrets.token_hex())
-    folder.chmod(0o777)  # so that the sandbox is what keeps a run out
+    folder.chmod(0o777)  # only the sandbox prevents access
     secret.chmod(0o666)
     try:
         failed = [
@@ -147,7 +147,7 @@ def held(result: Result) -> bool:
 
 
 def left_nothing(worker: Worker) -> bool:
-    """At level 1 the file comes back, and is gone; at level 2 it cannot be made."""
+    """At level 1 the file is returned and then deleted; at level 2 it cannot be created."""
     first = run(worker, "open('left', 'w').write('1')")
     second = run(worker, "import os; print(os.listdir('.'))")
     expected = {} if worker.level == launch.LOCKED else {"left": b"1"}

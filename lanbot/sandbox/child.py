@@ -1,11 +1,11 @@
-"""The process in which a run's code runs: it reads the code from its channel, runs it, and ends or waits for more.
+"""The process that executes a run: reads the code from its channel, executes it, and exits or waits for more.
 
-What it says on the channel is not trusted: from here on the code may say it as well.
+The host does not trust what arrives on the channel: the executed code can write to it as well.
 
-A request is 4 bytes of length, as much JSON, then stdin and the files, one after the other:
-{"code": str, "stdin": bytes, "files": {name: bytes}, "functions": [name], "keep": bool}. It answers {"done": exit},
-if it is to be kept, and meanwhile {"call": name, "args": [...], "kwargs": {...}}, for which {"value": ...} or
-{"error": str} comes back.
+A request is a length of 4 bytes, that much JSON, then stdin and the files one after the other:
+{"code": str, "stdin": bytes, "files": {name: bytes}, "functions": [name], "keep": bool}. It sends
+{"call": name, "args": [...], "kwargs": {...}} for each call, answered by {"value": ...} or {"error": str}, and if it is
+kept {"done": exit} at the end.
 """
 
 import atexit
@@ -29,7 +29,7 @@ MOST_CALL_BYTES = 1 << 20
 
 
 def receive(count: int) -> bytes:
-    """Exactly so many bytes of the channel; at its end this process ends."""
+    """Reads exactly `count` bytes from the channel; exits the process at its end."""
     pieces = []
     while count:
         piece = os.read(CHANNEL, min(count, 1 << 20))
@@ -45,17 +45,17 @@ def receive_json() -> Any:
 
 
 def send_json(message: object) -> None:
-    """Raises ValueError if it is too long for the host."""
+    """Raises ValueError if the message is too long for the host."""
     data = json.dumps(message).encode()
     if len(data) > MOST_CALL_BYTES:
-        raise ValueError(f"a call of {len(data)} bytes, of {MOST_CALL_BYTES} at most")
+        raise ValueError(f"a call of {len(data)} bytes; the limit is {MOST_CALL_BYTES}")
     data = LENGTH.pack(len(data)) + data
     while data:
         data = data[os.write(CHANNEL, data) :]
 
 
 def remote(name: str, turn: threading.Lock) -> Callable[..., Any]:
-    """A function of the host's: arguments and value are plain data. Raises RuntimeError with what the host's raised."""
+    """A proxy for a function of the host; arguments and value are plain data. Raises RuntimeError with its error."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         with turn:
@@ -70,7 +70,7 @@ def remote(name: str, turn: threading.Lock) -> Callable[..., Any]:
 
 
 def serve() -> NoReturn:
-    """Runs what comes over the channel, in one namespace."""
+    """Executes the requests from the channel in one namespace."""
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     module.__dict__["__builtins__"] = __builtins__
@@ -92,7 +92,7 @@ def serve() -> NoReturn:
 
 
 def set_stdin(data: bytes) -> None:
-    """Descriptor 0 is a file in memory, made before the sandbox closed; the code of an earlier run may have shut it."""
+    """Fills descriptor 0, a file in memory; the code of an earlier run may have closed it."""
     with suppress(OSError):
         os.ftruncate(0, 0)
         written = 0
@@ -103,7 +103,7 @@ def set_stdin(data: bytes) -> None:
 
 
 def execute(code: str, name: str, namespace: dict[str, Any]) -> int:
-    """Runs code as a script; an exception is printed as Python prints it. Returns the exit code."""
+    """Executes code as a script and returns the exit code; exceptions are printed as Python prints them."""
     linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
     try:
         exec(compile(code, name, "exec", dont_inherit=True), namespace)
@@ -117,13 +117,13 @@ def execute(code: str, name: str, namespace: dict[str, Any]) -> int:
     return 0
 
 
-def exit_code(said: object) -> int:
-    if said is None:
+def exit_code(value: object) -> int:
+    if value is None:
         return 0
-    if isinstance(said, int):
-        return said & 0xFF
-    with suppress(Exception):  # it may be anything, and stderr closed
-        print(said, file=sys.stderr)
+    if isinstance(value, int):
+        return value & 0xFF
+    with suppress(Exception):  # any object, and stderr may be closed
+        print(value, file=sys.stderr)
     return 1
 
 
@@ -134,7 +134,7 @@ def flush() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """As the interpreter ends, without taking it down piece by piece: threads, exit functions, streams."""
+    """Waits for threads, runs exit functions, flushes streams and exits, without finalising the interpreter."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()

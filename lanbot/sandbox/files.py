@@ -1,4 +1,4 @@
-"""The files that a run leaves: found without trusting the folder, sent as frames, read back within limits."""
+"""Collects the files that a run wrote, without trusting its folder, and transfers them within limits."""
 
 import os
 import stat
@@ -6,20 +6,19 @@ import struct
 from collections.abc import Iterable, Iterator
 
 MOST_FILES, MOST_BYTES = 64, 16 << 20
-"""Of what comes back from one run, all files together."""
+"""Limits of the files returned from one run, all together."""
 LONGEST_NAME, LONGEST_PART = 1_000, 255
 """Bytes."""
 HEAD = struct.Struct(">II")
-"""Bytes of the name, bytes of the file. An empty name ends the frames; its second number is 1 if files are missing."""
+"""Lengths of the name and of the file. An empty name ends the frames; its second number is 1 if files are missing."""
 
 Found = tuple[str, bytes] | None
 
 
 def gather(folder: str) -> Iterator[Found]:
-    """(name relative to the folder, content) of regular files; None, at the end, if some were left out.
+    """Yields (name relative to the folder, content) of regular files, and None at the end if some were skipped.
 
-    Links are not followed, nothing but regular files is read. Names that are not UTF-8, what cannot be read, and what
-    goes beyond the limits is left out.
+    Does not follow links. Skips names that are not UTF-8, unreadable files, and those beyond the limits.
     """
     count, total, cut = 0, 0, False
     try:
@@ -101,9 +100,9 @@ def parse(data: bytes) -> tuple[dict[str, bytes], bool]:
 
 
 def write(folder: str, files: dict[str, bytes]) -> None:
-    """Puts files into a folder. It follows links: only in the sandbox itself, or where a run can make none.
+    """Writes files into a folder. Follows links: use it only in the sandbox itself, or where a run cannot create any.
 
-    They can be read by all, whatever the umask: a run may be another user. It is the folder that keeps others out.
+    The files are readable by all users whatever the umask, as a run may have another uid; the folder restricts access.
     """
     for name, data in files.items():
         *parents, last = name.split("/")
@@ -119,7 +118,7 @@ def write(folder: str, files: dict[str, bytes]) -> None:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raises ValueError unless all are names inside one folder: `data.csv`, `a/b.txt`; not `a` as well."""
+    """Raises ValueError unless all names are relative paths inside one folder, and none is both file and folder."""
     folders = set()
     for name in names:
         parts = name.split("/")

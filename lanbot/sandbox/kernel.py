@@ -1,4 +1,4 @@
-"""What the sandbox asks of the kernel and Python's library does not offer: prctl, mount, capabilities, syscalls."""
+"""System calls that Python's library does not offer: prctl, mount, capset, and syscall itself."""
 
 import ctypes
 import os
@@ -9,11 +9,11 @@ SET_DEATH_SIGNAL, SET_DUMPABLE, SET_KEEPCAPS, SET_SECCOMP, SET_NO_NEW_PRIVILEGES
 NOSUID, NODEV, NOEXEC, DETACH = 2, 4, 8, 2
 CAPABILITY_VERSION = 0x20080522
 READ_SEARCH = 1 << 2
-"""CAP_DAC_READ_SEARCH: paths are walked and read whatever their mode."""
+"""CAP_DAC_READ_SEARCH: reads files and searches folders whatever their mode."""
 
 
 def checked(result: int) -> int:
-    """Raises OSError where libc answered -1."""
+    """Raises OSError if libc returned -1."""
     if result == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -37,7 +37,7 @@ def prctl(option: int, value: int | ctypes.c_void_p, second: int | ctypes.c_void
 
 
 def keep_capabilities(mask: int) -> None:
-    """Gives up all capabilities of this process but those in the mask."""
+    """Drops all capabilities of this process except those in the mask."""
     header = ctypes.create_string_buffer(struct.pack("=Ii", CAPABILITY_VERSION, 0))
     words = ctypes.create_string_buffer(struct.pack("=6I", mask, mask, 0, 0, 0, 0))
     checked(LIBC.capset(header, words))

@@ -1,6 +1,6 @@
-"""Landlock: a process gives up all access to files but what it names. (Linux documentation, userspace-api/landlock.)
+"""Landlock: a process drops access to all files except those it names. (Linux documentation, userspace-api/landlock.)
 
-Landlock does not govern what needs no open file: stat, chmod, chdir; seccomp takes what matters of these.
+Landlock does not cover operations without an open file, such as stat, chmod and chdir; seccomp denies the harmful ones.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ WRITE = READ | WRITE_FILE | REMOVE_FOLDER | REMOVE_FILE | MAKE_FOLDER | MAKE_FIL
 
 
 def abi() -> int:
-    """Landlock's version in this kernel; 0 where there is none, or it is switched off."""
+    """Landlock's version in this kernel; 0 if it is missing or disabled."""
     try:
         return kernel.syscall(CREATE, 0, 0, 1)
     except OSError:
@@ -31,15 +31,15 @@ def abi() -> int:
 
 
 def handled(version: int) -> int:
-    """All rights over files that this version knows."""
+    """All file rights known to this version."""
     return (1 << (13 if version < 2 else 14 if version < 3 else 15 if version < 5 else 16)) - 1
 
 
 def ruleset(rights: dict[str, int]) -> int:
-    """{path: READ or WRITE} as a descriptor for `restrict`. Paths that are not there are left out. Raises OSError."""
+    """{path: READ or WRITE} as a descriptor for `restrict`. Missing paths are skipped. Raises OSError."""
     version = abi()
     if not version:
-        raise OSError("Landlock is not in this kernel, or switched off")
+        raise OSError("Landlock is missing from this kernel, or disabled")
     known, net, scoped = handled(version), 3 if version >= 4 else 0, 3 if version >= 6 else 0
     words = struct.pack("=3Q", known, net, scoped)[: 24 if version >= 6 else 16 if version >= 4 else 8]
     attributes = ctypes.create_string_buffer(words, len(words))
@@ -57,5 +57,5 @@ def ruleset(rights: dict[str, int]) -> int:
 
 
 def restrict(rules: int) -> None:
-    """For this process and for good; `no new privileges` must be set."""
+    """Restricts this process irrevocably; `no new privileges` must be set."""
     kernel.syscall(RESTRICT, rules, 0)

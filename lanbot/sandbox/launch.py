@@ -1,4 +1,4 @@
-"""How the zygote is started at each level: the command, and what it is told."""
+"""The command and configuration that start the zygote at each level."""
 
 import json
 import os
@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 BOXED, LOCKED, SEATBELT, OPEN = 1, 2, 3, 4
-"""The levels. Below BOXED, which has a folder in memory, the folder is a temporary one of the host's."""
+"""The levels. BOXED has a folder in memory; the others use a temporary folder of the host."""
 WORK, SOURCE = "/work", "/source"
-"""The runs' folder and LanBot's own code inside bubblewrap."""
+"""The runs' folder and LanBot's code inside bubblewrap."""
 NOBODY = 65534
 TASKS = 64 * max(2, os.cpu_count() or 1)
-"""Threads that all runs of a user together may have beyond those that it has already."""
+"""Threads that all runs of a user together may start, besides those that the user already has."""
 SYSTEM = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/ld.so.cache"),
     *("/nix/store", "/gnu/store"),
 )
-"""Where shared libraries are, and the time zones."""
+"""Shared libraries and time zones."""
 PACKAGE = Path(__file__).resolve().parents[1]
 BOOT = "import sys; sys.path.insert(0, {source!r}); from lanbot.sandbox.zygote import main; main()"
 
@@ -34,21 +34,21 @@ SEATBELT_PROFILE = """(version 1)
 (allow file-write* (subpath {folder}) (literal "/dev/null"))
 (allow file-read* (subpath {folder}))
 """
-"""macOS. Not run by anyone yet."""
+"""For macOS. Untested."""
 
 
 def interpreter() -> str:
-    """The Python below a virtual environment, which needs none of it."""
+    """The Python that a virtual environment is based on."""
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
 def standard_library() -> list[str]:
-    below = {"platbase": sys.base_exec_prefix}  # else the second path is the virtual environment's
+    below = {"platbase": sys.base_exec_prefix}  # otherwise the second path is the virtual environment's
     return [os.path.realpath(sysconfig.get_path(name, vars=below)) for name in ("stdlib", "platstdlib")]
 
 
 def readable() -> list[str]:
-    """What Python reads: the interpreter, its library, shared libraries. Nothing that lies in another of them."""
+    """The paths that Python reads: interpreter, standard library, shared libraries; none inside another."""
     prefixes = {sys.base_prefix, sys.base_exec_prefix, str(Path(interpreter()).parents[1])}
     libraries = [os.path.join(prefix, name) for prefix in sorted(prefixes) for name in ("lib", "lib64")]
     paths = [path for path in (*SYSTEM, *libraries, *standard_library(), interpreter()) if os.path.exists(path)]
@@ -57,19 +57,19 @@ def readable() -> list[str]:
 
 
 def open_to_all() -> bool:
-    """Whether any user can reach the standard library, as where Python is installed for all."""
+    """Whether every user can read the standard library."""
     folders = [folder for path in standard_library() for folder in (Path(path), *Path(path).parents)]
     return all(folder.stat().st_mode & 0o001 for folder in folders)
 
 
 def tasks_of(uid: int) -> int:
-    """How many threads a user has."""
+    """The number of threads of a user."""
     count = 0
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             try:
                 count += len(os.listdir(entry.path + "/task")) if entry.stat().st_uid == uid else 0
-            except OSError:  # it has just ended
+            except OSError:  # the process has just ended
                 continue
     return count
 
@@ -103,14 +103,14 @@ def command(level: int, folder: str) -> list[str]:
 
 
 def bubblewrap(paths: list[str], user_space: bool) -> list[str]:
-    """Namespaces, and a root folder of which nothing can be written; no /proc, no /tmp, no network, no one else.
+    """bubblewrap's command: namespaces and a read-only root without /proc, /tmp, network or other processes.
 
-    user_space: a namespace of users, which gives the zygote the right to mount. Root has it, and without such a
-    namespace the runs' uid is a real one, for which the kernel counts threads.
+    user_space: use a user namespace, which gives the zygote the right to mount. Root does not need one, and without it
+    the runs have a real uid, for which the kernel counts threads.
     """
     if not (found := shutil.which("bwrap")):
         raise OSError("bubblewrap (bwrap) is not installed")
-    capabilities = ["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]  # the zygote's: a run may close the folder by chmod
+    capabilities = ["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]  # for the zygote, as a run may chmod the folder
     if not user_space:
         capabilities += ["CAP_SETUID", "CAP_SETGID", "CAP_KILL"]
     package = f"{SOURCE}/lanbot"
@@ -120,7 +120,9 @@ def bubblewrap(paths: list[str], user_space: bool) -> list[str]:
         *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
         *("--hostname", "sandbox", "--cap-drop", "ALL"),
         *(word for capability in capabilities for word in ("--cap-add", capability)),
-        *(word for parent in sorted(parents - {"/"}) for word in ("--dir", parent)),  # bwrap's own are for root only
+        *(
+            word for parent in sorted(parents - {"/"}) for word in ("--dir", parent)
+        ),  # those that bwrap creates are for root only
         *(word for path in paths for word in ("--ro-bind", path, path)),
         *("--dev-bind", "/dev/null", "/dev/null", "--dev-bind", "/dev/urandom", "/dev/urandom"),
         *("--ro-bind", str(PACKAGE / "__init__.py"), f"{package}/__init__.py"),

@@ -1,6 +1,6 @@
-"""What goes to and fro between the host and one run: its output, its calls of the host's functions, its end.
+"""The protocol between the host and one run: its output, its calls of the host's functions, its end.
 
-All that comes from the run's process is untrusted: it is bounded, and parsed as plain data.
+Everything that comes from the run's process is untrusted: it is limited in size and parsed as plain data.
 """
 
 import json
@@ -17,20 +17,20 @@ from lanbot.sandbox.child import LENGTH, MOST_CALL_BYTES
 from lanbot.sandbox.zygote import RECORD
 
 GRACE_SECONDS = 5.0
-"""For what the zygote does at once."""
+"""For what the zygote answers immediately."""
 MOST_OUTPUT = 1 << 20
 """Bytes kept of stdout, and of stderr."""
 FLOOD = 16 << 20
 """Bytes of either after which the run is ended."""
 MOST_CALLS = 1_000
-"""Of the host's functions in a run."""
+"""Calls of the host's functions in a run."""
 
 Functions = Mapping[str, Callable[..., Any]]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be run. timeout in seconds, memory in bytes."""
+    """A program to run. timeout in seconds, memory in bytes."""
 
     code: str
     stdin: bytes
@@ -40,27 +40,27 @@ class Job:
     memory: int
 
 
-class Lost(Exception):  # noqa: N818  (it is told as the end of a run, or as why a level cannot be had)
+class Lost(Exception):  # noqa: N818  (reported as the end of a run, or as the reason why a level is unavailable)
     """A zygote did not start, has died, or does not answer."""
 
 
 class Control:
-    """The socket over which the zygote is told what to do, in records of one size."""
+    """The socket that controls the zygote, by records of fixed size."""
 
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
         self.socket.settimeout(GRACE_SECONDS)
 
-    def tell(self, kind: bytes, first: int = 0, second: int = 0, descriptors: tuple[int, ...] = ()) -> None:
-        """Raises OSError if nobody hears."""
+    def send(self, kind: bytes, first: int = 0, second: int = 0, descriptors: tuple[int, ...] = ()) -> None:
+        """Sends a record. Raises OSError if the zygote has closed its end."""
         record = RECORD.pack(kind, first, second)
         if descriptors:
             socket.send_fds(self.socket, [record], descriptors)
         else:
             self.socket.sendall(record)
 
-    def hear(self, kind: bytes, seconds: float = GRACE_SECONDS) -> tuple[int, int]:
-        """The two numbers of the zygote's next record, which must be of this kind. Raises Lost."""
+    def receive(self, kind: bytes, seconds: float = GRACE_SECONDS) -> tuple[int, int]:
+        """Returns the two numbers of the zygote's next record, which must be of this kind. Raises Lost."""
         self.socket.settimeout(seconds)
         try:
             record = self.socket.recv(RECORD.size, socket.MSG_WAITALL)
@@ -73,14 +73,14 @@ class Control:
 
 
 class Process:
-    """A process forked from the zygote, seen from here: its channel and its streams."""
+    """The channel and streams of a process forked from the zygote."""
 
     def __init__(self, control: Control, memory: int, seconds: int) -> None:
         self.channel, theirs = socket.socketpair()
         self.out, out = os.pipe()
         self.err, err = os.pipe()
         try:
-            control.tell(zygote.START, memory, seconds, (theirs.fileno(), out, err))
+            control.send(zygote.START, memory, seconds, (theirs.fileno(), out, err))
         finally:
             theirs.close()
             os.close(out)
@@ -96,7 +96,7 @@ class Process:
 
 @dataclass
 class Capture:
-    """The beginning of a stream that may have no end."""
+    """The beginning of a stream of unknown length."""
 
     kept: bytearray = field(default_factory=bytearray)
     total: int = 0
@@ -109,8 +109,8 @@ class Capture:
         return self.kept.decode(errors="replace")
 
 
-class Talk:
-    """What goes to and fro during one run, until it ends or is ended."""
+class Exchange:
+    """The exchange with the process of one run, until it ends or is ended."""
 
     def __init__(self, control: Control, process: Process, job: Job, keep: bool) -> None:
         self.control, self.process, self.functions, self.keep = control, process, job.functions, keep
@@ -119,12 +119,12 @@ class Talk:
         self.incoming = bytearray()
         self.calls = self.code = 0
         self.exit: int | None = None
-        """Of the process; None while it lives."""
+        """The exit code of the process; None while it is alive."""
         self.done = self.dirty = False
         self.ended = ""
         self.until = time.monotonic() + job.timeout
 
-    def go(self, first: bytes) -> None:
+    def run(self, first: bytes) -> None:
         self.pending = memoryview(first)
         poll, process, control = select.poll(), self.process, self.control.socket
         channel = process.channel.fileno()
@@ -148,23 +148,23 @@ class Talk:
                     else:
                         poll.unregister(channel)
                 else:
-                    self.exit, more = self.control.hear(zygote.EXIT)
+                    self.exit, more = self.control.receive(zygote.EXIT)
                     self.dirty = bool(more)
         for descriptor, capture in streams.items():
             while capture.total <= FLOOD and read_into(descriptor, capture):
                 pass
 
     def end(self, why: str) -> None:
-        """Has the process killed; the second time round the zygote itself does not answer. Raises Lost."""
+        """Has the process killed. Raises Lost if it is still alive after the grace period."""
         if self.ended and time.monotonic() >= self.until:
             raise Lost("the sandbox's process does not answer")
         if not self.ended:
             self.ended = why
             self.until = time.monotonic() + GRACE_SECONDS
-            self.control.tell(zygote.KILL)
+            self.control.send(zygote.KILL)
 
     def exchange(self) -> bool:
-        """Sends what is pending, or reads and answers. False when the channel has closed."""
+        """Sends pending data, or reads and answers a message. Returns False when the channel has closed."""
         try:
             if self.pending:
                 self.pending = self.pending[self.process.channel.send(self.pending) :]
@@ -190,13 +190,13 @@ class Talk:
         return True
 
     def answer(self, message: bytes) -> None:
-        """Untrusted bytes: a call of one of the host's functions, or the end of a session's run."""
+        """Handles an untrusted message: a call of one of the host's functions, or the end of a session's run."""
         try:
-            said = json.loads(message)
-            if self.keep and set(said) == {"done"} and isinstance(said["done"], int):
-                self.code, self.done = said["done"] & 0xFF, True
+            parsed = json.loads(message)
+            if self.keep and set(parsed) == {"done"} and isinstance(parsed["done"], int):
+                self.code, self.done = parsed["done"] & 0xFF, True
                 return
-            name, args, kwargs = said["call"], said["args"], said["kwargs"]
+            name, args, kwargs = parsed["call"], parsed["args"], parsed["kwargs"]
             if not (isinstance(name, str) and isinstance(args, list) and isinstance(kwargs, dict)):
                 raise TypeError("not a call")
         except (ValueError, TypeError, KeyError, RecursionError):
@@ -213,7 +213,7 @@ class Talk:
 
 
 def call(functions: Functions, name: str, args: list[Any], kwargs: dict[str, Any]) -> str:
-    """The function's value, or what it raised, as JSON."""
+    """Calls the function and returns its value or error as JSON."""
     if name not in functions:
         return json.dumps({"error": f"there is no function {name}"})
     try:
@@ -228,7 +228,7 @@ def frame(text: str) -> bytes:
 
 
 def request(job: Job, given: dict[str, bytes], keep: bool) -> bytes:
-    """What the run's process reads first; `given` are the files that it writes itself."""
+    """The first message to the run's process; `given` are the files that it writes itself."""
     header = {
         **{"code": job.code, "stdin": len(job.stdin), "functions": list(job.functions), "keep": keep},
         "files": {name: len(data) for name, data in given.items()},
@@ -237,7 +237,7 @@ def request(job: Job, given: dict[str, bytes], keep: bool) -> bytes:
 
 
 def read_into(descriptor: int, capture: Capture) -> bool:
-    """What is there now; false when there is nothing, or nothing will come."""
+    """Reads available data; returns False if there is none, or at the end."""
     try:
         data = os.read(descriptor, 1 << 16)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Running code that a model wrote: `run` for one program, a `Sandbox` for many, at the best level that holds here."""
+"""Runs code that a model wrote, at the best level that holds on this machine: `run` once, a `Sandbox` many times."""
 
 import atexit
 import os
@@ -19,7 +19,7 @@ from lanbot.sandbox.worker import Result, Worker
 from lanbot.sandbox.zygote import FOLDER_BYTES
 
 MOST_SESSIONS = 32
-"""When one more begins, the one that was used longest ago ends."""
+"""Beyond these, the least recently used one is closed."""
 MOST_SECONDS = 86_400
 REMEDY = (
     "Install bubblewrap, or use Linux 5.13 or newer (docs/sandbox.md). "
@@ -28,7 +28,7 @@ REMEDY = (
 
 
 def survey(unsafe: bool = False) -> list[Verdict]:
-    """What was found of each level, the best first, up to the one that holds. unsafe: level 4 may be it."""
+    """Checks the levels, best first, up to the first that holds. unsafe: allows level 4."""
     levels = [launch.SEATBELT] if sys.platform == "darwin" else [launch.BOXED, launch.LOCKED]
     if unsafe:
         levels.append(launch.OPEN)
@@ -49,7 +49,7 @@ def choose(unsafe: bool = False) -> Verdict:
 
 
 def doctor(unsafe: bool = False) -> str:
-    """Lines for `lanbot doctor`: the level and why, and why none better."""
+    """Lines for `lanbot doctor`: the level in use, and why no better one is."""
     verdicts = survey(unsafe)
     best = verdicts.pop() if verdicts[-1].holds else None
     first = f"sandbox: {best}" if best else "sandbox: none; code that a model wrote is not run"
@@ -57,7 +57,7 @@ def doctor(unsafe: bool = False) -> str:
 
 
 class Session:
-    """A worker that is kept, once something has run; turn: of one run after the other."""
+    """A worker that is kept between runs. turn: serialises its runs."""
 
     def __init__(self) -> None:
         self.turn = threading.Lock()
@@ -70,10 +70,10 @@ class Session:
 
 
 class Sandbox:
-    """A pool of workers. `run` may be called from many threads; each run has a worker of its own."""
+    """A pool of workers. `run` is thread-safe; each run has its own worker."""
 
     def __init__(self, workers: int = 1, level: int | None = None, unsafe: bool = False) -> None:
-        """level: this one and no other; else the best that holds. Raises UserError if it does not, or none, holds."""
+        """level: only this one; by default the best that holds. Raises UserError if none holds."""
         if level == launch.OPEN and not unsafe:
             raise UserError(f"level {level} protects nothing", REMEDY)
         verdict = canary.check(level) if level else choose(unsafe)
@@ -81,7 +81,7 @@ class Sandbox:
             raise UserError(f"the sandbox does not hold: {verdict}", REMEDY)
         self.level, self.why = verdict.level, str(verdict)
         self.workers, self.closed = workers, False
-        self.begin()
+        self.reset()
         _sandboxes.add(self)
 
     def run(
@@ -94,14 +94,14 @@ class Sandbox:
         timeout: float = 10.0,
         memory: int = 512,
     ) -> Result:
-        """Runs a program and says what became of it.
+        """Runs a program and returns its result.
 
         files: {name: content} in its folder. functions: what it may call by name; arguments and value are plain data
-        (JSON), an exception arrives as a RuntimeError with its words. session: the name of a namespace that is kept
+        (JSON), an exception becomes a RuntimeError with its message. session: the name of a namespace that is kept
         for the next run of that name; `close_session` ends it, and so does a run that does not end by itself.
         timeout: seconds of wall-clock time, not counting those within `functions`; a day at most. memory: MiB of
-        address space; a session has that of its first run. Raises ValueError for names and numbers that cannot be, and
-        for more than 64 MiB of files or of stdin; TypeError.
+        address space; a session has that of its first run. Raises ValueError for invalid names and numbers, and
+        for more than 64 MiB of files or of stdin.
         """
         given = {name: as_bytes(data) for name, data in (files or {}).items()}
         job = Job(code, as_bytes(stdin), given, functions or {}, timeout, memory << 20)
@@ -125,7 +125,7 @@ class Sandbox:
                     yield waiting.pop(0).result()
             for future in waiting:
                 yield future.result()
-        finally:  # whoever wants no more results waits for those programs only that have begun
+        finally:  # if the caller stops early, only programs that have started are awaited
             threads.shutdown(cancel_futures=True)
 
     def run_in_session(self, name: str, job: Job) -> Result:
@@ -135,7 +135,7 @@ class Sandbox:
                 session = self.sessions.setdefault(name, Session())
                 self.sessions.move_to_end(name)
             with session.turn:
-                if self.sessions.get(name) is not session:  # it was ended while this run waited
+                if self.sessions.get(name) is not session:  # it was closed while this run waited
                     continue
                 if session.worker is None or not session.worker.alive():
                     session.end()
@@ -199,15 +199,15 @@ class Sandbox:
         if not fit:
             worker.close()
 
-    def begin(self) -> None:
-        """With no workers; after a fork too, for they are the parent's, and so may be whoever held the lock."""
+    def reset(self) -> None:
+        """Starts without workers; also after a fork, as the workers and the lock belong to the parent."""
         self.idle: list[Worker] = []
         self.started = 0
         self.sessions: OrderedDict[str, Session] = OrderedDict()
         self.changed = threading.Condition()
 
     def close(self) -> None:
-        """Ends all workers and sessions; runs that are going on end by themselves."""
+        """Closes all workers and sessions; running programs finish."""
         with self.changed:
             self.closed = True
             workers, self.idle = self.idle, []
@@ -225,17 +225,17 @@ class Sandbox:
 
 
 def as_bytes(data: str | bytes) -> bytes:
-    return data.encode(errors="replace") if isinstance(data, str) else bytes(memoryview(data))  # no number
+    return data.encode(errors="replace") if isinstance(data, str) else bytes(memoryview(data))  # rejects numbers
 
 
 def check(job: Job) -> None:
-    """Raises ValueError for a file outside the folder, a function that cannot be called by its name, and the like."""
+    """Raises ValueError or TypeError for invalid arguments."""
     if not isinstance(job.code, str):
-        raise TypeError(f"the code is no str but {type(job.code).__name__}")
+        raise TypeError(f"the code must be a str, not {type(job.code).__name__}")
     if not 0 < job.timeout <= MOST_SECONDS:
         raise ValueError(f"timeout: {job.timeout} is not between 0 and {MOST_SECONDS} seconds")
     if not 0 < job.memory < 1 << 62:
-        raise ValueError(f"memory: {job.memory >> 20} MiB cannot be")
+        raise ValueError(f"memory: {job.memory >> 20} MiB is out of range")
     if max(len(job.stdin), sum(map(len, job.files.values()))) > FOLDER_BYTES:
         raise ValueError(f"more than {FOLDER_BYTES >> 20} MiB of files, or of stdin")
     files.check_names(job.files)
@@ -260,7 +260,7 @@ def shared() -> Sandbox:
 
 
 def run(code: str, **settings: Any) -> Result:
-    """`Sandbox.run` in this process's own sandbox."""
+    """`Sandbox.run` in this process's shared sandbox."""
     return shared().run(code, **settings)
 
 
@@ -268,7 +268,7 @@ def _forget() -> None:
     global _shared, _lock
     _shared, _lock = None, threading.Lock()
     for sandbox in _sandboxes:
-        sandbox.begin()
+        sandbox.reset()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -1,4 +1,4 @@
-"""A seccomp filter: what a run may not ask of the kernel. (Linux documentation, userspace-api/seccomp_filter.)
+"""A seccomp filter: the system calls that a run may not make. (Linux documentation, userspace-api/seccomp_filter.)
 
 It denies what is listed: a list of all that CPython and libc may call would break with their next version. Calls newer
 than the list do not exist for a run. What is denied fails with EPERM, and the run goes on.
@@ -14,7 +14,7 @@ from lanbot.sandbox import kernel
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NEWEST = 450
-"""set_mempolicy_home_node, Linux 5.17. Later calls answer ENOSYS, and so do the x32 ones, which begin at 2^30."""
+"""set_mempolicy_home_node, Linux 5.17. Later calls fail with ENOSYS, and so do the x32 ones, which start at 2^30."""
 
 DENIED = """
 socket 41 198, connect 42 203, accept 43 202, accept4 288 242, bind 49 200, listen 50 201, sendmsg 46 211,
@@ -43,14 +43,14 @@ DENIED_WHERE_NOTHING_IS_WRITTEN = """
 chmod 90 -, fchmod 91 52, fchmodat 268 53, chown 92 -, fchown 93 55, lchown 94 -, fchownat 260 54, utime 132 -,
 utimes 235 -, futimesat 261 -, utimensat 280 88, truncate 76 45
 """
-"""They need no open file, so Landlock (truncate: before its version 3) lets them through to what the user owns."""
+"""These need no open file, so Landlock (for truncate: before version 3) allows them on the user's own files."""
 
 LOAD, AND, EQUAL, GREATER, ANY_BIT, RETURN = 0x20, 0x54, 0x15, 0x25, 0x45, 0x06
 ALLOW, KILL, ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
-"""Offsets into what the filter is given; arguments are 8 bytes each, the low word first."""
+"""Offsets into the filter's input; arguments have 8 bytes each, low word first."""
 OWN_PID = 0xFFFFFFF1
-"""Stands for the pid of the process that loads the filter, until it does."""
+"""Placeholder for the pid of the process that loads the filter."""
 CLONE_THREAD, CLONE_NEW_SPACES = 0x00010000, 0x7E020000
 PR_SET_NAME, PR_GET_NAME = 15, 16
 AF_UNIX = 1
@@ -82,23 +82,23 @@ def one_of(index: int, values: tuple[int, ...], then: Instruction, otherwise: In
 
 
 def opens_to_truncate(index: int) -> list[Instruction]:
-    """open(O_RDONLY | O_TRUNC) empties a file that the user may write; Landlock sees it from version 3 on."""
+    """open(O_RDONLY | O_TRUNC) truncates a file that the user may write; Landlock covers it from version 3 on."""
     mask = (AND, 0, 0, O_ACCESS | O_TRUNC)
     return [argument(index), mask, (EQUAL, 0, 1, O_TRUNC), refuse(errno.EACCES), YES]
 
 
 def judged(writes: bool) -> list[tuple[tuple[int | None, int | None], list[Instruction]]]:
-    """((number on x86-64, on aarch64), what decides by the arguments)."""
+    """((number on x86-64, on aarch64), steps that decide by the arguments)."""
     own, no_address = (OWN_PID,), [argument(4), (EQUAL, 1, 0, 0), NO, argument(4, high=True), (EQUAL, 1, 0, 0), NO, YES]
     threads = [argument(0), (ANY_BIT, 0, 1, CLONE_NEW_SPACES), NO, (ANY_BIT, 0, 1, CLONE_THREAD), YES, NO]
     rules: list[tuple[tuple[int | None, int | None], list[Instruction]]] = [
         ((56, 220), threads),  # clone: a thread, never a process
-        ((435, 435), [refuse(errno.ENOSYS)]),  # clone3: its flags are in memory; libc then takes clone
+        ((435, 435), [refuse(errno.ENOSYS)]),  # clone3: its flags are in memory; libc falls back to clone
         ((437, 437), [refuse(errno.ENOSYS)]),  # openat2: so are its flags
         ((62, 129), one_of(0, own, YES, NO)),  # kill
         ((234, 131), one_of(0, own, YES, NO)),  # tgkill
         ((302, 261), one_of(0, (0, *own), YES, NO)),  # prlimit64
-        ((53, 199), one_of(0, (AF_UNIX,), YES, NO)),  # socketpair: asyncio wakes itself by one
+        ((53, 199), one_of(0, (AF_UNIX,), YES, NO)),  # socketpair: asyncio needs one to wake up
         ((44, 206), no_address),  # sendto, to the other end of a pair only
         ((157, 167), one_of(0, (PR_SET_NAME, PR_GET_NAME), YES, NO)),  # prctl
         ((16, 29), one_of(1, TERMINAL_AND_FLAGS, YES, refuse(errno.ENOTTY))),  # ioctl
@@ -115,7 +115,7 @@ def numbers(listed: str, column: int) -> list[int]:
 
 
 def program(machine: str, writes: bool) -> list[Instruction]:
-    """The filter for a machine of ARCHITECTURES. writes: whether there is a folder in which files may be made."""
+    """The filter for a machine of ARCHITECTURES. writes: whether there is a writable folder."""
     column = list(ARCHITECTURES).index(machine)
     denied = numbers(DENIED, column) + ([] if writes else numbers(DENIED_WHERE_NOTHING_IS_WRITTEN, column))
     steps: list[Instruction] = [
@@ -135,10 +135,10 @@ def program(machine: str, writes: bool) -> list[Instruction]:
 
 
 class Filter:
-    """Made once, loaded by each process with its own pid in it."""
+    """Built once, loaded by each process with its own pid."""
 
     def __init__(self, writes: bool) -> None:
-        """Raises OSError on a machine whose numbers are not known."""
+        """Raises OSError on an unsupported architecture."""
         if (machine := platform.machine()) not in ARCHITECTURES or sys.maxsize < 2**32:
             raise OSError(
                 f"the sandbox knows the kernel's numbers for {' and '.join(ARCHITECTURES)}, not for {machine}"
@@ -149,7 +149,7 @@ class Filter:
         self.length = len(steps)
 
     def load(self, pid: int) -> None:
-        """For this process and for good; `no new privileges` must be set."""
+        """Filters this process irrevocably; `no new privileges` must be set."""
         for at in self.pids:
             struct.pack_into("=I", self.code, at, pid)
         code = (ctypes.c_char * len(self.code)).from_buffer(self.code)

@@ -1,7 +1,7 @@
 """The host's side of one zygote: starts it, has it run programs, ends it.
 
-A worker does one thing at a time: runs, each in a process of its own, or one session, whose process stays and is
-frozen between its runs.
+A worker serves either single runs, each in its own process, or one session, whose process is kept and frozen between
+its runs.
 """
 
 import math
@@ -18,22 +18,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from lanbot.sandbox import files, launch, zygote
-from lanbot.sandbox.protocol import GRACE_SECONDS, MOST_OUTPUT, Control, Job, Lost, Process, Talk, request
+from lanbot.sandbox.protocol import GRACE_SECONDS, MOST_OUTPUT, Control, Exchange, Job, Lost, Process, request
 
 START_SECONDS = 30.0
-"""For Python to be up."""
+"""For Python to start."""
 SESSION_CPU_SECONDS = 3_600
-"""Of a session's process in all, for each core."""
+"""Total for a session's process, for each core."""
 SIGKILLED = -9
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a run.
+    """The result of a run.
 
     exit: the exit code, or minus the number of the signal that ended it. ended: why the host ended it ("timeout",
     "output", "calls", "protocol", "lost"), or "". files: those that are new or changed. truncated: output or files
-    went beyond their limits, and what is here is not all. level: of the sandbox, 1 to 4.
+    went beyond their limits and are incomplete. level: of the sandbox, 1 to 4.
     """
 
     stdout: str
@@ -48,7 +48,7 @@ class Result:
 
 class Worker:
     def __init__(self, level: int) -> None:
-        """Raises Lost, in whose words is why the level cannot be had."""
+        """Raises Lost with the reason why the level is unavailable."""
         self.level = level
         self.folder = launch.WORK if level == launch.BOXED else own_folder(level)
         self.process: Process | None = None
@@ -66,17 +66,17 @@ class Worker:
         finally:
             theirs.close()
         assert self.zygote.stderr
-        self.pipe, self.said = self.zygote.stderr, b""
+        self.pipe, self.stderr = self.zygote.stderr, b""
         try:
-            self.abi, _ = self.control.hear(zygote.READY, START_SECONDS)
+            self.abi, _ = self.control.receive(zygote.READY, START_SECONDS)
         except BaseException as error:
             self.close()
             if isinstance(error, Lost):
-                raise Lost(self.last_words()) from None
+                raise Lost(self.last_line()) from None
             raise
 
     def run(self, job: Job, keep: bool = False) -> Result:
-        """keep: the process stays, with all its state, for the next run."""
+        """keep: the process is kept, with all its state, for the next run."""
         try:
             return self.try_run(job, keep)
         except (Lost, OSError):
@@ -91,30 +91,30 @@ class Worker:
             seconds = SESSION_CPU_SECONDS if keep else math.ceil(job.timeout) + 1
             self.process = Process(self.control, job.memory, seconds * (os.cpu_count() or 1))
         else:
-            self.control.tell(zygote.THAW)
+            self.control.send(zygote.THAW)
         by_host = self.level == launch.LOCKED
         if by_host and job.files:
             files.write(self.folder, job.files)
-        talk = Talk(self.control, self.process, job, keep)
-        talk.go(request(job, {} if by_host else job.files, keep))
-        if talk.exit is None:
-            self.control.tell(zygote.FREEZE)
-        found, cut = self.left_files(talk.dirty or keep)
+        exchange = Exchange(self.control, self.process, job, keep)
+        exchange.run(request(job, {} if by_host else job.files, keep))
+        if exchange.exit is None:
+            self.control.send(zygote.FREEZE)
+        found, cut = self.left_files(exchange.dirty or keep)
         before = {**self.known, **job.files}
         changed = {name: data for name, data in found.items() if before.get(name) != data}
-        if talk.exit is None:
+        if exchange.exit is None:
             self.known = {**before, **found}
         else:
             self.end_process()
-        cut |= max(talk.out.total, talk.err.total) > MOST_OUTPUT
-        code_or_signal = SIGKILLED if talk.ended else talk.code if talk.exit is None else talk.exit
+        cut |= max(exchange.out.total, exchange.err.total) > MOST_OUTPUT
+        code_or_signal = SIGKILLED if exchange.ended else exchange.code if exchange.exit is None else exchange.exit
         return Result(
-            *(talk.out.text(), talk.err.text(), changed, code_or_signal, talk.ended == "timeout"),
-            *(self.level, cut, talk.ended),
+            *(exchange.out.text(), exchange.err.text(), changed, code_or_signal, exchange.ended == "timeout"),
+            *(self.level, cut, exchange.ended),
         )
 
     def left_files(self, some: bool) -> tuple[dict[str, bytes], bool]:
-        """What lies in the runs' folder, and whether it is not all. At level 2 nothing can have come there."""
+        """The files in the runs' folder, and whether some are missing. At level 2 a run cannot create any."""
         if self.level == launch.LOCKED or (self.level == launch.BOXED and not some):
             return {}, False
         if self.level > launch.LOCKED:
@@ -123,7 +123,7 @@ class Worker:
         read_end, write_end = os.pipe()
         with open(read_end, "rb", buffering=0) as pipe:
             try:
-                self.control.tell(zygote.GATHER, descriptors=(write_end,))
+                self.control.send(zygote.GATHER, descriptors=(write_end,))
             finally:
                 os.close(write_end)
             data, most = bytearray(), files.MOST_BYTES + files.MOST_FILES * (files.HEAD.size + files.LONGEST_NAME) + 64
@@ -133,17 +133,17 @@ class Worker:
                 if not (piece := pipe.read(1 << 16)):
                     break
                 data += piece
-        self.control.hear(zygote.GATHERED)
+        self.control.receive(zygote.GATHERED)
         return files.parse(bytes(data))
 
     def end_process(self) -> None:
-        """After the forked process has ended: nothing of it stays."""
+        """Cleans up after the forked process has ended."""
         if self.process:
             self.process.close()
             self.process = None
         self.known = {}
         if self.level == launch.BOXED:
-            self.control.tell(zygote.WIPE)
+            self.control.send(zygote.WIPE)
         else:
             for entry in os.scandir(self.folder):
                 if entry.is_dir(follow_symlinks=False):
@@ -154,14 +154,16 @@ class Worker:
     def alive(self) -> bool:
         return self.control.socket.fileno() >= 0 and self.zygote.poll() is None
 
-    def last_words(self) -> str:
-        """The last line of what a zygote that did not start said."""
-        said = self.said.decode(errors="replace").strip().splitlines()
-        return said[-1] if said else "the sandbox's process did not start"
+    def last_line(self) -> str:
+        """The last line that a zygote which did not start wrote to stderr."""
+        lines = self.stderr.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "the sandbox's process did not start"
 
     def close(self) -> None:
-        """The zygote hears the end of its socket, ends what it forked, and itself; if not, it is killed."""
-        with suppress(OSError):  # closed before, or the zygote has gone; to close is not enough if this program forked
+        """Closes the socket, whereupon the zygote ends its children and itself; otherwise it is killed."""
+        with suppress(
+            OSError
+        ):  # already closed, or the zygote has ended; close() alone is not enough if this program forked
             self.control.socket.shutdown(socket.SHUT_RDWR)
         self.control.socket.close()
         if self.process:
@@ -174,7 +176,7 @@ class Worker:
                 self.zygote.kill()
                 self.zygote.wait()
             os.set_blocking(self.pipe.fileno(), False)
-            self.said = self.pipe.read() or b""
+            self.stderr = self.pipe.read() or b""
             self.pipe.close()
         self.remove_folder()
 
@@ -196,10 +198,7 @@ _lock = threading.Lock()
 
 
 def spawn(command: list[str], control: socket.socket) -> subprocess.Popen[bytes]:
-    """Starts a zygote from a thread that lives as long as this program.
-
-    The kernel kills it when the thread that started it ends, not the process.
-    """
+    """Starts a zygote from a thread that lives as long as this program: the kernel kills it when that thread ends."""
     global _spawner
     with _lock:
         if _spawner is None:
@@ -213,9 +212,9 @@ def start(command: list[str], control: socket.socket) -> subprocess.Popen[bytes]
         stdin=control.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env={"PYTHONHASHSEED": "0"},  # sets of strings have the same order in all runs
+        env={"PYTHONHASHSEED": "0"},  # the same order of sets of strings in all runs
         cwd="/",
-        start_new_session=True,  # Ctrl-C is for the program, not for its sandbox
+        start_new_session=True,  # Ctrl-C must not reach the sandbox
     )
 
 

@@ -1,7 +1,7 @@
-"""The process from which runs are forked: Python is up, the sandbox is made, a run costs a fork.
+"""The process from which runs are forked: Python and the sandbox are set up once, so that a run costs only a fork.
 
-It obeys the host over a socket on descriptor 0, in records of one size; descriptors come with them. What a run's code
-does never passes through it: output, calls and files go from the forked process to the host.
+The host controls it over a socket on descriptor 0, by records of fixed size with file descriptors attached. Output,
+calls and files of a run do not pass through it: they go from the forked process to the host.
 """
 
 import array
@@ -26,21 +26,21 @@ from typing import Any, NoReturn
 from lanbot.sandbox import child, files, kernel, landlock, seccomp
 
 RECORD = struct.Struct(">cqQ")
-"""START memory seconds, KILL, FREEZE, THAW, GATHER, WIPE; READY abi, EXIT code dirty, GATHERED the other way."""
+"""START memory seconds, KILL, FREEZE, THAW, GATHER, WIPE; in reply READY abi, EXIT code dirty, GATHERED."""
 START, KILL, FREEZE, THAW, GATHER, WIPE = b"S", b"K", b"F", b"T", b"G", b"W"
 READY, EXIT, GATHERED = b"r", b"x", b"g"
 
 FOLDER_BYTES, FOLDER_FILES = 64 << 20, 4_096
-"""What the runs' folder in memory holds, at level 1."""
+"""The capacity of the runs' folder in memory, at level 1."""
 MOST_OPEN = 64
 ABOVE = 10
-"""The control socket's descriptor is none of those that a run has."""
+"""The control socket's descriptor lies above those of a run."""
 COMMON = """
 abc ast base64 bisect calendar cmath collections contextlib copy csv ctypes dataclasses datetime decimal enum
 fractions functools hashlib heapq inspect io itertools json math numbers operator queue random re statistics string
 struct textwrap threading time timeit traceback typing unicodedata
 """
-"""Modules that a run finds loaded."""
+"""Modules that are loaded in advance."""
 
 
 class Zygote:
@@ -73,8 +73,8 @@ class Zygote:
         return landlock.ruleset({**rights, "/dev/null": null, "/dev/urandom": landlock.READ, self.folder: own})
 
     def wipe(self) -> None:
-        """A new folder in memory; the old one goes, whatever was made in it or of it: an empty one may be closed, or
-        tell the next run something by its dates. (Other levels: the host's.)"""
+        """Replaces the folder in memory if it was changed at all: even an empty one may have another mode, or pass data
+        to the next run by its timestamps. (At other levels the host does it.)"""
         if self.level == 1 and (os.listdir(self.folder) or state(self.folder) != self.fresh):
             os.chdir("/")
             kernel.unmount(self.folder)
@@ -84,7 +84,7 @@ class Zygote:
             self.rules = self.make_rules()
 
     def serve(self) -> None:
-        """Until the host closes its end or dies."""
+        """Serves until the host closes its end or dies."""
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -92,20 +92,20 @@ class Zygote:
         signal.signal(signal.SIGTERM, self.orphaned)
         if sys.platform == "linux":
             kernel.prctl(kernel.SET_DEATH_SIGNAL, signal.SIGTERM)
-        self.say(READY, landlock.abi() if self.level <= 2 else 0)
+        self.send(READY, landlock.abi() if self.level <= 2 else 0)
         while not self.alone:
             ready, _, _ = select.select([self.control.fileno(), read_end], [], [])
             if read_end in ready:
                 os.read(read_end, 4_096)
                 self.reap()
-            if self.control.fileno() in ready and not self.obey():
+            if self.control.fileno() in ready and not self.handle_record():
                 return
 
     def orphaned(self, *_: object) -> None:
-        """The loop ends by itself, not in the middle of something."""
+        """Lets the loop end, rather than interrupting it."""
         self.alone = True
 
-    def say(self, kind: bytes, number: int = 0, more: int = 0) -> None:
+    def send(self, kind: bytes, number: int = 0, more: int = 0) -> None:
         self.control.sendall(RECORD.pack(kind, number, more))
 
     def reap(self) -> None:
@@ -117,30 +117,30 @@ class Zygote:
                 self.child = 0
                 self.end_group(pid)
                 dirty = self.level == 1 and bool(os.listdir(self.folder))
-                self.say(EXIT, os.waitstatus_to_exitcode(status), dirty)
+                self.send(EXIT, os.waitstatus_to_exitcode(status), dirty)
             elif pid == self.gatherer:
                 self.gatherer = 0
-                self.say(GATHERED)
+                self.send(GATHERED)
 
     def end_group(self, pid: int) -> None:
-        """At level 4 the code may fork: what stayed in its process group goes with it."""
+        """Kills what is left of the process group: from level 3 on the code may fork."""
         if self.level >= 3:
             with suppress(OSError):
                 os.killpg(pid, signal.SIGKILL)
 
-    def obey(self) -> bool:
-        """One record; false when there will be none."""
+    def handle_record(self) -> bool:
+        """Handles one record; returns False at the end."""
         record, descriptors = receive_record(self.control)
         if not record:
             return False
         kind, number, more = RECORD.unpack(record)
         if kind == START:
-            self.child = self.fork(lambda: self.live(descriptors, number, more))
+            self.child = self.fork(lambda: self.execute(descriptors, number, more))
         elif kind == GATHER:
             self.gatherer = self.fork(lambda: self.gather(descriptors[0]))
         elif kind == WIPE:
             self.wipe()
-        elif self.child:  # it may have ended while the host spoke
+        elif self.child:  # it may have ended meanwhile
             sent = {KILL: signal.SIGKILL, FREEZE: signal.SIGSTOP, THAW: signal.SIGCONT}[kind]
             with suppress(ProcessLookupError):
                 os.kill(self.child, sent)
@@ -167,8 +167,8 @@ class Zygote:
         finally:
             os._exit(70)
 
-    def live(self, descriptors: list[int], memory: int, seconds: int) -> None:
-        """channel, stdout, stderr become 3, 1, 2; nothing else stays open but a file in memory for stdin."""
+    def execute(self, descriptors: list[int], memory: int, seconds: int) -> None:
+        """Runs the child with channel, stdout, stderr as descriptors 3, 1, 2 and a file in memory as 0."""
         stdin = os.memfd_create("stdin") if sys.platform == "linux" else plain_file()
         for descriptor, number in zip([stdin, *descriptors], [0, child.CHANNEL, 1, 2], strict=True):
             os.dup2(descriptor, number)  # 0 to 3 are taken, so these lie above
@@ -181,13 +181,13 @@ class Zygote:
         child.serve()
 
     def gather(self, pipe: int) -> None:
-        """Under the same restrictions: the folder's content is not trusted."""
+        """Sends the folder's files, under the same restrictions, as its content is not trusted."""
         self.restrict(256 << 20, 10)
         files.send(".", pipe)
         os._exit(0)
 
     def restrict(self, memory: int, seconds: int) -> None:
-        """No way back from here: the uid, capabilities, limits, files, system calls."""
+        """Irrevocably restricts uid, capabilities, limits, files and system calls."""
         limits = {
             resource.RLIMIT_AS: memory,
             resource.RLIMIT_CPU: seconds,
@@ -203,12 +203,12 @@ class Zygote:
                 os.setresgid(uid, uid, uid)
                 os.setresuid(uid, uid, uid)
             kernel.keep_capabilities(kernel.READ_SEARCH if self.config["search"] else 0)
-            kernel.prctl(kernel.SET_DEATH_SIGNAL, signal.SIGKILL)  # a change of the uid undoes it
+            kernel.prctl(kernel.SET_DEATH_SIGNAL, signal.SIGKILL)  # reset by the change of the uid
             kernel.prctl(kernel.SET_DUMPABLE, 0)
         for limit, most in limits.items():
             hard = resource.getrlimit(limit)[1]
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-            with suppress(*((ValueError, OSError) if self.level > 2 else ())):  # macOS bounds no address space
+            with suppress(*((ValueError, OSError) if self.level > 2 else ())):  # macOS does not limit the address space
                 resource.setrlimit(limit, (most, most))
         if self.filter:
             kernel.prctl(kernel.SET_NO_NEW_PRIVILEGES, 1)
@@ -217,7 +217,7 @@ class Zygote:
 
 
 def receive_record(control: socket.socket) -> tuple[bytes, list[int]]:
-    """A record and the descriptors that came with it; an empty one at the end."""
+    """Returns a record and its descriptors; an empty record at the end."""
     descriptors = array.array("i")
     space = socket.CMSG_SPACE(3 * descriptors.itemsize)
     try:
@@ -231,7 +231,7 @@ def receive_record(control: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def take_control() -> socket.socket:
-    """The socket on descriptor 0, moved; 0 and the channel's descriptor are then taken by the null device."""
+    """Moves the socket on descriptor 0; the null device then occupies 0 and the channel's descriptor."""
     control = socket.socket(fileno=fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, ABOVE))
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, child.CHANNEL):
@@ -242,7 +242,7 @@ def take_control() -> socket.socket:
 
 
 def state(folder: str) -> tuple[int, ...]:
-    """What differs after anything was done to a folder or in it."""
+    """Changes whenever a folder or its content is modified."""
     now = os.stat(folder)
     return now.st_mode, now.st_mtime_ns, now.st_ctime_ns
 
@@ -255,7 +255,7 @@ def plain_file() -> int:
 
 
 def warm_up() -> None:
-    """What every run does: done once here, its first-time costs are not paid in each."""
+    """Does once what every run does, so that its first-time costs are not paid in each."""
     namespace: dict[str, Any] = {}
     code = "from typing import List\ndef f(x: List[int]) -> int:\n    return sum(y for y in x)\nassert f([1]) == 1\n"
     child.execute(code, "main.py", namespace)
@@ -281,14 +281,17 @@ def main() -> NoReturn:
     os.environ.clear()
     os.environ.update({"HOME": here, "TMPDIR": here, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})
     sys.argv[:] = [""]
-    builtins.exit, builtins.quit = Quitter("exit", ""), Quitter("quit", "")  # `site`, which is not loaded, makes them
+    builtins.exit, builtins.quit = (
+        Quitter("exit", ""),
+        Quitter("quit", ""),
+    )  # normally created by `site`, which is not loaded
     sys.path.insert(0, here)
     warm_up()
     gc.collect()
     gc.freeze()
     try:
         zygote.serve()
-    finally:  # the host has gone, or says so
+    finally:  # the host has ended, or closed the socket
         if zygote.child:
             with suppress(OSError):
                 os.kill(zygote.child, signal.SIGKILL)
