@@ -1,6 +1,7 @@
 """What the machine has: memory free and in use, whether an error says that it ran out, the matmul ceiling."""
 
 import contextlib
+import gc
 import os
 import resource
 import sys
@@ -59,6 +60,13 @@ def exhausted(error: BaseException) -> bool:
         return True
     said = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", *ONEDNN_SAYS)
     return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
+def release() -> None:
+    """Frees what a phase left behind: reference cycles, and the blocks that the CUDA allocator caches."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def reset_peak() -> None:

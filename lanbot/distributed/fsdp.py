@@ -6,6 +6,8 @@ loss finds `lm_head.weight` whole.
 """
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -13,6 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lanbot.core import hardware
 from lanbot.distributed.runtime import Runtime
+from lanbot.distributed.single_device import Orthogonalise, PendingUpdate, SingleDevice, as_rows, norm_over_ranks
 from lanbot.models.config import ModelConfig
 from lanbot.models.transformer import Transformer
 
@@ -92,3 +95,61 @@ def _assembled(model: Transformer, weights: dict[str, Tensor]) -> Transformer:
     if model.config.tie_embeddings:  # a tensor each, of the same memory
         copy.lm_head.weight = copy.embed_tokens.weight
     return copy.requires_grad_(False)
+
+
+class FSDP(SingleDevice):
+    """FSDP2 has sharded every parameter by rows, and sums the gradients in the backward pass."""
+
+    def __init__(self, model: nn.Module, matrices: list[list[str]], mesh: DeviceMesh) -> None:
+        super().__init__(model, matrices)
+        self.mesh, self.rank, self.size = mesh, mesh.get_rank(), mesh.size()
+
+    def shard(self, name: str) -> Tensor | None:
+        parameter = self.parameters[name].detach()
+        assert isinstance(parameter, DTensor)
+        return parameter.to_local()
+
+    def gradients(self) -> dict[str, Tensor]:
+        found = {}
+        for name, parameter in self.parameters.items():
+            gradient = parameter.grad
+            if gradient is None:
+                found[name] = torch.zeros_like(self._local(name))
+            else:
+                assert isinstance(gradient, DTensor)
+                found[name] = gradient.to_local()
+        return found
+
+    def norm(self, gradients: dict[str, Tensor]) -> Tensor:
+        return norm_over_ranks(list(gradients.values()), self._local(next(iter(self.parameters))).device)
+
+    def orthogonalise(
+        self, names: list[str], updates: list[Tensor], function: Orthogonalise, dtype: torch.dtype
+    ) -> PendingUpdate:
+        """Each rank sends its rows of every matrix to that matrix' owner (all-to-all), and gets its rows back."""
+        rows, columns = self.parameters[names[0]].shape
+        each, rounds = -(-rows // self.size), -(-len(names) // self.size)
+        even = F.pad(
+            torch.stack(updates).to(dtype), (0, 0, 0, each - len(updates[0]), 0, rounds * self.size - len(names))
+        )
+        sent = even.view(rounds, self.size, each, columns).transpose(0, 1).contiguous()  # [owner, round]
+        received = torch.empty_like(sent)  # [rank that has the rows, round]
+        dist.all_to_all_single(received, sent)
+        whole = received.transpose(0, 1).reshape(rounds, self.size * each, columns)[:, :rows]
+        done = F.pad(function(whole), (0, 0, 0, self.size * each - rows))
+        sent = done.view(rounds, self.size, each, columns).transpose(0, 1).contiguous()
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent)
+        mine = received.transpose(0, 1).reshape(rounds * self.size, each, columns)
+        return PendingUpdate([m[: len(u)] for m, u in zip(mine, updates, strict=False)])
+
+    def targets(self, names: list[str]) -> list[Tensor]:
+        return [self._local(name) for name in names]
+
+    def to_checkpoint(self, name: str, tensor: Tensor) -> Tensor:
+        return as_rows(tensor, self.parameters[name], self.mesh)
+
+    def _local(self, name: str) -> Tensor:
+        part = self.shard(name)
+        assert part is not None
+        return part

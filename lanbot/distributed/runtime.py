@@ -124,6 +124,10 @@ class Runtime:
 def _prepare(device: torch.device) -> None:
     if device.type == "cpu":
         _keep_freed_memory()
+    elif device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(
+            False
+        )  # it builds a plan for each shape, and decoding has a new one each step
 
 
 def _keep_freed_memory() -> None:

@@ -122,7 +122,7 @@ def document_spans(documents_BT: Tensor, device: torch.device) -> Spans:
 
 def send(array: np.ndarray, device: torch.device) -> Tensor:
     """The array on the device, without waiting for it, as a copy out of pageable memory would."""
-    tensor = torch.from_numpy(array)
+    tensor = torch.from_numpy(np.ascontiguousarray(array))  # pinning rows with a stride would copy them twice
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

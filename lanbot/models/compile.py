@@ -8,12 +8,15 @@ a step is few kernels already: embedding, head (training/loss.py has its own com
 batched products, AdamW in one kernel.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._dynamo.config as dynamo_config
 
+from lanbot.core.console import say
 from lanbot.models.transformer import Transformer
 
 BACKEND = "inductor"
@@ -27,8 +30,26 @@ def compile_blocks(model: Transformer) -> None:
     """For training in rows of one length: each shape is compiled anew, some seconds each, up to eight of them. What
     shapes come beyond those runs as written. Not for fp32, in which the engine generates with this very model."""
     if enabled(model.embed_tokens.weight.device) and model.dtype != torch.float32:
+        logging.getLogger("torch._dynamo.convert_frame").addFilter(fallbacks)
         for block in model.layers:
             block.compile(backend=BACKEND, dynamic=False)
+
+
+class _Fallbacks(logging.Filter):
+    """Counts what Dynamo says of its limit on recompilation, and says the first in one line of ours."""
+
+    count = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "recompile_limit" not in record.getMessage():
+            return True
+        self.count += 1
+        if self.count == 1:
+            say(f"torch.compile: over {dynamo_config.recompile_limit} shapes of a batch; further ones run uncompiled")
+        return False
+
+
+fallbacks = _Fallbacks()
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """Matrix products in 8 bits: values in e4m3, gradients in e5m2 (Micikevicius et al. 2022, FP8 Formats for Deep
-Learning), each tensor scaled by the largest value that it has at that moment. Sums are of 16 bits or more.
+Learning), each tensor scaled by its current largest value. Accumulation is in 16 bits or more.
 
-What is kept for the backward is the 8 bits. Only for the matrices of the layers: the head's gradients are too uneven.
+The backward keeps the 8-bit values. Only the matrices of the layers: the head's gradients vary too much in size.
 """
 
 from typing import Any
@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from lanbot.core.errors import UserError
+from lanbot.models.transformer import Linear
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 MULTIPLE = 16
-"""Of which each side of a matrix must be one."""
+"""Each side of a matrix must be a multiple of it."""
 
 
 def enable(model: nn.Module, device: torch.device, key: str) -> None:
-    """The model's layers train in fp8 from here on. key: the setting that asked for it, for messages.
+    """Replaces the linear layers of the blocks by ones that train in fp8. key: the recipe's key, for messages.
 
-    Raises UserError where the device cannot, or a matrix' sides do not suit.
+    Raises UserError if the device cannot, or the sides of a matrix are not multiples of MULTIPLE.
     """
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"a {device.type.upper()}"
@@ -27,20 +28,35 @@ def enable(model: nn.Module, device: torch.device, key: str) -> None:
             f"{key} = true, but this device ({name}) has no fp8 matrix products",
             f"Set {key} = false; fp8 needs an NVIDIA GPU of capability 8.9 or more (Ada, Hopper, Blackwell).",
         )
-    for name, module in model.named_modules():
-        if name.startswith("layers.") and isinstance(module, nn.Linear):
+    for name, module in list(model.named_modules()):
+        if name.startswith("layers.") and isinstance(module, Linear):
             rows, columns = module.weight.shape
             if rows % MULTIPLE or columns % MULTIPLE:
                 raise UserError(
                     f"{key} = true, but {name} is {rows:,} x {columns:,}: fp8 needs multiples of {MULTIPLE}",
                     f"Set {key} = false, or change model.dim, model.mlp_dim or model.head_dim.",
                 )
-            module.fp8 = True  # type: ignore[assignment]  # see transformer.Linear
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, Float8Linear.of(module))
 
 
-def suits(x: Tensor) -> bool:
-    """Whether a product with x (..., columns) can be trained in fp8: its tokens are a side of the gradient's."""
-    return torch.is_grad_enabled() and x.shape[:-1].numel() % MULTIPLE == 0
+class Float8Linear(Linear):
+    """Trains in fp8 where the number of tokens, a side of the gradient's product, is a multiple of MULTIPLE. Without
+    gradients it computes as Linear does."""
+
+    @classmethod
+    def of(cls, linear: Linear) -> "Float8Linear":
+        """With the parameters of `linear` themselves."""
+        with torch.device("meta"):
+            made = cls(linear.in_features, linear.out_features, bias=linear.bias is not None)
+        made.weight, made.bias = linear.weight, linear.bias
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() or x.shape[:-1].numel() % MULTIPLE:
+            return super().forward(x)
+        y = product(x, self.weight)
+        return y if self.bias is None else y + self.bias.to(x.dtype)
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -49,7 +65,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(x / scale in 8 bits, scale): the largest of x is the largest that there is. Of no numbers come none."""
+    """(x / scale in 8 bits, scale): the largest of x becomes the largest of the dtype. NaN stays NaN."""
     largest = torch.finfo(dtype).max
     scale = x.abs().amax().float().clamp(min=1e-30) / largest
     return (x.float() / scale).clamp(-largest, largest).to(dtype), scale

@@ -10,9 +10,9 @@ from lanbot.models import compile
 
 TINY = torch.finfo(torch.float32).tiny
 
-CHUNK = {"cpu": 256, "cuda": 4_096, "mps": 1_024}
-"""Tokens whose logits are made at one time: on a CPU they should stay in its cache."""
-KEPT_BYTES = {"cpu": 1 << 25, "cuda": 1 << 30, "mps": 1 << 28}
+CHUNK = {"cpu": 256, "cuda": 4_096, "mps": 1_024, "meta": 4_096}
+"""Tokens whose logits are computed at a time: on a CPU they should stay in its cache. meta: as a GPU."""
+KEPT_BYTES = {"cpu": 1 << 25, "cuda": 1 << 30, "mps": 1 << 28, "meta": 1 << 30}
 """Gradients of logits that are gathered before they are multiplied: few large products are faster than many."""
 FUSED_TOKENS = 1_024
 """Chunks of a multiple of so many tokens run compiled where that is on: each size is compiled for itself, and in RL

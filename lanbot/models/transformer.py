@@ -4,54 +4,25 @@ Names of modules and weights are those of transformers, so that a saved model op
 Shapes: B rows, T tokens, H heads, D head_dim, V vocabulary.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lanbot.models import fp8
 from lanbot.models.attention import Spans, attend, within_documents
 from lanbot.models.config import ModelConfig
+from lanbot.models.cpu_kernels import FusedRMSNorm, MatMul, Rotate, use_cpu_kernels
 from lanbot.models.kv_cache import CacheView
 
 
-def by_hand(x: Tensor) -> bool:
-    """Whether to compute as suits a CPU without a compiler, by autograd functions of our own; a compiler sees the plain
-    formulas, and fuses them."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
 class Linear(nn.Linear):
-    """A matrix that computes in its input's dtype: masters stay fp32, products run in bf16."""
-
-    fp8 = False
-    """Whether it trains in 8 bits: see fp8.enable."""
+    """A linear layer that computes in its input's dtype: masters stay fp32, products run in bf16."""
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        if self.fp8 and fp8.suits(x):
-            y = fp8.product(x, self.weight)
-            return y if bias is None else y + bias
-        if by_hand(x) and torch.is_grad_enabled():
-            product = _Product.apply(x, self.weight)
+        if use_cpu_kernels(x) and torch.is_grad_enabled():
+            product = MatMul.apply(x, self.weight)
             return product if bias is None else product + bias
         return F.linear(x, self.weight.to(x.dtype), bias)
-
-
-class _Product(torch.autograd.Function):
-    """x @ weight.T, the matrix laid out for forward and for backward as a CPU's product is a tenth faster with."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        weight = weight.to(x.dtype)
-        ctx.save_for_backward(x, weight)
-        return x @ weight.T.contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        return grad @ weight, grad.flatten(0, -2).T @ x.flatten(0, -2)
 
 
 class RMSNorm(nn.Module):
@@ -61,30 +32,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if by_hand(x):
-            return _RMSNorm.apply(x, self.weight, self.eps)
+        if use_cpu_kernels(x):
+            return FusedRMSNorm.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
-
-
-class _RMSNorm(torch.autograd.Function):
-    """The CPU has no fused kernel: autograd through F.rms_norm's pieces takes half as long again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        exact = torch.promote_types(x.dtype, torch.float32)
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact).square_()
-        scale = square.div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
-        normed, weight = x * scale, weight.to(x.dtype)
-        ctx.save_for_backward(normed, scale, weight)
-        return normed * weight
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        normed, scale, weight = ctx.saved_tensors
-        product = (grad * normed).flatten(0, -2)
-        grad_weight = product.new_ones(1, len(product)) @ product  # a product adds up in fp32, and ten times faster
-        mean = (product @ weight).view_as(scale).div_(weight.shape[0])
-        return torch.addcmul(grad * weight, normed, mean, value=-1).mul_(scale), grad_weight[0], None
 
 
 class Attention(nn.Module):
@@ -143,7 +93,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Weights are fp32 masters; `dtype` is what it computes in (see training/parallel.py: compute_dtype)."""
+    """Weights are fp32 masters; `dtype` is what it computes in (see distributed/runtime.py: compute_dtype)."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -158,9 +108,9 @@ class Transformer(nn.Module):
     def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None, cache: CacheView | None = None) -> Tensor:
         """The last hidden states, (B, T, dim), ready for `logits`.
 
-        documents_BT: which document each token is of; a token sees only its own document. None: each row is one. Best
-            left on the CPU: a GPU need not be waited for then.
-        cache: where earlier tokens' keys and values are, and these go; it excludes documents_BT.
+        documents_BT: which document each token belongs to; attention stays within documents. None: each row is one.
+            Keep it on the CPU, so that a GPU need not be synchronised.
+        cache: holds the keys and values of earlier tokens and takes those of these; not with documents_BT.
         """
         T = ids_BT.shape[1]
         if cache is not None:
@@ -192,20 +142,6 @@ def rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype)
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
-class _Rotate(torch.autograd.Function):
-    """x turned by its positions' angles: the gradient is turned back, and nothing of x need be kept."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return torch.addcmul(grad * cos, grad.roll(grad.shape[-1] // 2, -1), sin, value=-1), None, None
-
-
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """(B, T, H, D) turned by its positions' angles."""
-    return _Rotate.apply(x, cos, sin) if by_hand(x) else x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+    """(B, T, H, D) rotated by its positions' angles."""
+    return Rotate.apply(x, cos, sin) if use_cpu_kernels(x) else x * cos + x.roll(x.shape[-1] // 2, -1) * sin

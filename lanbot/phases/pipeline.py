@@ -38,6 +38,7 @@ def execute(run: Run, phases: list[Phase], runtime: Runtime) -> bool:
             say(f"{run.folder}: {', '.join(phase.name for phase in phases)}: all done, nothing to do")
         return False
     for phase in to_do:
+        hardware.release()
         hardware.reset_peak()
         began, new = time.monotonic(), not run.begun(phase.name)  # a resumed phase has no wall time of its own
         phase.train(run, runtime)

@@ -32,6 +32,8 @@ from lanbot.training.signals import StopSignals
 from lanbot.training.state import TrainState
 
 PASS_K = 8
+LOGPROB_GAP = 0.05
+"""A larger mean |log p of the engine - log p of the trainer| is warned about: training is off-policy then."""
 
 
 class RLPhase(Phase):
@@ -208,7 +210,10 @@ def log(
     rate = total["tokens"] / figures["step_seconds"]
     progress = state.step / settings.steps
     if total["gaps"]:
-        figures = {**figures, "logprob_gap": total["gap"] / total["gaps"]}
+        gap = total["gap"] / total["gaps"]
+        figures = {**figures, "logprob_gap": gap}
+        if gap > LOGPROB_GAP and state.runtime.main:
+            say(f"rl, step {state.step:,}: log probabilities of engine and trainer differ by {gap:.3f} on average")
     state.metrics.write(
         step=state.step, progress=progress, reward=reward, dropped_groups=dropped,
         too_long=round(total["too_long"]), mean_tokens=total["tokens"] / n,

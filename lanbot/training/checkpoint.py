@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
@@ -55,7 +56,7 @@ class Saver:
         cuda = runtime.device.type == "cuda"
         self.background = cuda if background is None else background
         self.stager = BlockingAsyncStager(cache_staged_state_dict=cuda)
-        self.pool = ThreadPoolExecutor(1, "checkpoint")
+        self.pool = ThreadPoolExecutor(1, "checkpoint", _use_device, (runtime.device,))
         self.running: Future[Path] | None = None
         # the thread's collectives must not meet training's
         apart = self.background and runtime.size > 1
@@ -76,17 +77,17 @@ class Saver:
             save(phase, step, model, chat_format, optimizer, progress, self.runtime)
             return
         whole = gathered_on_main(model, self.runtime.main)
-        if whole is not model:  # of a sharded model that is a copy, on the CPU already
-            state = self.stager.stage(_trainer_state(optimizer, progress))
-            self.running = self.pool.submit(_write, phase, step, whole, chat_format, state, self.runtime, self.group)
-            return
-        weights = {name: p.detach() for name, p in model.named_parameters()}
+        # rank 0 alone writes weights; those of a sharded model are a copy on the host already
+        copied = whole is model and self.runtime.main
+        weights = {name: p.detach() for name, p in model.named_parameters()} if copied else {}
         staged = self.stager.stage({"weights": weights, "trainer": _trainer_state(optimizer, progress)})
-        copies: dict[int, Any] = {id(p): nn.Parameter(staged["weights"][n]) for n, p in model.named_parameters()}
-        frozen = copy.deepcopy(model, copies)  # which takes these for the copies it wants
+        if copied:
+            copies: dict[int, Any] = {id(p): nn.Parameter(staged["weights"][n]) for n, p in model.named_parameters()}
+            whole = copy.deepcopy(model, copies)  # which takes these for the copies it wants
         self.running = self.pool.submit(
-            _write, phase, step, frozen, chat_format, staged["trainer"], self.runtime, self.group
-        )
+            _write, phase, step, whole if self.runtime.main else None, chat_format, staged["trainer"],
+            self.runtime, self.group,
+        )  # fmt: skip
 
     def wait(self) -> None:
         """Until the last save is on disk. Raises what `save` raises."""
@@ -110,6 +111,12 @@ def save(
     """
     whole = gathered_on_main(model, runtime.main)
     return _write(phase, step, whole, chat_format, _trainer_state(optimizer, progress), runtime)
+
+
+def _use_device(device: torch.device) -> None:
+    """For a new thread, which would work on GPU 0 otherwise."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _trainer_state(optimizer: MuonAdamW, progress: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +146,8 @@ def _write(
         _barrier(runtime, group)
         with warnings.catch_warnings():  # "assuming single process": so it is
             warnings.simplefilter("ignore")
-            dcp.save(state, checkpoint_id=beside / "trainer", process_group=group, no_dist=runtime.size == 1)
+            writer = FileSystemWriter(beside / "trainer", per_thread_copy_ahead=0)  # the tensors are on the host
+            dcp.save(state, storage_writer=writer, process_group=group, no_dist=runtime.size == 1)
         _barrier(runtime, group)
         if runtime.main:
             manifest = {"step": step, "files": _digest(beside)}

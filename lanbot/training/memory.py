@@ -12,11 +12,11 @@ from lanbot.models.attention import PLAIN_ATTENTION, has_flash
 from lanbot.models.config import ModelConfig
 from lanbot.models.loss import CHUNK, KEPT_BYTES
 
-MICRO_BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536, "mps": 8_192}
+MICRO_BATCH_TOKENS = {"cpu": 8_192, "cuda": 32_768, "mps": 8_192}
 """More than this at a time no longer makes the products faster."""
 
 USABLE = {"cpu": 0.5, "cuda": 0.9, "mps": 0.5}
-"""The share of `total` that training may plan with. A GPU is ours, but for its context and what fragments."""
+"""The share of `total` that training may plan with. The rest of a GPU is for contexts, NCCL and fragmentation."""
 
 
 def state_bytes(config: ModelConfig, ranks: int = 1) -> int:

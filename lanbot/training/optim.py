@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.adamw import adamw
 
-from lanbot.distributed.layout import Arriving, layout
+from lanbot.distributed.layout import layout
+from lanbot.distributed.single_device import PendingUpdate
 from lanbot.models.transformer import Transformer
 
 POLAR_EXPRESS = (
@@ -65,17 +66,17 @@ class MuonAdamW:
                 self.others[name] = getattr(rates, kind)
         self.layout = layout(model, list(self.matrices.values()), mesh)
         self.state: dict[str, dict[str, Tensor]] = {}
-        """Of what is this rank's to update: see training/sharding.py."""
+        """Of the shards that this rank updates: see distributed/."""
         for name in self.layout.parameters:
-            if (part := self.layout.part(name)) is not None:
+            if (part := self.layout.shard(name)) is not None:
                 kinds = ("mean", "square") if name in self.others else ("momentum",)
                 self.state[name] = {kind: torch.zeros_like(part) for kind in kinds}
         self.steps = torch.zeros((), dtype=torch.int64, device=model.embed_tokens.weight.device)
         self.gradients: dict[str, Tensor] = {}
 
-    def expect_gradients(self) -> None:
-        """The next backward pass is the last of this step: what it brings may be sent to its owners at once."""
-        self.layout.expect()
+    def prepare_for_backward(self) -> None:
+        """The next backward pass is the last of this step: its gradients may be sent as they are ready."""
+        self.layout.prepare_for_backward()
 
     @torch.no_grad()
     def clip_gradients(self, clip: float) -> Tensor:
@@ -88,7 +89,7 @@ class MuonAdamW:
     @torch.no_grad()
     def step(self, scale: float, finite: Tensor) -> None:
         """One update from the gradients, with all rates times `scale`; none if they are not `finite`."""
-        if finite.device.type == "cuda":  # an answer would have to be waited for
+        if finite.device.type in ("cuda", "meta"):  # no host read: it would wait for the device
             self._step(scale, finite)
         elif finite:
             self._step(scale, None)
@@ -98,7 +99,7 @@ class MuonAdamW:
         self.gradients = self.gradients or self.layout.gradients()
         self.steps += 1 if finite is None else finite
         self._adamw(scale, finite)
-        before: tuple[list[str], Arriving] | None = None
+        before: tuple[list[str], PendingUpdate] | None = None
         for (_, rows), names in self.matrices.items():  # one group's results travel while the next is computed
             arriving = self._muon(names, rows, finite)
             if before is not None:
@@ -113,7 +114,7 @@ class MuonAdamW:
         for parameter in self.layout.parameters.values():
             parameter.grad = None
 
-    def _muon(self, names: list[str], head_rows: int, finite: Tensor | None) -> Arriving:
+    def _muon(self, names: list[str], head_rows: int, finite: Tensor | None) -> PendingUpdate:
         mine = [name for name in names if name in self.state]
         updates: list[Tensor] = []
         if mine:
@@ -124,10 +125,10 @@ class MuonAdamW:
                     torch.where(finite, gradient, buffer, out=gradient)
             torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
             updates = list(torch._foreach_lerp(gradients, buffers, self.momentum))
-        return self.layout.orthogonalised(names, updates, partial(orthogonalise, head_rows=head_rows), self.dtype)
+        return self.layout.orthogonalise(names, updates, partial(orthogonalise, head_rows=head_rows), self.dtype)
 
-    def _apply(self, names: list[str], arriving: Arriving, scale: float, finite: Tensor | None) -> None:
-        parameters = self.layout.to_change(names)
+    def _apply(self, names: list[str], arriving: PendingUpdate, scale: float, finite: Tensor | None) -> None:
+        parameters = self.layout.targets(names)
         updates = [update.to(p.dtype) for update, p in zip(arriving.get(), parameters, strict=True)]
         rows, columns = self.layout.parameters[names[0]].shape
         rate = self.rates.muon * scale
@@ -144,7 +145,7 @@ class MuonAdamW:
         for name, rate in self.others.items():
             by_rate[rate].append(name)
         for rate, names in by_rate.items():
-            parts = {name: self.layout.part(name) for name in names}
+            parts = {name: self.layout.shard(name) for name in names}
             parameters = [part for part in parts.values() if part is not None and part.numel()]
             mine = [name for name, part in parts.items() if part is not None and part.numel()]
             adamw(
@@ -157,13 +158,13 @@ class MuonAdamW:
                 fused=True, found_inf=found_inf, amsgrad=False, maximize=False,
                 beta1=self.betas[0], beta2=self.betas[1], lr=rate * scale, weight_decay=0.0, eps=self.eps,
             )  # fmt: skip
-        self.layout.publish(list(self.others))
+        self.layout.all_gather(list(self.others))
 
     def state_dict(self) -> dict[str, object]:
         """This rank's state by parameter name; what of it is a shard is marked as one, so that it loads at any world
         size."""
         stored = {
-            name: {kind: self.layout.stored(name, tensor) for kind, tensor in kept.items()}
+            name: {kind: self.layout.to_checkpoint(name, tensor) for kind, tensor in kept.items()}
             for name, kept in self.state.items()
         }
         return {"state": stored, "steps": self.steps}

@@ -58,7 +58,7 @@ def training_step(
         hidden = model(ids, torch.from_numpy(rows.documents))
         part, rows_nll = weighted_nll(hidden, model.lm_head.weight, targets, weights, candidates)
         if i == passes - 1:
-            optimizer.expect_gradients()
+            optimizer.prepare_for_backward()
         part.backward()
         loss += part.detach()
         nll.append(rows_nll[:count])

@@ -3,6 +3,7 @@
 This file is the test and, under torchrun, the ranks: python -m torch.distributed.run ... test_parallel.py JOB FOLDER
 """
 
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,6 +114,16 @@ def resumed(phase: Path, layout: str) -> Transformer:
     return model
 
 
+def two_phases(folder: Path) -> None:
+    """Counts the parameters that are alive after each of two models was trained and dropped."""
+    alive = []
+    for _ in range(2):
+        steps(*fresh("dealt"), range(1))
+        hardware.release()
+        alive.append(sum(isinstance(one, torch.nn.Parameter) for one in gc.get_objects()))
+    keep(folder / "alive.pt", alive)
+
+
 def keep(path: Path, value: Any) -> None:
     if RUNTIME.main:
         torch.save(value, path)
@@ -189,6 +200,11 @@ def test_the_saved_model_is_whole(two: Path, layout: str) -> None:
     assert_same_weights(weights(load_model(folder, torch.float32, torch.device("cpu"))), weights(model))
 
 
+def test_no_parameter_outlives_its_phase(tmp_path: Path) -> None:
+    torchrun(2, "two_phases", tmp_path)
+    assert torch.load(tmp_path / "alive.pt") == [0, 0]
+
+
 def test_a_model_too_large_for_each_rank_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def config(dim: int, layers: int) -> ModelConfig:
         return ModelConfig(65_536, dim, layers, dim // 128, dim // 128, 128, 8 * dim // 3, 2_048)
@@ -202,5 +218,5 @@ def test_a_model_too_large_for_each_rank_is_shared_out(monkeypatch: pytest.Monke
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"train_and_save": train_and_save, "resume": resume}[sys.argv[1]](Path(sys.argv[2]))
+    {"train_and_save": train_and_save, "resume": resume, "two_phases": two_phases}[sys.argv[1]](Path(sys.argv[2]))
     RUNTIME.close()

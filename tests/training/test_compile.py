@@ -157,7 +157,7 @@ def two_ranks() -> None:
                 ids = torch.randint(448, (2, 19), generator=torch.Generator().manual_seed(step + 10 * ranks.get_rank()))
                 hidden = model(ids[:, :-1], DOCUMENTS)
                 total, _ = loss.weighted_nll(hidden, model.lm_head.weight, ids[:, 1:], torch.ones(2, 18) / 72)
-                optimizer.expect_gradients()
+                optimizer.prepare_for_backward()
                 total.backward()
                 norms.append(optimizer.clip_gradients(1.0))
                 optimizer.step(1.0, torch.tensor(True))

@@ -80,7 +80,7 @@ def test_depth_20_at_32_rows_of_2048_fits_80_gb_in_one_pass(ranks: int, monkeypa
 
 @pytest.mark.parametrize(
     ("gigabytes", "compiled", "rows"),
-    [(85.0, True, 32), (80.0, True, 32), (80.0, False, 16), (48.0, True, 16), (24.0, True, 4), (8.0, True, 1)],
+    [(85.0, True, 16), (80.0, True, 16), (80.0, False, 16), (48.0, True, 16), (24.0, True, 4), (8.0, True, 1)],
 )  # fmt: skip
 def test_the_micro_batch_is_what_fits_a_gpu(
     gigabytes: float, compiled: bool, rows: int, monkeypatch: pytest.MonkeyPatch
@@ -99,8 +99,8 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, gigabytes: float) -> Runtime:
 
 def test_more_rows_than_are_of_use_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = on_gpu(monkeypatch, 500)
-    assert memory.micro_batch(shape(2, 10), 2_048, runtime) == 32
-    assert memory.micro_batch(shape(2, 10), 512, runtime) == 128
+    assert memory.micro_batch(shape(2, 10), 2_048, runtime) == 16
+    assert memory.micro_batch(shape(2, 10), 512, runtime) == 64
 
 
 def test_every_figure_grows_with_the_batch(make_model: Callable[..., Transformer]) -> None:
