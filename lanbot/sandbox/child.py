@@ -48,7 +48,7 @@ def send_json(message: object) -> None:
     """Raises ValueError if the message is too long for the host."""
     data = json.dumps(message).encode()
     if len(data) > MOST_CALL_BYTES:
-        raise ValueError(f"a call of {len(data)} bytes; the limit is {MOST_CALL_BYTES}")
+        raise ValueError(f"a call of {len(data)} bytes; at most {MOST_CALL_BYTES} are allowed")
     data = LENGTH.pack(len(data)) + data
     while data:
         data = data[os.write(CHANNEL, data) :]

@@ -72,7 +72,7 @@ def items_of(task: CoreTask) -> list[core.Item]:
 
 @pytest.fixture(autouse=True)
 def made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "load", lambda task, options: items_of(task) if task in MADE else LOADED(task))
+    monkeypatch.setattr(core, "load", lambda task, options=None: items_of(task) if task in MADE else LOADED(task))
 
 
 def prompts_of(task: CoreTask, one: ModelScorer | hf_scorer.HFScorer, context: int | None) -> list[list[Prompt]]:
@@ -294,12 +294,12 @@ def test_a_saved_model_of_ours_scores_alike_in_transformers(
     assert theirs.settings["context"] == 60
 
 
-def test_an_open_model_is_scored_alike_by_both() -> None:
+def test_an_open_model_is_scored_alike_by_both(chat_format: ChatFormat) -> None:
     folder = REAL / "open_weights" / "stories260k"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there (set LANBOT_MIRROR)")
     theirs = HFScorer(str(folder), dtype=torch.float32)
-    ours = ModelScorer(load_model(folder, torch.float32, torch.device("cpu")), theirs, "ours")  # type: ignore[arg-type]
+    ours = ModelScorer(load_model(folder, torch.float32, torch.device("cpu")), chat_format, "ours")
     assert theirs.bos is not None
     prompts = prompts_of(QUIZ, theirs, theirs.context) + prompts_of(WORDS, theirs, theirs.context)
     assert_same(ours.score(prompts), theirs.score(prompts))

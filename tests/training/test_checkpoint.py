@@ -200,7 +200,7 @@ FULL = {  # where it shows, and how each library tells it
         "save_model",
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ),
-    "tokenizer": ("Tokenizer.save", Exception("No space left on device (os error 28)")),
+    "tokenizer": ("ChatFormat.save", Exception("No space left on device (os error 28)")),
     "trainer": ("os.fsync", NO_SPACE),
     "manifest": ("_digest", NO_SPACE),
 }
@@ -231,9 +231,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 4 MiB, where this process may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, text=True
+    )
     if mounted.returncode:
-        pytest.skip("may not mount a disk")
+        pytest.skip(f"may not mount a file system: {mounted.stderr.strip()}")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
