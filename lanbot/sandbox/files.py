@@ -5,10 +5,8 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator
 
-MOST_FILES, MOST_BYTES = 64, 16 << 20
-"""Limits of the files returned from one run, all together."""
-LONGEST_NAME, LONGEST_PART = 1_000, 255
-"""Bytes."""
+MOST_FILES, MOST_BYTES = 64, 16 << 20  # limits of the files returned from one run, all together
+LONGEST_NAME, LONGEST_PART = 1_000, 255  # bytes
 HEAD = struct.Struct(">II")
 """Lengths of the name and of the file. An empty name ends the frames; its second number is 1 if files are missing."""
 

@@ -10,8 +10,7 @@ from typing import Any
 
 BOXED, LOCKED, SEATBELT, OPEN = 1, 2, 3, 4
 """The levels. BOXED has a folder in memory; the others use a temporary folder of the host."""
-WORK, SOURCE = "/work", "/source"
-"""The runs' folder and LanBot's code inside bubblewrap."""
+WORK, SOURCE = "/work", "/source"  # the runs' folder and LanBot's code inside bubblewrap
 NOBODY = 65534
 TASKS = 64 * max(2, os.cpu_count() or 1)
 """Threads that all runs of a user together may start, besides those that the user already has."""

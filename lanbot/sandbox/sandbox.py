@@ -18,8 +18,7 @@ from lanbot.sandbox.protocol import Functions, Job, Lost
 from lanbot.sandbox.worker import Result, Worker
 from lanbot.sandbox.zygote import FOLDER_BYTES
 
-MOST_SESSIONS = 32
-"""Beyond these, the least recently used one is closed."""
+MOST_SESSIONS = 32  # beyond these, the least recently used one is closed
 MOST_SECONDS = 86_400
 REMEDY = (
     "Install bubblewrap, or use Linux 5.13 or newer (docs/sandbox.md). "

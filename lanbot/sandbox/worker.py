@@ -20,10 +20,8 @@ from dataclasses import dataclass
 from lanbot.sandbox import files, launch, zygote
 from lanbot.sandbox.protocol import GRACE_SECONDS, MOST_OUTPUT, Control, Exchange, Job, Lost, Process, request
 
-START_SECONDS = 30.0
-"""For Python to start."""
-SESSION_CPU_SECONDS = 3_600
-"""Total for a session's process, for each core."""
+START_SECONDS = 30.0  # for Python to start
+SESSION_CPU_SECONDS = 3_600  # total for a session's process, for each core
 SIGKILLED = -9
 
 

@@ -30,11 +30,9 @@ RECORD = struct.Struct(">cqQ")
 START, KILL, FREEZE, THAW, GATHER, WIPE = b"S", b"K", b"F", b"T", b"G", b"W"
 READY, EXIT, GATHERED = b"r", b"x", b"g"
 
-FOLDER_BYTES, FOLDER_FILES = 64 << 20, 4_096
-"""The capacity of the runs' folder in memory, at level 1."""
+FOLDER_BYTES, FOLDER_FILES = 64 << 20, 4_096  # the capacity of the runs' folder in memory, at level 1
 MOST_OPEN = 64
-ABOVE = 10
-"""The control socket's descriptor lies above those of a run."""
+ABOVE = 10  # the control socket's descriptor lies above those of a run
 COMMON = """
 abc ast base64 bisect calendar cmath collections contextlib copy csv ctypes dataclasses datetime decimal enum
 fractions functools hashlib heapq inspect io itertools json math numbers operator queue random re statistics string

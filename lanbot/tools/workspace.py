@@ -19,20 +19,14 @@ from lanbot.tools.operations import MAX_SIZE
 from lanbot.tools.tool import ToolError
 from lanbot.tools.words import content_words, fold
 
-MAX_FILE = 1_000_000
-"""Characters of a file."""
-MAX_FILES = 1_000
-"""Files of a folder that are searched and listed; the others can only be read by name."""
-MAX_SEARCHED = 10_000_000
-"""Characters that one search reads."""
+MAX_FILE = 1_000_000  # characters of a file
+MAX_FILES = 1_000  # files of a folder that are searched and listed; the others can only be read by name
+MAX_SEARCHED = 10_000_000  # characters that one search reads
 MAX_PATH = 200
-MAX_NAME = 100
-"""Bytes of a path, and of each name in it."""
+MAX_NAME = 100  # bytes of a path, and of each name in it
 MAX_HITS = 10
-MAX_LINE = 200
-"""Characters of a line that a search shows."""
-NAMED = 5
-"""Files that an error lists."""
+MAX_LINE = 200  # characters of a line that a search shows
+NAMED = 5  # files that an error lists
 
 
 class Store(Protocol):
