@@ -119,9 +119,8 @@ def bubblewrap(paths: list[str], user_space: bool) -> list[str]:
         *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
         *("--hostname", "sandbox", "--cap-drop", "ALL"),
         *(word for capability in capabilities for word in ("--cap-add", capability)),
-        *(
-            word for parent in sorted(parents - {"/"}) for word in ("--dir", parent)
-        ),  # those that bwrap creates are for root only
+        # Those that bwrap creates are for root only.
+        *(word for parent in sorted(parents - {"/"}) for word in ("--dir", parent)),
         *(word for path in paths for word in ("--ro-bind", path, path)),
         *("--dev-bind", "/dev/null", "/dev/null", "--dev-bind", "/dev/urandom", "/dev/urandom"),
         *("--ro-bind", str(PACKAGE / "__init__.py"), f"{package}/__init__.py"),

@@ -224,10 +224,8 @@ def frame(text: str) -> bytes:
 
 def request(job: Job, given: dict[str, bytes], keep: bool) -> bytes:
     """The first message to the run's process; `given` are the files that it writes itself."""
-    header = {
-        **{"code": job.code, "stdin": len(job.stdin), "functions": list(job.functions), "keep": keep},
-        "files": {name: len(data) for name, data in given.items()},
-    }
+    sizes = {name: len(data) for name, data in given.items()}
+    header = {"code": job.code, "stdin": len(job.stdin), "files": sizes, "functions": [*job.functions], "keep": keep}
     return b"".join([frame(json.dumps(header)), job.stdin, *given.values()])
 
 
