@@ -107,7 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         hidden = Path(scratch) / "hidden"
         hidden.mkdir()
-        (hidden / "fastokens.py").write_text("raise ImportError\n")
+        (hidden / "fastokens.py").write_text("raise ImportError\n", encoding="utf-8")
         for name, shape in SHAPES.items():
             folder = Path(scratch) / name
             say(f"training a vocabulary of {shape['vocab']:,}")

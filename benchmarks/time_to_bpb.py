@@ -51,7 +51,7 @@ def format_of(data: str, cache: Path) -> ChatFormat:
 
 def recipe_of(data: str, seed: int, overrides: dict[str, str]) -> Recipe:
     keys = {"base.data": data, "seed": str(seed), "tokenizer.vocab_size": str(VOCABULARY)}
-    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".toml") as file:
         return load(file.name, {**keys, "model.context": str(CONTEXT), **overrides})
 
 
