@@ -74,7 +74,8 @@ class Agent:
         said = []
         for turn in self.turns:
             said.append(transcript([{"role": "user", "content": turn.request}, turn.message]))
-            said += [] if turn.ended == ANSWERED else [f"(ended by the {turn.ended})\n"]
+            if turn.ended != ANSWERED:
+                said.append(f"(ended by the {turn.ended})\n")
         return "\n".join(said)
 
     def _write(
