@@ -20,7 +20,8 @@ import torch
 
 from lanbot.chat.formats import DEFAULT, get_format, load_format
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.config.recipe import Recipe, load
+from lanbot.config.recipe import Recipe
+from lanbot.config.recipe_file import load
 from lanbot.core import hardware
 from lanbot.core.console import duration, size, table
 from lanbot.data.corpus import open_corpus
