@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from lanbot.chat.formats import DEFAULT, get_format
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.config import recipe as recipes
+from lanbot.config import recipe_file
 from lanbot.core.console import say, table
 from lanbot.data.corpus import open_corpus
 from lanbot.distributed.runtime import Runtime
@@ -72,7 +72,7 @@ def make_model(vocab: int, context: int, dtype: torch.dtype) -> Transformer:
 
 def make_format(vocab: int) -> ChatFormat:
     say(f"training a vocabulary of {vocab:,}")
-    corpus, _ = open_corpus(recipes.load("laptop").base.data, 0)
+    corpus, _ = open_corpus(recipe_file.load("laptop").base.data, 0)
     chat_format = get_format(DEFAULT)
     return chat_format(train(islice(corpus.once(), 4_000), vocab, chat_format.special_tokens))
 

@@ -233,7 +233,7 @@ class Suite:
             traceback.print_exc(limit=-3)
             result = {"failed": f"{type(error).__name__}: {error}"}
         self.results[name] = {**result, "seconds": round(time.monotonic() - began, 1)}
-        self.out.write_text(json.dumps(self.results, indent=1) + "\n")
+        self.out.write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from lanbot.chat.messages import parts
-from lanbot.config import recipe as recipes
+from lanbot.config import recipe_file
 from lanbot.core.console import table
 from lanbot.synthetic import world
 from lanbot.synthetic.identity import offline, quality
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("recipe", nargs="?", default="demo")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    who = recipes.load(Path(arguments.recipe)).identity
+    who = recipe_file.load(Path(arguments.recipe)).identity
     sets = [(f"offline, {count:,}", lambda count=count: list(offline.conversations(who, count, 0))) for count in COUNTS]
     small = [who.name, who.creator, who.personality]
     sets.append(("builtin, 2,000", lambda: [world.identity_chat(*small, "train", i)[0] for i in range(2_000)]))

@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 from lanbot.chat.formats import DEFAULT, get_format
-from lanbot.config import recipe as recipes
+from lanbot.config import recipe_file
 from lanbot.config.recipe import MixturePart
 from lanbot.core.console import say, size, table
 from lanbot.data.corpus import open_corpus
@@ -39,7 +39,7 @@ FULL = {"smoltalk_like/train.jsonl.gz": 460_000, "mmlu/auxiliary_train_partial.j
 
 
 def rate(parts: tuple[MixturePart, ...], folder: Path) -> dict[str, float]:
-    recipe = recipes.load("d20")
+    recipe = recipe_file.load("d20")
     loader = chat_loader(
         replace(recipe, mid=replace(recipe.mid, mixture=parts, batch_tokens=16_384)), "mid", folder, True
     )
@@ -70,7 +70,7 @@ def blow_up(mirror: Path, to: Path) -> None:
 
 def start(folder: Path) -> None:
     began = time.perf_counter()
-    loader = chat_loader(recipes.load("d20"), "mid", folder, True)
+    loader = chat_loader(recipe_file.load("d20"), "mid", folder, True)
     assert loader.next_batch() is not None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"rows": len(loader.conversations), "seconds": time.perf_counter() - began, "peak": peak}))
