@@ -150,15 +150,15 @@ def open_corpus(
             raise UserError(f"base.data = {source!r}: no such built-in corpus", "There is builtin:world.")
         return Corpus([("train", _world_chunks("train"))], seed), Corpus([("test", _world_chunks("test"))], None)
     options = options or Options.from_environment()
+    if source.startswith("hf:") and options.mirror:
+        hub_id, known, inside = _hub_source(source)
+        source = str(hub.find(hub_id, known.mirror if known else "/".join([hub_id, *inside]), options.mirror))
     remotes: list[Remote] = []
-    if source.startswith("hf:") and options.mirror is None:
+    if source.startswith("hf:"):
         listed = _hub_files(source, options)
         names, remotes = [PurePath(name) for name in listed], list(listed.values())
         paths = [remote.path for remote in remotes]
     else:
-        if source.startswith("hf:"):
-            hub_id, known, inside = _hub_source(source)
-            source = str(hub.find(hub_id, known.mirror if known else "/".join([hub_id, *inside]), options.mirror))
         paths = find(source)
         base = source if Path(source).is_dir() else os.path.commonpath([path.parent for path in paths])
         names = [path.relative_to(base) for path in paths]
