@@ -208,7 +208,7 @@ def test_short_memory_halves_the_micro_batch_and_trains_the_same(
     tight = run("tight", Noise(3), micro_batch=4)
     told = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
     assert len(told) == 2
-    assert "tight, step 1: out of memory with 4 x 24 tokens at a time; from here on 2 x 24" in told[0]
+    assert "tight, step 1: out of memory with 4 x 24 tokens at a time; from now on 2 x 24" in told[0]
     assert weights(tmp_path / "tight") == weights(tmp_path / "roomy")
     assert metrics(tmp_path / "tight") == metrics(tmp_path / "roomy")
     assert tight.micro_tokens == roomy.micro_tokens == T
@@ -219,7 +219,7 @@ def test_the_smaller_micro_batch_is_kept_with_the_checkpoint(
 ) -> None:
     short_of_memory(2, MemoryError())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "micro_batch", lambda config, T: 4)
+        patch.setattr(memory, "micro_batch", lambda config, T, runtime: 4)
         patch.setattr(Noise, "progress", lambda self: self.step / 4)
         run("base", Noise(2))
         assert "out of memory" in capsys.readouterr().err

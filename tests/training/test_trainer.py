@@ -283,7 +283,7 @@ def test_stopped_in_a_save_it_ends_the_same(run, tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_model", interrupted)
         for step in sorted({3, min(6, whole.step), whole.step}):  # at the end it is evaluated before it stops
-            with pytest.raises(Stopped, match=f"after step {step}, saved; run again to go on"):
+            with pytest.raises(Stopped, match=f"after step {step}, saved; run again to resume"):
                 run("stopped")
     run("stopped")
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
