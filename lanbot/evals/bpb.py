@@ -1,7 +1,7 @@
 """Bits per byte on held-out text: comparable between tokenizers, the same for any batch and world size."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,15 +68,15 @@ class Validation:
         self.bos, self.bytes_of = chat_format.bos, chat_format.tokenizer.byte_lengths()
 
     def bits_per_byte(self, model: Transformer) -> float:
-        """Special tokens stand for no bytes and their loss is left out. All ranks call it; all get the value.
-
-        ROWS rows are scored together whatever the number of ranks, and the sum of theirs is rounded once: it is the
-        same to the last bit at any world size.
-        """
-        return self._value(self.runtime.gather([nats.sum().item() for _, nats in self._scored(model)]))
+        """The value of `measure`."""
+        return self.measure(model).value
 
     def measure(self, model: Transformer) -> BitsPerByte:
-        """The same value with its error, also the same to the last bit at any world size. All ranks call it."""
+        """Special tokens stand for no bytes and their loss is left out. All ranks call it; all get the result.
+
+        ROWS rows are scored together whatever the number of ranks, and the sum of theirs is rounded once: the result
+        is the same to the last bit at any world size.
+        """
         targets, lengths = self.batch.targets, self.bytes_of[self.batch.targets]
         document = (targets == self.bos).cumsum().reshape(targets.shape)  # each token of the text is a target once
         parts: list[tuple[int, float, int, np.ndarray]] = self.runtime.gather(
@@ -89,7 +89,8 @@ class Validation:
         bits_of_each = np.zeros(len(bytes_of_each))
         for _, _, first, nats in sorted(parts, key=lambda part: part[0]):  # the order is the same at any world size
             bits_of_each[first : first + len(nats)] += nats / math.log(2)
-        value, n, D = self._value(part[1] for part in parts), int(lengths.sum()), int((bytes_of_each > 0).sum())
+        n, D = int(lengths.sum()), int((bytes_of_each > 0).sum())
+        value = math.fsum(part[1] for part in parts) / math.log(2) / n
         squares = math.fsum((bits_of_each - value * bytes_of_each) ** 2)
         stderr = math.sqrt(D / (D - 1) * squares) / n if D > 1 else None
         chance = math.log2(len(self.bytes_of)) * int((lengths > 0).sum()) / n
@@ -110,9 +111,6 @@ class Validation:
     def _text(self, start: int) -> np.ndarray:
         """(ROWS, T): which targets are text, of the rows from `start` on."""
         return self.bytes_of[self.batch.targets[start : start + ROWS]] > 0
-
-    def _value(self, sums: Iterable[float]) -> float:
-        return math.fsum(sums) / math.log(2) / int(self.bytes_of[self.batch.targets].sum())
 
 
 def _by_document(document: np.ndarray, nats: Tensor) -> tuple[int, np.ndarray]:

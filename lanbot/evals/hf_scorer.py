@@ -94,8 +94,8 @@ class HFScorer:
         self._judge(branches, after, tally, use_cache=True, **{self.cache: past})
 
     def _judge(self, ids: Tensor, rows: Sequence[tuple[int, int, Prompt, int]], tally: Tally, **options: Any) -> Any:
-        """Reads ids (B, T), tallies what they foretell, and gives the model's cache. rows: of each prompt its row, the
-        tokens that were read before, itself and its runtime."""
+        """Reads ids (B, T), tallies their predictions, and returns the model's cache. rows: of each prompt its row, the
+        tokens that were read before, itself and its place."""
         T = ids.shape[1]
         at, places, targets = [], [], []
         for row, before, prompt, place in rows:

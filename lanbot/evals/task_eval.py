@@ -97,7 +97,19 @@ def pass_at(
 
     The error is that of item means, since samples of one item are not independent.
     """
-    faults, did_not_fit = _sample(engine, items, samples, max_tokens, temperature, seed, label, runtime)
+    numbers = range(len(items))[runtime.rank :: runtime.size]
+    asked = [items[i] for i in numbers for _ in range(samples)]
+    prompts = [engine.chat_format.prompt_of(task.conversation(row)) for task, row in asked]
+    keys = [f"pass/{i}/{j}" for i in numbers for j in range(samples)]
+    with Progress(label, len(asked)) as progress:
+        answers = _answers(engine, prompts, Sampling(max_tokens, temperature), progress.show, seed, keys)
+    mine: list[str] = []
+    for task, group in itertools.groupby(zip(asked, answers, strict=True), key=lambda one: one[0][0]):
+        of_task = list(group)
+        mine += task.faults([row for (_, row), _ in of_task], [answer for _, answer in of_task])
+    # of each item, in the order of the ranks' shares, one fault a sample
+    faults = runtime.gather([mine[i * samples : (i + 1) * samples] for i in range(len(numbers))])
+    did_not_fit = sum(runtime.gather([answers.count(None) // samples]))
     guesses = [task.guess(row) for task, row in items]
     level, failed = _level([task for task, _ in items], runtime), {}
     if any(task.runs_code for task, _ in items):
@@ -126,39 +138,6 @@ def unbiased(n: int, right: int, k: int) -> float:
     """1 - C(n - right, k) / C(n, k): the chance that of k of n samples, drawn without repetition, one is right; an
     unbiased estimate of pass@k (Chen et al. 2021)."""
     return (math.comb(n, k) - math.comb(n - right, k)) / math.comb(n, k)
-
-
-def _sample(
-    engine: Engine,
-    items: Sequence[tuple[Task, int]],
-    samples: int,
-    max_tokens: int,
-    temperature: float,
-    seed: int,
-    label: str,
-    runtime: Runtime,
-) -> tuple[list[list[str]], int]:
-    """Each item's faults, one a sample, "" if it is right; and how many items did not fit the context.
-
-    All ranks share the work; the items come in the order of the ranks' shares.
-    """
-    numbers = range(len(items))[runtime.rank :: runtime.size]
-    asked = [items[i] for i in numbers for _ in range(samples)]
-    with Progress(label, len(asked)) as progress:
-        answers = _answers(
-            engine,
-            [engine.chat_format.prompt_of(task.conversation(row)) for task, row in asked],
-            Sampling(max_tokens, temperature),
-            progress.show,
-            seed,
-            [f"pass/{i}/{j}" for i in numbers for j in range(samples)],
-        )
-    faults: list[str] = []
-    for task, group in itertools.groupby(zip(asked, answers, strict=True), key=lambda one: one[0][0]):
-        of_task = list(group)
-        faults += task.faults([row for (_, row), _ in of_task], [answer for _, answer in of_task])
-    of_items = runtime.gather([faults[i * samples : (i + 1) * samples] for i in range(len(numbers))])
-    return of_items, sum(runtime.gather([answers.count(None) // samples]))
 
 
 ProgressCallback = Callable[[int], None]

@@ -41,11 +41,10 @@ class AgentEnv:
 
     def __init__(self, errand: world.Errand) -> None:
         self.errand, self.files = errand, dict(errand.files)
-        memory = Memory()
+        self.memory = Memory()
         for known in errand.known:
-            memory.remember(known)
-        self.memory = memory
-        self.tools = PythonCalls(Toolset([*Workspace(self.files).tools, *memory.tools]))
+            self.memory.remember(known)
+        self.tools = PythonCalls(Toolset([*Workspace(self.files).tools, *self.memory.tools]))
         self.conversations: list[Sequence[Message]] = []
         self.did_not_fit = False
         """A request was longer than the context."""

@@ -76,8 +76,7 @@ class Mixture(Sequence[Rendered]):
         return Rendered([], []) if conversation is None else self.chat_format.render(conversation, bulk=True)
 
     def leave_out_bad_rows(self) -> int:
-        """Looks at the rows of parts that may have bad ones, and goes on without those, in the same order. How many
-        there are, or were."""
+        """Removes the bad rows of the parts that may have some, and keeps the order. Returns their number."""
         lenient = np.array([part.skip_bad_rows for part in self.parts])
         bad = [i for i in np.flatnonzero(lenient[self.which]) if self.conversation(int(i)) is None]
         self.which, self.rows = np.delete(self.which, bad), np.delete(self.rows, bad)
@@ -85,7 +84,7 @@ class Mixture(Sequence[Rendered]):
 
     @property
     def skipped(self) -> int:
-        """Bad rows that are not even among the rows: files of one's own are looked at first."""
+        """Bad rows that are not among the rows: a user's files are checked first."""
         return sum(task.skipped for task in self.tasks)
 
     @property
