@@ -107,7 +107,7 @@ def main() -> None:
     if len(names) not in (1, *STUDENT_95):
         sys.exit(f"name 1 to {max(STUDENT_95)} runs")
     runs = [Run.open(name) for name in names]
-    reports = [json.loads((Path(run.folder) / "report.json").read_text()) for run in runs]
+    reports = [json.loads((Path(run.folder) / "report.json").read_text(encoding="utf-8")) for run in runs]
     rows = []
     for task, by_phase in reports[0]["evals"].items():
         for phase in by_phase:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from lanbot.chat.formats import DEFAULT, get_format
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.config import recipe as recipes
+from lanbot.config import recipe_file
 from lanbot.core.console import say, table
 from lanbot.core.options import Options
 from lanbot.data.corpus import open_corpus
@@ -72,7 +72,7 @@ def make_model(vocab: int, context: int, dtype: torch.dtype) -> Transformer:
 
 def make_format(vocab: int, options: Options) -> ChatFormat:
     say(f"training a vocabulary of {vocab:,}")
-    corpus, _ = open_corpus(recipes.load("laptop").base.data, 0, options=options)
+    corpus, _ = open_corpus(recipe_file.load("laptop").base.data, 0, options=options)
     chat_format = get_format(DEFAULT)
     return chat_format(train(islice(corpus.once(), 4_000), vocab, chat_format.special_tokens))
 

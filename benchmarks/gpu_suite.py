@@ -232,7 +232,7 @@ class Suite:
             traceback.print_exc(limit=-3)
             result = {"failed": f"{type(error).__name__}: {error}"}
         self.results[name] = {**result, "seconds": round(time.monotonic() - began, 1)}
-        self.out.write_text(json.dumps(self.results, indent=1) + "\n")
+        self.out.write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -312,12 +312,13 @@ class Suite:
         show(result)
         if torch.cuda.is_available() and self.left() > 4 * steady:
             try:
-                result |= kernels(lambda: training.step(batch, rows))
+                found = kernels(lambda: training.step(batch, rows))
             except Exception as error:  # keep the figures above
                 result["kernels_failed"] = str(error)
             else:
-                show({"device_idle": result["device_idle"]})
-                print(table([(f"{ms:.1f}", f"{calls:,}", name) for name, ms, calls in result["kernels"]],
+                result |= found
+                show({"device_idle": found["device_idle"]})
+                print(table([(f"{ms:.1f}", f"{calls:,}", name) for name, ms, calls in found["kernels"]],
                             ("ms a step", "calls", "kernel")), flush=True)  # fmt: skip
         return result
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from lanbot.chat.messages import Conversation, parts
-from lanbot.config import recipe as recipes
+from lanbot.config import recipe_file
 from lanbot.core.console import table
 from lanbot.synthetic import world
 from lanbot.synthetic.identity import offline, quality
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("recipe", nargs="?", default="demo")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    who = recipes.load(Path(arguments.recipe)).identity
+    who = recipe_file.load(Path(arguments.recipe)).identity
     small = (who.name, who.creator, who.personality)
     sets: list[tuple[str, Callable[[], list[Conversation]]]] = [
         *((f"offline, {n:,}", partial(lambda n: list(offline.conversations(who, n, 0)), n)) for n in COUNTS),

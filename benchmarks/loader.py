@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lanbot.chat.formats import DEFAULT, get_format, load_format
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.config import recipe as recipes
+from lanbot.config import recipe_file
 from lanbot.config.recipe import MixturePart
 from lanbot.core.console import say, table
 from lanbot.core.options import Options
@@ -70,7 +70,7 @@ def rate(loader: Loader, demand: float = float("inf"), seconds: float = SECONDS)
 
 
 def measure(shape: dict[str, int], folder: Path, texts: list[str], options: Options) -> dict[str, float]:
-    recipe = recipes.load(
+    recipe = recipe_file.load(
         "laptop",
         {
             "base.tokens": str(10**12),
@@ -102,12 +102,12 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {}
     options = Options.from_environment(arguments.mirror)
-    corpus, _ = open_corpus(recipes.load("laptop").base.data, 0, options=options)
+    corpus, _ = open_corpus(recipe_file.load("laptop").base.data, 0, options=options)
     texts = list(islice(corpus.once(), 5_000))
     with tempfile.TemporaryDirectory() as scratch:
         hidden = Path(scratch) / "hidden"
         hidden.mkdir()
-        (hidden / "fastokens.py").write_text("raise ImportError\n")
+        (hidden / "fastokens.py").write_text("raise ImportError\n", encoding="utf-8")
         for name, shape in SHAPES.items():
             folder = Path(scratch) / name
             say(f"training a vocabulary of {shape['vocab']:,}")

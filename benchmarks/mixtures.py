@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 from lanbot.chat.formats import DEFAULT, get_format
-from lanbot.config import recipe as recipes
+from lanbot.config import recipe_file
 from lanbot.config.recipe import MixturePart
 from lanbot.core.console import say, size, table
 from lanbot.core.options import Options
@@ -39,7 +39,7 @@ FULL = {"smoltalk_like/train.jsonl.gz": 460_000, "mmlu/auxiliary_train_partial.j
 
 
 def rate(parts: tuple[MixturePart, ...], folder: Path, options: Options) -> dict[str, float]:
-    recipe = recipes.load("d20")
+    recipe = recipe_file.load("d20")
     recipe = replace(recipe, mid=replace(recipe.mid, mixture=parts, batch_tokens=16_384))
     loader = chat_loader(recipe, "mid", folder, True, options)
     tokens, began, seconds = 0, 0.0, 0.0
@@ -69,7 +69,7 @@ def enlarge(mirror: Path, to: Path) -> None:
 
 def start(folder: Path, options: Options) -> None:
     began = time.perf_counter()
-    loader = chat_loader(recipes.load("d20"), "mid", folder, True, options)
+    loader = chat_loader(recipe_file.load("d20"), "mid", folder, True, options)
     assert loader.next_batch() is not None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"rows": len(loader.conversations), "seconds": time.perf_counter() - began, "peak": peak}))

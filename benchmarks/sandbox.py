@@ -57,7 +57,7 @@ MIXED = [
 
 def state(process: str) -> tuple[int, str]:
     """(parent, state) of a process, from its folder in /proc."""
-    fields = Path(process, "stat").read_text().rpartition(")")[2].split()
+    fields = Path(process, "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return int(fields[1]), fields[0]
 
 
@@ -80,7 +80,7 @@ def own_pages(pids: list[int]) -> int:
     """Private bytes of these processes."""
     total = 0
     for pid in pids:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
         total += sum(1_024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))
     return total
 
@@ -89,7 +89,7 @@ def cpu_seconds() -> float:
     """Of this process and its descendants, including those that have been waited for."""
     ticks = 0
     for pid in (os.getpid(), *below(os.getpid())):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         ticks += sum(map(int, fields[11:13] if pid == os.getpid() else fields[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
 

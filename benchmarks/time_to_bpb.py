@@ -21,7 +21,8 @@ import torch
 
 from lanbot.chat.formats import DEFAULT, get_format, load_format
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.config.recipe import Recipe, load
+from lanbot.config.recipe import Recipe
+from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
 from lanbot.core import hardware
 from lanbot.core.console import duration, size, table
@@ -53,7 +54,7 @@ def format_of(data: str, cache: Path) -> ChatFormat:
 
 def recipe_of(data: str, seed: int, overrides: dict[str, str]) -> Recipe:
     keys = {"base.data": data, "seed": str(seed), "tokenizer.vocab_size": str(VOCABULARY)}
-    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".toml") as file:
         return load(file.name, {**keys, "model.context": str(CONTEXT), **overrides})
 
 

@@ -66,12 +66,12 @@ def plan(
     """
     options = make_options(mirror)
     from lanbot.chat.formats import load_format
-    from lanbot.config import recipe as recipes
+    from lanbot.config import recipe_file
     from lanbot.config.run import Run
     from lanbot.core.console import table
     from lanbot.tasks import mixture_stats as plans
 
-    loaded = recipes.load(recipe, parse_overrides(overrides))
+    loaded = recipe_file.load(recipe, parse_overrides(overrides))
     made = open_run(tokenizer) if tokenizer else Run(options.runs / loaded.name, loaded, options)
     if not (made.phase("tokenizer") / "tokenizer.json").is_file():
         remedy = f"Train it first: lanbot run {recipe} --phase tokenizer. Or name a run that has one: --tokenizer RUN."
@@ -120,10 +120,10 @@ def contamination(
         json: Print one JSON object.
     """
     options = make_options(mirror)
-    from lanbot.config import recipe as recipes
+    from lanbot.config import recipe_file
     from lanbot.tasks import contamination
 
-    loaded = recipes.load(recipe, parse_overrides(overrides))
+    loaded = recipe_file.load(recipe, parse_overrides(overrides))
     if base_chars is not None and base_chars < 0:
         raise UsageError(f"--base-chars {base_chars}: out of range", "It is 0 or more.")
     if not contamination.real(loaded.evals.tasks):

@@ -51,7 +51,7 @@ def generate(
         price_out: Dollars for a million tokens that it writes.
         concurrency: Requests at a time; 8 if left out.
     """
-    from lanbot.config import recipe as recipes
+    from lanbot.config import recipe_file
 
     if count < 1:
         raise UsageError(f"--count {count}: out of range", "It is 1 or more.")
@@ -59,7 +59,7 @@ def generate(
         raise UserError(f"--out {out}: cannot be written", "Name a file in a folder that is there.")
     if out.suffix != ".jsonl":
         raise UserError(f"--out {out}: not a .jsonl file", "Name one, such as identity.jsonl.")
-    who = recipes.load(recipe).identity
+    who = recipe_file.load(recipe).identity
     if base_url:
         from lanbot.synthetic.identity import endpoint
 
@@ -102,12 +102,12 @@ def preview(recipe: str, *, count: int = 5, seed: int = 0) -> None:
         recipe: A recipe's file, or the name of a shipped one.
         count: How many.
     """
-    from lanbot.config import recipe as recipes
+    from lanbot.config import recipe_file
     from lanbot.synthetic.identity import offline
 
     if count < 1:
         raise UsageError(f"--count {count}: out of range", "It is 1 or more.")
-    who = recipes.load(recipe).identity
+    who = recipe_file.load(recipe).identity
     _tell_unknown_languages(who)
     for number, one in enumerate(offline.made(who, count, seed), 1):
         print(f"{number}. {one.kind}\n{_shown(one.conversation, who.name)}\n")
@@ -121,11 +121,11 @@ def validate(file: Path, *, recipe: str) -> None:
         file: A .jsonl or .jsonl.gz of conversations, in a layout that jsonl:FILE reads.
         recipe: A recipe's file, or the name of a shipped one.
     """
-    from lanbot.config import recipe as recipes
+    from lanbot.config import recipe_file
     from lanbot.core.console import track
     from lanbot.synthetic.identity.validate import problems
 
-    who = recipes.load(recipe).identity
+    who = recipe_file.load(recipe).identity
     rows, bad, broken = 0, 0, []  # type: int, int, list[str]
     for place, row in track(jsonl.read_jsonl(file, broken), "checked", unit="rows"):
         rows += 1

@@ -16,21 +16,22 @@ def init(path: Path = Path("lanbot.toml"), *, name: str = "", creator: str = "",
         creator: Who makes it; asked for if left out.
         personality: Its manner, in a few words; asked for if left out.
     """
-    from lanbot.config import recipe
+    from lanbot.config import recipe_file
+    from lanbot.config.recipe import Identity
 
     if path.exists():
         raise UserError(f"{path}: there already", "Name another file, or delete it.")
     if not path.parent.is_dir():
         raise UserError(f"{path}: no such folder", "Make the folder first, or name another file.")
-    default = recipe.Identity()
+    default = Identity()
     name = name.strip() or _ask("Its name", default.name)
     creator = creator or _ask("Who makes it (your name)", os.environ.get("USER", ""))
     personality = personality or _ask("Its personality, in a few words", default.personality)
     folder = "".join(c if c.isalnum() or c in "-_" else "-" for c in path.stem.lower()).strip("-") or "bot"
-    text = (recipe.SHIPPED / "demo.toml").read_text(encoding="utf-8")
+    text = (recipe_file.SHIPPED / "demo.toml").read_text(encoding="utf-8")
     _, _, tail = text.partition('name = "demo"')
     identity = "".join(
-        f"{key} = {recipe.toml_value(value)}\n"
+        f"{key} = {recipe_file.toml_value(value)}\n"
         for key, value in {"name": name, "creator": creator, "personality": personality}.items()
     )
     before, _, rest = tail.partition("[identity]")

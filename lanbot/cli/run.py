@@ -12,10 +12,10 @@ def run(
         recipe: A recipe's file, or the name of a shipped one: smoke, demo, laptop, d20.
         phase: all, or phases joined by +, such as base or mid+sft.
     """
-    from lanbot.config import recipe as recipes
+    from lanbot.config import recipe_file
 
     options = make_options(mirror, unsafe_exec)
-    loaded = recipes.load(recipe, parse_overrides(overrides))
+    loaded = recipe_file.load(recipe, parse_overrides(overrides))
     from lanbot import report
     from lanbot.config.run import Run
     from lanbot.distributed.runtime import Runtime
@@ -42,10 +42,10 @@ def prepare(recipe: str, *overrides: Overrides, mirror: Mirror = None) -> None:
     Args:
         recipe: A recipe's file, or the name of a shipped one.
     """
-    from lanbot.config import recipe as recipes
+    from lanbot.config import recipe_file
 
     options = make_options(mirror)
-    loaded = recipes.load(recipe, parse_overrides(overrides))
+    loaded = recipe_file.load(recipe, parse_overrides(overrides))
     import torch
 
     from lanbot.distributed.runtime import Runtime

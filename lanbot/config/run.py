@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from lanbot.config import recipe as recipes
+from lanbot.config import recipe_file
 from lanbot.config.recipe import Recipe
 from lanbot.core.console import say
 from lanbot.core.errors import UserError
@@ -62,11 +62,11 @@ class Run:
         except OSError as error:
             raise UserError(f"{folder}: {error.strerror}", "A run needs a folder that it can write.") from None
         if saved.is_file():
-            before = recipes.load(saved)
+            before = recipe_file.load(saved)
             for phase, keys in (made_by or {}).items():
                 if run.begun(phase):
                     _check_same(before, recipe, phase, keys, folder)
-        write_atomic(saved, recipes.dump(recipe))
+        write_atomic(saved, recipe_file.dump(recipe))
         return run
 
     @classmethod
@@ -77,7 +77,7 @@ class Run:
         plain = name not in ("", ".", "..") and os.path.basename(name) == name
         for folder in ([root / name] if plain else []) + ([Path(name)] if name and paths else []):
             if os.path.isfile(folder / "recipe.toml"):
-                return cls(folder, recipes.load(folder / "recipe.toml"), options)
+                return cls(folder, recipe_file.load(folder / "recipe.toml"), options)
         names = [path.name for path in list_runs(root)]
         remedy = f"There are: {', '.join(names)}." if names else "There are none yet: lanbot run RECIPE makes one."
         raise UserError(f"{name[:100] or repr(name)}: no such run in {root}", remedy)

@@ -1,5 +1,8 @@
 """Errors that a user can cause and fix."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """An error that the user can fix. Shown without a traceback.
@@ -23,3 +26,9 @@ class Stopped(Exception):  # noqa: N818  (not an error: a signal asked for it)
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def did_you_mean(wrong: str, names: Iterable[str]) -> str:
+    """ " Did you mean NAME?", or nothing if no name is alike."""
+    near = difflib.get_close_matches(wrong, list(names), n=1)
+    return f" Did you mean {near[0]}?" if near else ""

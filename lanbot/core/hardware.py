@@ -43,7 +43,7 @@ def _ranks_here() -> int:
 def _cgroup(file: str, field: str = "") -> int | None:
     """A number of this process's control group, None where there is none or no limit."""
     try:
-        text = (Path("/sys/fs/cgroup") / file).read_text()
+        text = (Path("/sys/fs/cgroup") / file).read_text(encoding="utf-8")
         values = dict(line.split() for line in text.splitlines()) if field else {"": text.strip()}
         return int(values[field])
     except (OSError, ValueError, KeyError):

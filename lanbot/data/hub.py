@@ -82,7 +82,7 @@ def listing(hub_id: str, options: Options) -> dict[str, Remote]:
                     write_atomic(saved, json.dumps(_ask(hub_id, owner_name, revision)))
         except OSError as error:
             raise download.cache_error(hub_id, error, options.cache) from None
-    listed = json.loads(saved.read_text())
+    listed = json.loads(saved.read_text(encoding="utf-8"))
     base = f"{http.endpoint()}/datasets/{owner_name}/resolve/{listed['sha']}"
     return {
         path: Remote(f"{hub_id}: {path}", f"{base}/{quote(path)}", folder / "files" / path, size, digest)

@@ -182,7 +182,7 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 def _cpu_has_bf16() -> bool:
     """AVX512 alone would emulate bf16 at a loss; the instructions themselves must be there."""
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
             flags = file.read()
     except OSError:
         return False

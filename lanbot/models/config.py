@@ -75,7 +75,7 @@ class ModelConfig:
     def from_hf(cls, path: Path) -> "ModelConfig":
         """The shape in a Hugging Face config.json. Raises UserError for what LanBot cannot run."""
         try:
-            hf = json.loads(path.read_text())
+            hf = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path}: not there", "Name a model folder in Hugging Face layout.") from None
         except ValueError as error:

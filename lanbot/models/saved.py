@@ -32,7 +32,7 @@ def step_of(folder: Path) -> int:
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint according to its manifest; None if it is complete."""
     try:
-        files = json.loads((folder / "manifest.json").read_text())["files"]
+        files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
         expected = [(name, entry["bytes"], entry["sha256"]) for name, entry in files.items()]
     except (OSError, ValueError, KeyError):
         return "its manifest is missing or broken"

@@ -20,7 +20,7 @@ def save_model(model: Transformer, folder: Path, token_ids: dict[str, int] | Non
     folder.mkdir(parents=True, exist_ok=True)
     save_file(to_hf_names(model), folder / "model.safetensors", metadata={"format": "pt"})
     config = {**model.config.to_hf(), "dtype": "float32", **(token_ids or {})}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Transformer:

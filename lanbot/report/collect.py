@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lanbot.chat.messages import Message
-from lanbot.config import recipe as recipes
+from lanbot.config import recipe_file
 from lanbot.config.run import Run, read_metrics
 from lanbot.models.config import ModelConfig
 
@@ -62,7 +62,7 @@ def collect(run: Run) -> dict[str, Any]:
         "transcripts": last.get("transcripts", []),
         "curves": curves(run, {phase: phases[phase] for phase in results}),
         "settings": last.get("settings", {}),
-        "recipe": tomllib.loads(recipes.dump(run.recipe)),
+        "recipe": tomllib.loads(recipe_file.dump(run.recipe)),
     }
 
 

@@ -114,7 +114,7 @@ def attack(worker: Worker) -> tuple[list[str], int]:
         del probes["more memory"]
     folder = Path(tempfile.mkdtemp(prefix="lanbot-canary-"))
     secret = folder / "secret"
-    secret.write_text(secrets.token_hex())
+    secret.write_text(secrets.token_hex(), encoding="utf-8")
     folder.chmod(0o777)  # only the sandbox prevents access
     secret.chmod(0o666)
     try:

@@ -38,7 +38,7 @@ _FENCE = re.compile(
 )
 """A line that opens a block of code: its indentation (a list's marker included), its fence, its language."""
 _PYTHON = {"", "python", "python3", "py"}
-_SOURCE = Path(sandbox_rpc.__file__).read_text()
+_SOURCE = Path(sandbox_rpc.__file__).read_text(encoding="utf-8")
 
 
 class Program(NamedTuple):

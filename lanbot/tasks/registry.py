@@ -1,6 +1,5 @@
 """The tasks by name. Each module of this package registers its own; a class elsewhere is named as module:Class."""
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -8,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from lanbot.core.errors import UserError
+from lanbot.core.errors import UserError, did_you_mean
 from lanbot.core.plugins import load_object
 from lanbot.tasks.task import Task, TaskContext
 
@@ -42,14 +41,13 @@ def find_task(spec: str) -> tuple[type[Task], str]:
     name, _, argument = spec.partition(":")
     task = all_tasks().get(name)
     if task is None:
-        near = difflib.get_close_matches(name, all_tasks(), n=1)
+        hint = did_you_mean(name, all_tasks())
         attribute, _, argument = argument.partition(":")
         try:
             task = load_object(f"{name}:{attribute}", "task")
         except UserError as error:
-            if attribute and not near:
+            if attribute and not hint:
                 raise
-            hint = f" Did you mean {near[0]}?" if near else ""
             remedy = f"Choose one of {', '.join(all_tasks())}, or module:Class of a Task of yours."
             raise UserError(f"{spec}: no such task.{hint}", remedy) from error
         if not (isinstance(task, type) and issubclass(task, Task)):

@@ -12,7 +12,7 @@ from lanbot.agent.loop import Agent, Turn
 from lanbot.chat.display import DIM, RESET, Terminal
 from lanbot.chat.messages import Part, output, python, text
 from lanbot.cli import main
-from lanbot.config.recipe import load
+from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
 from lanbot.tools.memory import Memory
 

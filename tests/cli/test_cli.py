@@ -10,7 +10,7 @@ import pytest
 
 from lanbot.cli import main
 from lanbot.cli.shared import parse_overrides
-from lanbot.config.recipe import load
+from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
 from lanbot.core.errors import UsageError
 from lanbot.distributed.runtime import Runtime

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lanbot.config.recipe import SHIPPED, ChatTraining, Identity, MixturePart, Recipe, dump, load
+from lanbot.config.recipe import ChatTraining, Identity, MixturePart, Recipe
+from lanbot.config.recipe_file import SHIPPED, dump, load
 from lanbot.config.scaling import MOST_PAIRS, scale
 from lanbot.core.errors import UserError
 from lanbot.tasks.registry import all_tasks

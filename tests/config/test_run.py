@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from lanbot.config.recipe import PHASES, Recipe, load
+from lanbot.config.recipe import PHASES, Recipe
+from lanbot.config.recipe_file import load
 from lanbot.config.run import Run, list_runs, read_metrics
 from lanbot.core.errors import UserError
 from lanbot.core.files import write_atomic
@@ -126,7 +127,7 @@ def test_what_a_kill_left_of_a_beginning_is_no_obstacle(tmp_path: Path) -> None:
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from lanbot.config.recipe import load
+from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
 Run.create(load("smoke"), Path(sys.argv[1]))
 if not sys.argv[2:] or os.fork() == 0:  # a child that speaks has let go

@@ -15,7 +15,7 @@ import pytest
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.formats.lanbot import LanBotFormat
-from lanbot.config import recipe as recipes
+from lanbot.config import recipe_file
 from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus
 from lanbot.data.file_formats import Chunk
@@ -77,7 +77,7 @@ def same(one: Batch | None, other: Batch | None) -> bool:
 def make(request: pytest.FixtureRequest, chat_format: ChatFormat, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     folder = tmp_path_factory.mktemp("tokenizer")
     chat_format.save(folder)
-    recipe = recipes.load("smoke", {"base.tokens": "6144", "base.batch_tokens": "1024"}).resolve()
+    recipe = recipe_file.load("smoke", {"base.tokens": "6144", "base.batch_tokens": "1024"}).resolve()
     if request.param == "base":
         return partial(base_loader, recipe, folder)
     return partial(chat_loader, recipe, "mid", folder, True)

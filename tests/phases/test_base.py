@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lanbot.config.recipe import load
+from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
 from lanbot.distributed.runtime import Runtime
 from lanbot.phases import base, tokenizer

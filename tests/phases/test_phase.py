@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lanbot.cli import main
-from lanbot.config.recipe import load
+from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime

@@ -12,7 +12,7 @@ import pytest
 from lanbot import report
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import validate
-from lanbot.config.recipe import load
+from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
 from lanbot.core.errors import UsageError, UserError
 from lanbot.distributed.runtime import Runtime

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.config.recipe import load
+from lanbot.config.recipe_file import load
 from lanbot.config.run import Run, read_metrics
 from lanbot.core.errors import Stopped, UserError
 from lanbot.distributed.runtime import Runtime

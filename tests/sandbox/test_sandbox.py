@@ -248,7 +248,7 @@ except TypeError: print('not plain')
 try: fails()
 except RuntimeError as error: print('missing' in str(error))
 try: fails('x' * (1 << 20))
-except ValueError as error: print('the limit is' in str(error))
+except ValueError as error: print('at most' in str(error))
 """
     assert box.run(code, functions={"fails": fails}).stdout.splitlines() == [
         "'no such thing'",

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from lanbot.chat.messages import chat
-from lanbot.config.recipe import Recipe, load
+from lanbot.config.recipe import Recipe
+from lanbot.config.recipe_file import load
 from lanbot.tasks import contamination
 from lanbot.tasks.contamination import COMMON, END, Index, check, plan, question, real
 from lanbot.tasks.registry import make_task

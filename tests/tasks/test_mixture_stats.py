@@ -9,7 +9,8 @@ import pytest
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import chat
-from lanbot.config.recipe import MixturePart, Recipe, load
+from lanbot.config.recipe import MixturePart, Recipe
+from lanbot.config.recipe_file import load
 from lanbot.phases.loaders import base_loader, chat_loader
 from lanbot.tasks import mixture_stats as plans
 from lanbot.tasks.mixture_stats import plan_base, plan_chat, plan_rl

@@ -16,7 +16,8 @@ from outcome import metrics, weights
 from torch.testing import assert_close
 
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.config.recipe import Training, load
+from lanbot.config.recipe import Training
+from lanbot.config.recipe_file import load
 from lanbot.config.run import read_metrics
 from lanbot.core import hardware
 from lanbot.core.errors import Stopped, UserError

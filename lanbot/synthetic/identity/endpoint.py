@@ -123,7 +123,7 @@ class _Writing:
         path, mine = self.folder / "identity.json", json.loads(json.dumps(asdict(self.who)))
         if not path.is_file():
             write_atomic(path, json.dumps(mine))
-        elif json.loads(path.read_text()) != mine:
+        elif json.loads(path.read_text(encoding="utf-8")) != mine:
             remedy = f"Name another --out, or delete {self.folder}/ and {self.out.name}."
             raise UserError(f"{self.folder}/ was made for another [identity]", remedy)
 
