@@ -34,7 +34,7 @@ from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
 from lanbot.tasks.builtin import WordProblems
 from lanbot.tasks.mixture import Mixture
-from lanbot.training.trainer import TrainState, train
+from lanbot.training.trainer import Trainer
 
 RUNTIME = Runtime.single()
 
@@ -71,7 +71,7 @@ def compare(run: Run) -> tuple[float, dict[str, Score]]:
     assert sft and rl and settings.batch_tokens and settings.sequence, "the run is done"
     chat_format, trial = load_format(sft), run.folder / "sft-continued"
     shutil.rmtree(trial, ignore_errors=True)
-    state = TrainState(
+    state = Trainer(
         load_model(sft, RUNTIME.dtype, RUNTIME.device),
         chat_format,
         replace(settings, checkpoint_every=10**9),
@@ -84,7 +84,7 @@ def compare(run: Run) -> tuple[float, dict[str, Score]]:
     mixture = Mixture(parts, run.recipe.identity, chat_format, run.recipe.seed + 1_000)
     rows = settings.batch_tokens // settings.sequence
     try:
-        train(state, ForSeconds(mixture, chat_format.bos, rows, settings.sequence, seconds=seconds))
+        state.train(ForSeconds(mixture, chat_format.bos, rows, settings.sequence, seconds=seconds))
     finally:
         shutil.rmtree(trial, ignore_errors=True)
     after = {"sft": before, "sft continued": problems_right(state.model, chat_format)}

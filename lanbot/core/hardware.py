@@ -70,7 +70,7 @@ def release() -> None:
 
 
 def reset_peak() -> None:
-    """Begins to measure the peak anew, where the system can."""
+    """Restarts the measurement of the peak, where the system can."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""FSDP2 for models whose training state does not fit one device: every parameter is cut by rows over the ranks.
+"""FSDP2 for models whose training state does not fit one device: every parameter is sharded by rows over the ranks.
 
-Blocks are gathered one by one, in the compute dtype, as forward and backward come to them; the root (embedding, last
+Blocks are gathered one by one, in the compute dtype, as forward and backward reach them; the root (embedding, last
 norm, head) in fp32, once a pass. The root stays gathered from its forward to the end of its backward, so that the
-loss finds `lm_head.weight` whole.
+loss can read all of `lm_head.weight`.
 """
 
 import torch
@@ -21,7 +21,7 @@ from lanbot.models.transformer import Transformer
 
 
 def shard(model: Transformer, mesh: DeviceMesh) -> None:
-    """Cuts the model's parameters, in place. Each rank must hold the same whole weights before."""
+    """Shards the model's parameters in place. All ranks must hold the same full weights before."""
     compute = None if model.dtype == torch.float32 else model.dtype  # a matrix is cast to it anyway
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     for block in model.layers:
@@ -40,7 +40,7 @@ def shard_if_needed(model: Transformer, runtime: Runtime) -> None:
 
 
 def must_shard(config: ModelConfig, ranks: int) -> bool:
-    """Whether several ranks must share out weights and gradients too: whole, they would take half of a device."""
+    """Whether weights and gradients must be sharded too: in full they would take half of a device."""
     return ranks > 1 and 8 * config.params() > hardware.total() // 2
 
 
@@ -49,20 +49,20 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def gathered(model: Transformer) -> Transformer:
-    """The model itself if it is whole; else a whole copy in the compute dtype on every rank, to evaluate and sample
-    with: forward passes of it send nothing, so ranks need not make the same number of them. All ranks call it."""
+    """The model itself if it is not sharded; otherwise a full copy in the compute dtype on every rank, to evaluate and
+    sample with: its forward passes do not communicate. All ranks call it."""
     if not is_sharded(model):
         return model
     return _assembled(model, {name: whole.to(model.dtype) for name, whole in _whole(model)})
 
 
 def gathered_on_main(model: Transformer, main: bool) -> Transformer | None:
-    """The model itself if it is whole; else, on rank 0 alone, a copy of the fp32 masters in the memory of the CPU.
+    """The model itself if it is not sharded; otherwise, on rank 0 only, a copy of the fp32 masters on the CPU.
     All ranks call it."""
     if not is_sharded(model):
         return model
     weights = {}
-    for name, whole in _whole(model):  # one at a time: whole they need not fit the device
+    for name, whole in _whole(model):  # one at a time: together they may not fit the device
         if main:
             weights[name] = whole.cpu()
     return _assembled(model, weights) if main else None
@@ -70,7 +70,7 @@ def gathered_on_main(model: Transformer, main: bool) -> Transformer | None:
 
 @torch.no_grad()
 def load(model: Transformer, weights: Transformer) -> None:
-    """Copies whole weights into a model, sharded or not."""
+    """Copies full weights into a model, sharded or not."""
     values = dict(weights.named_parameters())
     for name, parameter in model.named_parameters():
         value: Tensor = values[name]
@@ -80,7 +80,7 @@ def load(model: Transformer, weights: Transformer) -> None:
 
 
 def _whole(model: Transformer):  # type: ignore[no-untyped-def]
-    """(name, whole tensor) of each parameter in turn."""
+    """(name, full tensor) of each parameter in turn."""
     for name, parameter in model.named_parameters():
         value = parameter.detach()
         yield name, value.full_tensor() if isinstance(value, DTensor) else value

@@ -1,4 +1,4 @@
-"""The processes and the device of a run. One process needs no process group and pays for none."""
+"""The processes and the device of a run. One process needs no process group."""
 
 import contextlib
 import ctypes
@@ -18,9 +18,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a sum over ranks may take: a node that lost its power says nothing, and the others must not wait on."""
+"""Of a collective: a node that lost its power cannot report it, and the others must not wait forever."""
 PATIENCE = timedelta(hours=3)
-"""How long ranks wait for one that works alone: rank 0 trains the tokenizer."""
+"""How long ranks wait for rank 0 where it works alone, as when it trains the tokenizer."""
 
 T = TypeVar("T")
 
@@ -131,8 +131,8 @@ def _prepare(device: torch.device) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """glibc gives large blocks back to the system as they are freed; a step would fault its activations in anew, for a
-    tenth of its time. Other C libraries are left alone."""
+    """glibc returns freed large blocks to the system, and faulting a step's activations in again takes a tenth of its
+    time. Other C libraries are left as they are."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
@@ -140,8 +140,8 @@ def _keep_freed_memory() -> None:
 
 
 def _join(backend: str) -> None:
-    """Under torchrun the store outlives a restart, and in it the addresses of the dead (pytorch issue 135712): ranks
-    that started together agree on a corner of their own. How often each was restarted would not tell: nodes differ.
+    """Under torchrun the store survives a restart, with the addresses of the old processes (pytorch issue 135712):
+    ranks that started together agree on a prefix. The number of restarts would not do: it differs between nodes.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         dist.init_process_group(backend, timeout=TIMEOUT)
@@ -171,7 +171,7 @@ def _device() -> torch.device:
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the device has it in hardware, else fp32."""
+    """bf16 where the device has it in hardware, otherwise fp32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu" and torch.backends.mkldnn.is_available():

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
 BLOCK = 128
-"""Queries that a CPU takes at a time: what lies right of their diagonal block is never computed."""
+"""Queries that a CPU processes at a time: what is right of their diagonal block is never computed."""
 
 PLAIN_ATTENTION = 512
 """Rows up to this long are attended over by plain products on a CPU, and the probabilities kept for the backward."""
@@ -23,10 +23,10 @@ kernel's backward works in 128 tokens of fp32 for each."""
 
 
 class Spans(NamedTuple):
-    """Where the documents of a batch begin and end, its rows laid end to end.
+    """Where the documents of a batch start and end, with its rows concatenated.
 
-    bounds: (N + 1,) int32, document n is tokens bounds[n] to bounds[n + 1]. What N exceeds the documents by is empty
-    ones at the end, so that few shapes occur. alone: (B x T, 1, 1), true of tokens that are a document each, whatever
+    bounds: (N + 1,) int32, document n is tokens bounds[n] to bounds[n + 1]. Empty documents at the end fill
+    N up, so that few shapes occur. alone: (B x T, 1, 1), true of tokens that are a document each, whatever
     the bounds say; None: no such tokens.
     """
 
@@ -91,8 +91,8 @@ def has_flash(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
 
 
 def within_documents(documents_BT: Tensor, device: torch.device, dtype: torch.dtype, head_dim: int) -> Tensor | Spans:
-    """What `attend` needs on `device` to stay inside documents. documents_BT may lie on the CPU, and should: counting
-    documents on a GPU would wait for it."""
+    """What `attend` needs on `device` to stay inside documents. documents_BT should be on the CPU: counting
+    documents on a GPU would synchronise with it."""
     if has_flash(device, dtype, head_dim):
         return document_spans(documents_BT, device)
     return document_mask(documents_BT.to(device, non_blocking=True), dtype)
@@ -138,7 +138,7 @@ def _within_spans(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
 
 
 def document_mask(documents_BT: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, 1, T, T), added to scores: 0 for the token itself and the earlier tokens of its own document, else -inf."""
+    """(B, 1, T, T), added to scores: 0 for the token itself and earlier tokens of its document, otherwise -inf."""
     T = documents_BT.shape[1]
     causal = torch.ones(T, T, dtype=torch.bool, device=documents_BT.device).tril()
     seen = (documents_BT[:, :, None] == documents_BT[:, None, :]) & causal

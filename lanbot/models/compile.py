@@ -2,9 +2,9 @@
 
 On a CPU it is off: it made a step 5% faster and took 32 s first, which a run of minutes never earns back.
 
-The blocks are compiled in place, one program for all of them, so that hooks (FSDP2's gathering, the sending of
-gradients) stay outside of it, copies of the model run as written, and the names of weights do not change. The rest of
-a step is few kernels already: embedding, head (training/loss.py has its own compiled piece), orthogonalisation by
+The blocks are compiled in place, one program for all of them, so that hooks (all-gather of FSDP2, reduction
+of gradients) stay outside, copies of the model run uncompiled, and the names of weights do not change. The rest of
+a step is few kernels already: embedding, head (models/loss.py has its own compiled piece), orthogonalisation by
 batched products, AdamW in one kernel.
 """
 
@@ -27,8 +27,8 @@ def enabled(device: torch.device) -> bool:
 
 
 def compile_blocks(model: Transformer) -> None:
-    """For training in rows of one length: each shape is compiled anew, some seconds each, up to eight of them. What
-    shapes come beyond those runs as written. Not for fp32, in which the engine generates with this very model."""
+    """For training in rows of one length: each shape is compiled, some seconds each, up to Dynamo's limit (8); further
+    ones run uncompiled. Not for fp32, where the engine generates with the same model."""
     if enabled(model.embed_tokens.weight.device) and model.dtype != torch.float32:
         logging.getLogger("torch._dynamo.convert_frame").addFilter(fallbacks)
         for block in model.layers:
@@ -36,7 +36,7 @@ def compile_blocks(model: Transformer) -> None:
 
 
 class _Fallbacks(logging.Filter):
-    """Counts what Dynamo says of its limit on recompilation, and says the first in one line of ours."""
+    """Counts Dynamo's warnings about its recompilation limit, and replaces the first by one line."""
 
     count = 0
 

@@ -1,7 +1,7 @@
-"""How a model from nothing begins: silent, uniform over the vocabulary, and with heads that look back.
+"""Structured initialisation: uniform over the vocabulary, residual branches at zero, and induction heads in place.
 
-A small model trained for minutes is little more than a table of pairs for the first half of them, because two layers of
-attention must find each other before context pays: one that brings the token before, one that looks for it (Olsson et
+A small model trained for minutes is little more than a bigram table for the first half of them, because two layers of
+attention must cooperate before context pays: one that copies the previous token, one that searches for it (Olsson et
 al. 2022, induction heads). Both are a few numbers in the matrices of queries and keys, so they are written there.
 """
 
@@ -74,7 +74,7 @@ def look_back(model: Transformer, generator: torch.Generator) -> None:
     second, n = _attention_of(model, 1), len(comparable)
     _sharpen(second)
     gaussian = torch.randn(dim - 1, 2 * n, generator=generator, device=device).cpu().double().numpy()
-    # numpy's algebra, for torch's differs in the last bits with where a matrix lies in memory
+    # numpy's algebra: torch's results depend in the last bits on a matrix' address
     own, before = torch.from_numpy(np.linalg.qr(gaussian)[0].T).float().to(device).split(n)  # sketches, (n, dim - 1)
     first.v_proj.weight[:D] = 0
     first.v_proj.weight[:n, 1:] = own
@@ -87,8 +87,8 @@ def look_back(model: Transformer, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def write_copying(model: Transformer, frequency: Tensor) -> None:
-    """What the finders find will come again: their values and outputs take a token's embedding to the direction in
-    which its own logit grows, as far as a linear map of head_dim dimensions for each of them can.
+    """Makes the induction heads copy what they find: their values and outputs map a token's embedding to the direction
+    in which its own logit grows, as well as a linear map of head_dim dimensions a head can.
 
     For an embedding and a head that know something. frequency: (V, 1), by which tokens count.
     """
@@ -115,8 +115,8 @@ def write_copying(model: Transformer, frequency: Tensor) -> None:
 
 
 def _finders(config: ModelConfig) -> range:
-    """The heads of layer 1 that find, each the first that uses keys and values of its own, so that the i-th finder has
-    the i-th; as far as there is a second layer and room in the stream."""
+    """The induction heads of layer 1, each the first of its key-value group, so that the i-th uses the i-th group. None
+    without a second layer or room in the residual stream."""
     n = len(_comparable(config))
     room = config.n_layers > 1 and n and 2 * n < config.dim - 1
     count = min(FINDERS, config.n_kv_heads, config.dim // config.head_dim) if room else 0

@@ -32,9 +32,9 @@ class KVCache:
 
 
 class CacheView:
-    """One forward pass over some slots. Row b's T tokens stand at lengths[b] .. lengths[b] + T - 1.
+    """One forward pass over some slots. Row b's T tokens are at lengths[b] .. lengths[b] + T - 1.
 
-    Rows shorter than T are padded on the right: what padding writes lies beyond the row's new length, where
+    Rows shorter than T are padded on the right: padding is written beyond the row's new length, where
     nothing reads it and the next token overwrites it.
     """
 
@@ -45,13 +45,13 @@ class CacheView:
         self.longest = 0
 
     def positions(self, T: int) -> Tensor:
-        """(rows, T) where the new tokens stand."""
+        """(rows, T): the positions of the new tokens."""
         self.longest = min(int(self.start.max()) + T, self.cache.capacity)
         steps = torch.arange(T, device=self.start.device)
         return (self.start[:, None] + steps).clamp(max=self.cache.capacity - 1)
 
     def mask(self, positions: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """(rows, 1, T, longest), added to scores: 0 for the token itself and what stands before it, else -inf."""
+        """(rows, 1, T, longest), added to scores: 0 for the token itself and the ones before it, otherwise -inf."""
         unseen = torch.arange(self.longest, device=positions.device) > positions[:, :, None]
         return (
             torch.zeros(unseen.shape, dtype=dtype, device=unseen.device).masked_fill_(unseen, -torch.inf).unsqueeze(1)

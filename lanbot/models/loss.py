@@ -89,7 +89,7 @@ def _nll_and_gradient(logits: Tensor, target: Tensor, weight: Tensor, gradient: 
 
 def _by_softmax(logits: Tensor, target: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
     """The same by torch's own softmax, which rounds its result to the logits' dtype, as the gradient is rounded anyway.
-    The target's own entry is had from the sum of the others: where that is small it keeps its precision."""
+    The target's own entry is computed from the sum of the others, which keeps its precision where that is small."""
     torch.softmax(logits, -1, out=gradient)
     picked = gradient.gather(-1, target).float()
     others = gradient.scatter_(-1, target, 0.0).sum(-1, keepdim=True).float()

@@ -23,7 +23,7 @@ from lanbot.phases.phase import Phase
 from lanbot.phases.tokenizer import corpora
 from lanbot.training import bigram_init
 from lanbot.training.sampled_softmax import SampledSoftmax, count_tokens
-from lanbot.training.trainer import TrainState, train
+from lanbot.training.trainer import Trainer
 
 FREQUENCY_TOKENS = 1 << 21
 """Tokens from which frequencies are counted; encoding them takes some seconds."""
@@ -72,12 +72,12 @@ def train_base(run: Run, runtime: Runtime) -> None:
     model.to(runtime.device)
     if settings.pair_tokens and runtime.on_main(saved.latest, run.phase("base")) is None:
         start_from_pairs(model, run, chat_format, runtime)
-    state = TrainState(model, chat_format, settings, run.phase("base"), runtime, settings.sequence)
+    trainer = Trainer(model, chat_format, settings, run.phase("base"), runtime, settings.sequence)
     with prefetched(
         partial(base_loader, recipe, run.phase("tokenizer"), run.options), ahead=runtime.device.type != "cpu"
     ) as loader:
         evaluate = validation(run, chat_format, runtime).bits_per_byte
-        train(state, loader, evaluate, settings.eval_every, sampled_softmax(run, chat_format, runtime))
+        trainer.train(loader, evaluate, settings.eval_every, sampled_softmax(run, chat_format, runtime))
 
 
 def start_from_pairs(model: Transformer, run: Run, chat_format: ChatFormat, runtime: Runtime) -> None:

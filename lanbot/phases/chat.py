@@ -11,10 +11,10 @@ from lanbot.models import saved
 from lanbot.models.weights import load_model
 from lanbot.phases.loaders import chat_loader
 from lanbot.phases.phase import Phase, model_before
-from lanbot.training.trainer import TrainState, train
+from lanbot.training.trainer import Trainer
 
 
-def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = None) -> TrainState:
+def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = None) -> Trainer:
     """A phase's state before its first step: the weights of the last phase before it that makes a model.
 
     Raises UserError if that phase is not done, or if its last checkpoint is damaged; then it has to be run again.
@@ -36,15 +36,15 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
         )
     model = load_model(folder, runtime.dtype, runtime.device)
     chat_format = load_format(run.phase("tokenizer"))
-    return TrainState(model, chat_format, getattr(run.recipe, phase), run.phase(phase), runtime, sequence)
+    return Trainer(model, chat_format, getattr(run.recipe, phase), run.phase(phase), runtime, sequence)
 
 
 def train_chat(run: Run, runtime: Runtime, phase: str) -> None:
     """Trains a phase on the conversations of its mixture, or resumes it."""
-    state = start_from(run, phase, runtime, getattr(run.recipe, phase).sequence)
+    trainer = start_from(run, phase, runtime, getattr(run.recipe, phase).sequence)
     make = partial(chat_loader, run.recipe, phase, run.phase("tokenizer"), runtime.main, run.options)
     with prefetched(make, ahead=runtime.device.type != "cpu") as loader:
-        train(state, loader)
+        trainer.train(loader)
 
 
 class MidPhase(Phase):

@@ -28,8 +28,7 @@ from lanbot.tasks.mixture import Mixture, sample_rows
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
 from lanbot.training.schedule import wsd
-from lanbot.training.signals import StopSignals
-from lanbot.training.state import TrainState
+from lanbot.training.trainer import Trainer
 
 PASS_K = 8
 LOGPROB_GAP = 0.05
@@ -62,51 +61,43 @@ def train_rl(run: Run, runtime: Runtime) -> None:
 
     `seconds` in its metrics are those of steps: answers, rewards, update; measuring and saving are off that clock.
     """
-    state = start_from(run, "rl", runtime)
+    trainer = start_from(run, "rl", runtime)
     settings = run.recipe.rl
-    questions = Mixture(settings.mixture, run.recipe.identity, state.chat_format, run.recipe.seed, options=run.options)
+    chat_format, seed = trainer.chat_format, run.recipe.seed
+    questions = Mixture(settings.mixture, run.recipe.identity, chat_format, seed, options=run.options)
     bad = questions.leave_out_bad_rows()
-    engine = Engine(state.model, state.chat_format)
+    engine = Engine(trainer.model, chat_format)
     measure(run, engine, runtime, "before")
-    state.resume()
-    line = Progress("rl", settings.steps, "%", first=state.step)
-    with StopSignals(runtime) as stop:
-        try:
-            while state.step < settings.steps:
-                began = time.monotonic()
-                engine.refresh()
-                groups = roll_out(engine, questions, settings, state.step, run.recipe.seed, runtime)
-                kept = informative(groups)
-                batch = policy_batch(kept, state.chat_format.bos)
-                sampled_tokens = int(runtime.sum(sum(sum(r.completion.sampled) for r in kept)))
-                scale = wsd(state.step / settings.steps, settings.warmup, settings.decay)
-                result = None
-                if sampled_tokens:
-                    result = state.update(batch.scaled(1 / sampled_tokens), scale)
-                else:  # every group's rewards are equal: there is nothing to learn from this step
-                    state.step += 1
-                figures = {"lr_scale": scale, "sampled_tokens": sampled_tokens, "bad": bad}
-                if result is not None:
-                    figures |= {"loss": result.loss.item(), "grad_norm": result.grad_norm.item()}
-                    state.count(bool(result.finite))
-                seconds = time.monotonic() - began
-                state.seconds += seconds
-                figures["step_seconds"] = seconds
-                line.show(state.step, *log(state, settings, groups, result.nll if result else None, figures))
-                if result is not None:
-                    said = f"loss {figures['loss']}, gradient norm {figures['grad_norm']}"
-                    state.check(state.step, said, lambda: f"question {state.step * settings.prompts:,}")
-                if state.step % settings.checkpoint_every == 0:
-                    state.save({})
-                if code := stop.exit_code():
-                    state.save_and_stop({}, code)
-            state.save({})
-            state.saver.wait()
-            if code := stop.exit_code():  # it came after the last step
-                state.save_and_stop({}, code)
-        finally:
-            line.close()
-            state.metrics.close()
+    trainer.resume()
+    line = Progress("rl", settings.steps, "%", first=trainer.step)
+    with trainer.running(line) as stop:
+        while trainer.step < settings.steps:
+            began = time.monotonic()
+            engine.refresh()
+            groups = roll_out(engine, questions, settings, trainer.step, seed, runtime)
+            kept = informative(groups)
+            batch = policy_batch(kept, chat_format.bos)
+            sampled_tokens = int(runtime.sum(sum(sum(r.completion.sampled) for r in kept)))
+            scale = wsd(trainer.step / settings.steps, settings.warmup, settings.decay)
+            result = None
+            if sampled_tokens:
+                result = trainer.update(batch.scaled(1 / sampled_tokens), scale)
+            else:  # every group's rewards are equal: there is nothing to learn from this step
+                trainer.step += 1
+            figures = {"lr_scale": scale, "sampled_tokens": sampled_tokens, "bad": bad}
+            if result is not None:
+                figures |= {"loss": result.loss.item(), "grad_norm": result.grad_norm.item()}
+                trainer.count(bool(result.finite))
+            seconds = time.monotonic() - began
+            trainer.seconds += seconds
+            figures["step_seconds"] = seconds
+            line.show(trainer.step, *log(trainer, settings, groups, result.nll if result else None, figures))
+            if result is not None:
+                said = f"loss {figures['loss']}, gradient norm {figures['grad_norm']}"
+                trainer.check(trainer.step, said, lambda: f"question {trainer.step * settings.prompts:,}")
+            trainer.end_step(stop, dict)
+        trainer.save({})
+        trainer.finish(stop)
     engine.refresh()
     measure(run, engine, runtime, "after")
 
@@ -186,7 +177,7 @@ def measure(run: Run, engine: Engine, runtime: Runtime, when: str) -> None:
 
 
 def log(
-    state: TrainState, settings: RL, groups: list[list[Rollout]], nll: Tensor | None, figures: dict[str, float]
+    trainer: Trainer, settings: RL, groups: list[list[Rollout]], nll: Tensor | None, figures: dict[str, float]
 ) -> list[str]:
     """Writes the step's figures, over all ranks, and returns those for the line of progress."""
     answers = [r for group in groups for r in group]
@@ -198,32 +189,32 @@ def log(
         "calls": sum(r.completion.calls for r in answers),
         "finished": sum(r.completion.finished == "stop" for r in answers),
         "groups": len(groups),
-        "too_long": settings.prompts / state.runtime.size - len(groups),
+        "too_long": settings.prompts / trainer.runtime.size - len(groups),
         "dropped": len(groups) - len(informative(groups)) // settings.group_size,
         "gap": sum(gaps),
         "gaps": len(gaps),
     }
-    total = {name: state.runtime.sum(float(value)) for name, value in local.items()}
+    total = {name: trainer.runtime.sum(float(value)) for name, value in local.items()}
     n = max(1.0, total["answers"])
-    state.tokens += int(total["tokens"])
+    trainer.tokens += int(total["tokens"])
     reward, dropped = total["reward"] / n, total["dropped"] / max(1.0, total["groups"])
     rate = total["tokens"] / figures["step_seconds"]
-    progress = state.step / settings.steps
+    progress = trainer.step / settings.steps
     if total["gaps"]:
         gap = total["gap"] / total["gaps"]
         figures = {**figures, "logprob_gap": gap}
-        if gap > LOGPROB_GAP and state.runtime.main:
-            say(f"rl, step {state.step:,}: log probabilities of engine and trainer differ by {gap:.3f} on average")
-    state.metrics.write(
-        step=state.step, progress=progress, reward=reward, dropped_groups=dropped,
+        if gap > LOGPROB_GAP and trainer.runtime.main:
+            say(f"rl, step {trainer.step:,}: log probabilities of engine and trainer differ by {gap:.3f} on average")
+    trainer.metrics.write(
+        step=trainer.step, progress=progress, reward=reward, dropped_groups=dropped,
         too_long=round(total["too_long"]), mean_tokens=total["tokens"] / n,
         calls=total["calls"] / n, finished=total["finished"] / n,
-        tokens=state.tokens, seconds=state.seconds, tokens_per_second=rate, skipped=state.skipped, **figures,
+        tokens=trainer.tokens, seconds=trainer.seconds, tokens_per_second=rate, skipped=trainer.skipped, **figures,
     )  # fmt: skip
     return [
-        f"step {state.step:,} of {settings.steps:,}",
+        f"step {trainer.step:,} of {settings.steps:,}",
         f"reward {reward:.3f}",
-        f"{state.skipped:,} updates skipped" if state.skipped else "",
+        f"{trainer.skipped:,} updates skipped" if trainer.skipped else "",
         f"dropped {dropped:.0%}",
         f"{total['tokens'] / n:.0f} tokens an answer, {rate:,.0f} tok/s",
     ]
@@ -236,8 +227,8 @@ def logprob_gaps(rollouts: list[Rollout], nll: Tensor | None) -> list[float]:
     gaps = []
     for rollout, row in zip(rollouts, nll.cpu().tolist(), strict=True):
         completion = rollout.completion
-        trainer = row[len(completion.prompt) - 1 :]
-        for sampler, loss, sampled in zip(completion.logprobs, trainer, completion.sampled, strict=False):
+        trained = row[len(completion.prompt) - 1 :]
+        for sampler, loss, sampled in zip(completion.logprobs, trained, completion.sampled, strict=False):
             if sampled:
                 gaps.append(abs(sampler + loss))
     return gaps

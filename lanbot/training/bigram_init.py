@@ -1,9 +1,9 @@
-"""A start for embedding and head: what follows what, learnt from counts before the first step.
+"""Bigram initialisation: embedding and head learn bigram counts before the first step.
 
-In its first minutes a small model learns little but which token follows which, pair by pair as they come, the rare ones
-hardly at all. Counting the pairs of 100 MB of text takes seconds. Then the loss of embedding, norm and head over all of
-that text is a product of small matrices, and some dozens of steps of full gradient descent on it replace some hundreds
-of training steps. It pays while the table is small and training short: see scaling.py.
+In its first minutes a small model learns little but bigrams, the rare ones hardly at all. Counting those of 100 MB of
+text takes seconds. The loss of embedding, norm and head on all of that text is then a product of small matrices, and
+some dozens of full-batch gradient steps on it replace some hundreds of training steps. It pays while the vocabulary is
+small and training short: see config/scaling.py.
 """
 
 from collections.abc import Iterable

@@ -1,13 +1,13 @@
-"""Checkpoints: a model folder with the trainer's state beside it, complete only once its manifest is there.
+"""Checkpoints: a model folder with the trainer's state beside it, complete once its manifest exists.
 
 step_000400/
   model.safetensors config.json tokenizer.json tokenizer_config.json    opens in transformers as it is
   trainer/                                                              torch.distributed.checkpoint: each rank writes
                                                                         its share, any number of them reads it
   manifest.json                                                         size and sha256 of every file, written last
-The folder is written as .step_000400.tmp, synced and renamed: a kill or a loss of power leaves it whole or not there.
-After a save the last KEEP of a phase stay and those before them go; before it, none is touched. So a phase takes the
-room of KEEP checkpoints, and of one more while it saves.
+The folder is written as .step_000400.tmp, synced and renamed: after a kill or a power loss it is complete or absent.
+A save keeps the last KEEP checkpoints of a phase and deletes earlier ones once it is done, so a phase takes the space
+of KEEP checkpoints, and of one more while it saves.
 """
 
 import copy
@@ -39,15 +39,15 @@ from lanbot.models.weights import save_model
 from lanbot.training.optim import MuonAdamW
 
 KEEP = 2
-"""How many checkpoints of a phase are kept: should the last be damaged, one before it is there."""
+"""Checkpoints that are kept of a phase: if the last is damaged, the one before it is used."""
 
 
 class Saver:
     """Saves the steps of a phase, in the background where the device would wait for it.
 
-    On CUDA the state is copied to pinned memory and a thread writes it while training goes on, one at a time: the
-    next save waits for the last. On the CPU it is written at once: a thread there takes cores and memory from
-    training and saves no time. What goes wrong in the thread is raised by the next `save` or `wait`.
+    On CUDA the state is copied to pinned memory and a thread writes it while training continues, one at a time: the
+    next save waits for the last. On the CPU it is written synchronously: a thread there takes cores and memory from
+    training and saves no time. An error in the thread is raised by the next `save` or `wait`.
     """
 
     def __init__(self, runtime: Runtime, background: bool | None = None) -> None:
@@ -71,7 +71,7 @@ class Saver:
         optimizer: MuonAdamW,
         progress: dict[str, Any],
     ) -> None:
-        """As the function `save`, but what it raises may come later."""
+        """As the function `save`, whose errors may be raised later."""
         self.wait()
         if not self.background:
             save(phase, step, model, chat_format, optimizer, progress, self.runtime)
@@ -83,7 +83,7 @@ class Saver:
         staged = self.stager.stage({"weights": weights, "trainer": _trainer_state(optimizer, progress)})
         if copied:
             copies: dict[int, Any] = {id(p): nn.Parameter(staged["weights"][n]) for n, p in model.named_parameters()}
-            whole = copy.deepcopy(model, copies)  # which takes these for the copies it wants
+            whole = copy.deepcopy(model, copies)  # deepcopy takes these as the parameters' copies
         self.running = self.pool.submit(
             _write, phase, step, whole if self.runtime.main else None, chat_format, staged["trainer"],
             self.runtime, self.group,
@@ -105,7 +105,7 @@ def save(
     progress: dict[str, Any],
     runtime: Runtime,
 ) -> Path:
-    """Saves a step of a phase; all ranks call it. `progress` is JSON: the loader's state and what else goes on.
+    """Saves a step of a phase; all ranks call it. `progress` is JSON: the loader's state and the counters.
 
     Raises UserError if it cannot be written (the disk is full, or read-only); checkpoints before it are untouched.
     """
@@ -132,7 +132,7 @@ def _write(
     runtime: Runtime,
     group: dist.ProcessGroup | None = None,
 ) -> Path:
-    """model: whole; rank 0 writes it. state: for trainer/, this rank's share. group: for the collectives of several
+    """model: not sharded; rank 0 writes it. state: this rank's share of trainer/. group: for the collectives of several
     ranks; the default one if left out."""
     folder, beside = phase / f"step_{step:06d}", phase / f".step_{step:06d}.tmp"
     try:
@@ -159,17 +159,17 @@ def _write(
             _sync(phase)
             for old in [s for s in saved.steps(phase) if saved.step_of(s) <= step][:-KEEP]:  # later ones are damaged
                 shutil.rmtree(old)
-    except (Exception, CheckpointException) as caught:  # each library tells a full disk in its own way
+    except (Exception, CheckpointException) as caught:  # each library reports a full disk in its own way
         error = _cause(caught)
         full = _disk_is_full(error)
         shutil.rmtree(beside, ignore_errors=True)
         if not full and not isinstance(error, OSError):
             raise error from None
         cause = "the disk is full" if full else str(error)
-        remedy = "free some space (lanbot runs)" if full else "mend that"
+        remedy = "free some space (lanbot runs)" if full else "fix that"
         raise UserError(
             f"{folder}: cannot be saved, {cause}",
-            f"Earlier checkpoints are whole: {remedy} and run the same command again.",
+            f"Earlier checkpoints are complete: {remedy} and run the same command again.",
         ) from None
     _barrier(runtime, group)
     return folder
@@ -209,7 +209,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether this or what it arose from says so: torch's archive raises an error of its own while it closes."""
+    """Whether the error or one of its causes says so: torch's archive raises another error while it closes."""
     while error is not None:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             return True

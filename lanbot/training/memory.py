@@ -48,7 +48,7 @@ def cuda_activation_bytes(
 ) -> int:  # fmt: skip
     """What a forward pass keeps for its backward on a GPU, with the matrices' casts and what the loss works in.
 
-    Of each layer: its input, what comes of the first half, both normed; queries and keys before and after norm and
+    Of each layer: its input, the output of its first half, both normed; queries and keys before and after norm and
     rotation, values, what attention gives; gate, up and their product, and as written the gate's SiLU too. A test
     counts the same on the meta device.
     """

@@ -1,4 +1,4 @@
-"""metrics.jsonl: what training tells of each step, exactly once; and which losses stand out."""
+"""metrics.jsonl: one line a step; and the detection of loss spikes."""
 
 import errno
 import json
@@ -15,14 +15,14 @@ from lanbot.distributed.runtime import Runtime
 SPIKE_WINDOW, SPIKE_DEVIATIONS = 100, 6
 """A loss more than so many standard deviations above the mean of the last so many is a spike."""
 SPIKE_LEAST = 20
-"""Losses that must be known before one can stand out."""
+"""Losses that must be known before one can be a spike."""
 
 
 class Metrics:
     """metrics.jsonl: one JSON object a step (and one an evaluation), none twice, none missing, also after a kill."""
 
     def __init__(self, path: Path, step: int, runtime: Runtime) -> None:
-        """Takes up a file whose run goes on after `step`: what lies beyond it is cut off, it will come again."""
+        """Continues a file whose run resumes after `step`: later lines are removed, those steps run again."""
         self.path, self.main = path, runtime.main
         kept = [line for line in read_metrics(path) if line["step"] <= step]
         self.evaluated: set[int] = runtime.broadcast({line["step"] for line in kept if "val_bpb" in line})
@@ -38,7 +38,7 @@ class Metrics:
                 raise unwritable(path, error) from None
 
     def write(self, **values: Any) -> None:
-        """A line. Figures that are no numbers are left out: JSON has none. Raises UserError if the disk is full."""
+        """Appends a line, without values that are not finite: JSON has none. Raises UserError if the disk is full."""
         if not self.main:
             return
         kept = {k: _round(v) for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
@@ -50,7 +50,7 @@ class Metrics:
             raise unwritable(self.path, error) from None
 
     def spike(self, loss: float) -> tuple[float, float] | None:
-        """(mean, standard deviation) of the losses before this one if it stands out above them.
+        """(mean, standard deviation) of the losses before this one if it is a spike.
 
         They are those of the file, so that a resumed run calls the same losses spikes.
         """

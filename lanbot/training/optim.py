@@ -23,11 +23,11 @@ POLAR_EXPRESS = (
 """Coefficients of the quintic iterations, one row each (Amsel et al. 2025, Polar Express, for singular values from
 0.001 on)."""
 SAFETY = 1.02
-"""Each iteration takes its argument to be smaller by this: rounding may push a singular value beyond the interval on
+"""Each iteration divides its argument by it: rounding may push a singular value out of the interval on
 which a polynomial is meant to be used, and there it grows fast."""
 
 PER_HEAD = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
-"""Matrices that are orthogonalised head by head: a head is a matrix of its own, and four small ones cost less."""
+"""Matrices that are orthogonalised head by head: each head is a separate matrix, and four small ones cost less."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class MuonAdamW:
             self._step(scale, None)
 
     def _step(self, scale: float, finite: Tensor | None) -> None:
-        """finite: None if it is known to be; else the device skips where it is false, all by itself."""
+        """finite: None if it is known to be true; otherwise the device skips the update where it is false."""
         self.gradients = self.gradients or self.layout.gradients()
         self.steps += 1 if finite is None else finite
         self._adamw(scale, finite)

@@ -15,7 +15,7 @@ import torch
 from lanbot.models.loss import Candidates
 
 AT_RANDOM = 512
-"""How many of the other tokens come in at random, at least."""
+"""How many of the other tokens are drawn at random, at least."""
 MULTIPLE = 256
 """The candidates are a multiple of it: with a new number in each step a CPU's allocator finds no block that fits, and
 an hour of training took 5.4 GiB where 1.2 will do."""

@@ -1,4 +1,4 @@
-"""Stopping well: the first Ctrl-C or SIGTERM lets the step end and the state be saved; the second stops at once."""
+"""Graceful stop: after the first Ctrl-C or SIGTERM the step ends and the state is saved; the second stops at once."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ class StopSignals:
         )  # print may be in the middle of one
 
     def exit_code(self) -> int | None:
-        """The same on all ranks: one that was asked to stop stops all. No device is waited for."""
+        """The same on all ranks: a signal to one stops all. Does not wait for the device."""
         asked = [self.signal == signal.SIGINT, self.signal == signal.SIGTERM]
         everywhere = torch.tensor(asked, dtype=torch.int32)
         self.runtime.sum_(everywhere)

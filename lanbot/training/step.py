@@ -17,10 +17,10 @@ from lanbot.training.optim import MuonAdamW
 
 @dataclass(frozen=True)
 class StepResult:
-    """All on the device, so that nothing waits for it before somebody looks.
+    """All on the device, so that nothing waits for it before a value is read.
 
-    loss: the weighted sum over the batch of all ranks. grad_norm: before clipping. finite: whether both are numbers;
-    if not, the update was skipped and weights and optimiser are as before. nll: (rows, T) of this rank.
+    loss: the weighted sum over the batch of all ranks. grad_norm: before clipping. finite: whether both are finite;
+    if not, the update was skipped and weights and optimiser are unchanged. nll: (rows, T) of this rank.
     softmax: over how many tokens it was; with fewer than all, loss and nll are estimates.
     """
 
@@ -72,6 +72,6 @@ def training_step(
 
 
 def _blank(batch: Batch) -> Batch:
-    """One row as wide as the batch's, which weighs nothing."""
+    """One row as wide as the batch's, of weight 0."""
     ids = np.zeros((1, batch.ids.shape[1]), dtype=np.int64)
     return Batch(ids, ids, ids.astype(np.float32), ids)

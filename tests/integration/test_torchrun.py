@@ -154,7 +154,7 @@ def test_torchrun_takes_a_killed_job_up_again_to_the_same_weights(two: Path, tmp
     until((tmp_path / "smoke" / "base" / "step_000010").exists, job)
     kill_rank(job, rank)
     assert job.wait(timeout=300) == 0, said(tmp_path)
-    assert "going on from step" in said(tmp_path)
+    assert "resuming from step" in said(tmp_path)
     assert [line["step"] for line in steps(tmp_path / "smoke", "base")] == list(range(1, 41))
     assert final_weights(tmp_path / "smoke", "base") == final_weights(two, "base")
 
@@ -186,5 +186,5 @@ def test_two_nodes_train_what_one_trains(two: Path, tmp_path: Path) -> None:
     until((tmp_path / "smoke" / "base" / "step_000010").exists, nodes[0])
     kill_rank(nodes[1], 0)
     assert [each.wait(timeout=300) for each in nodes] == [0, 0], said(tmp_path)
-    assert "going on from step" in said(tmp_path)
+    assert "resuming from step" in said(tmp_path)
     assert final_weights(tmp_path / "smoke", "base") == final_weights(two, "base")

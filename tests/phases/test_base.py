@@ -64,9 +64,9 @@ def test_a_run_that_goes_on_is_the_same_and_does_not_learn_pairs_again(
             raise KeyboardInterrupt
         return update(self, *of_the_step)
 
-    update = base.TrainState.update
+    update = base.Trainer.update
     with monkeypatch.context() as patch:
-        patch.setattr(base.TrainState, "update", stop)
+        patch.setattr(base.Trainer, "update", stop)
         with pytest.raises(KeyboardInterrupt):
             base.train_base(stopped, RUNTIME)
     monkeypatch.setattr(base, "start_from_pairs", lambda *_: pytest.fail("pairs again"))

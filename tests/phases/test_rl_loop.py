@@ -20,7 +20,7 @@ from lanbot.models.weights import load_model
 from lanbot.phases import rl
 from lanbot.phases.rl import Rollout, measure, train_rl
 from lanbot.tasks.registry import make_task
-from lanbot.training.state import TrainState
+from lanbot.training.trainer import Trainer
 
 RUNTIME = Runtime.single()
 
@@ -37,8 +37,8 @@ def train(
     def train(name: str, bad: tuple[int, ...] = (), stop_at: int = 0) -> Path:
         run = Run(tmp_path / name, load("smoke", {"rl.steps": "10", "rl.checkpoint_every": "4"}))
 
-        def start_from(run: Run, phase: str, runtime: Runtime) -> TrainState:
-            return TrainState(make_model(dtype=RUNTIME.dtype), chat_format, run.recipe.rl, run.phase(phase), RUNTIME)
+        def start_from(run: Run, phase: str, runtime: Runtime) -> Trainer:
+            return Trainer(make_model(dtype=RUNTIME.dtype), chat_format, run.recipe.rl, run.phase(phase), RUNTIME)
 
         def roll_out(engine: Any, questions: Any, settings: Any, step: int, *rest: Any) -> list[list[Rollout]]:
             if step + 1 == stop_at:

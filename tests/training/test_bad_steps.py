@@ -1,6 +1,7 @@
 """What may go wrong in a step: no numbers, spikes, too little memory; and what is told late."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,10 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.models import saved
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
-from lanbot.training import checkpoint, memory, state, trainer
-from lanbot.training.meter import Meter
+from lanbot.training import checkpoint, memory, trainer
 from lanbot.training.metrics import Metrics
-from lanbot.training.state import TrainState
-from lanbot.training.trainer import train
+from lanbot.training.step_log import StepLog
+from lanbot.training.trainer import Trainer
 
 RUNTIME = Runtime.single()
 
@@ -31,7 +31,7 @@ ROWS, T = 4, 24
 RATES: dict[str, Any] = {"muon_lr": 0.02, "embedding_lr": 0.05, "head_lr": 0.01, "norm_lr": 0.005}
 
 MakeModel = Callable[..., Transformer]
-Run = Callable[..., TrainState]
+Run = Callable[..., Trainer]
 
 
 class Noise:
@@ -72,10 +72,10 @@ def _a_known_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path) -> Run:
     """run(name, loader, **settings): trains the phase of that name from where it is."""
 
-    def run(name: str, loader: Noise, evaluate: Any = None, **settings: Any) -> TrainState:
+    def run(name: str, loader: Noise, evaluate: Any = None, **settings: Any) -> Trainer:
         model = make_model(dtype=RUNTIME.dtype)
-        state = TrainState(model, chat_format, Training(**{**RATES, **settings}), tmp_path / name, RUNTIME, T)
-        train(state, loader, evaluate, eval_every=3)
+        state = Trainer(model, chat_format, Training(**{**RATES, **settings}), tmp_path / name, RUNTIME, T)
+        state.train(loader, evaluate, eval_every=3)
         return state
 
     return run
@@ -135,7 +135,7 @@ def test_too_many_in_a_row_end_the_run_and_name_the_place(run: Run, tmp_path: Pa
 
 
 def test_four_in_a_row_do_not(run: Run) -> None:
-    assert run("base", Noise(12, (2, 3, 4, 5, 7, 8, 9, 10))).skipped == state.SKIPS_IN_A_ROW + 3
+    assert run("base", Noise(12, (2, 3, 4, 5, 7, 8, 9, 10))).skipped == trainer.SKIPS_IN_A_ROW + 3
 
 
 # -- spikes --------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_short_memory_halves_the_micro_batch_and_trains_the_same(
     tight = run("tight", Noise(3), micro_batch=4)
     told = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
     assert len(told) == 2
-    assert "tight, step 1: out of memory with 4 x 24 tokens at a time; from here on 2 x 24" in told[0]
+    assert "tight, step 1: out of memory with 4 x 24 tokens at a time; from now on 2 x 24" in told[0]
     assert weights(tmp_path / "tight") == weights(tmp_path / "roomy")
     assert metrics(tmp_path / "tight") == metrics(tmp_path / "roomy")
     assert tight.micro_tokens == roomy.micro_tokens == T
@@ -219,7 +219,7 @@ def test_the_smaller_micro_batch_is_kept_with_the_checkpoint(
 ) -> None:
     short_of_memory(2, MemoryError())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "micro_batch", lambda config, T: 4)
+        patch.setattr(memory, "micro_batch", lambda config, T, runtime: 4)
         patch.setattr(Noise, "progress", lambda self: self.step / 4)
         run("base", Noise(2))
         assert "out of memory" in capsys.readouterr().err
@@ -255,9 +255,9 @@ def test_several_ranks_begin_again_with_the_smaller_micro_batch(
     run: Run, make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     """One rank cannot tell the others while they wait for its gradients: it writes it down and ends the job."""
-    one = TrainState(make_model(dtype=RUNTIME.dtype), chat_format, Training(**RATES), tmp_path / "base", RUNTIME, T)
+    one = Trainer(make_model(dtype=RUNTIME.dtype), chat_format, Training(**RATES), tmp_path / "base", RUNTIME, T)
     one.resume()
-    one.world = type(one.world)(1, 2, one.world.device, one.world.dtype)
+    one.runtime = replace(RUNTIME, rank=1, size=2)
     with pytest.raises(UserError, match=r"base, step 1: out of memory with 4 x 24.*\nRun the same command again"):
         one._take_fewer_rows(4, T, in_the_update=False)
     assert run("base", Noise(2)).micro_tokens == 2 * T
@@ -278,17 +278,17 @@ def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """As on CUDA: a step is told while the next one runs, saves are written by a thread. The steps so far when told."""
     lags: list[int] = []
 
-    class Late(Meter):
+    class Late(StepLog):
         def __init__(self, *rest: Any) -> None:
             super().__init__(*rest)
             self.late = True
-            self.state.saver = checkpoint.Saver(RUNTIME, background=True)
+            self.trainer.saver = checkpoint.Saver(RUNTIME, background=True)
 
-        def _tell(self, step: Any) -> None:
-            lags.append(self.state.step - step.step)
-            super()._tell(step)
+        def _write(self, step: Any) -> None:
+            lags.append(self.trainer.step - step.step)
+            super()._write(step)
 
-    monkeypatch.setattr(trainer, "Meter", Late)
+    monkeypatch.setattr(trainer, "StepLog", Late)
     return lags
 
 
@@ -298,7 +298,7 @@ def square(model: Transformer) -> float:
 
 def test_what_is_told_late_is_told_the_same(run: Run, tmp_path: Path, late: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "Meter", Meter)
+        patch.setattr(trainer, "StepLog", StepLog)
         run("at_once", Noise(10, (4,)), square, checkpoint_every=4)
     assert not late
     run("late", Noise(10, (4,)), square, checkpoint_every=4)

@@ -35,7 +35,7 @@ from lanbot.training.metrics import Metrics
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.sampled_softmax import SampledSoftmax
 from lanbot.training.step import training_step
-from lanbot.training.trainer import TrainState, train
+from lanbot.training.trainer import Trainer
 
 RUNTIME = Runtime.single()
 
@@ -210,12 +210,10 @@ def make_loader(request: pytest.FixtureRequest, chat_format: ChatFormat, tmp_pat
 def run(make_model: MakeModel, chat_format: ChatFormat, make_loader: Callable[[], Loader], tmp_path: Path):  # type: ignore[no-untyped-def]
     """run(name, n, what): trains the phase of that name from where it is, and something happens at batch n."""
 
-    def run(name: str, n: int = 0, what: Callable[[], None] = killed, evaluate: Any = None) -> TrainState:
-        state = TrainState(
-            make_model(dtype=RUNTIME.dtype), chat_format, Training(**SETTINGS), tmp_path / name, RUNTIME, T
-        )
+    def run(name: str, n: int = 0, what: Callable[[], None] = killed, evaluate: Any = None) -> Trainer:
+        state = Trainer(make_model(dtype=RUNTIME.dtype), chat_format, Training(**SETTINGS), tmp_path / name, RUNTIME, T)
         evaluate = evaluate or (lambda model: model.lm_head.weight.square().mean().item())
-        train(state, Interrupted(make_loader(), n, what), evaluate, eval_every=2)
+        state.train(Interrupted(make_loader(), n, what), evaluate, eval_every=2)
         return state
 
     return run
@@ -285,7 +283,7 @@ def test_stopped_in_a_save_it_ends_the_same(run, tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_model", interrupted)
         for step in sorted({3, min(6, whole.step), whole.step}):  # at the end it is evaluated before it stops
-            with pytest.raises(Stopped, match=f"after step {step}, saved; run again to go on"):
+            with pytest.raises(Stopped, match=f"after step {step}, saved; run again to resume"):
                 run("stopped")
     run("stopped")
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
@@ -323,9 +321,9 @@ def test_a_second_signal_stops_at_once(run, tmp_path: Path) -> None:  # type: ig
 def test_a_phase_that_drops_everything_says_so(make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path) -> None:
     question = [chat_format.bos, *chat_format.tokenizer.encode("why? " * T)]
     loader = ChatLoader([(question, [0] * len(question))] * 3, chat_format.bos, ROWS, T)
-    state = TrainState(make_model(dtype=RUNTIME.dtype), chat_format, Training(**SETTINGS), tmp_path / "mid", RUNTIME, T)
+    state = Trainer(make_model(dtype=RUNTIME.dtype), chat_format, Training(**SETTINGS), tmp_path / "mid", RUNTIME, T)
     with pytest.raises(UserError, match=r"mid: nothing to train on \(3 truncated, 3 dropped\)"):
-        train(state, loader)
+        state.train(loader)
     assert saved.latest(tmp_path / "mid") is None
 
 
@@ -337,11 +335,9 @@ def test_stopped_with_batches_prepared_ahead_it_ends_the_same(
     chat_format.save(tmp_path / "tokenizer")
 
     def run(name: str, ahead: bool, n: int = 0) -> None:
-        state = TrainState(
-            make_model(dtype=RUNTIME.dtype), chat_format, Training(**SETTINGS), tmp_path / name, RUNTIME, T
-        )
+        state = Trainer(make_model(dtype=RUNTIME.dtype), chat_format, Training(**SETTINGS), tmp_path / name, RUNTIME, T)
         with prefetched(partial(base_loader, recipe, tmp_path / "tokenizer"), ahead) as loader:
-            train(state, Interrupted(loader, n, send(signal.SIGTERM)))
+            state.train(Interrupted(loader, n, send(signal.SIGTERM)))
 
     run("whole", ahead=False)
     for step in (2, 5):
@@ -350,3 +346,17 @@ def test_stopped_with_batches_prepared_ahead_it_ends_the_same(
     run("stopped", ahead=True)
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+def test_checkpoints_are_saved_by_time_too(
+    make_model: MakeModel, chat_format: ChatFormat, make_loader: Callable[[], Loader], tmp_path: Path
+) -> None:
+    """Steps that take long are not lost: a checkpoint comes when the minutes are over, whatever the steps say."""
+    kept = []
+    for minutes in (1e-9, 60):
+        settings = Training(**{**SETTINGS, "checkpoint_every": 10**6, "checkpoint_minutes": minutes})
+        phase = tmp_path / f"{minutes}"
+        trainer = Trainer(make_model(dtype=RUNTIME.dtype), chat_format, settings, phase, RUNTIME, T)
+        trainer.train(make_loader())
+        kept.append(len(saved.steps(phase)))
+    assert kept == [2, 1]
