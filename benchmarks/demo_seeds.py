@@ -3,10 +3,10 @@
 for s in 0 1 2; do lanbot run demo --seed $s --name demo-$s; done
 python benchmarks/demo_seeds.py demo-0 demo-1 demo-2 [--json]
 
-RL is compared with sft continued from the same checkpoint, on sft's mixture, at sft's rates, for as many seconds as
-RL's steps took, on the same held-out problems. Rows are drawn anew but for spelling, whose list mid has gone through.
-RL practises on templates of which sft has no solutions: that is what RL can use and sft cannot, and the table tells
-the kinds of templates apart. The interval is Student's over the seeds.
+RL is compared with sft continued from the same checkpoint, on sft's mixture, with sft's learning rates, for as many
+seconds as RL's steps took, on the same held-out problems. Rows are new, except for spelling, which has no more words.
+RL trains on templates without solutions, which sft cannot use, so the table separates the kinds of templates. The
+interval is Student's over the seeds.
 """
 
 import argparse
@@ -44,7 +44,7 @@ PROBLEMS = 2_000
 
 
 class ForSeconds(ChatLoader):
-    """A chat loader that ends when its time is over; the schedule goes by the clock."""
+    """A chat loader that ends after a number of seconds; the schedule follows the clock."""
 
     def __init__(self, *arguments: Any, seconds: float) -> None:
         super().__init__(*arguments)

@@ -1,21 +1,20 @@
-"""How much faster CORE is evaluated than item by item, and whether the answers are the same.
+"""How much faster the CORE evaluation is than item by item, and whether the answers are the same.
 
     python benchmarks/evals.py --mirror DIR [--items 8] [--dtype float32] [--context 2048] [--vocab 8192] [--json]
 
-The plain loop reads each item's options as one padded batch, with the logits of every token. Both make their prompts
-from the same texts and take turns task by task, twice; the better times count. They are times of one core at work, so
-that what else runs on the machine matters less; reading the files is left out. The model is
-depth 4, width 256, with random weights from a seed that make it sure of something, so that its
-answers differ; the items are the first of each task in its fixed shuffled order.
+The plain loop evaluates each item's options as one padded batch, with the logits of every token. Both use the same
+prompts and alternate, task by task, twice; the better time counts. Times are CPU time on one core, so that other load
+on the machine matters less, and exclude reading the files. The model has depth 4, width 256 and seeded random weights,
+large enough to make its answers differ; the items are the first of each task in its fixed shuffled order.
 """
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Sequence
 from functools import cache
 from itertools import islice
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +23,7 @@ from lanbot.chat.formats import DEFAULT, get_format
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.config import recipe_file
 from lanbot.core.console import say, table
+from lanbot.core.options import Options
 from lanbot.data.corpus import open_corpus
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals.core import KINDS, evaluate
@@ -39,7 +39,7 @@ RUNTIME = Runtime.single()
 
 
 class PlainScorer(ModelScorer):
-    """The loop that is measured against."""
+    """The baseline."""
 
     @torch.inference_mode()
     def score(self, items: Sequence[Sequence[Prompt]]) -> list[list[Judged]]:
@@ -70,20 +70,20 @@ def make_model(vocab: int, context: int, dtype: torch.dtype) -> Transformer:
     return model.to(dtype).to(RUNTIME.device).requires_grad_(False)
 
 
-def make_format(vocab: int) -> ChatFormat:
+def make_format(vocab: int, options: Options) -> ChatFormat:
     say(f"training a vocabulary of {vocab:,}")
-    corpus, _ = open_corpus(recipe_file.load("laptop").base.data, 0)
+    corpus, _ = open_corpus(recipe_file.load("laptop").base.data, 0, options=options)
     chat_format = get_format(DEFAULT)
     return chat_format(train(islice(corpus.once(), 4_000), vocab, chat_format.special_tokens))
 
 
-def measure(scorers: Sequence[ModelScorer], task: CoreTask, items: int) -> dict[str, float]:
-    """{"plain": seconds, "ours": seconds, "items", "differ": answers that do}."""
+def measure(scorers: Sequence[ModelScorer], task: CoreTask, items: int, options: Options) -> dict[str, float]:
+    """{"plain": seconds, "ours": seconds, "items": count, "differ": count of different answers}."""
     best, answers = [float("inf")] * 2, []
     for _ in range(2):
         for i, scorer in enumerate(scorers):
             began = time.process_time()
-            result = evaluate(scorer, items, [task], runtime=RUNTIME)
+            result = evaluate(scorer, items, [task], options, runtime=RUNTIME)
             best[i] = min(best[i], time.process_time() - began)
             answers.append([verdict.answer for verdict in result.verdicts])
     differ = sum(a != b for a, b in zip(answers[0], answers[1], strict=True))
@@ -92,23 +92,23 @@ def measure(scorers: Sequence[ModelScorer], task: CoreTask, items: int) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mirror", required=True)
+    parser.add_argument("--mirror", type=Path, required=True)
     parser.add_argument("--items", type=int, default=8, help="of each task")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--context", type=int, default=2_048)
     parser.add_argument("--vocab", type=int, default=8_192)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    os.environ["LANBOT_MIRROR"] = arguments.mirror
+    options = Options.from_environment(arguments.mirror)
     torch.set_num_threads(1)
     model = make_model(arguments.vocab, arguments.context, getattr(torch, arguments.dtype))
-    words = make_format(arguments.vocab)
+    words = make_format(arguments.vocab, options)
     scorers = [PlainScorer(model, words, "plain"), ModelScorer(model, words, "ours")]
-    core.load = cache(core.load)  # reading files is no part of it
-    evaluate(scorers[1], 2, runtime=RUNTIME)  # warm: files read, memory had
+    core.load = cache(core.load)  # keeps the reading of files out of the times
+    evaluate(scorers[1], 2, options=options, runtime=RUNTIME)  # warm-up
     results = {}
     for task in TASKS:
-        results[task.label] = measure(scorers, task, arguments.items)
+        results[task.label] = measure(scorers, task, arguments.items, options)
         say(f"{task.label}: {results[task.label]['plain'] / results[task.label]['ours']:.1f}x")
     groups = [(task.label, [task.label]) for task in TASKS]
     groups += [(f"all {name}", [task.label for task in TASKS if task.kind == kind]) for kind, name in KINDS.items()]
@@ -122,7 +122,7 @@ def main() -> None:
         rows.append((name, f"{total['items']:,}", *per, f"{total['ratio']:.1f}x", total["differ"]))
     print(table(rows, ("task", "items", "plain ms/item", "ours ms/item", "faster", "answers that differ")))
     if arguments.json:
-        print(json.dumps({**vars(arguments), "tasks": summary}))
+        print(json.dumps({**vars(arguments), "tasks": summary}, default=str))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""All that is worth knowing of training on one GPU, in two runs of under nine minutes.
+"""Correctness and speed of training on one GPU, in two runs of under nine minutes.
 
-    python benchmarks/gpu_suite.py --part 1 [--out FILE.json]     # right? how fast at depth 12, and by what?
+    python benchmarks/gpu_suite.py --part 1 [--out FILE.json]     # correctness, speed at depth 12
     python benchmarks/gpu_suite.py --part 2 [--data TOKENS.npy]   # depth 20, fp8, a loss curve of five minutes
 
-Needs lanbot/model, lanbot/training and what they import, numpy and torch; no tokenizer and no data: it makes tokens of
-a known entropy, or takes --data (.npy, or .bin of uint16; documents begin with --bos). Every section has its share of
-the time and stops measuring when that is used; one that fails is told, and the next goes on. After each section the
-results so far are written to --out (by default gpu_suite.json in $OUT, or here).
+Needs lanbot/models, lanbot/training and what they import, numpy and torch; no tokenizer and no data: it generates
+tokens of a known entropy, or reads --data (.npy, or .bin of uint16; documents begin with --bos). Every section has a
+time limit. A section that fails is reported and the next one runs. After each section the results so far are written to
+--out (by default gpu_suite.json in $OUT, or here).
 
-Utilisation is the model's FLOP/s (6 x matmul parameters, head in and embedding out, and causal attention over the
-sequence at half; optimiser and recomputation count nothing) over the best matmul FLOP/s in bf16, measured before and
-after in this process. The parts of a step are times of the device; "rest" is what lies between update and forward.
---smoke: both parts at toy sizes, on any machine, to see that all of it runs.
+Utilisation is the model's FLOP/s (6 x matmul parameters, with the head and without the embedding, and causal attention
+at half; optimiser and recomputation do not count) over the best matmul FLOP/s in bf16, measured before and after in
+this process. The parts of a step are device times; "rest" is the time between update and forward.
+--smoke: both parts at toy sizes, on any machine, to test the script.
 """
 
 import argparse
@@ -50,13 +50,13 @@ from lanbot.training.step import training_step
 RUNTIME = Runtime.single()
 
 CLASSES = 64
-MOST_SECONDS = 530
+MAX_SECONDS = 530
 """Of a run."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured. batch_tokens: of a step, as lanbot/scaling.py sets it for the depth."""
+    """A model and its batches. batch_tokens: of a step, as lanbot/config/scaling.py sets it for the depth."""
 
     depth: int
     vocab: int = 65_536
@@ -76,9 +76,9 @@ TOY = Size(1, 512, 64, 256)
 
 
 class Source:
-    """Rows of tokens without end: classes follow a random chain of order 2, tokens within a class are Zipf's.
+    """An endless stream of rows: classes follow a random chain of order 2, tokens within a class Zipf's law.
 
-    What can be learnt is which four of 64 classes may follow two others, so the loss has a known floor.
+    The model can learn which four of 64 classes follow each pair, so the loss has a known floor.
     """
 
     chances = np.array([0.5, 0.25, 0.15, 0.1])
@@ -95,13 +95,13 @@ class Source:
 
     @property
     def floor(self) -> float | None:
-        """The least loss that a model can reach, in nats a token; that of the class alone is learnt, from ln 64 on."""
+        """The lowest possible loss in nats per token. Only the class's share, initially ln 64, can be learnt."""
         if self.tokens is not None:
             return None
         return float(-sum((p * np.log(p)).sum() for p in (self.chances, self.zipf)))
 
     def batch(self, rows: int) -> Batch:
-        """Weights are 1 / tokens: the loss is a mean."""
+        """Weights are 1 / tokens, so that the loss is a mean."""
         T = self.sequence + 1
         if self.tokens is not None:
             index = (self.place + np.arange(rows)[:, None] * self.sequence + np.arange(T)) % len(self.tokens)
@@ -124,8 +124,8 @@ def _read(path: Path) -> np.ndarray:
     return tokens.reshape(-1)
 
 
-class Marks:
-    """When the device came to each part of a step."""
+class Timeline:
+    """When the device reached each part of a step."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
@@ -140,7 +140,7 @@ class Marks:
         self.seen.append((part, event))
 
     def milliseconds(self, steps: int) -> dict[str, float]:
-        """Of a step, by part."""
+        """Milliseconds of a step by part."""
         synchronise()
         sums: dict[str, float] = defaultdict(float)
         for (part, begin), (_, end) in zip(self.seen, self.seen[1:], strict=False):
@@ -149,7 +149,7 @@ class Marks:
 
 
 class Training:
-    """A model, its optimiser and a step that can be marked."""
+    """A model, its optimiser and a step whose parts can be timed."""
 
     def __init__(self, what: Size, compiled: bool, eight_bits: bool, dtype: torch.dtype | None = None) -> None:
         place = RUNTIME
@@ -163,16 +163,16 @@ class Training:
         compile.compile_blocks(self.model)
         width = (self.config.dim / 768) ** -0.5
         self.optimizer = MuonAdamW(self.model, Rates(0.02, 0.2 * width, 0.004 * width, 0.005), place.dtype)
-        self.marks: Marks | None = None
-        self._mark_parts()
+        self.timeline: Timeline | None = None
+        self._add_hooks()
 
     def step(self, batch: Batch, rows: int, scale: float = 1.0) -> torch.Tensor:
         return training_step(self.model, self.optimizer, batch, scale, 1.0, rows, RUNTIME).loss
 
-    def _mark_parts(self) -> None:
+    def _add_hooks(self) -> None:
         def mark(part: str) -> None:
-            if self.marks is not None:
-                self.marks(part)
+            if self.timeline is not None:
+                self.timeline(part)
 
         def after(_: Any, __: Any, hidden: torch.Tensor) -> None:
             mark("head and loss")
@@ -181,17 +181,17 @@ class Training:
 
         self.model.register_forward_pre_hook(lambda *_: mark("forward"))
         self.model.register_forward_hook(after)
-        clip, zero = self.optimizer.clip_gradients, self.optimizer.zero_grad
+        clip_to, zero = self.optimizer.clip_gradients, self.optimizer.zero_grad
 
-        def clip_gradients(most: float) -> torch.Tensor:
+        def clip_gradients(clip: float) -> torch.Tensor:
             mark("update")
-            return clip(most)
+            return clip_to(clip)
 
         def zero_grad() -> None:
             zero()
             mark("rest")
 
-        self.optimizer.clip_gradients, self.optimizer.zero_grad = clip_gradients, zero_grad  # type: ignore[method-assign]
+        vars(self.optimizer).update(clip_gradients=clip_gradients, zero_grad=zero_grad)
 
 
 def compiling(on: bool) -> None:
@@ -205,8 +205,7 @@ def synchronise() -> None:
 
 
 def ceiling() -> float:
-    """The best matmul FLOP/s now, in the dtype of the model's products (of bf16 for fp8 too). On a CPU, where there is
-    only --smoke, once is enough."""
+    """The best matmul FLOP/s now, in the model's dtype (bf16 for fp8 too). A CPU (--smoke) is measured once."""
     if torch.cuda.is_available():
         hardware._ceilings.clear()
     return hardware.matmul_ceiling(RUNTIME.device, RUNTIME.dtype)
@@ -216,20 +215,20 @@ class Suite:
     def __init__(self, out: Path, data: Path | None, bos: int) -> None:
         self.out, self.data, self.bos = out, data, bos
         self.results: dict[str, Any] = {}
-        self.until, self.end = 0.0, time.monotonic() + MOST_SECONDS
+        self.until, self.end = 0.0, time.monotonic() + MAX_SECONDS
 
     def section(self, name: str, seconds: float, what: Callable[[], dict[str, Any]]) -> None:
-        """Runs `what`, which shall end by itself after `seconds`, and is ended at half as many again."""
+        """Runs `what`, which should take `seconds` and is stopped at 1.5 times as many."""
         began = time.monotonic()
         seconds = min(seconds, self.end - began)
         print(f"\n== {name} ({seconds:.0f} s)", flush=True)
         self.until = began + seconds
         try:
             if seconds <= 0:
-                raise TimeoutError("no time is left for it")
+                raise TimeoutError("no time left")
             with alarm(min(1.5 * seconds + 10, self.end - began)):
                 result = what()
-        except Exception as error:  # whatever it is, the next section may work
+        except Exception as error:  # the next section may still work
             traceback.print_exc(limit=-3)
             result = {"failed": f"{type(error).__name__}: {error}"}
         self.results[name] = {**result, "seconds": round(time.monotonic() - began, 1)}
@@ -257,7 +256,7 @@ class Suite:
         return facts
 
     def speed(self, what: Size, compiled: bool = True, eight_bits: bool = False, rows: int = 0) -> dict[str, Any]:
-        """rows: of a forward pass; what fits if 0."""
+        """rows: of a forward pass; 0: as many as fit."""
         compiling(compiled)
         config, before = what.config(), ceiling()
         rows = rows or memory.micro_batch(config, what.sequence, RUNTIME)
@@ -278,22 +277,23 @@ class Suite:
             rows = (rows + 1) // 2
             print(f"out of memory: {rows} rows at a time", flush=True)
         training.step(batch, rows).item()
-        half, seconds = self.left() / 2, []
+        half = self.left() / 2
+        seconds: list[float] = []
         while len(seconds) < 2 or (len(seconds) < 10 and self.left() > half):
             begin = time.perf_counter()
             training.step(batch, rows).item()
             seconds.append(time.perf_counter() - begin)
-        # without waiting in between, as in training, and with its parts marked
+        # without waiting in between, as in training, and with the parts timed
         steps = max(2, min(8, int(self.left() / 2 / seconds[-1])))
-        training.marks = Marks(RUNTIME.device)
+        training.timeline = Timeline(RUNTIME.device)
         begin = time.perf_counter()
         for _ in range(steps):
             training.step(batch, rows)
         host = (time.perf_counter() - begin) / steps
         synchronise()
         steady = (time.perf_counter() - begin) / steps
-        parts = training.marks.milliseconds(steps)
-        training.marks = None
+        parts = training.timeline.milliseconds(steps)
+        training.timeline = None
         after = ceiling()
         rate = batch_rows * what.sequence / steady
         place = RUNTIME
@@ -312,22 +312,23 @@ class Suite:
         show(result)
         if torch.cuda.is_available() and self.left() > 4 * steady:
             try:
-                result |= kernels(lambda: training.step(batch, rows))
-            except Exception as error:  # the figures above shall not be lost with it
+                found = kernels(lambda: training.step(batch, rows))
+            except Exception as error:  # keep the figures above
                 result["kernels_failed"] = str(error)
             else:
-                show({"device_idle": result["device_idle"]})
-                print(table([(f"{ms:.1f}", f"{calls:,}", name) for name, ms, calls in result["kernels"]],
+                result |= found
+                show({"device_idle": found["device_idle"]})
+                print(table([(f"{ms:.1f}", f"{calls:,}", name) for name, ms, calls in found["kernels"]],
                             ("ms a step", "calls", "kernel")), flush=True)  # fmt: skip
         return result
 
     def right(self, what: Size) -> dict[str, Any]:
-        """The same weights and tokens on the CPU in fp32, and here by every path."""
+        """Compares every code path on the device with the CPU in fp32, with the same weights and tokens."""
         place, config = RUNTIME, what.config()
         reference = Transformer(config, torch.float32)
         generator = torch.Generator().manual_seed(0)
         init_weights(reference, generator)
-        with torch.no_grad():  # what is born silent shall speak
+        with torch.no_grad():  # these are initialised with zeros or nearly so
             for name, p in reference.named_parameters():
                 if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
                     p.normal_(0.0, 0.5 * p.shape[1] ** -0.5, generator=generator)
@@ -366,7 +367,7 @@ class Suite:
         return result
 
     def kernels_of_attention(self, what: Size) -> dict[str, Any]:
-        """One layer's attention, forward and backward, by documents' bounds, causal over whole rows, and by mask."""
+        """One layer's attention, forward and backward: by document spans, causal over whole rows, and by mask."""
         place, config = RUNTIME, what.config()
         rows, T = max(1, 16_384 // what.sequence), what.sequence
         documents = torch.from_numpy(Source(what.vocab, T, None, 0).batch(rows).documents)
@@ -400,7 +401,7 @@ class Suite:
         return {"rows": rows, "sequence": T, "heads": config.n_heads, "milliseconds": result}
 
     def curve(self, what: Size, seconds: float) -> dict[str, Any]:
-        """Training for so long, compiling off the clock: rates rise, stay and fall by the clock."""
+        """Training for a time that excludes compilation; the learning rate schedule follows the clock."""
         compiling(True)
         rows = memory.micro_batch(what.config(), what.sequence, RUNTIME)
         batch_rows = max(1, what.batch_tokens // what.sequence)
@@ -409,16 +410,16 @@ class Suite:
         training = Training(what, True, False)
         training.step(source.batch(batch_rows), rows, 1e-6).item()
         seconds = min(seconds, 0.97 * self.left())
-        began, tokens, told = time.monotonic(), 0, 0.0
+        began, tokens, reported = time.monotonic(), 0, 0.0
         points: list[dict[str, Any]] = []
         losses: list[torch.Tensor] = []
         while (elapsed := time.monotonic() - began) < seconds:
             losses.append(training.step(source.batch(batch_rows), rows, wsd(elapsed / seconds, 0.02, 0.5)))
             tokens += batch_rows * what.sequence
             if len(losses) > 2:
-                losses[-3].item()  # the host runs two steps ahead, not a queue
-            if elapsed - told >= seconds / 20 or not points:
-                told = elapsed
+                losses[-3].item()  # the host runs two steps ahead at most
+            if elapsed - reported >= seconds / 20 or not points:
+                reported = elapsed
                 recent = torch.stack(losses[-10:]).mean().item()
                 points.append({"seconds": round(elapsed, 1), "steps": len(losses), "tokens": tokens, "loss": recent})
                 print("  ".join(f"{name} {value:,.4g}" if name == "loss" else f"{name} {value:,}"
@@ -432,7 +433,7 @@ class Suite:
 
 
 def run(model: Transformer, batch: Batch) -> tuple[torch.Tensor, float, list[torch.Tensor]]:
-    """Logits, loss and gradients, on the CPU in fp32."""
+    """Logits, loss and gradients, moved to the CPU in fp32."""
     device = model.embed_tokens.weight.device
     ids, targets, weights = (torch.from_numpy(x).to(device) for x in (batch.ids, batch.targets, batch.weights))
     model.zero_grad()
@@ -445,7 +446,7 @@ def run(model: Transformer, batch: Batch) -> tuple[torch.Tensor, float, list[tor
 
 @torch.no_grad()
 def isolation(model: Transformer, batch: Batch, dtype: torch.dtype) -> dict[str, Any]:
-    """Does another document's logits move when one is changed?"""
+    """Whether changing one document changes the hidden states of others."""
     model.dtype = dtype
     device = model.embed_tokens.weight.device
     ids, documents = torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.documents)
@@ -461,7 +462,7 @@ def isolation(model: Transformer, batch: Batch, dtype: torch.dtype) -> dict[str,
 
 
 def bad_batch(what: Size, batch: Batch) -> dict[str, Any]:
-    """An update that is no number must leave all as it was."""
+    """An update that is not finite must leave the model and the optimiser unchanged."""
     training = Training(what, False, False)
     training.step(batch, 2)
     before = [p.detach().clone() for p in training.model.parameters()]
@@ -475,7 +476,7 @@ def bad_batch(what: Size, batch: Batch) -> dict[str, Any]:
 
 
 def kernels(step: Callable[[], Any], steps: int = 2) -> dict[str, Any]:
-    """How much of the time the device does nothing, and what takes the rest."""
+    """The share of the time that the device is idle, and the longest kernels."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(steps):
             step()
@@ -500,7 +501,7 @@ def kernels(step: Callable[[], Any], steps: int = 2) -> dict[str, Any]:
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
     def ring(*_: Any) -> None:
-        raise TimeoutError(f"not done after {seconds:.0f} s")
+        raise TimeoutError(f"not finished after {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -8,9 +8,11 @@ For 2,000 and 10,000 conversations of a recipe (default: demo), generated and fi
 import argparse
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from lanbot.chat.messages import parts
+from lanbot.chat.messages import Conversation, parts
 from lanbot.config import recipe_file
 from lanbot.core.console import table
 from lanbot.synthetic import world
@@ -25,9 +27,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     who = recipe_file.load(Path(arguments.recipe)).identity
-    sets = [(f"offline, {count:,}", lambda count=count: list(offline.conversations(who, count, 0))) for count in COUNTS]
-    small = [who.name, who.creator, who.personality]
-    sets.append(("builtin, 2,000", lambda: [world.identity_chat(*small, "train", i)[0] for i in range(2_000)]))
+    small = (who.name, who.creator, who.personality)
+    sets: list[tuple[str, Callable[[], list[Conversation]]]] = [
+        *((f"offline, {n:,}", partial(lambda n: list(offline.conversations(who, n, 0)), n)) for n in COUNTS),
+        ("builtin, 2,000", lambda: [world.identity_chat(*small, "train", i)[0] for i in range(2_000)]),
+    ]
     rows, results = [], {}
     for name, make in sets:
         start = time.perf_counter()

@@ -1,18 +1,17 @@
-"""Does the loader keep up? What one process delivers, and how long a trainer waits for it.
+"""Throughput of the data loaders, and how long a trainer waits for them.
 
     python benchmarks/loader.py --mirror DIR [--json]
 
-Text is that of the mirror (docs/architecture.md); chats are a mixture as of d20: smoltalk, mmlu, gsm8k, spelling.
-Vocabularies are trained on the text. tokens/s: what one process tokenizes and packs, in the trainer's process and
-ahead in another.
-encode: megabytes of UTF-8 a second of CPU time that go through Tokenizer.encode_array, each text once.
-wait: the share of the time that a trainer of 6,000 (laptop) or 1.2 million tokens a second (each of 8 ranks prepares
-every batch) stands waiting, after its first step. start: seconds from nothing to a loader that stands ready.
+Text comes from the mirror (docs/architecture.md); chats are a mixture like d20's: smoltalk, mmlu, gsm8k, spelling.
+The vocabularies are trained on the text. tokens/s: what one process tokenizes and packs, in the trainer's process or
+ahead of it in another.
+encode: megabytes of UTF-8 per second of CPU time through Tokenizer.encode_array, each text once.
+wait: the share of the time that a trainer of 6,000 (laptop) or 1.2 million tokens/s (each of 8 ranks prepares every
+batch) waits, after its first step. start: seconds until a new loader is ready.
 """
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from lanbot.chat.formats.base import ChatFormat
 from lanbot.config import recipe_file
 from lanbot.config.recipe import MixturePart
 from lanbot.core.console import say, table
+from lanbot.core.options import Options
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import Loader
 from lanbot.data.prefetch import prefetched
@@ -47,7 +47,7 @@ SHAPES = {
 
 
 def encode_rate(chat_format: ChatFormat, texts: list[str]) -> float:
-    chat_format.tokenizer.encode_array("")  # fastokens is made ready at the first call
+    chat_format.tokenizer.encode_array("")  # fastokens is set up in the first call
     size, began = sum(len(text.encode()) for text in texts), time.process_time()
     for text in texts:
         chat_format.tokenizer.encode_array(text)
@@ -69,7 +69,7 @@ def rate(loader: Loader, demand: float = float("inf"), seconds: float = SECONDS)
     return tokens / (time.perf_counter() - began), waited / (time.perf_counter() - began)
 
 
-def measure(shape: dict[str, int], folder: Path, texts: list[str]) -> dict[str, float]:
+def measure(shape: dict[str, int], folder: Path, texts: list[str], options: Options) -> dict[str, float]:
     recipe = recipe_file.load(
         "laptop",
         {
@@ -79,10 +79,10 @@ def measure(shape: dict[str, int], folder: Path, texts: list[str]) -> dict[str, 
             "tokenizer.vocab_size": str(shape["vocab"]),
         },
     ).resolve()
-    make = partial(base_loader, recipe, folder)
+    make = partial(base_loader, recipe, folder, options)
     result = {"encode": encode_rate(load_format(folder), texts)}
     chats = replace(recipe, mid=replace(recipe.mid, mixture=CHATS))
-    result["rate chats"], _ = rate(chat_loader(chats, "mid", folder, False))
+    result["rate chats"], _ = rate(chat_loader(chats, "mid", folder, False, options))
     result["rate"], _ = rate(make())
     _, result["wait"] = rate(make(), shape["demand"])
     began = time.perf_counter()
@@ -97,12 +97,12 @@ def measure(shape: dict[str, int], folder: Path, texts: list[str]) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mirror", required=True)
+    parser.add_argument("--mirror", type=Path, required=True)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     results = {}
-    os.environ["LANBOT_MIRROR"] = arguments.mirror
-    corpus, _ = open_corpus(recipe_file.load("laptop").base.data, 0)
+    options = Options.from_environment(arguments.mirror)
+    corpus, _ = open_corpus(recipe_file.load("laptop").base.data, 0, options=options)
     texts = list(islice(corpus.once(), 5_000))
     with tempfile.TemporaryDirectory() as scratch:
         hidden = Path(scratch) / "hidden"
@@ -118,11 +118,11 @@ def main() -> None:
                 if encoder == "tiktoken":
                     sys.path.insert(0, str(hidden))
                     sys.modules.pop("fastokens", None)
-                elif load_format(folder).tokenizer._fast is None:
+                elif getattr(load_format(folder).tokenizer, "_fast", None) is None:
                     say("fastokens is not installed")
                     continue
                 say(f"{name}, {encoder}")
-                results[f"{name}, {encoder}"] = measure(shape, folder, texts)
+                results[f"{name}, {encoder}"] = measure(shape, folder, texts, options)
             sys.path.remove(str(hidden))
             sys.modules.pop("fastokens", None)
     header = ("loader", "encode MB/s", "tokens/s", "wait", "start s", "ahead tokens/s", "ahead wait", "chats tokens/s")

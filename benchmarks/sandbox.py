@@ -1,13 +1,13 @@
-"""How fast model-written programs run in the sandbox, and what 5,000 of them leave behind.
+"""How fast model-written programs run in the sandbox, and which resources 5,000 of them leak.
 
     python benchmarks/sandbox.py [--level 1 2] [--runs 5000] [--workers 2] [--repeats 3] [--json]
 
-The program is of HumanEval's kind: a function, a few assertions, a line printed. start: of a worker, until it can run.
-Latency is of one worker, one program after the other; runs/s are of a pool (the median of --repeats, then the best).
-The CPU time of a run, of all processes together, says what runs/s could be where nothing else runs.
-Then --runs programs, of which some fail, print much, start threads or write files; before and after it are counted
-processes below this one, zombies among them, this process's descriptors, temporary files, and the memory of the zygotes
-(their own pages, after the first and after the last run).
+The program is like HumanEval's: a function, a few assertions, one printed line. start: time until a worker is ready.
+Latency is measured with one worker, one program at a time; runs/s with a pool (the median of --repeats, then the best).
+CPU ms a run, summed over all processes, shows the runs/s possible on an otherwise idle machine.
+Then --runs programs run, some of which fail, print a lot, start threads or write files. Before and after them, the
+benchmark counts child processes, zombies, its file descriptors and temporary files, and measures the memory of the
+zygotes (their private pages, after the first and the last run).
 """
 
 import argparse
@@ -56,13 +56,13 @@ MIXED = [
 
 
 def state(process: str) -> tuple[int, str]:
-    """(parent, state) of a process by its folder in /proc."""
+    """(parent, state) of a process, from its folder in /proc."""
     fields = Path(process, "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return int(fields[1]), fields[0]
 
 
 def below(root: int) -> dict[int, str]:
-    """{pid: state} of all processes below one."""
+    """{pid: state} of all descendants of a process."""
     every = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
@@ -77,7 +77,7 @@ def below(root: int) -> dict[int, str]:
 
 
 def own_pages(pids: list[int]) -> int:
-    """Bytes that only these processes have."""
+    """Private bytes of these processes."""
     total = 0
     for pid in pids:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
@@ -86,7 +86,7 @@ def own_pages(pids: list[int]) -> int:
 
 
 def cpu_seconds() -> float:
-    """Of this process and all below it, those that they have waited for among them."""
+    """Of this process and its descendants, including those that have been waited for."""
     ticks = 0
     for pid in (os.getpid(), *below(os.getpid())):
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -161,7 +161,7 @@ def main() -> None:
             say(str(verdict))
             if verdict.holds:
                 with Sandbox(1, level) as box:
-                    box.run("1")  # what starts once in a process has started
+                    box.run("1")  # start what starts once per process
                 results.append(measure(level, arguments.runs, arguments.workers, arguments.repeats, folder))
     columns = (
         "start_ms",

@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py [--json]
 
-What is computed and what is sent in a step follow from the code: ModelConfig.flops_per_token, and how
-training/sharding.py deals out gradients, optimiser state and updates. How fast a machine does it is assumed, below.
+The FLOPs and bytes of a step follow from the code: ModelConfig.flops_per_token, and the distribution of gradients,
+optimiser state and updates in lanbot/distributed/zero2.py and fsdp.py. The speed of the hardware is assumed, below.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from lanbot.training.optim import MuonAdamW, Rates
 PEAK = 989e12
 """bf16 FLOP/s of an H100 SXM without sparsity (NVIDIA H100 datasheet)."""
 UTILISATION = 0.45
-"""Of PEAK, in forward and backward. Of the 700 to 750 TFLOP/s that a large matmul reaches, it is 0.6."""
+"""Share of PEAK in forward and backward; 0.6 of the 700 to 750 TFLOP/s that a large matmul reaches."""
 NEWTON_SCHULZ_UTILISATION = 0.5
 MEMORY = 0.8 * 3.35e12
 """Bytes/s of HBM3: 3.35 TB/s (same datasheet), at 0.8."""
@@ -31,21 +31,21 @@ NODE = 8
 IN_NODE = 0.75 * 450e9
 """Bus bandwidth of a collective on NVLink: 900 GB/s in both directions together (same datasheet), 450 each way."""
 BETWEEN_NODES = 0.8 * NODE * 50e9
-"""Bus bandwidth of a flat collective over nodes: NCCL's rings leave a node once, each by a NIC of its own, so that
-the node's eight 400 Gb/s NICs carry it together. 46 to 48 GB/s of 50 a NIC are to be seen (nccl-tests issue 290)."""
+"""Bus bandwidth of a flat collective over nodes: each of NCCL's rings leaves a node once, through a different one of
+its eight 400 Gb/s NICs. 46 to 48 GB/s of 50 per NIC have been measured (nccl-tests issue 290)."""
 ALL_TO_ALL = 0.6 * 50e9
-"""Bytes/s a GPU sends in an all-to-all over nodes: nearly all of it leaves by its own NIC, in small pieces."""
+"""Bytes/s that a GPU sends in an all-to-all over nodes, nearly all through its own NIC in small messages."""
 LATENCY = 20e-6
-"""Seconds a collective takes beyond its bytes, in a node; between nodes it is 3 times that."""
+"""Fixed seconds of a collective in a node; between nodes it is 3 times that."""
 LAUNCH = 5e-3
-"""Seconds of a step that depend on nothing: kernels launched, the loader's batch handed over, a scalar awaited."""
+"""Fixed seconds of a step: kernel launches, transfer of the batch, waiting for a scalar."""
 CAPACITY = 78e9
-"""Bytes of an 80 GB card that a step may fill."""
+"""Usable bytes of an 80 GB card."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one step, and what follows. exposed: communication that nothing hides."""
+    """Seconds of one step, and what follows from them. exposed: communication that is not overlapped."""
 
     model: str
     scheme: str
@@ -61,14 +61,14 @@ class Estimate:
     step: float
     tokens_per_second: float
     efficiency: float
-    """Tokens/s a GPU, against one GPU that had the memory to take the whole batch alone."""
+    """Tokens/s per GPU, relative to one GPU with enough memory for the whole batch."""
     mfu: float
     state_gigabytes: float
     """Masters, gradients, optimiser state and gathered weights of one GPU."""
 
 
 def groups(config: ModelConfig) -> list[tuple[int, int, int, int]]:
-    """(how many, rows, columns, rows of one matrix to orthogonalise) of what Muon steps together, as MuonAdamW does."""
+    """(count, rows, columns, rows of one matrix to orthogonalise) of each group that MuonAdamW updates together."""
     with torch.device("meta"):
         optimizer = MuonAdamW(Transformer(config), Rates(0.0, 0.0, 0.0, 0.0), torch.bfloat16)
     return [(len(names), *shape, rows) for (shape, rows), names in optimizer.matrices.items()]
@@ -81,7 +81,7 @@ def newton_schulz_flops(rows: int, columns: int, together: int) -> float:
 
 
 def collective(payload: float, gpus: int) -> float:
-    """Seconds of a reduce-scatter or an all-gather of `payload` bytes (of the whole tensor); an all-reduce is both.
+    """Seconds of a reduce-scatter or an all-gather of `payload` bytes (the whole tensor); an all-reduce is both.
 
     As nccl-tests defines it (doc/PERFORMANCE.md): payload x (n - 1) / n at the bus bandwidth.
     """
@@ -90,7 +90,7 @@ def collective(payload: float, gpus: int) -> float:
 
 
 def micro_batch(config: ModelConfig, sequence: int, tokens: float, state: float) -> int:
-    """Tokens of one forward pass: the power of two of rows that fits beside the state, activations in bf16."""
+    """Tokens of one forward pass: the largest power of two of rows that fits in addition to the state."""
     rows = int(tokens) // sequence
     while rows > 1 and state + cuda_activation_bytes(config, rows, sequence) > CAPACITY:
         rows //= 2
@@ -101,11 +101,11 @@ def estimate(name: str, config: ModelConfig, sequence: int, batch_tokens: int, g
     tokens = batch_tokens / gpus
     compute = tokens * config.flops_per_token(sequence) / (UTILISATION * PEAK)
     muon = groups(config)
-    rounds = [(-(-count // gpus), rows, columns) for count, rows, columns, _ in muon]  # matrices a rank
+    rounds = [(-(-count // gpus), rows, columns) for count, rows, columns, _ in muon]  # matrices per rank
     newton_schulz = sum(-(-count // gpus) * newton_schulz_flops(r, c, t) for count, r, c, t in muon)
     newton_schulz /= NEWTON_SCHULZ_UTILISATION * PEAK
     layers = sum(count * rows * columns for count, rows, columns, _ in muon)
-    dealt = gpus * sum(n * r * c for n, r, c in rounds)  # with the empty places of each shape's last round
+    dealt = gpus * sum(n * r * c for n, r, c in rounds)  # including the padding of each shape's last round
     rows = config.params() - layers  # embedding and head
     a_block = layers / config.n_layers
     if scheme == "zero":
@@ -114,9 +114,8 @@ def estimate(name: str, config: ModelConfig, sequence: int, batch_tokens: int, g
         state = (12 * layers + 16 * rows) / gpus + 2 * 2 * a_block + 8 * rows
     micro = micro_batch(config, sequence, tokens, state)
     if scheme == "zero":
-        # Reduce-scatter fp32 gradients during the backward pass of the last micro-batch; of them the embedding's
-        # comes when it is over. Then gather: Muon's updates in bf16, while the next shape is orthogonalised, and the
-        # rows that AdamW changed in fp32.
+        # Reduce-scatter fp32 gradients during the backward pass of the last micro-batch; the embedding's follow at its
+        # end. Then gather Muon's updates in bf16, while the next shape is orthogonalised, and AdamW's rows in fp32.
         last = micro / tokens * compute * 2 / 3
         reduce = sum(collective(4 * gpus * r * c, gpus) for n, r, c in rounds for _ in range(n))
         reduce += collective(4 * rows / 2, gpus)
@@ -125,17 +124,17 @@ def estimate(name: str, config: ModelConfig, sequence: int, batch_tokens: int, g
         gather = updates + collective(4 * rows, gpus)
         communication = reduce + tail + gather
         hidden = min(reduce, last) + min(updates, newton_schulz) * (1 - 1 / len(rounds))
-        # Masters and gradients are read and written where they are held; each rank adds the whole update.
+        # Each rank reads and writes its share of masters and gradients, and adds the whole update.
         memory = (layers * (2 + 8 + 8) + rows * (8 + 8) + (dealt * 12 + rows * 28) / gpus) / MEMORY
     else:
         # FSDP2, each micro-batch: blocks gathered in bf16 for forward and again for backward, the root (embedding
         # and head) in fp32 once; gradients reduced in fp32. All but the first gather and the last reduce is hidden
-        # behind the blocks' compute, as far as that lasts.
+        # behind the blocks' compute, as far as that suffices.
         passes, blocks = tokens / micro, config.n_layers
         gather = passes * (2 * blocks * collective(2 * a_block, gpus) + collective(4 * rows, gpus))
         reduce = passes * (blocks * collective(4 * a_block, gpus) + collective(4 * rows, gpus))
         ends = passes * (2 * collective(4 * rows, gpus) + collective(2 * a_block, gpus) + collective(4 * a_block, gpus))
-        share = 2 * dealt / gpus * (gpus - 1) / gpus  # bytes of updates a rank sends, there and again back
+        share = 2 * dealt / gpus * (gpus - 1) / gpus  # bytes of updates that a rank sends, and receives back
         exchange = 2 * share / (IN_NODE if gpus <= NODE else ALL_TO_ALL) + 2 * len(rounds) * 3 * LATENCY
         communication = gather + reduce + exchange
         hidden = min(gather + reduce - ends, compute)

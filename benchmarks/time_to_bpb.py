@@ -1,12 +1,12 @@
-"""How good a model is after so many minutes of training on this machine, in bits per byte.
+"""Validation bits per byte after a number of minutes of training on this machine.
 
     python benchmarks/time_to_bpb.py DATA --minutes 8 [--seed 0] [--base.muon_lr 0.03 ...] [--json]
 
-DATA: a folder of text of which the last file is validation (its first 131,072 tokens in rows of 512). Vocabulary 8,192,
-trained on the same text and kept in --cache. Model and settings are what the scaling rule gives for a depth of 4;
-recipe keys change them. The rates' schedule runs over the clock, which stands while the model is evaluated. The
-start from pairs of tokens is counted, the tokenizer's training and the program's start are not. --tokens N trains
-for so many tokens instead: to compare settings on a machine that does other work as well.
+DATA: a folder of text whose last file is for validation (its first 131,072 tokens in rows of 512). The vocabulary of
+8,192 is trained on the same text and kept in --cache. Model and settings follow the scaling rule for depth 4; recipe
+keys change them. The learning rate schedule follows the clock, which stops during evaluations. The initialisation from
+bigrams counts, the tokenizer's training and the program's start do not. --tokens N trains on that many tokens instead,
+to compare settings on a machine with other load.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from lanbot.chat.formats import DEFAULT, get_format, load_format
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import Recipe
 from lanbot.config.recipe_file import load
+from lanbot.config.run import Run
 from lanbot.core import hardware
 from lanbot.core.console import duration, size, table
 from lanbot.data.corpus import open_corpus
@@ -56,8 +58,10 @@ def recipe_of(data: str, seed: int, overrides: dict[str, str]) -> Recipe:
         return load(file.name, {**keys, "model.context": str(CONTEXT), **overrides})
 
 
-def run(recipe: Recipe, chat_format: ChatFormat, minutes: float, tokens: int | None, evals: int) -> dict:
-    settings, place = recipe.base, RUNTIME
+def measure(run: Run, chat_format: ChatFormat, minutes: float, tokens: int | None, evals: int) -> dict[str, Any]:
+    recipe, settings, place = run.recipe, run.recipe.base, RUNTIME
+    assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
+    assert settings.muon_lr and settings.embedding_lr and settings.head_lr and settings.norm_lr
     config = model_config(recipe)
     model = Transformer(config, place.dtype)
     init_weights(model, torch.Generator().manual_seed(recipe.seed))
@@ -70,10 +74,12 @@ def run(recipe: Recipe, chat_format: ChatFormat, minutes: float, tokens: int | N
     micro_batch = memory.micro_batch(config, settings.sequence, RUNTIME)
     began = time.perf_counter()
     if settings.pair_tokens:
-        start_from_pairs(model, recipe, chat_format, RUNTIME)
-    sampled = sampled_softmax(recipe, chat_format, RUNTIME)
+        start_from_pairs(model, run, chat_format, RUNTIME)
+    sampled = sampled_softmax(run, chat_format, RUNTIME)
     start = time.perf_counter() - began
-    seconds, seen, flops, losses, curve = start, 0, 0.0, [], []
+    seconds, seen, flops = start, 0, 0.0
+    losses: list[float] = []
+    curve: list[dict[str, float]] = []
     while True:
         progress = seen / tokens if tokens else (seconds - start) / (60 * minutes - start)
         if progress >= (len(curve) + 1) / evals or progress >= 1:
@@ -87,6 +93,7 @@ def run(recipe: Recipe, chat_format: ChatFormat, minutes: float, tokens: int | N
             break
         began = time.perf_counter()
         batch = loader.next_batch()
+        assert batch is not None, "the corpus repeats"
         scale = wsd(progress, settings.warmup, settings.decay)
         candidates = sampled.candidates(batch.targets, len(losses), progress) if sampled else None
         batch_mean = batch.scaled(1 / batch.ids.size)
@@ -103,7 +110,7 @@ def run(recipe: Recipe, chat_format: ChatFormat, minutes: float, tokens: int | N
         "utilisation": flops / seconds / hardware.matmul_ceiling(place.device, place.dtype),
         "peak_memory_bytes": hardware.peak(),
         "curve": curve,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -118,8 +125,8 @@ def main() -> None:
     arguments, rest = parser.parse_known_args()
     overrides = {key.removeprefix("--"): value for key, value in zip(rest[::2], rest[1::2], strict=True)}
     recipe = recipe_of(arguments.data, arguments.seed, overrides)
-    result = run(recipe, format_of(arguments.data, arguments.cache), arguments.minutes, arguments.tokens,
-                 arguments.evals)  # fmt: skip
+    run, chat_format = Run(arguments.cache, recipe), format_of(arguments.data, arguments.cache)
+    result = measure(run, chat_format, arguments.minutes, arguments.tokens, arguments.evals)
     columns = ("val bpb", "time", "tokens", "tok/s", "utilisation", "parameters", "peak memory")
     row = (f"{result['val_bpb']:.4f}", duration(result["seconds"]), f"{result['tokens']:,}",
            f"{result['tokens'] / result['seconds']:,.0f}", f"{result['utilisation']:.3f}",

@@ -3,8 +3,9 @@
     python benchmarks/tokenizer_scale.py [--chars 2000000000] [--distinct 20000000] [--vocab 65536]
         [--rustbpe] [--json]
 
-The text is made as it is read: made-up words of one to four syllables whose frequencies follow Zipf's law; now and
-then the next of all words, so that each comes up. --rustbpe: rustbpe alone, which keeps every word, for comparison.
+The text is generated while it is read: made-up words of one to four syllables whose frequencies follow Zipf's law,
+interspersed with all words in turn, so that each occurs. --rustbpe: rustbpe alone, which keeps every word, for
+comparison.
 """
 
 import argparse
@@ -25,11 +26,11 @@ SYLLABLES = np.array([list((c + v).encode()) for c in "bcdfghjklmnprstvwxyz" for
 LONGEST = 4
 WORDS_A_TEXT = 15_000
 STRIDE = 7_368_787
-"""A prime: steps of it go through all words before one comes again."""
+"""A prime, so that steps of it visit all words before one repeats."""
 
 
 def spell(words: np.ndarray) -> str:
-    """Words by their rank, the most frequent one syllable long, a space before each."""
+    """Words by rank, the most frequent one syllable long, each preceded by a space."""
     letters = np.zeros((len(words), 1 + 2 * LONGEST), dtype=np.uint8)
     letters[:, 0] = ord(" ")
     left = words

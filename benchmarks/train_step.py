@@ -1,11 +1,11 @@
-"""How close a training step is to what the machine can do.
+"""Throughput and utilisation of a training step.
 
     python benchmarks/train_step.py [--vocab 8192 32768] [--steps 12] [--json]
 
-Depth 4, width 256, 4 heads, sequence 512, 8 rows, MLP of as many parameters as a plain one of 4 x the width. Random
-tokens in documents of about 200. Utilisation is the model's FLOP/s (6 x matmul parameters, and causal attention at
-half; the optimiser's count as nothing) over the matmul ceiling, measured before and after in this process. Each part
-is the median over the steps; "rest" is what a step takes beyond its parts: batches, copies, logging.
+Depth 4, width 256, 4 heads, sequence 512, 8 rows, an MLP with as many parameters as a plain one of 4 x the width.
+Random tokens in documents of about 200. Utilisation is the model's FLOP/s (6 x matmul parameters, causal attention at
+half, nothing for the optimiser) over the matmul ceiling, measured before and after in this process. Times are medians
+over the steps.
 """
 
 import argparse
@@ -38,19 +38,18 @@ def config(vocab_size: int) -> ModelConfig:
 
 
 def measure(vocab_size: int, steps: int) -> dict[str, float]:
-    place = RUNTIME
     shape = config(vocab_size)
-    model = Transformer(shape, place.dtype)
+    model = Transformer(shape, RUNTIME.dtype)
     init_weights(model, torch.Generator().manual_seed(0))
-    model.to(place.device)
-    optimizer = MuonAdamW(model, Rates(0.02, 0.2, 0.004, 0.005), place.dtype)
+    model.to(RUNTIME.device)
+    optimizer = MuonAdamW(model, Rates(0.02, 0.2, 0.004, 0.005), RUNTIME.dtype)
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, vocab_size, (ROWS, T + 1))
     tokens[rng.random(tokens.shape) < 1 / 200] = 0
     batch = make_batch(tokens, np.full(tokens.shape, 1 / (ROWS * T), np.float32), bos=0)
     micro_batch = memory.micro_batch(shape, T, RUNTIME)
     hardware.reset_peak()
-    before = ceiling(place)
+    before = ceiling()
     seconds = []
     for step in range(steps + 2):
         began = time.perf_counter()
@@ -58,7 +57,7 @@ def measure(vocab_size: int, steps: int) -> dict[str, float]:
         assert result.loss.item() > 0
         if step >= 2:
             seconds.append(time.perf_counter() - began)
-    after = ceiling(place)
+    after = ceiling()
     median = statistics.median(seconds)
     rate = ROWS * T / median
     return {
@@ -73,9 +72,9 @@ def measure(vocab_size: int, steps: int) -> dict[str, float]:
     }
 
 
-def ceiling(place) -> float:
+def ceiling() -> float:
     hardware._ceilings.clear()
-    return hardware.matmul_ceiling(place.device, place.dtype)
+    return hardware.matmul_ceiling(RUNTIME.device, RUNTIME.dtype)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ KINDS: dict[str, Callable[[int], str]] = {
 
 
 def rate(make: Callable[[int], str], seconds: float = 2.0) -> tuple[float, float]:
-    """Returns MB/s and bytes per text, after a warm-up."""
+    """(MB/s, bytes per text), after a warm-up."""
     for i in range(200):
         make(i)
     began, size, texts = time.perf_counter(), 0, 0

@@ -1,11 +1,6 @@
 """The built-in world: a small, consistent world in simple English, for training without a network.
 
-Every text is a pure function of (split, index), as many as are wanted. English lives in the .txt files here.
-
-    grammar.py    templates, and which of them are held out
-    scene.py      what there is; what a text is about
-    problems.py   word problems        chats.py      identity, talk, sums, reading
-    errands.py    work for the tools   documents.py  raw text
+Every text is a pure function of (split, index). The English is in the .txt files of this folder.
 """
 
 from lanbot.synthetic.world.chats import identity_chat, long_chat, talk

@@ -1,7 +1,4 @@
-"""Raw text about the world, for base training: stories, lives, towns, how-tos, facts, sums, spelling, things to copy.
-
-And lessons: the train split's questions with their answers, as plain text.
-"""
+"""Raw text about the world, for base training, including the split's chats as plain text."""
 
 import zlib
 from collections.abc import Callable
@@ -17,33 +14,30 @@ def document(split: str, index: int) -> str:
     rng = rng_of("document", split, index)
     while True:
         content = rng.choice(DOCUMENTS)(rng, split)
-        if (zlib.crc32(content.encode()) % 4 == 0) == (split == "test"):  # a text belongs to one split
+        if (zlib.crc32(content.encode()) % 4 == 0) == (split == "test"):  # each text belongs to one split
             return content
 
 
 def _story(rng: Rng, split: str) -> str:
     start, event, end = (rows("stories", section, split) for section in ("start", "event", "end"))
     scene = Scene(rng, split, thing=rng.choice(GOODS))
-    told = (rng.choice(start), *rng.sample(event, 2), rng.choice(end))
-    return " ".join(fill(row[0], rng, scene) for row in told)
+    parts = (rng.choice(start), *rng.sample(event, 2), rng.choice(end))
+    return " ".join(fill(row[0], rng, scene) for row in parts)
 
 
 def _lives(rng: Rng, split: str) -> str:
     paragraphs = []
     for w in map(person, rng.sample(CAST, 2)):
-        told = []
-        for i, row in enumerate(rng.sample(sections("stories")["person"], 6)):
-            who, whose = (w, f"{w}'s") if i % 3 == 0 else (w.She, w.his.title())
-            told.append(fill(row[rng.randrange(2)], rng, {"who": who, "whose": whose, "w": w}))
-        paragraphs.append(" ".join(told))
+        facts = enumerate(rng.sample(sections("stories")["person"], 6))
+        paragraphs.append(" ".join(chats.of_person(row, rng.randrange(2), w, rng, i % 3 == 0) for i, row in facts))
     return "\n".join(paragraphs)
 
 
 def _place(rng: Rng, split: str) -> str:
     t, w = town(rng.choice(TOWNS)), person(rng.choice(CAST))
-    told = [fill(row[rng.randrange(2)], rng, {"t": t}) for row in rng.sample(sections("stories")["town"], 4)]
+    facts = [fill(row[rng.randrange(2)], rng, {"t": t}) for row in rng.sample(sections("stories")["town"], 4)]
     scene = Scene(rng, split)
-    return " ".join(told) + f" On a {scene['weather']} {scene['day']} {w} came to {t} for {scene['c']} days."
+    return " ".join(facts) + f" On a {scene['weather']} {scene['day']} {w} came to {t} for {scene['c']} days."
 
 
 def _how_to(rng: Rng, split: str) -> str:
@@ -59,11 +53,11 @@ def _lines(rng: Rng, one: Callable[[], str], fewest: int, most: int) -> str:
 
 
 def _facts(rng: Rng, split: str) -> str:
-    """Things to know, as answers say them."""
+    """General knowledge, worded as in the answers of the chats."""
 
     def one() -> str:
         scene = Scene(rng, split, thing=rng.choice(GOODS))
-        section = rng.choice(("opposite", "day", "month", "sound", "larger", "next", "color", "count", "price"))
+        section = rng.choice(chats.TALK[1:-1])
         return fill(rows("talk", section, "train")[0][1], rng, scene)
 
     return _lines(rng, one, 5, 9)
@@ -100,7 +94,7 @@ def _spelling(rng: Rng, split: str) -> str:
 
 
 def _copies(rng: Rng, split: str) -> str:
-    """Random names, words and numbers, said again: what a model learns to copy from."""
+    """Random names, words and numbers, repeated: the model learns to copy."""
     scene = Scene(rng, split)
 
     def unit() -> str:
@@ -117,30 +111,30 @@ def _copies(rng: Rng, split: str) -> str:
     kind = rng.random()
     if kind < 0.4:
         return "\n".join([line] * rng.randint(2, 4))
-    if kind < 0.6:  # each at once
+    if kind < 0.6:  # repeats each one immediately
         return "\n".join(f'{one}: say("{one}") {one}.' for one in units)
     opening, closing = rng.choice((('"', '"'), ("(", ")"), ('("', '")'), ("", ".")))
     return f"{line}. " + joint.join(f"{opening}{one}{closing}" for one in units)
 
 
 def _pairs(rng: Rng, split: str) -> str:
-    """Who has what, then asked in another order."""
-    told = {}
+    """Who has what, then questions about it in another order."""
+    owned = {}
     for _ in range(rng.randint(3, 6)):
         scene = Scene(rng, split)
-        told[scene["p"]] = (scene["thing"], scene.number(2, 9_999))
-    lines = [f"{name} has the {thing} and the number {number}." for name, (thing, number) in told.items()]
-    names = list(told)
+        owned[scene["p"]] = (scene["thing"], scene.number(2, 9_999))
+    lines = [f"{name} has the {thing} and the number {number}." for name, (thing, number) in owned.items()]
+    names = list(owned)
     rng.shuffle(names)
     for name in names:
-        thing, number = told[name]
+        thing, number = owned[name]
         asked = (f"Who has the {thing}? {name}.", f"What has {name}? The {thing}.", f"{name}'s number? {number}.")
         lines.append(rng.choice(asked))
     return " ".join(lines)
 
 
 def _lesson(rng: Rng, split: str) -> str:
-    """Questions and answers of the chats as plain text."""
+    """Chats as plain text."""
 
     def one() -> str:
         index, kind = rng.randrange(1 << 40), rng.random()
@@ -152,11 +146,11 @@ def _lesson(rng: Rng, split: str) -> str:
 
 
 def plain(conversation: Conversation) -> str:
-    """A conversation as text: a call in brackets with its output."""
+    """A conversation as text: calls in brackets with their output."""
     lines = []
     for message in conversation["messages"]:
-        marks = {"text": "{}", "python": "[{}", "output": " = {}]"}
-        said = "".join(marks[part["type"]].format(part["text"]) for part in parts(message))
+        shapes = {"text": "{}", "python": "[{}", "output": " = {}]"}
+        said = "".join(shapes[part["type"]].format(part["text"]) for part in parts(message))
         lines.append(("Question: " if message["role"] == "user" else "Answer: ") + said)
     return "\n".join(lines)
 

@@ -1,7 +1,8 @@
-"""Errands for the agent: what is asked, what lies in the workspace, and the calls that do it, really executed."""
+"""Errands for the agent: requests, files in the workspace, and the calls that solve them, actually executed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 from lanbot.chat.messages import Conversation, Part, chat, output, python, text
 from lanbot.synthetic.world.chats import about, fact, result
@@ -13,15 +14,12 @@ from lanbot.tools.tool import Toolset
 from lanbot.tools.workspace import Workspace
 
 KINDS = ("compute", "read", "write", "search", "remember")
-"""What is tested, in equal shares."""
+"""The evaluation has equal shares of these."""
 
 
 @dataclass
 class Errand:
-    """requests: each a conversation of its own, in the same workspace and memory. replies: how they are done.
-
-    said: what the last answer must say. written: files that must be there in the end, with their text.
-    """
+    """Requests, each in a conversation of its own with the same workspace and memory, and the replies that do them."""
 
     kind: str
     files: dict[str, str] = field(default_factory=dict)
@@ -29,58 +27,64 @@ class Errand:
     requests: list[str] = field(default_factory=list)
     replies: list[list[Part]] = field(default_factory=list)
     said: str = ""
+    """What the last answer must contain."""
     written: dict[str, str] = field(default_factory=dict)
+    """Files that must exist at the end, with their text."""
 
     @property
     def calls(self) -> int:
-        """Calls that the last request takes."""
+        """Calls in the reply to the last request."""
         return sum(part["type"] == "python" for part in self.replies[-1])
 
 
 def errand(split: str, index: int) -> Errand:
-    """The test's errands: the five kinds in turn, a third of them needing two calls."""
+    """The errands of the evaluation: the five kinds in turn, a third of them with two calls."""
     rng = rng_of("errand", split, index)
     kind = KINDS[index % len(KINDS)]
     return _Maker(rng, split).make(kind, rng.choice(TESTED[kind]))
 
 
 def errand_chat(split: str, index: int) -> Conversation:
-    """A conversation of any kind of errand, small mishaps and ways out of them too."""
+    """One conversation of an errand of any kind, including recoverable mistakes."""
     rng = rng_of("errand chat", split, index)
     made = _Maker(rng, split).make("", rng.choice(TRAINED))
     which = rng.randrange(len(made.requests))
     return chat(made.requests[which], made.replies[which])
 
 
-class _Maker:
-    """Makes one errand: files and memories first, then calls of the same tools that the agent will have."""
+_memory = cache(Memory)
+"""Shared by all errands and cleared for each: creating one takes longer than an errand."""
 
-    memory: Memory | None = None
-    """One for all errands, emptied for each: making one costs more than an errand."""
+
+class _Maker:
+    """Builds one errand: files and memories first, then calls of the same tools that the agent has."""
 
     def __init__(self, rng: Rng, split: str) -> None:
         self.rng, self.split, self.scene = rng, split, Scene(rng, split)
-        if _Maker.memory is None:
-            _Maker.memory = Memory()
-        _Maker.memory.clear()
+        self.memory = _memory()
+        self.memory.clear()
 
     def make(self, kind: str, how: "How") -> Errand:
         self.errand = Errand(kind)
         how(self)
         return self.errand
 
-    # -- pieces
-
     def template(self, section: str, file: str = "tools") -> list[str]:
-        """The cells of a row, filled."""
+        """The filled cells of a random row."""
         return [fill(cell, self.rng, self.scene) for cell in self.rng.choice(rows(file, section, self.split))]
 
     def fact(self) -> tuple[str, str, str, str]:
-        """(statement, question, word to look for, heart) of something that a file may say."""
+        """A random row of facts.txt: statement, question, search term, core of the answer."""
         return fact(self.rng.choice(rows("facts", "stated", self.split)), self.rng, self.split)
 
-    def fill_files(self, told: str, question: str, key: str, count: int) -> str:
-        """Files of some lines; one of them says what is told, none says anything else about it. Returns its name."""
+    def hide_fact(self, *counts: int) -> tuple[str, str, str]:
+        """Asks about a fact that one of the files states: (statement, search term, file name)."""
+        statement, self.scene["question"], key, self.errand.said = self.fact()
+        count = self.rng.choice(counts) if len(counts) > 1 else counts[0]
+        return statement, key, self.fill_files(statement, self.scene["question"], key, count)
+
+    def fill_files(self, statement: str, question: str, key: str, count: int) -> str:
+        """Writes files; one contains the statement, none anything else about it. Returns the name of that one."""
         names: list[str] = []
         while len(names) < count:
             name = Scene(self.rng, self.split)["file"]
@@ -90,163 +94,131 @@ class _Maker:
             others = [self.fact() for _ in range(self.rng.randint(1, 2))]
             lines = [line for line, asked, _, _ in others if asked != question and not about(key, line)]
             if name == names[0]:
-                lines.insert(self.rng.randint(0, len(lines)), told)
+                lines.insert(self.rng.randint(0, len(lines)), statement)
             self.errand.files[name] = "\n".join(lines)
         self.errand.files = dict(sorted(self.errand.files.items()))
         return names[0]
 
-    def request(self, asked: str) -> "_Reply":
-        """Opens the next conversation."""
+    def ask(self, section: str) -> None:
+        self.request(self.template(section)[0])
+
+    def request(self, asked: str) -> None:
+        """Starts the next conversation."""
         self.errand.requests.append(asked)
         self.errand.replies.append([])
         if len(self.errand.requests) == 1:
-            self.now = dict(self.errand.files)
-            assert self.memory is not None
             for known in self.errand.known:
                 self.memory.remember(known)
-            self.tools = PythonCalls(Toolset([*Workspace(self.now).tools, *self.memory.tools]))
-        return _Reply(self.errand.replies[-1], self.tools)
-
-
-@dataclass
-class _Reply:
-    parts: list[Part]
-    tools: PythonCalls
+            workspace = Workspace(dict(self.errand.files))
+            self.tools = PythonCalls(Toolset([*workspace.tools, *self.memory.tools]))
 
     def call(self, code: str) -> str:
         got = self.tools(code)
-        self.parts += [python(code), output(got)]
+        self.errand.replies[-1] += [python(code), output(got)]
         return got
 
+    def call_tool(self, name: str, *arguments: str) -> str:
+        """Calls a tool with string arguments."""
+        escaped = (words.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for words in arguments)
+        return self.call(f"{name}(" + ", ".join(f'"{words}"' for words in escaped) + ")")
+
     def say(self, words: str) -> None:
-        self.parts.append(text(words))
+        self.errand.replies[-1].append(text(words))
+
+    def write(self, words: str) -> None:
+        name = self.scene["file"]
+        self.call_tool("write_file", name, words)
+        self.say(f"I wrote {name}.")
+        self.errand.written = {name: words}
 
 
 How = Callable[[_Maker], None]
 
 
-def _quoted(words: str) -> str:
-    return '"' + words.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-
-
-# -- the kinds
-
-
 def _compute(m: _Maker) -> None:
     asked, code = m.template("compute")
-    reply = m.request(asked)
-    reply.parts += result(code)
-    m.errand.said = reply.parts[1]["text"]
+    m.request(asked)
+    m.errand.replies[-1] += result(code)
+    m.errand.said = m.errand.replies[-1][1]["text"]
 
 
 def _compute_two(m: _Maker) -> None:
-    reply = m.request(m.template("compute_two")[0])
-    first, second = reply.call(m.scene["e"]), reply.call(m.scene["f"])
-    reply.say(f"The first is {first}, the second is {second}.")
+    m.ask("compute_two")
+    first, second = m.call(m.scene["e"]), m.call(m.scene["f"])
+    m.say(f"The first is {first}, the second is {second}.")
     m.errand.said = f"{first} {second}"
 
 
 def _read(m: _Maker) -> None:
-    statement, question, key, heart = m.fact()
-    m.scene["file"] = m.fill_files(statement, question, key, m.rng.randint(1, 3))
-    m.scene["question"] = question
-    reply = m.request(m.template("read")[0])
-    reply.call(f"read_file({_quoted(m.scene['file'])})")
-    reply.say(statement)
-    m.errand.said = heart
+    statement, _, m.scene["file"] = m.hide_fact(1, 2, 3)
+    m.ask("read")
+    m.call_tool("read_file", m.scene["file"])
+    m.say(statement)
 
 
 def _read_found(m: _Maker) -> None:
-    statement, question, key, heart = m.fact()
-    m.scene["question"] = question
-    m.fill_files(statement, question, key, 1)
-    reply = m.request(m.template("read_found")[0])
-    name = reply.call("list_files()")
-    reply.call(f"read_file({_quoted(name)})")
-    reply.say(statement)
-    m.errand.said = heart
+    statement, _, _ = m.hide_fact(1)
+    m.ask("read_found")
+    m.call_tool("read_file", m.call("list_files()"))
+    m.say(statement)
 
 
 def _misnamed(m: _Maker) -> None:
-    """The file's name is wrong in the request: the error names the right one."""
-    statement, question, key, heart = m.fact()
-    name = m.fill_files(statement, question, key, m.rng.randint(1, 2))
+    """The request has a wrong file name; the error message names the right one."""
+    statement, _, name = m.hide_fact(1, 2)
     stem = name.partition(".")[0]
     m.scene["file"] = wrong = m.rng.choice((stem, stem + ".text", stem[:-1] + ".txt"))
-    m.scene["question"] = question
-    reply = m.request(m.template("read")[0])
-    got = reply.call(f"read_file({_quoted(wrong)})")
+    m.ask("read")
+    got = m.call_tool("read_file", wrong)
+    if got.startswith("error") and name not in got:
+        m.say(f"There is no file {wrong}.")
+        return
     if got.startswith("error"):
-        if name in got:
-            reply.call(f"read_file({_quoted(name)})")
-            reply.say(statement)
-        else:
-            reply.say(f"There is no file {wrong}.")
-    else:
-        reply.say(statement)
-    m.errand.said = heart
-
-
-def _text_to_write(m: _Maker) -> str:
-    return str(m.scene["words"]) if m.rng.random() < 0.5 else m.fact()[0]
+        m.call_tool("read_file", name)
+    m.say(statement)
 
 
 def _write(m: _Maker) -> None:
-    m.scene["text"] = words = _text_to_write(m)
-    reply = m.request(m.template("write")[0])
-    reply.call(f"write_file({_quoted(m.scene['file'])}, {_quoted(words)})")
-    reply.say(f"I wrote {m.scene['file']}.")
-    m.errand.written = {m.scene["file"]: words}
+    m.scene["text"] = words = m.scene["words"] if m.rng.random() < 0.5 else m.fact()[0]
+    m.ask("write")
+    m.write(words)
 
 
 def _write_result(m: _Maker) -> None:
-    reply = m.request(m.template("write_result")[0])
-    value = reply.call(m.scene["e"])
-    reply.call(f"write_file({_quoted(m.scene['file'])}, {_quoted(value)})")
-    reply.say(f"I wrote {m.scene['file']}.")
-    m.errand.written = {m.scene["file"]: value}
+    m.ask("write_result")
+    m.write(m.call(m.scene["e"]))
 
 
 def _search(m: _Maker) -> None:
-    statement, question, key, heart = m.fact()
-    m.scene["question"] = question
-    m.fill_files(statement, question, key, m.rng.randint(2, 3))
-    reply = m.request(m.template("search")[0])
-    reply.call(f"search_files({_quoted(key)})")
-    reply.say(statement)
-    m.errand.said = heart
+    statement, key, _ = m.hide_fact(2, 3)
+    m.ask("search")
+    m.call_tool("search_files", key)
+    m.say(statement)
 
 
 def _search_compute(m: _Maker) -> None:
     price = m.scene.number(2, 99)
     m.fill_files(f"The {m.scene['thing']} costs {price} coins.", "", m.scene["thing"], m.rng.randint(2, 3))
-    reply = m.request(m.template("search_compute")[0])
-    reply.call(f"search_files({_quoted(m.scene['thing'])})")
-    value = reply.call(f"{m.scene['c']}*{price}")
-    reply.say(f"That is {value}.")
-    m.errand.said = value
+    m.ask("search_compute")
+    m.call_tool("search_files", m.scene["thing"])
+    m.errand.said = m.call(f"{m.scene['c']}*{price}")
+    m.say(f"That is {m.errand.said}.")
 
 
 def _nothing_found(m: _Maker) -> None:
-    """What is asked for is in no file."""
+    """No file contains the answer."""
     _, question, key, _ = m.fact()
     m.scene["question"] = question
-    told = m.fact()[0]
-    while about(key, told):
-        told = m.fact()[0]
-    m.fill_files(told, question, key, m.rng.randint(1, 2))
-    reply = m.request(m.template("search")[0])
-    reply.call(f"search_files({_quoted(key)})")
-    reply.say("I found nothing about that.")
-
-
-def _mine(m: _Maker) -> tuple[str, str, str, str]:
-    fact, question, key, heart = m.template("mine", "facts")
-    return fact, question, key, heart
+    while about(key, other := m.fact()[0]):
+        pass
+    m.fill_files(other, question, key, m.rng.randint(1, 2))
+    m.ask("search")
+    m.call_tool("search_files", key)
+    m.say("I found nothing about that.")
 
 
 def _distractors(m: _Maker, fact: str) -> list[str]:
-    """Other things that it was told before, which the question is not about."""
+    """Other memories, unrelated to the question."""
     others: list[str] = []
     while len(others) < m.rng.randint(0, 2):
         other = fill(m.rng.choice(rows("facts", "mine", m.split))[0], m.rng, Scene(m.rng, m.split))
@@ -256,45 +228,44 @@ def _distractors(m: _Maker, fact: str) -> list[str]:
 
 
 def _remember(m: _Maker) -> None:
-    fact, question, key, heart = _mine(m)
+    fact, question, key, m.errand.said = m.template("mine", "facts")
     m.scene["fact"] = fact
     m.errand.known = _distractors(m, fact)
-    reply = m.request(m.template("remember")[0])
-    reply.call(f"remember({_quoted(fact)})")
-    reply.say("I will remember that.")
-    reply = m.request(question)
-    reply.call(f"recall({_quoted(key)})")
-    reply.say(f"You told me: {fact}.")
-    m.errand.said = heart
+    m.ask("remember")
+    m.call_tool("remember", fact)
+    m.say("I will remember that.")
+    m.request(question)
+    m.call_tool("recall", key)
+    m.say(f"You told me: {fact}.")
 
 
 def _unknown(m: _Maker) -> None:
-    fact, question, key, _ = _mine(m)
+    fact, question, key, _ = m.template("mine", "facts")
     m.errand.known = _distractors(m, fact)
-    reply = m.request(question)
-    if reply.call(f"recall({_quoted(key)})") == "nothing found":
-        reply.say("I do not know that yet.")
+    m.request(question)
+    if m.call_tool("recall", key) == "nothing found":
+        m.say("I do not know that yet.")
     else:
         m.errand.requests[-1], m.errand.replies[-1] = "Hello!", [text("Hello! How can I help you?")]
 
 
 def _forget(m: _Maker) -> None:
-    fact, _, key, _ = _mine(m)
+    fact, _, key, _ = m.template("mine", "facts")
     m.scene["fact"] = fact
     m.errand.known = [*_distractors(m, fact), fact]
-    reply = m.request(m.template("forget")[0])
-    got = reply.call(f"recall({_quoted(key)})")
-    reply.call(f"forget({got.partition(':')[0]})")
-    reply.say("I forgot it.")
+    m.ask("forget")
+    got = m.call_tool("recall", key)
+    m.call(f"forget({got.partition(':')[0]})")
+    m.say("I forgot it.")
 
 
 def _edit(m: _Maker) -> None:
     old, new = (m.scene["p"], m.scene["q"]) if m.rng.random() < 0.5 else _two_numbers(m)
     m.scene["old"], m.scene["new"] = old, new
     m.errand.files = {m.scene["file"]: f"{old} {m.rng.choice(PLACES)}"}
-    reply = m.request(m.template("edit")[0])
-    reply.call(f"edit_file({_quoted(m.scene['file'])}, {_quoted(old)}, {_quoted(new)})")
-    reply.say(f"I changed {m.scene['file']}.")
+    m.ask("edit")
+    m.call_tool("edit_file", m.scene["file"], old, new)
+    m.say(f"I changed {m.scene['file']}.")
 
 
 def _two_numbers(m: _Maker) -> tuple[str, str]:
@@ -305,9 +276,9 @@ def _two_numbers(m: _Maker) -> tuple[str, str]:
 def _list(m: _Maker) -> None:
     if m.rng.random() < 0.85:
         m.fill_files(m.fact()[0], "", "?", m.rng.randint(1, 3))
-    reply = m.request(m.template("list")[0])
-    got = reply.call("list_files()")
-    reply.say("There are no files." if got == "(empty)" else "There are: " + got.replace("\n", ", ") + ".")
+    m.ask("list")
+    got = m.call("list_files()")
+    m.say("There are no files." if got == "(empty)" else "There are: " + got.replace("\n", ", ") + ".")
 
 
 TESTED: dict[str, tuple[How, ...]] = {

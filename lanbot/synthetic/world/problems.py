@@ -9,8 +9,7 @@ from lanbot.synthetic.world.scene import Scene
 from lanbot.tools.calculator import answer
 
 PRACTICE_AT = 3
-"""Of every section, the rows at places 3, 7, 11, ... come without solutions: nothing shows the model how to solve
-them, and RL practises on them, knowing their answers."""
+"""The rows at indices 3, 7, 11, ... of every section are trained on without solutions: RL practises them."""
 
 
 @dataclass(frozen=True)
@@ -19,21 +18,20 @@ class Problem:
     solution: list[Part]
     answer: str
     seen: str
-    """What training shows of its template: "demonstrated", "practised" (answers only) or "never"."""
+    """How training uses its template: "demonstrated", "practised" (answers only) or "never"."""
 
 
 def word_problem(split: str, index: int, practice: bool = False) -> Problem:
-    """A problem. train: of the demonstrated templates, or of the practised ones; test: of all, and the never seen."""
+    """A problem from the demonstrated or the practised templates (train), or from all templates (test)."""
     rng = rng_of("problem/practice" if practice else "problem", split, index)
     seen, row = rng.choice(_templates(split, practice))
     scene = Scene(rng, split)
-    question = fill(row[0], rng, scene)
-    solution = solve(row[1], scene)
+    question, solution = fill(row[0], rng, scene), solve(row[1], scene)
     return Problem(question, solution, scene["r"], seen)
 
 
 def solve(steps: Cell, scene: Scene) -> list[Part]:
-    """The steps as text, call and output; the last result after "####" and as the scene's {r}."""
+    """The steps as text, call and output. The last result follows "####" and becomes the scene's {r}."""
     said: list[Part] = []
     for step in "".join(map(str, steps)).split("; "):
         label, _, code = step.partition(": ")
@@ -52,8 +50,8 @@ def problem_chat(split: str, index: int) -> Conversation:
 def _templates(split: str, practice: bool) -> tuple[tuple[str, Row], ...]:
     found = []
     for table in sections("problems").values():
-        for place, row in enumerate(table):
-            seen = "never" if held_out_row(place) else "practised" if place % 4 == PRACTICE_AT else "demonstrated"
+        for i, row in enumerate(table):
+            seen = "never" if held_out_row(i) else "practised" if i % 4 == PRACTICE_AT else "demonstrated"
             if split == "test" or seen == ("practised" if practice else "demonstrated"):
                 found.append((seen, row))
     return tuple(found)

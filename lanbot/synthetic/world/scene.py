@@ -1,14 +1,12 @@
-"""What there is in the world, and a scene: who and what one text is about, drawn when a template names it.
+"""The contents of the world, and Scene: the people and things of one text, drawn when a template names them.
 
-Every fact is one of its subject's name: Mia has the same job and home town wherever she is met. Names,
-nouns, words and numbers from 13 on that a scene draws belong to one split each. Free are what follows from them (sums,
-products), what has a price in every shop, and the short lists: places, jobs, foods, animals, colors.
+A fact depends on its subject's name only: Mia has the same job in every text. Names, nouns, words and numbers above 12
+belong to one split each; results (sums, products), priced goods and the short lists (jobs, foods, ...) to both.
 """
 
 import zlib
 from functools import cache
 from importlib.resources import files
-from types import SimpleNamespace
 from typing import Any
 
 from lanbot.synthetic.world.grammar import Rng
@@ -19,13 +17,13 @@ def _words(block: str) -> tuple[str, ...]:
 
 
 def _pairs(block: str) -> tuple[tuple[str, str], ...]:
-    """Rows divided by semicolons, cells by |."""
+    """Rows separated by semicolons, cells by |."""
     rows = [row.strip().split("|") for row in block.replace("\n", ";").split(";") if row.strip()]
     return tuple((left, right) for left, right in rows)
 
 
 def held_out(word: str) -> bool:
-    """Does the word (or number) belong to the tests? One in eight does, of any list."""
+    """Whether a word or number belongs to the test split: one in eight does."""
     return zlib.crc32(word.encode()) % 8 == 0
 
 
@@ -39,9 +37,9 @@ HE = _words("""Tom Ben Sam Max Leo Adam Noah Omar Paul Hugo Ivan Jack Karl Luke 
     Simon Theo Victor Will Yusuf Arthur Bruno Carlos David Edgar Felix George Henry Isaac Jonas Kevin Liam
     Martin Nils Otto Pedro Quinn Robert Stefan Tariq Uwe Walter Anton Boris""")
 CAST = tuple(name for pair in zip(SHE[:8], HE[:8], strict=True) for name in pair)
-"""Those whose lives are told: their jobs, towns, pets."""
+"""People with facts: job, town, pet, ..."""
 TOWNS = _words("Oakford Millbrook Stonehill Redwater Ashby Fernley Greenport Windmere")
-"""The towns that have facts."""
+"""Towns with facts."""
 JOBS = _pairs("""baker|bakes bread; teacher|teaches children; doctor|helps sick people; farmer|grows wheat
     painter|paints houses; driver|drives the bus; cook|makes soup; tailor|sews coats; gardener|plants trees
     sailor|sails a ship; miner|digs for coal; singer|sings songs; writer|writes books; builder|builds walls
@@ -64,7 +62,7 @@ PRICES = {
     cup|7; plate|8; hat|15; ball|9; kite|14; lamp|20; basket|11; bottle|6; chair|25; stamp|2; button|3; ticket|10
     spoon|5; flower|4; shirt|16; pillow|8; ladder|30; hammer|13; mirror|18; drum|24; blanket|17""")
 }
-"""Of one, in coins, in every shop."""
+"""Coins for one."""
 GOODS = tuple(PRICES)
 MORE_GOODS = _words("""marble sticker balloon shell stone card toy doll coin cake cap bag pen map nut plum grape melon
     onion tomato bean muffin pancake sandwich cherry ribbon scarf glove sock boot belt ring bell key brick nail rope
@@ -92,7 +90,7 @@ CODAS = ("", "", "", "n", "r", "l", "s", "m", "k", "t", "nd", "rt")
 
 
 class Person(str):
-    """A name, with the pronouns that go with it."""
+    """A name with its pronouns."""
 
     she: str
     him: str
@@ -131,7 +129,7 @@ def plural(noun: str) -> str:
 
 @cache
 def person(name: str) -> Person:
-    """One of CAST with all that is true of them."""
+    """One of CAST with the facts as attributes."""
     rng = Rng(f"person/{name}")
     who = Person.of(name, name in SHE)
     (job, job_does), (animal, sound) = rng.choice(JOBS), rng.choice(ANIMALS[:12])
@@ -142,58 +140,55 @@ def person(name: str) -> Person:
     return who
 
 
+class Town(str):
+    """A name with facts."""
+
+    name: str
+    next: str
+    sight: str
+    market: str
+    food: str
+    opens: str
+    minutes: int
+
+
 @cache
-def town(name: str) -> Any:
-    """One of TOWNS with all that is true of it."""
+def town(name: str) -> Town:
+    """One of TOWNS with the facts as attributes."""
     rng = Rng(f"town/{name}")
-    sight, market, food = map(
-        rng.choice, (_words("bridge tower museum castle library mill park fountain"), DAYS, FOODS)
-    )
-    facts = SimpleNamespace(name=name, sight=sight, market=market, food=food)
-    facts.next = TOWNS[(TOWNS.index(name) + 1) % len(TOWNS)]
-    facts.opens, facts.minutes = f"{rng.randint(7, 10)} o'clock", rng.randint(10, 90)
-    return _Town(name, vars(facts))
-
-
-class _Town(str):
-    def __new__(cls, name: str, facts: dict[str, Any]) -> "_Town":
-        made = super().__new__(cls, name)
-        vars(made).update(facts)
-        return made
-
-
-def _of(split: str, words: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(word for word in words if held_out(word) == (split == "test"))
+    made = Town(name)
+    made.sight = rng.choice(_words("bridge tower museum castle library mill park fountain"))
+    made.market, made.food = rng.choice(DAYS), rng.choice(FOODS)
+    made.name, made.next = name, TOWNS[(TOWNS.index(name) + 1) % len(TOWNS)]
+    made.opens, made.minutes = f"{rng.randint(7, 10)} o'clock", rng.randint(10, 90)
+    return made
 
 
 @cache
 def _lists(split: str) -> dict[str, tuple[Any, ...]]:
-    return {
-        "people": _of(split, REAL),
-        "things": _of(split, GOODS + MORE_GOODS),
-        "stems": _of(split, STEMS),
-        "words": _of(split, WORDS),
-    }
+    lists = {"people": REAL, "things": GOODS + MORE_GOODS, "stems": STEMS, "words": WORDS}
+    return {k: tuple(word for word in words if held_out(word) == (split == "test")) for k, words in lists.items()}
 
 
 class Scene(dict[str, Any]):
-    """The slots of a template, drawn when first named: a pure function of the rng's state and the split."""
+    """The slots of a template, drawn on first use."""
 
     def __init__(self, rng: Rng, split: str, **given: Any) -> None:
         super().__init__(given)
         self.rng, self.split = rng, split
 
     def __missing__(self, slot: str) -> Any:
-        value = self[slot] = _DRAW[slot](self)
-        return value
-
-    # -- draws
+        if slot in _JOINT:
+            self.update(_JOINT[slot](self))
+        else:
+            self[slot] = _DRAW[slot](self)
+        return self[slot]
 
     def of(self, kind: str) -> Any:
         return self.rng.choice(_lists(self.split)[kind])
 
     def number(self, low: int, high: int) -> int:
-        """A number of this split from low to high; those up to 12 are everybody's."""
+        """A number of this split from low to high; both splits share those up to 12."""
         test = self.split == "test"
         rng_random, width = self.rng.random, high - low + 1
         for _ in range(100):
@@ -205,26 +200,24 @@ class Scene(dict[str, Any]):
         return low
 
     def thing(self) -> str:
-        """A noun: mostly an ordinary one, else one that nobody has heard of, so that nouns must be read too."""
+        """A noun, sometimes made up, so that the model must read it and cannot guess it."""
         return self.of("things") if self.rng.random() < 0.65 else self.made_up()
 
     def stem(self) -> str:
-        """A file's name: any word may be one."""
+        """The stem of a file name."""
         kind = self.rng.random()
         return self.of("stems") if kind < 0.2 else self.of("words") if kind < 0.7 else self.made_up()
 
     def made_up(self) -> str:
-        """A word that is none."""
+        """A word that does not exist."""
         while True:
             word = "".join(self.rng.choice(_SYLLABLES) for _ in range(self.rng.randint(2, 3)))
             if held_out(word) == (self.split == "test"):
                 return word
 
     def stranger(self) -> Person:
-        """A name: an ordinary one, or one that nobody ever had, so that names must be read and not known."""
-        if self.rng.random() < 0.4:
-            return self.of("people")
-        return self.invented()
+        """A name, often made up, so that the model must read it and cannot guess it."""
+        return self.of("people") if self.rng.random() < 0.4 else self.invented()
 
     def invented(self) -> Person:
         choice, woman = self.rng.choice, self.rng.random() < 0.5
@@ -249,7 +242,7 @@ class Scene(dict[str, Any]):
         return " ".join(self.of("words") for _ in range(self.rng.randint(2, 5)))
 
     def sum(self) -> str:
-        """An expression that a calculator is asked for."""
+        """An expression for the calculator."""
         n, shape = self.number, self.rng.randrange(6)
         if shape == 0:
             return f"{n(2, 999)}+{n(2, 999)}"
@@ -267,7 +260,7 @@ class Scene(dict[str, Any]):
 
 
 def made_up(rng: Rng) -> str:
-    """A word that is none, for training."""
+    """A word that does not exist, of the train split."""
     return Scene(rng, "train").made_up()
 
 
@@ -275,56 +268,45 @@ _HELD_NUMBER = [zlib.crc32(str(n).encode()) % 8 == 0 for n in range(10_007)]
 _TOWN_ENDS = ("ford", "ton", "by", "ville", "field", "port")
 
 
-def _colored(s: Scene) -> Any:
+def _colored(s: Scene) -> dict[str, str]:
     thing, color = s.rng.choice(COLORED)
-    s["of_color"] = color
-    bare = thing in MASS
-    s["the_colored"] = thing if bare else f"the {thing}" if thing in ("sky", "sun", "sea", "night") else an(thing)
-    s["The_colored"] = s["the_colored"][0].upper() + s["the_colored"][1:]
-    return s
+    noun = thing if thing in MASS else f"the {thing}" if thing in ("sky", "sun", "sea", "night") else an(thing)
+    return {"of_color": color, "the_colored": noun, "The_colored": noun[0].upper() + noun[1:]}
 
 
-def _two_numbers(s: Scene) -> Any:
+def _two_numbers(s: Scene) -> dict[str, int]:
     top = s.rng.choice((20, 100, 1000))
     x, y = s.number(1, top), s.number(1, top)
     while x == y:
         y = s.number(1, top)
-    s["x"], s["y"], s["small"], s["large"] = x, y, min(x, y), max(x, y)
-    return s
+    return {"x": x, "y": y, "small": min(x, y), "large": max(x, y)}
 
 
-def _cycle(s: Scene, names: tuple[str, ...], first: str, second: str) -> Any:
+def _successive(s: Scene, slot: str, names: tuple[str, ...]) -> dict[str, str]:
     i = s.rng.randrange(len(names))
-    s[first], s[second] = names[i], names[(i + 1) % len(names)]
-    return s
+    return {slot: names[i], f"next_{slot}": names[(i + 1) % len(names)]}
 
 
-def _opposites(s: Scene) -> Any:
-    pair = s.rng.choice(OPPOSITES)
-    s["hot"], s["cold"] = pair if s.rng.random() < 0.5 or pair[0] in ("new", "heavy", "tall") else pair[::-1]
-    return s
+def _opposites(s: Scene) -> dict[str, str]:
+    hot, cold = s.rng.choice(OPPOSITES)
+    if s.rng.random() >= 0.5 and hot not in ("new", "heavy", "tall"):
+        hot, cold = cold, hot
+    return {"hot": hot, "cold": cold}
 
 
-def _animal(s: Scene) -> Any:
-    s["animal"], s["sound"] = s.rng.choice(ANIMALS)
-    return s
-
-
-def _cast(s: Scene) -> Any:
-    s["w"], s["v"] = map(person, s.rng.sample(CAST, 2))
-    return s
-
-
-def _size(s: Scene) -> int:
-    """How large the numbers of a problem are."""
-    return s.rng.choice((12, 40, 40, 100, 100, 300))
-
-
+_JOINT: dict[str, Any] = {
+    **dict.fromkeys(("w", "v"), lambda s: dict(zip("wv", map(person, s.rng.sample(CAST, 2)), strict=True))),
+    **dict.fromkeys(("x", "y", "small", "large"), _two_numbers),
+    **dict.fromkeys(("day", "next_day"), lambda s: _successive(s, "day", DAYS)),
+    **dict.fromkeys(("month", "next_month"), lambda s: _successive(s, "month", MONTHS)),
+    **dict.fromkeys(("hot", "cold"), _opposites),
+    **dict.fromkeys(("animal", "sound"), lambda s: dict(zip(("animal", "sound"), s.rng.choice(ANIMALS), strict=True))),
+    **dict.fromkeys(("of_color", "the_colored", "The_colored"), _colored),
+}
+"""How slots are drawn that belong together."""
 _DRAW: dict[str, Any] = {
     "p": Scene.stranger,
     "q": Scene.other_stranger,
-    "w": lambda s: _cast(s)["w"],
-    "v": lambda s: _cast(s)["v"],
     "t": lambda s: town(s.rng.choice(TOWNS)),
     "town": Scene.new_town,
     "thing": Scene.thing,
@@ -343,7 +325,7 @@ _DRAW: dict[str, Any] = {
     "vehicle": lambda s: s.rng.choice(("bus", "train", "bike", "car", "boat", "tram")),
     "weather": lambda s: s.rng.choice(WEATHER),
     "hello": lambda s: s.rng.choice(HELLOS),
-    "size": _size,
+    "size": lambda s: s.rng.choice((12, 40, 40, 100, 100, 300)),
     "c": lambda s: s.number(2, 12),
     "d": lambda s: s.number(2, 12 if s.rng.random() < 0.7 else 40),
     "b": lambda s: s.number(2, max(3, s["size"] // 2)),
@@ -361,27 +343,12 @@ _DRAW: dict[str, Any] = {
     "next_m": lambda s: s["m"] + 1,
     "long": lambda s: s.number(1_000, 9_999),
     "hour": lambda s: s.rng.randint(1, 12),
-    "x": lambda s: _two_numbers(s)["x"],
-    "y": lambda s: _two_numbers(s)["y"],
-    "small": lambda s: _two_numbers(s)["small"],
-    "large": lambda s: _two_numbers(s)["large"],
-    "day": lambda s: _cycle(s, DAYS, "day", "next_day")["day"],
-    "next_day": lambda s: _cycle(s, DAYS, "day", "next_day")["next_day"],
-    "month": lambda s: _cycle(s, MONTHS, "month", "next_month")["month"],
-    "next_month": lambda s: _cycle(s, MONTHS, "month", "next_month")["next_month"],
-    "hot": lambda s: _opposites(s)["hot"],
-    "cold": lambda s: _opposites(s)["cold"],
     "Hot": lambda s: s["hot"].title(),
-    "animal": lambda s: _animal(s)["animal"],
-    "sound": lambda s: _animal(s)["sound"],
     "an_animal": lambda s: an(s["animal"]),
     "An_animal": lambda s: an(s["animal"]).capitalize(),
-    "of_color": lambda s: _colored(s)["of_color"],
-    "the_colored": lambda s: _colored(s)["the_colored"],
-    "The_colored": lambda s: _colored(s)["The_colored"],
     "words": Scene.words,
     "e": Scene.sum,
     "f": Scene.sum,
     "file": lambda s: s.stem() + s.rng.choice((".txt", ".txt", ".txt", ".md", ".csv")),
 }
-"""How each slot is drawn."""
+"""How every other slot is drawn."""
