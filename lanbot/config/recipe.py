@@ -105,7 +105,7 @@ class Training:
     clip: Positive = key(1.0, "Maximum global gradient norm.")
     fp8: Bool = key(False, "Run the layers' matrix products in 8 bits: for large models on Ada GPUs or newer.")
     checkpoint_every: Count = key(100, "Steps between checkpoints.")
-    checkpoint_minutes: Positive = key(15.0, "Minutes between checkpoints, if the steps between them take longer.")
+    checkpoint_minutes: Number = key(15.0, "Minutes between checkpoints, if the steps take longer; 0: by steps only.")
 
 
 @dataclass(frozen=True, config=CONFIG)

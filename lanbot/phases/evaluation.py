@@ -2,13 +2,13 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lanbot.chat.formats import load_format
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.chat.messages import readable
+from lanbot.chat.messages import Conversation, readable
 from lanbot.config.run import Run, read_metrics
 from lanbot.core import hardware
 from lanbot.core.console import say
@@ -22,12 +22,15 @@ from lanbot.evals.score import task_table
 from lanbot.inference.engine import Engine
 from lanbot.models import saved
 from lanbot.models.weights import load_model
-from lanbot.phases.phase import phase_of, sources
+from lanbot.phases.phase import Phase, phase_of, sources
 from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
+from lanbot.tasks.mixture import Mixture, sample_rows
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
 
+SAMPLE = 200
+"""Questions of a task among which one must fit into the context."""
 PROMPTS = 10
 """Prompts whose answers are shown after every phase."""
 TRANSCRIPTS = {"search": "Search, then compute", "write": "Compute, then write", "remember": "Remember, recall later"}
@@ -136,6 +139,27 @@ def known_contamination(run: Run, tasks: Sequence[str]) -> contamination.Found:
     """contamination.json, if it is for these tasks and the recipe's present training data; else {}."""
     found: contamination.Found = run.read("", contamination.FILE)
     return found if found.get("plan") == contamination.plan(run.recipe, tasks, sources(run.recipe)) else {}
+
+
+def check_questions(run: Run, phases: Sequence[Phase]) -> None:
+    """Raises UserError if no question of an evaluated task, or of a rewarded mixture, fits into the context.
+
+    It looks at no more than SAMPLE of each, until one fits, and needs the tokenizer. Choices are cut to fit.
+    """
+    recipe, chat_format = run.recipe, load_format(run.phase("tokenizer"))
+    models = [phase for phase in phases if phase.makes == "model"]
+    asked: dict[str, Iterable[Conversation | None]] = {}
+    for phase in models:
+        if phase.rewards:
+            mixture = Mixture(phase.settings(recipe).mixture, recipe.identity, None, recipe.seed, options=run.options)
+            asked[f"{phase.name}.mixture"] = map(mixture.conversation, range(min(SAMPLE, len(mixture))))
+    for name in recipe.evals.tasks if models else ():
+        if (task := checked(name, run)).kind != "choice":
+            asked[f"evals.tasks: {name}"] = map(task.conversation, sample_rows(task, SAMPLE, recipe.seed))
+    for what, conversations in asked.items():
+        if not any(one and len(chat_format.prompt_of(one)) < recipe.model.context for one in conversations):
+            problem = f"{what}: no question fits into model.context = {recipe.model.context:,} tokens"
+            raise UserError(problem, "Leave it out, or choose a longer model.context.")
 
 
 def checked(name: str, run: Run) -> Task:

@@ -9,6 +9,7 @@ from lanbot.core.console import duration, say
 from lanbot.core.errors import UsageError
 from lanbot.core.options import Options
 from lanbot.distributed.runtime import Runtime
+from lanbot.phases.evaluation import check_questions
 from lanbot.phases.phase import Phase, phases_of
 
 
@@ -43,6 +44,8 @@ def execute(run: Run, phases: list[Phase], runtime: Runtime) -> bool:
         began, new = time.monotonic(), not run.begun(phase.name)  # a resumed phase has no wall time of its own
         phase.train(run, runtime)
         phase.evaluate(run, runtime, began if new else None)
+        if phase.makes == "tokenizer":
+            check_questions(run, to_do)
         if runtime.main:
             say(f"{phase.name} finished in {duration(time.monotonic() - began)}\n")
         runtime.barrier()

@@ -9,7 +9,7 @@ from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.distributed.runtime import Runtime
 from lanbot.phases.base import model_config
-from lanbot.phases.evaluation import checked, contaminated, known_contamination
+from lanbot.phases.evaluation import check_questions, checked, contaminated, known_contamination
 from lanbot.phases.phase import Phase, model_before, phases_of
 from lanbot.phases.pipeline import create, execute
 from lanbot.phases.tokenizer import corpora
@@ -47,6 +47,8 @@ def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
         check_mixture(run, phase)
     if models and any(checked(name, run).runs_code for name in recipe.evals.tasks):
         sandbox.choose(run.options.unsafe_exec)
+    if (run.phase("tokenizer") / "tokenizer.json").is_file():  # otherwise pipeline.py checks when it is made
+        check_questions(run, to_do)
 
 
 def check_mixture(run: Run, phase: Phase) -> None:
@@ -70,4 +72,5 @@ def prepare(recipe: Recipe, options: Options, runtime: Runtime) -> None:
         check_mixture(run, phase)
     create(recipe, options)
     execute(run, [phase for phase in phases if phase.makes == "tokenizer"], runtime)
+    check_questions(run, phases)
     contaminated(run, recipe.evals.tasks, runtime, write=True)

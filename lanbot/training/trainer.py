@@ -150,7 +150,8 @@ class Trainer:
         self, stop: StopSignals, loader_state: LoaderState, paused: Callable[[], AbstractContextManager] = nullcontext
     ) -> None:
         """Saves if a checkpoint is due, by steps or by time. Saves and raises Stopped if a signal came."""
-        by_time = time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes
+        minutes = self.settings.checkpoint_minutes
+        by_time = minutes > 0 and time.monotonic() - self.saved_at > 60 * minutes
         if self.step % self.settings.checkpoint_every == 0 or self.runtime.max(int(by_time)):
             with paused():
                 self.save(loader_state())

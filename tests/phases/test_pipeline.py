@@ -11,7 +11,7 @@ import pytest
 
 from lanbot import report
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.chat.messages import validate
+from lanbot.chat.messages import chat, validate
 from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
 from lanbot.core.errors import UsageError, UserError
@@ -26,6 +26,7 @@ from lanbot.phases.phase import phase_of, phases_of
 from lanbot.phases.preflight import preflight
 from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
+from lanbot.tasks.builtin import WordProblems
 
 RUNTIME = Runtime.single()
 
@@ -67,6 +68,24 @@ def test_a_mistake_in_any_phase_is_told_before_the_first_begins(text: str, said:
         preflight(run, phases_of(run.recipe), RUNTIME)
     assert said in caught.value.problem
     assert not run.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("", "rl.mixture"), ("[rl]\nmixture = [{ task = 'identity' }]", "evals.tasks: word_problems")],
+)
+def test_a_phase_none_of_whose_questions_fits_is_refused(
+    text: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chat_format: ChatFormat
+) -> None:
+    """Otherwise it finishes with its weights unchanged, or scores 0 of no answers."""
+    run = run_of(tmp_path, "[model]\ncontext = 32\n[evals]\ntasks = ['word_problems']\n" + text)
+    monkeypatch.setattr(WordProblems, "conversation", lambda *_: chat("What is it? " * 40, "It"))
+    said = f"{what}: no question fits into model.context = 32 tokens"
+    rl = [phase_of(run.recipe, "rl")]
+    chat_format.save(run.phase("tokenizer"))
+    with pytest.raises(UserError) as caught:
+        preflight(run, rl, RUNTIME)
+    assert caught.value.problem == said and caught.value.remedy
 
 
 def test_a_full_disk_is_told_by_the_tokenizer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
