@@ -222,7 +222,7 @@ class Trainer:
         name = self.phase.name
         problem = f"{name}, step {self.step + 1:,}: out of memory with {rows:,} x {T:,} tokens at a time"
         if rows == 1 or in_the_update:
-            length = f"{name}.sequence" if hasattr(self.settings, "sequence") else f"{name}.max_tokens"
+            length = f"{name}.max_tokens" if hasattr(self.settings, "max_tokens") else f"{name}.sequence"
             raise UserError(problem, f"Lower {length} or model.depth, or free memory that other programs hold.")
         fewer = (rows + 1) // 2
         self.micro_tokens = fewer * T

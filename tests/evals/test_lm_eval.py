@@ -115,8 +115,9 @@ def test_what_cannot_be_asked_is_told_in_two_lines(
     assert "nowhere: transformers cannot open it" in error("arc_easy")
     (mirror / "arc" / "ARC-Easy" / "test.jsonl.gz").unlink()
     assert "the mirror has no" in error("arc_easy") and "test.jsonl.gz" in error("arc_easy")
-    monkeypatch.setattr(lm_eval, "world", lambda: Runtime(0, 2, torch.device("cpu"), torch.float32))
-    assert "one process" in error("arc_easy")
+    two = Runtime(0, 2, torch.device("cpu"), torch.float32)
+    with pytest.raises(UserError, match="one process"):
+        lm_eval.evaluate(str(tmp_path / "nowhere"), ["arc_easy"], None, 0, two)
 
 
 @pytest.fixture

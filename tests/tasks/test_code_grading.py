@@ -299,9 +299,10 @@ class Watched(Sandbox):
     """Refuses a run that would have to wait for a worker: it could be one that waits for this run."""
 
     running, most = 0, 0
+    counting = threading.Lock()
 
     def run(self, *given: Any, **settings: Any) -> Result:
-        with self.changed:
+        with self.counting:
             if self.running == self.workers:
                 raise RuntimeError("all workers are at work")
             self.running += 1
@@ -309,7 +310,7 @@ class Watched(Sandbox):
         try:
             return super().run(*given, **settings)
         finally:
-            with self.changed:
+            with self.counting:
                 self.running -= 1
 
 
@@ -323,9 +324,9 @@ def test_no_program_waits_for_a_worker(workers: tuple[int, int], monkeypatch: py
     both_begun = threading.Barrier(min(workers))
     of_one = code_grading.judge
 
-    def judge_with_others(program: code_grading.Program, tests: str) -> code_grading.Verdict:
+    def judge_with_others(program: code_grading.Program, tests: str, unsafe: bool) -> code_grading.Verdict:
         both_begun.wait(20.0)  # as many are judged at a time as can be
-        return of_one(program, tests)
+        return of_one(program, tests, unsafe)
 
     monkeypatch.setattr(code_grading, "judge", judge_with_others)
     asked = [(extract(f"def f(x): return {i % 2 + 1} * x", PROMPT, "f"), TESTS) for i in range(12)]

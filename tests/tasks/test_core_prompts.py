@@ -204,7 +204,7 @@ random.Random(1337).shuffle(SHUFFLED)
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the downloaded zip would be."""
     path = tmp_path / "eval_bundle.zip"
-    monkeypatch.setattr("lanbot.tasks.core.hub.url_file", lambda url, mirror: path)
+    monkeypatch.setattr("lanbot.tasks.core.hub.url_file", lambda url, mirror, options: path)
     return path
 
 
