@@ -14,10 +14,8 @@ from lanbot.tools.python_call import PythonCalls
 from lanbot.tools.tool import CallHandler
 
 ANSWERED, NO_ANSWER, OPEN_CALL = "answered", "empty answer", "unfinished call"
-STEP_LIMIT, TOKEN_LIMIT = "step limit", "token limit"
-"""Why a turn ended."""
-REPEATS = 2
-"""How often the same call may be made in a row; after that it is an error and is not run."""
+STEP_LIMIT, TOKEN_LIMIT = "step limit", "token limit"  # why a turn ended
+REPEATS = 2  # how often the same call may be made in a row; after that it is an error and is not run
 CUT = "... [cut]"
 UNFINISHED = "error: the call was not closed; write it again"
 OnEvent = Callable[[Event], None]
@@ -38,17 +36,14 @@ class Agent:
 
     model: ModelClient
     tools: PythonCalls = field(default_factory=PythonCalls)
-    max_steps: int = 8
-    """Calls of one turn. One more returns an error, another ends the turn."""
+    max_steps: int = 8  # calls of one turn. One more returns an error, another ends the turn.
     sampling: Sampling = field(default_factory=Sampling)
     """max_tokens: of one turn, the outputs of its calls included."""
-    messages: list[Message] = field(default_factory=list)
-    """What the model reads."""
+    messages: list[Message] = field(default_factory=list)  # what the model reads
     seed: int = 0
     turns: list[Turn] = field(default_factory=list)
     """The whole conversation, whether the model still reads it or not."""
-    forgotten: int = 0
-    """Messages that no longer fit into the context and were left out, oldest first."""
+    forgotten: int = 0  # messages that no longer fit into the context and were left out, oldest first
 
     def turn(self, request: str, on_event: OnEvent | None = None) -> Turn:
         """Answers a request. on_event gets each event of the answer as it is generated.
@@ -79,7 +74,8 @@ class Agent:
         said = []
         for turn in self.turns:
             said.append(transcript([{"role": "user", "content": turn.request}, turn.message]))
-            said += [] if turn.ended == ANSWERED else [f"(ended by the {turn.ended})\n"]
+            if turn.ended != ANSWERED:
+                said.append(f"(ended by the {turn.ended})\n")
         return "\n".join(said)
 
     def _write(

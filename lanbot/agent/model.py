@@ -8,8 +8,7 @@ from lanbot.chat.formats.base import Event
 from lanbot.chat.messages import Message, Part
 from lanbot.inference.sampling import Sampling
 
-Declarations = Sequence[Mapping[str, Any]]
-"""Tools as `Tool.declaration` describes them."""
+Declarations = Sequence[Mapping[str, Any]]  # tools as `Tool.declaration` describes them
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,7 @@ def problem_of(agent: Agent, turn: Turn) -> UserError | None:
 
 def reply(agent: Agent, request: str) -> None:
     """One turn of a conversation."""
-    problem = problem_of(agent, show_turn(agent, request))
-    if problem is not None:
+    if problem := problem_of(agent, show_turn(agent, request)):
         say(f"({problem.problem})")
 
 

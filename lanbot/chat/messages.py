@@ -8,8 +8,7 @@ from lanbot.core.jsonl import half_pair
 
 ROLES = ("system", "user", "assistant", "tool")
 PART_TYPES = ("text", "python", "output")
-MAX_CHARS = 1_000_000
-"""Of a message: more fits into no context."""
+MAX_CHARS = 1_000_000  # of a message: more fits into no context
 
 
 class Part(TypedDict):
@@ -17,17 +16,14 @@ class Part(TypedDict):
 
     type: str
     text: str
-    open: NotRequired[bool]
-    """True of a call that was never closed."""
-    invented: NotRequired[bool]
-    """True of an output that the model wrote itself: no tool returned it."""
+    open: NotRequired[bool]  # True of a call that was never closed
+    invented: NotRequired[bool]  # True of an output that the model wrote itself: no tool returned it
 
 
 class Message(TypedDict):
     role: str
     content: str | list[Part]
-    train: NotRequired[bool]
-    """False: no loss on this message."""
+    train: NotRequired[bool]  # False: no loss on this message
 
 
 class Conversation(TypedDict):

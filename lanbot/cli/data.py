@@ -1,6 +1,5 @@
 """lanbot data: look at what a mixture trains on."""
 
-from dataclasses import asdict
 from json import dumps
 
 from cyclopts import App
@@ -68,8 +67,7 @@ def plan(
     from lanbot.chat.formats import load_format
     from lanbot.config import recipe_file
     from lanbot.config.run import Run
-    from lanbot.core.console import table
-    from lanbot.tasks import mixture_stats as plans
+    from lanbot.phases.phase import phases_of
 
     loaded = recipe_file.load(recipe, parse_overrides(overrides))
     made = open_run(tokenizer) if tokenizer else Run(options.runs / loaded.name, loaded, options)
@@ -80,32 +78,8 @@ def plan(
     vocab_size = chat_format.tokenizer.vocab_size
     if vocab_size != loaded.tokenizer.vocab_size:
         say(f"the tokenizer has {vocab_size:,} tokens, the recipe asks for {loaded.tokenizer.vocab_size:,}")
-    phases = [
-        plans.plan_base(loaded, chat_format, options),
-        *(plans.plan_chat(loaded, p, chat_format, options) for p in ("mid", "sft")),
-    ]
-    rl = plans.plan_rl(loaded, chat_format, options)
-    if json:
-        told = [asdict(phase) | {"tokens": phase.tokens, "steps": phase.steps} for phase in phases]
-        print(dumps([*told, {"phase": "rl", **asdict(rl)}]))
-        return
-    header = ("", "rows", "epochs", "tokens", "± error", "share", "under loss", "truncated", "dropped", "bad")
-    for phase in phases:
-        rows = [
-            (part.task, f"{part.rows:,}", part.epochs, f"{part.tokens:,}", f"{part.tokens_error:,}",
-             f"{part.tokens / max(1, phase.tokens):.1%}", f"{part.under_loss / max(1, part.tokens):.1%}",
-             f"{part.truncated:,}", f"{part.dropped:,}", f"{part.bad:,}")
-            for part in phase.parts
-        ]  # fmt: skip
-        print(table(rows, (phase.phase, *header[1:])))
-        print(
-            f"{phase.tokens:,} tokens, rows of {phase.sequence:,} filled to {phase.filled:.1%}: "
-            f"{phase.steps:,} steps of {phase.batch_tokens:,} tokens\n"
-        )
-    print(
-        f"rl: {rl.questions:,} questions, {rl.steps:,} steps, {rl.passes:.2g} times over all; a prompt has "
-        f"{rl.prompt_tokens:,.0f} tokens on average, {rl.too_long:,} of {rl.looked_at:,} leave no room to answer"
-    )
+    plans = [plan for phase in phases_of(loaded) if (plan := phase.plan(loaded, chat_format, options))]
+    print(dumps([plan.json() for plan in plans]) if json else "\n\n".join(map(str, plans)))
 
 
 @app.command
@@ -121,6 +95,7 @@ def contamination(
     """
     options = make_options(mirror)
     from lanbot.config import recipe_file
+    from lanbot.phases.phase import sources
     from lanbot.tasks import contamination
 
     loaded = recipe_file.load(recipe, parse_overrides(overrides))
@@ -129,5 +104,5 @@ def contamination(
     if not contamination.real(loaded.evals.tasks):
         print(f"{recipe} is evaluated on nothing but what LanBot makes itself, and keeps apart: nothing to look for.")
         return
-    found = contamination.check(loaded, loaded.evals.tasks, base_chars, options)
+    found = contamination.check(loaded, loaded.evals.tasks, sources(loaded), base_chars, options)
     print(dumps(found) if json else contamination.summary(found))

@@ -230,23 +230,24 @@ class Recipe:
         mlp_dim = model.mlp_dim or max(64, round(8 * dim / 3 / 64) * 64)
         model = replace(model, n_heads=heads, n_kv_heads=model.n_kv_heads or heads, mlp_dim=mlp_dim)
         unscaled = _fill(self.base, shape)
-        sections: dict[str, Any] = {"base": self._resolve_base(shape, unscaled.tokens or 0)}
-        for name in (f.name for f in fields(self)):
-            if name != "base" and isinstance(settings := getattr(self, name), Training):
+        base = self._resolve_base(shape, unscaled.tokens or 0)
+        resolved = replace(self, model=model, base=base)
+        sections: dict[str, Any] = {}
+        for name, settings in vars(resolved).items():
+            if isinstance(settings, Training):
                 rates = {rate: getattr(unscaled, rate) for rate in RATES if getattr(settings, rate) is None}
                 scale_by = getattr(settings, "lr_scale", 1.0)
                 sections[name] = replace(settings, **{rate: value * scale_by for rate, value in rates.items()})
         for name, settings in sections.items():
             if hasattr(settings, "sequence"):
-                sequence = settings.sequence or model.context
-                batch = settings.batch_tokens or sections["base"].batch_tokens
+                sequence, batch = settings.sequence or model.context, settings.batch_tokens or base.batch_tokens
                 sections[name] = replace(settings, sequence=sequence, batch_tokens=batch)
                 if name in self.phase_names:
                     longer = f"{name}.sequence = {sequence} is longer than model.context = {model.context}"
                     _require(sequence <= model.context, longer)
                     uneven = f"{name}.batch_tokens = {batch} is not a multiple of {name}.sequence = {sequence}"
                     _require(batch % sequence == 0, uneven)
-        return replace(self, model=model, **sections)
+        return replace(resolved, **sections)
 
     def _resolve_base(self, shape: Shape, tokens: int) -> Base:
         base, vocab_size, tied = self.base, self.tokenizer.vocab_size, self.model.tie_embeddings

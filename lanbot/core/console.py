@@ -73,8 +73,7 @@ class Progress:
     def _write(self, line: str, end: str = "") -> None:
         if self.rewrites:
             line = "\r\x1b[2K" + line[: shutil.get_terminal_size().columns - 1]
-        sys.stderr.write(line + (end if self.rewrites else "\n"))
-        sys.stderr.flush()
+        print(line, end=end if self.rewrites else "\n", file=sys.stderr, flush=True)
         self.open = self.rewrites and not end
 
     def close(self, summary: str = "") -> None:
@@ -144,24 +143,18 @@ def duration(seconds: float) -> str:
 
 def size(count: float) -> str:
     """Bytes in binary units: 512 B, 1.5 GiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1_024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1_024
-    raise AssertionError
+    if count < 1_024:
+        return f"{count:.0f} B"
+    power = min(3, int(math.log2(count)) // 10)
+    return f"{count / 1_024**power:,.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str], markdown: bool = False, left: int = 1) -> str:
     """An aligned table: the first `left` columns left-aligned, the others right-aligned."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(2 * markdown, *(len(row[i]) for row in cells)) for i in range(len(header))]
-    lines = [
-        [
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in cells
-    ]
+    sides = ["<" if i < left else ">" for i in range(len(header))]
+    lines = [[f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)] for row in cells]
     if markdown:
         lines.insert(1, ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)])
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -6,13 +6,14 @@ import os
 import resource
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
 
 
 def total() -> int:
-    """Bytes of memory of this process's device: what decides the micro-batch, since it is the same tomorrow."""
+    """Bytes of memory of this process's device. The micro-batch depends on it, as it does not change between runs."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -24,11 +25,7 @@ def available() -> int:
     if torch.cuda.is_available():
         cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return torch.cuda.mem_get_info()[0] + cached
-    free = total()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1_024
+    free = _kibibytes("/proc/meminfo", "MemAvailable:") or total()
     limit, used = _cgroup("memory.max"), _cgroup("memory.current")
     if limit and used:  # the page cache counts as used there, but gives way
         free = min(free, limit - used + (_cgroup("memory.stat", "inactive_file") or 0))
@@ -38,6 +35,15 @@ def available() -> int:
 def _ranks_here() -> int:
     """How many processes of a run share this machine's memory."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _kibibytes(file: str, field: str) -> int:
+    """Bytes that a file of /proc gives for a field, 0 where the system has no such file."""
+    with contextlib.suppress(OSError):
+        for line in Path(file).read_text(encoding="utf-8").splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) * 1_024
+    return 0
 
 
 def _cgroup(file: str, field: str = "") -> int | None:
@@ -50,15 +56,12 @@ def _cgroup(file: str, field: str = "") -> int | None:
         return None
 
 
-ONEDNN_SAYS = ("could not create a primitive", "could not create a memory object")
-"""It gives no reason; on a limited address space this was it."""
-
-
 def exhausted(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device: not every allocator has a type for it."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    said = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", *ONEDNN_SAYS)
+    onednn = ("could not create a primitive", "could not create a memory object")  # its words on a full address space
+    said = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", *onednn)
     return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
@@ -81,39 +84,22 @@ def peak() -> int:
     """The most bytes held since `reset_peak` (since the process began, where that cannot reset)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1_024
-    except OSError:
-        pass
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1_024
+    return _kibibytes("/proc/self/status", "VmHWM:") or (used if sys.platform == "darwin" else used * 1_024)
 
 
-_ceilings: dict[tuple[str, torch.dtype], float] = {}
-
-
+@cache
 def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
-    """The best matmul FLOP/s that this process reaches, measured once: the limit that utilisation is against."""
-    key = (device.type, dtype)
-    if key not in _ceilings:
-        n = 8_192 if device.type == "cuda" else 2_048
-        x = torch.randn(n, n, dtype=dtype, device=device)
-        out = torch.empty_like(x)
-        best = 0.0
-        for _ in range(6):
-            _synchronise(device)
-            start = time.perf_counter()
-            torch.mm(x, x, out=out)
-            _synchronise(device)
-            best = max(best, 2 * n**3 / (time.perf_counter() - start))
-        _ceilings[key] = best
-    return _ceilings[key]
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    """The best matmul FLOP/s that this process reaches, measured once: the reference of utilisation."""
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
+    n = 8_192 if device.type == "cuda" else 2_048
+    x = torch.randn(n, n, dtype=dtype, device=device)
+    out = torch.empty_like(x)
+    best = 0.0
+    for _ in range(6):
+        wait()
+        start = time.perf_counter()
+        torch.mm(x, x, out=out)
+        wait()
+        best = max(best, 2 * n**3 / (time.perf_counter() - start))
+    return best

@@ -101,8 +101,8 @@ def not_the_hub(name: str) -> UserError:
 
 @contextmanager
 def answer(url: str, name: str, headers: dict[str, str]) -> "Iterator[httpx2.Response]":
-    """A response whose body is not read yet: 200, or for a range 206 or 416. Raises Again or UserError for others, and
-    for failures while the body is read."""
+    """A response whose body is not read yet: 200, or for a range 206 or 416. Otherwise, and if reading the body fails,
+    raises Again or UserError."""
     import httpx2
 
     try:

@@ -10,9 +10,10 @@ import os
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -147,28 +148,41 @@ def open_corpus(
     if source.startswith("builtin:"):
         if source != "builtin:world":
             raise UserError(f"base.data = {source!r}: no such built-in corpus", "There is builtin:world.")
-        return (
-            Corpus([("train", _world_chunks("train"))], seed),
-            Corpus([("test", _world_chunks("test"))], None),
-        )
+        return Corpus([("train", _world_chunks("train"))], seed), Corpus([("test", _world_chunks("test"))], None)
     options = options or Options.from_environment()
-    if source.startswith("hf:"):
-        if options.mirror is None:
-            return _from_hub(source, seed, skip_bad_rows, options, column)
+    if source.startswith("hf:") and options.mirror:
         hub_id, known, inside = _hub_source(source)
         source = str(hub.find(hub_id, known.mirror if known else "/".join([hub_id, *inside]), options.mirror))
-    paths = find(source)
-    base = Path(os.path.commonpath([path.parent for path in paths])) if not Path(source).is_dir() else Path(source)
-    train, validation = _splits(source, [path.relative_to(base) for path in paths])
-    files = [(path.name, reader(path, skip_bad_rows, column)) for path in paths]
-    digests = partial(_digests, [paths[i] for i in train])
-    if validation:
-        return Corpus([files[i] for i in train], seed, digests=digests), Corpus([files[i] for i in validation], None)
-    return _split(paths[train[0]], files[train[0]], seed, digests)
+    remotes: list[Remote] = []
+    if source.startswith("hf:"):
+        listed = _hub_files(source, options)
+        names, remotes = [PurePath(name) for name in listed], list(listed.values())
+        paths = [remote.path for remote in remotes]
+    else:
+        paths = find(source)
+        base = source if Path(source).is_dir() else os.path.commonpath([path.parent for path in paths])
+        names = [path.relative_to(base) for path in paths]
+    train, validation = _splits(source, names)
 
+    def file(i: int) -> tuple[str, Chunks]:
+        read = reader(paths[i], skip_bad_rows, column)
 
-def _digests(paths: Sequence[Path]) -> list[str]:
-    return [sampled_digest(path) for path in paths]
+        def chunks(start: int) -> Iterator[Chunk]:
+            download.get(remotes[i : i + 1], options)
+            return read(start)
+
+        return paths[i].name, chunks
+
+    def digests() -> list[str]:
+        return [remotes[i].digest if remotes else sampled_digest(paths[i]) for i in train]
+
+    if not validation:
+        return _split(paths[train[0]], file(train[0]), seed, digests)
+
+    def ahead(numbers: Sequence[int]) -> None:
+        download.ahead([remotes[train[n]] for n in numbers if remotes], options)
+
+    return Corpus([file(i) for i in train], seed, ahead, digests), Corpus([file(i) for i in validation], None)
 
 
 def _splits(source: str, names: Sequence[PurePath]) -> tuple[list[int], list[int]]:
@@ -201,28 +215,18 @@ def _split(
     if count > 1:
         last = count - 1
         train: Chunks = lambda start: (c for i, c in enumerate(chunks(start), start) if i < last)  # noqa: E731
-        return Corpus([(name, train)], seed, digests=digests), Corpus(
-            [(name, lambda start: chunks(last + start))], None
-        )
+        return Corpus([(name, train)], seed, digests=digests), Corpus([(name, lambda i: chunks(last + i))], None)
     documents = next(chunks(0), Chunk())
     held_out = max(1, len(documents) // 20)
     if len(documents) < 2:
         problem = "no text in it" if not documents else "one document only, none for validation"
         raise UserError(f"{path}: {problem}", "Give base.data more text, or a folder with a second file.")
-    head, tail = documents[:-held_out], documents[-held_out:]
-    return (
-        Corpus([(name, lambda start: iter([_like(documents, head)][start:]))], seed, digests=digests),
-        Corpus([(name, lambda start: iter([Chunk(tail)][start:]))], None),
+    head, tail = Chunk(documents[:-held_out]), Chunk(documents[-held_out:])
+    head.bad, head.problem = documents.bad, documents.problem
+    return (  # copies, as the corpus shuffles the chunk that it gets
+        Corpus([(name, lambda start: iter([copy(head)][start:]))], seed, digests=digests),
+        Corpus([(name, lambda start: iter([tail][start:]))], None),
     )
-
-
-def _like(whole: Chunk, part: list[str]) -> Chunk:
-    chunk = Chunk(part)
-    chunk.bad, chunk.problem = whole.bad, whole.problem
-    return chunk
-
-
-# -- the hub -----------------------------------------------------------------------------------------------
 
 
 def _hub_source(source: str) -> tuple[str, Source | None, list[str]]:
@@ -232,8 +236,8 @@ def _hub_source(source: str) -> tuple[str, Source | None, list[str]]:
     return hub_id, None if inside else HUB_CORPORA.get(hub_id), inside
 
 
-def _hub_files(source: str, options: Options) -> list[tuple[str, Remote]]:
-    """The (path, file) pairs of a hub data set that are read: those of its train split and of held-out ones if names
+def _hub_files(source: str, options: Options) -> dict[str, Remote]:
+    """The files of a hub data set that are read, by path: those of its train split and of held-out ones if names
     say so, else all; of the first kind in KINDS that it has, for several are mostly the same text in several forms."""
     hub_id, known, inside = _hub_source(source)
     revision = source.partition("@")[2]
@@ -250,39 +254,14 @@ def _hub_files(source: str, options: Options) -> list[tuple[str, Remote]]:
             names = [name for name in names if TRAIN.search(name) or HELD_OUT.search(name)]
     if not names:
         raise UserError(f"{source}: no {', '.join(EXTENSIONS)} there", hub.holds(listed))
-    return [(name, listed[name]) for name in names]
+    return {name: listed[name] for name in names}
 
 
-def _from_hub(source: str, seed: int, skip_bad_rows: bool, options: Options, column: str) -> tuple[Corpus, Corpus]:
-    def chunks(remote: Remote) -> Chunks:
-        return lambda start: reader(download.get([remote], options)[0], skip_bad_rows, column)(start)
-
-    found = _hub_files(source, options)
-    train, validation = _splits(source, [PurePath(name) for name, _ in found])
-    remotes = [found[i][1] for i in train]
-    files = [(remote.path.name, chunks(remote)) for remote in remotes]
-
-    def digests() -> list[str]:
-        return [remote.digest for remote in remotes]
-
-    if not validation:
-        return _split(remotes[0].path, files[0], seed, digests)
-
-    def ahead(numbers: Sequence[int]) -> None:
-        download.ahead([remotes[i] for i in numbers], options)
-
-    held_out = [found[i][1] for i in validation]
-    return (
-        Corpus(files, seed, ahead, digests),
-        Corpus([(remote.path.name, chunks(remote)) for remote in held_out], None),
-    )
-
-
-def _world_chunks(split: str, documents: int = 1 << 20) -> Chunks:
+def _world_chunks(split: str) -> Chunks:
     """The built-in world: a million documents of each split, generated as they are read."""
 
     def chunks(start: int) -> Iterator[Chunk]:
-        for first in range(start * CHUNK_DOCUMENTS, documents, CHUNK_DOCUMENTS):
+        for first in range(start * CHUNK_DOCUMENTS, 1 << 20, CHUNK_DOCUMENTS):
             yield Chunk(world.document(split, i) for i in range(first, first + CHUNK_DOCUMENTS))
 
     return chunks

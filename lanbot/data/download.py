@@ -13,6 +13,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, NamedTuple
@@ -41,16 +42,10 @@ class Remote(NamedTuple):
     """sha256:HEX or git:HEX (git's blob id); empty if unknown."""
 
     def here(self) -> bool:
-        try:
-            return self.path.stat().st_size == self.size or self.size is None
-        except OSError:
-            return False
+        return self.path.exists() and self.size in (None, self.path.stat().st_size)
 
     def part(self) -> Path:
         return self.path.with_name(f"{self.path.name}.part")
-
-
-# -- many files --------------------------------------------------------------------------------------------
 
 
 class _Job:
@@ -59,9 +54,6 @@ class _Job:
     def __init__(self, remote: Remote, cache: Path) -> None:
         self.remote, self.cache, self.done, self.note = remote, cache, threading.Event(), ""
         self.error: Exception | None = None
-
-    def say(self, note: str) -> None:
-        self.note = note
 
     def bytes_here(self) -> int:
         """Bytes received so far, by this process or another."""
@@ -118,7 +110,7 @@ def _work() -> None:
     while True:
         job = _queue.get()
         try:
-            fetch(job.remote, job.cache, job.say)
+            fetch(job.remote, job.cache, partial(setattr, job, "note"))
         except Exception as error:
             job.error = error
         with _lock:
@@ -129,12 +121,10 @@ def _work() -> None:
 def _wait(jobs: list[_Job]) -> None:
     """Waits until all are done or one has failed."""
     sizes = [job.remote.size for job in jobs]
-    total = None if None in sizes else sum(size for size in sizes if size)
+    total = None if None in sizes else sum(filter(None, sizes))
     label = "downloading " + (jobs[0].remote.name if len(jobs) == 1 else f"{len(jobs)} files")
     with Progress(label, total, "bytes", first=sum(job.bytes_here() for job in jobs)) as progress:
-        while waiting := [job for job in jobs if not job.done.is_set()]:
-            if any(job.error for job in jobs):
-                break
+        while (waiting := [job for job in jobs if not job.done.is_set()]) and not any(job.error for job in jobs):
             waiting[0].done.wait(0.1)
             finished = f"{len(jobs) - len(waiting)} done" if len(jobs) > 1 else ""
             others = f"{len(_jobs) - len(waiting)} more ahead" if len(_jobs) > len(waiting) else ""
@@ -143,9 +133,6 @@ def _wait(jobs: list[_Job]) -> None:
     for job in jobs:
         if job.error:
             raise job.error
-
-
-# -- one file ----------------------------------------------------------------------------------------------
 
 
 def fetch(remote: Remote, cache: Path, note: Note) -> Path:

@@ -90,7 +90,7 @@ def reader(path: Path, skip_bad_rows: bool, column: str = "") -> Chunks:
     if path.name.endswith((*KINDS[1], *JSON)):
         return lambda start: islice(_jsonl_chunks(path, skip_bad_rows, column), start, None)
     if path.suffix == ".txt":
-        return lambda start: islice(_grouped(_txt_pieces(path)), start, None)
+        return lambda start: islice(_txt_chunks(path), start, None)
     raise UserError(f"{path}: not a kind of file that LanBot reads", f"It reads {', '.join(EXTENSIONS)}.")
 
 
@@ -100,11 +100,6 @@ def text_column(names: Iterable[str], asked: str) -> str | None:
         return (asked or "text") if (asked or "text") in names else None
     alike = [name for name in names if name.lower() in ("text", "content")]
     return alike[0] if len(alike) == 1 else None
-
-
-def _no_column(where: str, names: Iterable[str], asked: str) -> UserError:
-    problem = f"{where}: no column {asked or 'text'!r} (it has {', '.join(map(str, names)) or 'none'})"
-    return UserError(problem, "Name the column of the text: base.data_column.")
 
 
 def _parquet_chunks(path: Path, start: int, skip_bad_rows: bool, asked: str) -> Iterator[Chunk]:
@@ -117,7 +112,8 @@ def _parquet_chunks(path: Path, start: int, skip_bad_rows: bool, asked: str) -> 
             names = file.schema_arrow.names
             name = text_column(names, asked)
             if name is None:
-                raise _no_column(str(path), names, asked)
+                problem = f"{path}: no column {asked or 'text'!r} (it has {', '.join(names) or 'none'})"
+                raise UserError(problem, "Name the column of the text: base.data_column.")
             for group in range(start, file.num_row_groups):
                 column = file.read_row_group(group, columns=[name])[name]
                 if pa.types.is_dictionary(column.type):
@@ -159,9 +155,8 @@ def _jsonl_chunks(path: Path, skip_bad_rows: bool, column: str) -> Iterator[Chun
             name = name or text_column(row, "") or ""  # the first row's is that of all
             text = row.get(name)
         if not isinstance(text, str):
-            what = (
-                f"no text in {name!r}" if isinstance(row, dict) and name in row else f"no {name or 'text'!r} in the row"
-            )
+            there = isinstance(row, dict) and name in row
+            what = f"no text in {name!r}" if there else f"no {name or 'text'!r} in the row"
             if not skip_bad_rows:
                 remedy = 'A row is {"text": "..."}, or base.data_column names another key. ' + jsonl.SKIP
                 raise UserError(f"{place}: {what}", remedy)
@@ -174,6 +169,12 @@ def _jsonl_chunks(path: Path, skip_bad_rows: bool, column: str) -> Iterator[Chun
             broken.clear()
     if chunk or broken:
         yield chunk.left_out(broken)
+
+
+def _txt_chunks(path: Path) -> Iterator[Chunk]:
+    pieces = _txt_pieces(path)
+    while chunk := Chunk(islice(pieces, CHUNK_DOCUMENTS)):
+        yield chunk
 
 
 def _txt_pieces(path: Path) -> Iterator[str]:
@@ -204,8 +205,3 @@ def _check_encoding(path: Path) -> None:
             f"{path}: not UTF-8 ({broken:,} wrong characters at its start); Latin-1 or another encoding?",
             "Save it as UTF-8: iconv -f LATIN1 -t UTF-8 OLD > NEW.",
         )
-
-
-def _grouped(texts: Iterator[str]) -> Iterator[Chunk]:
-    while chunk := Chunk(islice(texts, CHUNK_DOCUMENTS)):
-        yield chunk

@@ -59,9 +59,6 @@ def find(hub_id: str, mirror_path: str, mirror: Path) -> Path:
     return path
 
 
-# -- what the hub has --------------------------------------------------------------------------------------
-
-
 def listing(hub_id: str, options: Options) -> dict[str, Remote]:
     """The files of a data set (OWNER/NAME, or OWNER/NAME@REVISION) by their paths in it, sorted; none is downloaded.
 

@@ -11,13 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lanbot.chat.formats.base import ChatFormat
+from lanbot.chat.formats.base import ChatFormat, Rendered
 from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus, Position
 from lanbot.data.packing import Batch, best_fit, make_batch, pack_stream
-
-Rendered = tuple[list[int], list[int]]
-"""A conversation as tokens and, for each, 1 where the loss counts it."""
 
 BUFFER = 128
 """Conversations among which best-fit packing chooses; also the most rows that one waits."""
@@ -163,5 +160,5 @@ class ChatLoader:
                 self.dropped += 1
 
     def _admit(self, i: int, ids: list[int], mask: list[int]) -> None:
-        self.buffer[i] = ids[: self.T + 1], mask[: self.T + 1]
+        self.buffer[i] = Rendered(ids[: self.T + 1], mask[: self.T + 1])
         insort(self.by_length, (min(len(ids), self.T + 1), -i))

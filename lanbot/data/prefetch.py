@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from queue import Queue
 from typing import Any, NamedTuple
 
@@ -30,11 +30,8 @@ def prefetched(make: Callable[[], Loader], ahead: bool) -> Iterator[Loader]:
     if not ahead:
         yield make()
         return
-    loader = PrefetchLoader(make)
-    try:
+    with closing(PrefetchLoader(make)) as loader:
         yield loader
-    finally:
-        loader.close()
 
 
 class Fetched(NamedTuple):
@@ -59,12 +56,8 @@ class PrefetchLoader:
 
     def _start(self) -> None:
         serve = f"import sys; sys.path[:] = {sys.path!r}; from lanbot.data.prefetch import serve; serve()"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", serve],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
+        command, pipe = [sys.executable, "-c", serve], subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
         self.now: Fetched | None = None
         self.over = False
         self.ready: Queue[Fetched | Exception | None] = Queue(AHEAD)

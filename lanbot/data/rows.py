@@ -7,18 +7,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from lanbot.core import jsonl
 from lanbot.core.errors import UserError
-
-
-class _File(Protocol):
-    def __len__(self) -> int: ...
-    def row(self, i: int) -> Any: ...
-    def where(self, i: int) -> str: ...
 
 
 class Rows(Sequence[Any]):
@@ -27,7 +21,7 @@ class Rows(Sequence[Any]):
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """Raises UserError if a file cannot be read."""
-        self.files: list[_File] = [_Table(path) if path.suffix == ".parquet" else _Lines(path) for path in paths]
+        self.files = [_Table(path) if path.suffix == ".parquet" else _Lines(path) for path in paths]
         self.ends = list(accumulate(len(file) for file in self.files))
 
     def __len__(self) -> int:
@@ -43,7 +37,7 @@ class Rows(Sequence[Any]):
         file, k = self._at(i)
         return file.where(k)
 
-    def _at(self, i: int) -> tuple[_File, int]:
+    def _at(self, i: int) -> "tuple[_Table | _Lines, int]":
         if not 0 <= i < len(self):
             raise IndexError(i)
         n = bisect_right(self.ends, i)
@@ -126,9 +120,8 @@ class _Table:
 
 def open_rows(paths: Sequence[Path]) -> Rows:
     """Files are opened once while they do not change: phases and evaluations share them."""
-    return _opened(
-        tuple(paths), tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.exists())
-    )
+    stats = [path.stat() for path in paths if path.exists()]
+    return _opened(tuple(paths), tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
 
 
 @lru_cache(maxsize=32)

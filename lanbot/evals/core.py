@@ -115,9 +115,6 @@ class CoreResult:
         return f"CORE {self.core:.4f} ± {self.stderr:.4f} ({self.model}{sampled})"
 
 
-# -- the evaluation ----------------------------------------------------------------------------------------
-
-
 class _Job(NamedTuple):
     task: CoreTask
     items: list[Item]

@@ -99,9 +99,6 @@ class Harness:
         return "\n".join([*lines, scores.settings(self.settings), self.model])
 
 
-# -- the evaluation ----------------------------------------------------------------------------------------
-
-
 def evaluate(
     name: str,
     tasks: Sequence[str],

@@ -46,9 +46,6 @@ class Scorer(Protocol):
         """One result for each prompt of each item."""
 
 
-# -- what is computed --------------------------------------------------------------------------------------
-
-
 @dataclass
 class Plan:
     """Prompts that are read together: a trunk, their common prefix, and a branch for the rest of each.
@@ -133,9 +130,6 @@ def judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     rows = likeliest.nonzero()[:, 0]
     likeliest[rows] = logits[rows].argmax(-1) == targets[rows]
     return F.cross_entropy(logits.float(), targets, reduction="none"), likeliest
-
-
-# -- a model of ours ---------------------------------------------------------------------------------------
 
 
 class ModelScorer:

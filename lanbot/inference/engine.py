@@ -23,10 +23,8 @@ from lanbot.tools.calculator import answer
 from lanbot.tools.tool import CallHandler
 
 OnEvent = Callable[[int, Event], None]
-SLOTS = {"cpu": 256, "cuda": 512, "mps": 64}
-"""Maximum number of conversations generated at the same time."""
-PREFILL_TOKENS = 32_768
-"""Maximum number of prompt tokens in one forward pass."""
+SLOTS = {"cpu": 256, "cuda": 512, "mps": 64}  # maximum number of conversations generated at the same time
+PREFILL_TOKENS = 32_768  # maximum number of prompt tokens in one forward pass
 
 
 @dataclass
@@ -39,8 +37,7 @@ class Completion:
     """1 where the model chose the token, 0 where a call's output was forced."""
     logprobs: list[float] = field(default_factory=list)
     """Of each sampled token under the model at temperature 1; 0 for forced ones."""
-    calls: int = 0
-    """Number of calls that were answered."""
+    calls: int = 0  # number of calls that were answered
     finished: str = ""
     """"stop" (the turn ended), "length" (the limit was reached) or "tool" (a call handler returned None)."""
 

@@ -8,22 +8,17 @@ from torch import Tensor
 
 from lanbot.core.errors import UserError
 
-MIN_TEMPERATURE = 1e-6
-"""Logits divided by much less overflow."""
+MIN_TEMPERATURE = 1e-6  # logits divided by much less overflow
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How to sample. Raises UserError for a value out of range."""
 
-    max_tokens: int = 256
-    """The longest answer, outputs of calls included."""
-    temperature: float = 0.0
-    """0 is greedy."""
-    top_k: int | None = None
-    """Keeps the k likeliest tokens."""
-    top_p: float | None = None
-    """Keeps the smallest set of tokens with at least this probability."""
+    max_tokens: int = 256  # the longest answer, outputs of calls included
+    temperature: float = 0.0  # 0 is greedy
+    top_k: int | None = None  # keeps the k likeliest tokens
+    top_p: float | None = None  # keeps the smallest set of tokens with at least this probability
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "top_k"):

@@ -51,6 +51,7 @@ class BasePhase(Phase):
     """A model from random weights, on raw text."""
 
     name = "base"
+    description = "continues text"
     Settings = Base
     needs = ("corpus", "tokenizer")
     made_by = ("model", "base")

@@ -51,6 +51,7 @@ class MidPhase(Phase):
     """Midtraining: conversations and tools, at the full rates."""
 
     name = "mid"
+    description = "has learned to answer and to use its tools"
 
     def train(self, run: Run, runtime: Runtime) -> None:
         train_chat(run, runtime, self.name)
@@ -60,3 +61,4 @@ class SFTPhase(MidPhase):
     """Supervised fine-tuning: the tasks that the model is meant for."""
 
     name = "sft"
+    description = "has practised what it is asked for"

@@ -22,6 +22,7 @@ from lanbot.evals.score import task_table
 from lanbot.inference.engine import Engine
 from lanbot.models import saved
 from lanbot.models.weights import load_model
+from lanbot.phases.phase import phase_of, sources
 from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.registry import make_task
@@ -39,24 +40,24 @@ def evaluate(
     runtime: Runtime,
     limit: int | None = None,
     began: float | None = None,
-    more: dict[str, Any] | None = None,
-    bits_per_byte: bool = True,
 ) -> dict[str, Any]:
     """Evaluates a phase's last checkpoint; writes evals.json, by which the phase is done, and samples.md.
 
-    limit: items of each task; the recipe's if left out. began: when the phase did, by time.monotonic. more: further
-    results. bits_per_byte: whether to measure them on the base corpus.
+    limit: items of each task; the phase's if left out. began: when the phase did, by time.monotonic. Bits per byte are
+    measured if a phase trains a model on the base corpus.
     """
-    recipe, evals_of = run.recipe, run.recipe.evals
+    recipe, evals_of, made_by = run.recipe, run.recipe.evals, phase_of(run.recipe, phase)
     found = contaminated(run, evals_of.tasks, runtime, write=True)
     folder, engine = open_engine(run, phase, runtime)
-    limit = limit or evals_of.limit
+    limit = limit or made_by.eval_limit(recipe)
     scores = score(run, engine, evals_of.tasks, limit, found if evals_of.drop_contaminated else {}, runtime)
     questions = prompts_of_change(run)
     answers = evals.answer_all(engine, questions, evals_of.max_tokens)
-    bpb = validation(run, engine.chat_format, runtime).measure(engine.source) if bits_per_byte else None
+    measures = any(source.corpus for source in sources(recipe))
+    bpb = validation(run, engine.chat_format, runtime).measure(engine.source) if measures else None
     result = {
         "checkpoint": folder.name,
+        "description": made_by.description,
         "tasks": scores,
         "val_bpb": round(bpb.value, 6) if bpb else None,
         "training": summary(run, phase) | {"peak_memory_bytes": hardware.peak()},
@@ -68,7 +69,7 @@ def evaluate(
         "settings": {"limit": limit, "max_tokens": evals_of.max_tokens, "temperature": 0, "seed": recipe.seed},
         **({"bpb": bpb.json()} if bpb else {}),
         **({"wall_seconds": round(time.monotonic() - began, 2)} if began is not None else {}),
-        **(more or {}),
+        **made_by.results(run),
     }
     if runtime.main:
         say(task_table(scores))
@@ -123,7 +124,7 @@ def contaminated(run: Run, names: Sequence[str], runtime: Runtime, write: bool) 
     if runtime.main:
         found = known_contamination(run, tasks)
         if not found:
-            found = contamination.check(run.recipe, tasks, options=run.options)
+            found = contamination.check(run.recipe, tasks, sources(run.recipe), options=run.options)
             say(contamination.summary(found))
             if write:
                 write_atomic(run.folder / contamination.FILE, json.dumps(found, indent=1) + "\n")
@@ -134,7 +135,7 @@ def contaminated(run: Run, names: Sequence[str], runtime: Runtime, write: bool) 
 def known_contamination(run: Run, tasks: Sequence[str]) -> contamination.Found:
     """contamination.json, if it is for these tasks and the recipe's present training data; else {}."""
     found: contamination.Found = run.read("", contamination.FILE)
-    return found if found.get("plan") == contamination.plan(run.recipe, tasks) else {}
+    return found if found.get("plan") == contamination.plan(run.recipe, tasks, sources(run.recipe)) else {}
 
 
 def checked(name: str, run: Run) -> Task:

@@ -24,7 +24,7 @@ def base_loader(recipe: Recipe, tokenizer: Path, options: Options | None = None)
 
 
 def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool, options: Options | None = None) -> ChatLoader:
-    """Conversations for "mid" or "sft". main: say what the tasks have to tell."""
+    """Conversations of a phase's mixture. main: print the tasks' notes."""
     settings: ChatTraining = getattr(recipe, phase)
     assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
     chat_format = load_format(tokenizer)

@@ -4,12 +4,15 @@ from abc import ABC, abstractmethod
 from itertools import takewhile
 from typing import Any, ClassVar
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import PHASES, ChatTraining, Recipe
 from lanbot.config.run import Run
 from lanbot.core.errors import UsageError, UserError
+from lanbot.core.options import Options
 from lanbot.core.plugins import load_object
 from lanbot.distributed.runtime import Runtime
-from lanbot.phases import evaluation
+from lanbot.tasks.contamination import Source
+from lanbot.tasks.mixture_stats import Plan, Questions, plan_corpus, plan_mixture, plan_questions
 
 
 class Phase(ABC):
@@ -17,6 +20,8 @@ class Phase(ABC):
 
     name: ClassVar[str]
     """Also its section in the recipe and its folder in the run."""
+    description: ClassVar[str] = ""
+    """What its model does, for the report: "continues text"."""
     Settings: ClassVar[type] = ChatTraining
     """The section: a pydantic dataclass with a default for every key."""
     needs: ClassVar[tuple[str, ...]] = ("tokenizer", "model")
@@ -41,14 +46,25 @@ class Phase(ABC):
     def preflight(self, run: Run, runtime: Runtime) -> None:  # noqa: B027  (most phases have nothing to add)
         """Raises UserError for what can be known to fail, besides what preflight.py checks for every phase."""
 
+    def plan(self, recipe: Recipe, chat_format: ChatFormat, options: Options) -> Plan | Questions | None:
+        """An estimate of what its model will train on, for `lanbot data plan`."""
+        if self.makes != "model":
+            return None
+        if "corpus" in self.needs:
+            return plan_corpus(self.name, recipe, chat_format, options)
+        if self.rewards:
+            return plan_questions(self.name, recipe, chat_format, options)
+        return plan_mixture(self.name, recipe, chat_format, options)
+
     @abstractmethod
     def train(self, run: Run, runtime: Runtime) -> None:
         """Trains the phase, or resumes it. All ranks call it."""
 
     def evaluate(self, run: Run, runtime: Runtime, began: float | None = None) -> None:
         """Writes evals.json, by which the phase is done. began: when the phase did, by time.monotonic."""
-        limit, more = self.eval_limit(run.recipe), self.results(run)
-        evaluation.evaluate(run, self.name, runtime, limit, began, more, uses_corpus(run.recipe))
+        from lanbot.phases import evaluation  # it asks the recipe's phases in turn
+
+        evaluation.evaluate(run, self.name, runtime, began=began)
 
     def results(self, run: Run) -> dict[str, Any]:
         """What else belongs in evals.json."""
@@ -80,6 +96,10 @@ def model_before(recipe: Recipe, name: str) -> str:
     return models[-1]
 
 
-def uses_corpus(recipe: Recipe) -> bool:
-    """Whether a model is trained on the base corpus, so that bits per byte on it are worth measuring."""
-    return any("corpus" in phase.needs and phase.makes == "model" for phase in phases_of(recipe))
+def sources(recipe: Recipe) -> list[Source]:
+    """What the recipe's models are trained on, which evaluated items must not be in."""
+    return [
+        Source(phase.name, getattr(phase.settings(recipe), "mixture", ()), not phase.rewards, "corpus" in phase.needs)
+        for phase in phases_of(recipe)
+        if phase.makes == "model"
+    ]

@@ -39,6 +39,7 @@ class RLPhase(Phase):
     """Reinforcement learning with checked answers."""
 
     name = "rl"
+    description = "was rewarded for being right"
     Settings = RL
     rewards = True
 

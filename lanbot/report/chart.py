@@ -9,10 +9,8 @@ from dataclasses import dataclass
 
 WIDE, NARROW = (760, 320), (343, 280)
 TOP, BOTTOM, SIDE = 44, 44, 40
-STRIP = 24
-"""The top of the strip with the names of the phases."""
-LETTER = 7.0
-"""The approximate width of a letter of the labels."""
+STRIP = 24  # the top of the strip with the names of the phases
+LETTER = 7.0  # the approximate width of a letter of the labels
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400)
 """Seconds between two ticks of the time axis."""
 

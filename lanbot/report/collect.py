@@ -13,11 +13,9 @@ from lanbot.models.config import ModelConfig
 
 FIGURES = ("seconds", "tokens", "final_loss", "val_bpb", "peak_memory_bytes")
 """The keys that every phase has in report.json; null where not measured."""
-POINTS = 200
-"""The approximate number of points of a curve."""
+POINTS = 200  # the approximate number of points of a curve
 
-Point = list[float]
-"""[seconds of training in this phase, value]"""
+Point = list[float]  # [seconds of training in this phase, value]
 
 
 def collect(run: Run) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from lanbot.report import tables
 from lanbot.report.chart import Chart, Series, Span
 from lanbot.report.collect import trained
 
-COLOURS = 6
-"""The style sheet has this many colours for phases: classes p1 to p6."""
+COLOURS = 6  # the style sheet has this many colours for phases: classes p1 to p6
 
 
 def page(report: dict[str, Any]) -> str:

@@ -17,7 +17,8 @@ QUESTION = "How many r are in strawberry?"
 
 def closing(run: Run, report: dict[str, Any]) -> str:
     by = f" by {report['creator']}" if report["creator"] else ""
-    lines = [_one_line(report["identity"] + by), "  " + tables.built(report), ""]
+    name = "".join(c if c.isprintable() else " " for c in report["identity"] + by)
+    lines = [" ".join(name.split()), "  " + tables.built(report), ""]
     if report["evals"]:
         lines += ["  " + line for line in _scores(report).split("\n")] + [""]
     for counted in ("with them", "without them"):
@@ -33,11 +34,6 @@ def closing(run: Run, report: dict[str, Any]) -> str:
         commands |= {"talk to it": f"{lanbot} chat {name}", "give it work": f'{lanbot} agent {name} "{QUESTION}"'}
     commands |= {"make your own": f"{lanbot} init my-bot.toml"}
     return "\n".join(lines + [f"  {what:<13}  {command}" for what, command in commands.items()])
-
-
-def _one_line(text: str) -> str:
-    """The text without line breaks and control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _scores(report: dict[str, Any]) -> str:

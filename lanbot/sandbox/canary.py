@@ -112,19 +112,18 @@ def attack(worker: Worker) -> tuple[list[str], int]:
     probes = {**PROBES, **(LINUX if sys.platform == "linux" else {})}
     if worker.level == launch.SEATBELT:
         del probes["more memory"]
+    failed: list[str] = []
     folder = Path(tempfile.mkdtemp(prefix="lanbot-canary-"))
     secret = folder / "secret"
     secret.write_text(secrets.token_hex(), encoding="utf-8")
     folder.chmod(0o777)  # only the sandbox prevents access
     secret.chmod(0o666)
     try:
-        failed = [
-            name
-            for name, probe in probes.items()
-            if not held(
-                run(worker, HEAD + probe.format(secret=str(secret), folder=str(folder), pid=os.getpid()) + TAIL)
-            )
-        ]
+        for name, probe in probes.items():
+            code = HEAD + probe.format(secret=str(secret), folder=str(folder), pid=os.getpid()) + TAIL
+            result = run(worker, code)
+            if result.exit != 0 or result.stdout.splitlines()[-1:] != ["held"]:
+                failed.append(name)
         if sorted(os.listdir(folder)) != ["secret"] and "a file written" not in failed:
             failed.append("a file written")
     finally:
@@ -140,10 +139,6 @@ def attack(worker: Worker) -> tuple[list[str], int]:
 
 def run(worker: Worker, code: str, seconds: float = SECONDS) -> Result:
     return worker.run(Job(code, b"in", {}, {"double": lambda number: 2 * number}, seconds, MEMORY))
-
-
-def held(result: Result) -> bool:
-    return result.exit == 0 and result.stdout.splitlines()[-1:] == ["held"]
 
 
 def left_nothing(worker: Worker) -> bool:

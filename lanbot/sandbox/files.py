@@ -4,11 +4,10 @@ import os
 import stat
 import struct
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
-MOST_FILES, MOST_BYTES = 64, 16 << 20
-"""Limits of the files returned from one run, all together."""
-LONGEST_NAME, LONGEST_PART = 1_000, 255
-"""Bytes."""
+MOST_FILES, MOST_BYTES = 64, 16 << 20  # limits of the files returned from one run, all together
+LONGEST_NAME, LONGEST_PART = 1_000, 255  # bytes
 HEAD = struct.Struct(">II")
 """Lengths of the name and of the file. An empty name ends the frames; its second number is 1 if files are missing."""
 
@@ -105,13 +104,10 @@ def write(folder: str, files: dict[str, bytes]) -> None:
     The files are readable by all users whatever the umask, as a run may have another uid; the folder restricts access.
     """
     for name, data in files.items():
-        *parents, last = name.split("/")
-        at = folder
-        for parent in parents:
-            at = os.path.join(at, parent)
-            os.makedirs(at, exist_ok=True)
-            os.chmod(at, 0o755)
-        path = os.path.join(at, last)
+        for parent in list(accumulate(name.split("/"), os.path.join))[:-1]:
+            os.makedirs(os.path.join(folder, parent), exist_ok=True)
+            os.chmod(os.path.join(folder, parent), 0o755)
+        path = os.path.join(folder, name)
         with open(path, "wb") as file:
             file.write(data)
         os.chmod(path, 0o644)

@@ -8,8 +8,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 SET_DEATH_SIGNAL, SET_DUMPABLE, SET_KEEPCAPS, SET_SECCOMP, SET_NO_NEW_PRIVILEGES = 1, 4, 8, 22, 38
 NOSUID, NODEV, NOEXEC, DETACH = 2, 4, 8, 2
 CAPABILITY_VERSION = 0x20080522
-READ_SEARCH = 1 << 2
-"""CAP_DAC_READ_SEARCH: reads files and searches folders whatever their mode."""
+READ_SEARCH = 1 << 2  # CAP_DAC_READ_SEARCH: reads files and searches folders whatever their mode
 
 
 def checked(result: int) -> int:

@@ -10,8 +10,7 @@ import struct
 
 from lanbot.sandbox import kernel
 
-CREATE, ADD_RULE, RESTRICT = 444, 445, 446
-"""Syscalls; these numbers are the same on all machines."""
+CREATE, ADD_RULE, RESTRICT = 444, 445, 446  # syscalls; these numbers are the same on all machines
 BY_PATH = 1
 EXECUTE, WRITE_FILE, READ_FILE, READ_FOLDER, REMOVE_FOLDER, REMOVE_FILE = (1 << bit for bit in range(6))
 MAKE_CHARACTER, MAKE_FOLDER, MAKE_FILE, MAKE_SOCKET, MAKE_FIFO, MAKE_BLOCK, MAKE_LINK = (1 << b for b in range(6, 13))

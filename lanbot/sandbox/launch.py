@@ -10,8 +10,7 @@ from typing import Any
 
 BOXED, LOCKED, SEATBELT, OPEN = 1, 2, 3, 4
 """The levels. BOXED has a folder in memory; the others use a temporary folder of the host."""
-WORK, SOURCE = "/work", "/source"
-"""The runs' folder and LanBot's code inside bubblewrap."""
+WORK, SOURCE = "/work", "/source"  # the runs' folder and LanBot's code inside bubblewrap
 NOBODY = 65534
 TASKS = 64 * max(2, os.cpu_count() or 1)
 """Threads that all runs of a user together may start, besides those that the user already has."""
@@ -120,9 +119,8 @@ def bubblewrap(paths: list[str], user_space: bool) -> list[str]:
         *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
         *("--hostname", "sandbox", "--cap-drop", "ALL"),
         *(word for capability in capabilities for word in ("--cap-add", capability)),
-        *(
-            word for parent in sorted(parents - {"/"}) for word in ("--dir", parent)
-        ),  # those that bwrap creates are for root only
+        # Those that bwrap creates are for root only.
+        *(word for parent in sorted(parents - {"/"}) for word in ("--dir", parent)),
         *(word for path in paths for word in ("--ro-bind", path, path)),
         *("--dev-bind", "/dev/null", "/dev/null", "--dev-bind", "/dev/urandom", "/dev/urandom"),
         *("--ro-bind", str(PACKAGE / "__init__.py"), f"{package}/__init__.py"),

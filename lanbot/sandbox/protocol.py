@@ -16,14 +16,10 @@ from lanbot.sandbox import zygote
 from lanbot.sandbox.child import LENGTH, MOST_CALL_BYTES
 from lanbot.sandbox.zygote import RECORD
 
-GRACE_SECONDS = 5.0
-"""For what the zygote answers immediately."""
-MOST_OUTPUT = 1 << 20
-"""Bytes kept of stdout, and of stderr."""
-FLOOD = 16 << 20
-"""Bytes of either after which the run is ended."""
-MOST_CALLS = 1_000
-"""Calls of the host's functions in a run."""
+GRACE_SECONDS = 5.0  # for what the zygote answers immediately
+MOST_OUTPUT = 1 << 20  # bytes kept of stdout, and of stderr
+FLOOD = 16 << 20  # bytes of either after which the run is ended
+MOST_CALLS = 1_000  # calls of the host's functions in a run
 
 Functions = Mapping[str, Callable[..., Any]]
 
@@ -118,8 +114,7 @@ class Exchange:
         self.pending = memoryview(b"")
         self.incoming = bytearray()
         self.calls = self.code = 0
-        self.exit: int | None = None
-        """The exit code of the process; None while it is alive."""
+        self.exit: int | None = None  # the exit code of the process; None while it is alive
         self.done = self.dirty = False
         self.ended = ""
         self.until = time.monotonic() + job.timeout
@@ -229,10 +224,8 @@ def frame(text: str) -> bytes:
 
 def request(job: Job, given: dict[str, bytes], keep: bool) -> bytes:
     """The first message to the run's process; `given` are the files that it writes itself."""
-    header = {
-        **{"code": job.code, "stdin": len(job.stdin), "functions": list(job.functions), "keep": keep},
-        "files": {name: len(data) for name, data in given.items()},
-    }
+    sizes = {name: len(data) for name, data in given.items()}
+    header = {"code": job.code, "stdin": len(job.stdin), "files": sizes, "functions": [*job.functions], "keep": keep}
     return b"".join([frame(json.dumps(header)), job.stdin, *given.values()])
 
 

@@ -18,8 +18,7 @@ from lanbot.sandbox.protocol import Functions, Job, Lost
 from lanbot.sandbox.worker import Result, Worker
 from lanbot.sandbox.zygote import FOLDER_BYTES
 
-MOST_SESSIONS = 32
-"""Beyond these, the least recently used one is closed."""
+MOST_SESSIONS = 32  # beyond these, the least recently used one is closed
 MOST_SECONDS = 86_400
 REMEDY = (
     "Install bubblewrap, or use Linux 5.13 or newer (docs/sandbox.md). "
@@ -57,10 +56,10 @@ def doctor(unsafe: bool = False) -> str:
 
 
 class Session:
-    """A worker that is kept between runs. turn: serialises its runs."""
+    """A worker that is kept between runs."""
 
     def __init__(self) -> None:
-        self.turn = threading.Lock()
+        self.turn = threading.Lock()  # serialises its runs
         self.worker: Worker | None = None
 
     def end(self) -> None:
@@ -108,11 +107,12 @@ class Sandbox:
         check(job)
         if session is not None:
             return self.run_in_session(session, job)
-        worker = self.take()
-        try:
-            return worker.run(job)
-        finally:
-            self.give_back(worker)
+        with self.slots:
+            worker = self.take()
+            try:
+                return worker.run(job)
+            finally:
+                self.give_back(worker)
 
     def map(self, programs: Iterable[str], **settings: Any) -> Iterator[Result]:
         """The results of many programs in their order, `workers` at a time; settings as of `run`."""
@@ -131,7 +131,7 @@ class Sandbox:
     def run_in_session(self, name: str, job: Job) -> Result:
         while True:
             self.make_room(name)
-            with self.changed:
+            with self.lock:
                 session = self.sessions.setdefault(name, Session())
                 self.sessions.move_to_end(name)
             with session.turn:
@@ -148,37 +148,27 @@ class Sandbox:
 
     def make_room(self, name: str) -> None:
         """For a session that may be new. Those in which something runs stay: they may be waiting for this one."""
-        with self.changed:
+        with self.lock:
             surplus = 0 if name in self.sessions else len(self.sessions) + 1 - MOST_SESSIONS
             quiet = [other for other, session in self.sessions.items() if not session.turn.locked()]
         for other in quiet[: max(0, surplus)]:
             self.close_session(other)
 
     def close_session(self, name: str) -> None:
-        with self.changed:
+        with self.lock:
             session = self.sessions.pop(name, None)
         if session:
             with session.turn:
                 session.end()
 
     def take(self) -> Worker:
-        with self.changed:
-            while not self.idle and self.started >= self.workers:
-                self.changed.wait()
+        with self.lock:
             while self.idle:
                 worker = self.idle.pop()
                 if worker.alive():
                     return worker
                 worker.close()
-                self.started -= 1
-            self.started += 1
-        try:
-            return self.start()
-        except BaseException:
-            with self.changed:
-                self.started -= 1
-                self.changed.notify()
-            raise
+        return self.start()
 
     def start(self) -> Worker:
         if self.closed:
@@ -189,26 +179,22 @@ class Sandbox:
             raise UserError(f"the sandbox could not be started (level {self.level}): {error}", REMEDY) from error
 
     def give_back(self, worker: Worker) -> None:
-        with self.changed:
-            fit = not self.closed and worker.alive()
-            if fit:
+        with self.lock:
+            if not self.closed and worker.alive():
                 self.idle.append(worker)
-            else:
-                self.started -= 1
-            self.changed.notify()
-        if not fit:
-            worker.close()
+                return
+        worker.close()
 
     def reset(self) -> None:
         """Starts without workers; also after a fork, as the workers and the lock belong to the parent."""
         self.idle: list[Worker] = []
-        self.started = 0
+        self.slots = threading.Semaphore(self.workers)
         self.sessions: OrderedDict[str, Session] = OrderedDict()
-        self.changed = threading.Condition()
+        self.lock = threading.Lock()
 
     def close(self) -> None:
         """Closes all workers and sessions; running programs finish."""
-        with self.changed:
+        with self.lock:
             self.closed = True
             workers, self.idle = self.idle, []
             sessions = list(self.sessions)

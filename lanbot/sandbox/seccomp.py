@@ -49,8 +49,7 @@ LOAD, AND, EQUAL, GREATER, ANY_BIT, RETURN = 0x20, 0x54, 0x15, 0x25, 0x45, 0x06
 ALLOW, KILL, ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
 """Offsets into the filter's input; arguments have 8 bytes each, low word first."""
-OWN_PID = 0xFFFFFFF1
-"""Placeholder for the pid of the process that loads the filter."""
+OWN_PID = 0xFFFFFFF1  # placeholder for the pid of the process that loads the filter
 CLONE_THREAD, CLONE_NEW_SPACES = 0x00010000, 0x7E020000
 PR_SET_NAME, PR_GET_NAME = 15, 16
 AF_UNIX = 1

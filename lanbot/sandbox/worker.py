@@ -20,10 +20,8 @@ from dataclasses import dataclass
 from lanbot.sandbox import files, launch, zygote
 from lanbot.sandbox.protocol import GRACE_SECONDS, MOST_OUTPUT, Control, Exchange, Job, Lost, Process, request
 
-START_SECONDS = 30.0
-"""For Python to start."""
-SESSION_CPU_SECONDS = 3_600
-"""Total for a session's process, for each core."""
+START_SECONDS = 30.0  # for Python to start
+SESSION_CPU_SECONDS = 3_600  # total for a session's process, for each core
 SIGKILLED = -9
 
 
@@ -107,11 +105,9 @@ class Worker:
         else:
             self.end_process()
         cut |= max(exchange.out.total, exchange.err.total) > MOST_OUTPUT
-        code_or_signal = SIGKILLED if exchange.ended else exchange.code if exchange.exit is None else exchange.exit
-        return Result(
-            *(exchange.out.text(), exchange.err.text(), changed, code_or_signal, exchange.ended == "timeout"),
-            *(self.level, cut, exchange.ended),
-        )
+        code = SIGKILLED if exchange.ended else exchange.code if exchange.exit is None else exchange.exit
+        out, err, timed_out = exchange.out.text(), exchange.err.text(), exchange.ended == "timeout"
+        return Result(out, err, changed, code, timed_out, self.level, cut, exchange.ended)
 
     def left_files(self, some: bool) -> tuple[dict[str, bytes], bool]:
         """The files in the runs' folder, and whether some are missing. At level 2 a run cannot create any."""
@@ -161,10 +157,8 @@ class Worker:
 
     def close(self) -> None:
         """Closes the socket, whereupon the zygote ends its children and itself; otherwise it is killed."""
-        with suppress(
-            OSError
-        ):  # already closed, or the zygote has ended; close() alone is not enough if this program forked
-            self.control.socket.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # already closed, or the zygote has ended
+            self.control.socket.shutdown(socket.SHUT_RDWR)  # close() alone is not enough if this program forked
         self.control.socket.close()
         if self.process:
             self.process.close()

@@ -4,7 +4,6 @@ The host controls it over a socket on descriptor 0, by records of fixed size wit
 calls and files of a run do not pass through it: they go from the forked process to the host.
 """
 
-import array
 import builtins
 import fcntl
 import gc
@@ -30,11 +29,9 @@ RECORD = struct.Struct(">cqQ")
 START, KILL, FREEZE, THAW, GATHER, WIPE = b"S", b"K", b"F", b"T", b"G", b"W"
 READY, EXIT, GATHERED = b"r", b"x", b"g"
 
-FOLDER_BYTES, FOLDER_FILES = 64 << 20, 4_096
-"""The capacity of the runs' folder in memory, at level 1."""
+FOLDER_BYTES, FOLDER_FILES = 64 << 20, 4_096  # the capacity of the runs' folder in memory, at level 1
 MOST_OPEN = 64
-ABOVE = 10
-"""The control socket's descriptor lies above those of a run."""
+ABOVE = 10  # the control socket's descriptor lies above those of a run
 COMMON = """
 abc ast base64 bisect calendar cmath collections contextlib copy csv ctypes dataclasses datetime decimal enum
 fractions functools hashlib heapq inspect io itertools json math numbers operator queue random re statistics string
@@ -54,17 +51,18 @@ class Zygote:
         self.alone = False
         self.rules = -1
         self.filter = seccomp.Filter(writes=self.level == 1) if self.level <= 2 else None
+        self.enter()
+
+    def enter(self) -> None:
+        """Makes the folder in memory, and the rules for it."""
         if self.level == 1:
-            self.mount()
+            owner = os.getuid() if self.config["drop"] is None else self.config["drop"]
+            limits = f"size={FOLDER_BYTES},nr_inodes={FOLDER_FILES},mode=0700,uid={owner}"
+            kernel.mount_tmpfs(self.folder, limits)
+            self.fresh = state(self.folder)
         os.chdir(self.folder)
         if self.level <= 2:
             self.rules = self.make_rules()
-
-    def mount(self) -> None:
-        owner = os.getuid() if self.config["drop"] is None else self.config["drop"]
-        limits = f"size={FOLDER_BYTES},nr_inodes={FOLDER_FILES},mode=0700,uid={owner}"
-        kernel.mount_tmpfs(self.folder, limits)
-        self.fresh = state(self.folder)
 
     def make_rules(self) -> int:
         own = landlock.WRITE if self.level == 1 else landlock.READ
@@ -73,15 +71,12 @@ class Zygote:
         return landlock.ruleset({**rights, "/dev/null": null, "/dev/urandom": landlock.READ, self.folder: own})
 
     def wipe(self) -> None:
-        """Replaces the folder in memory if it was changed at all: even an empty one may have another mode, or pass data
-        to the next run by its timestamps. (At other levels the host does it.)"""
+        """Replaces the folder in memory if it was changed at all: by its mode or timestamps too, it could pass data."""
         if self.level == 1 and (os.listdir(self.folder) or state(self.folder) != self.fresh):
             os.chdir("/")
             kernel.unmount(self.folder)
-            self.mount()
-            os.chdir(self.folder)
             os.close(self.rules)
-            self.rules = self.make_rules()
+            self.enter()
 
     def serve(self) -> None:
         """Serves until the host closes its end or dies."""
@@ -115,18 +110,14 @@ class Zygote:
                 return
             if pid == self.child:
                 self.child = 0
-                self.end_group(pid)
+                if self.level >= 3:  # what is left of the process group: here the code may fork
+                    with suppress(OSError):
+                        os.killpg(pid, signal.SIGKILL)
                 dirty = self.level == 1 and bool(os.listdir(self.folder))
                 self.send(EXIT, os.waitstatus_to_exitcode(status), dirty)
             elif pid == self.gatherer:
                 self.gatherer = 0
                 self.send(GATHERED)
-
-    def end_group(self, pid: int) -> None:
-        """Kills what is left of the process group: from level 3 on the code may fork."""
-        if self.level >= 3:
-            with suppress(OSError):
-                os.killpg(pid, signal.SIGKILL)
 
     def handle_record(self) -> bool:
         """Handles one record; returns False at the end."""
@@ -218,16 +209,11 @@ class Zygote:
 
 def receive_record(control: socket.socket) -> tuple[bytes, list[int]]:
     """Returns a record and its descriptors; an empty record at the end."""
-    descriptors = array.array("i")
-    space = socket.CMSG_SPACE(3 * descriptors.itemsize)
     try:
-        record, ancillary, _, _ = control.recvmsg(RECORD.size, space, socket.MSG_WAITALL)
+        record, descriptors, _, _ = socket.recv_fds(control, RECORD.size, 3, socket.MSG_WAITALL)
     except ConnectionError:
         return b"", []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    return record if len(record) == RECORD.size else b"", list(descriptors)
+    return record if len(record) == RECORD.size else b"", descriptors
 
 
 def take_control() -> socket.socket:
@@ -248,9 +234,8 @@ def state(folder: str) -> tuple[int, ...]:
 
 
 def plain_file() -> int:
-    name = "stdin"
-    opened = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.unlink(name)
+    opened = os.open("stdin", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.unlink("stdin")
     return opened
 
 
@@ -281,10 +266,7 @@ def main() -> NoReturn:
     os.environ.clear()
     os.environ.update({"HOME": here, "TMPDIR": here, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})
     sys.argv[:] = [""]
-    builtins.exit, builtins.quit = (
-        Quitter("exit", ""),
-        Quitter("quit", ""),
-    )  # normally created by `site`, which is not loaded
+    builtins.exit, builtins.quit = Quitter("exit", ""), Quitter("quit", "")  # as `site` does, which is not loaded
     sys.path.insert(0, here)
     warm_up()
     gc.collect()

@@ -75,9 +75,6 @@ TASKS = (
 """In the bundle's order, with its baselines: some are no guess rate (docs/evals.md). A test compares both."""
 
 
-# -- items -------------------------------------------------------------------------------------------------
-
-
 def load(task: CoreTask, options: Options | None = None) -> list[Item]:
     """All items, in the seeded order of the field's implementation: item i is the i-th of it, and a limit takes the
     first. Raises UserError if the bundle is not to be had, or a row is none of the task's."""
@@ -139,9 +136,6 @@ def _zipped_rows(bundle: Path, member: str) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{where}: cannot be read ({error})", "Delete the file: it is fetched again.") from None
 
 
-# -- prompts as text ---------------------------------------------------------------------------------------
-
-
 def shots(task: CoreTask, items: Sequence[Item], i: int) -> list[Item]:
     """The solved items that stand before item i: drawn from all others, the same in every evaluation."""
     drawn = random.Random(SHOTS_SEED + i).sample(range(len(items) - 1), task.shots)
@@ -165,9 +159,6 @@ def _solved(task: CoreTask, item: Item) -> str:
         return f"{item['query']}{task.delimiter}{item['choices'][item['gold']]}"
     context = item["context_options"][item["gold"]] if task.kind == SCHEMA else item["context"].strip()
     return f"{context}{task.delimiter}{item['continuation']}"
-
-
-# -- prompts as tokens -------------------------------------------------------------------------------------
 
 
 class Prompt(NamedTuple):

@@ -1,14 +1,15 @@
 """What a recipe's phases will train on, estimated before training: rows, tokens, how well they pack."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.config.recipe import ChatTraining, Recipe
-from lanbot.core.console import track
+from lanbot.config.recipe import RL, ChatTraining, Recipe
+from lanbot.core.console import table, track
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.data.corpus import open_corpus
@@ -19,6 +20,8 @@ SAMPLE = 1_000
 """Rows of a part, or documents, from which the rest is estimated."""
 PACKED = 4_000
 """Conversations of the mixture, in its order, that are packed to measure how full rows get."""
+
+HEADER = ("rows", "epochs", "tokens", "± error", "share", "under loss", "truncated", "dropped", "bad")
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,25 @@ class Plan:
         rows = self.tokens / self.filled / self.row_tokens
         return math.ceil(rows / (self.batch_tokens // self.sequence))
 
+    def json(self) -> dict[str, Any]:
+        return asdict(self) | {"tokens": self.tokens, "steps": self.steps}
 
-def plan_chat(recipe: Recipe, phase: str, chat_format: ChatFormat, options: Options | None = None) -> Plan:
-    """The plan of "mid" or "sft". Raises UserError as training would."""
+    def __str__(self) -> str:
+        rows = [
+            (part.task, f"{part.rows:,}", part.epochs, f"{part.tokens:,}", f"{part.tokens_error:,}",
+             f"{part.tokens / max(1, self.tokens):.1%}", f"{part.under_loss / max(1, part.tokens):.1%}",
+             f"{part.truncated:,}", f"{part.dropped:,}", f"{part.bad:,}")
+            for part in self.parts
+        ]  # fmt: skip
+        return (
+            f"{table(rows, (self.phase, *HEADER))}\n"
+            f"{self.tokens:,} tokens, rows of {self.sequence:,} filled to {self.filled:.1%}: "
+            f"{self.steps:,} steps of {self.batch_tokens:,} tokens"
+        )
+
+
+def plan_mixture(phase: str, recipe: Recipe, chat_format: ChatFormat, options: Options | None = None) -> Plan:
+    """The plan of a phase that trains on its mixture's conversations. Raises UserError as training would."""
     settings: ChatTraining = getattr(recipe, phase)
     assert settings.sequence and settings.batch_tokens, "the recipe is resolved"
     mixture = Mixture(settings.mixture, recipe.identity, chat_format, recipe.seed, options=options)
@@ -111,24 +130,25 @@ def _filled(mixture: Mixture, bos: int, sequence: int) -> float:
     return used / max(1, rows * (sequence + 1))
 
 
-def plan_base(recipe: Recipe, chat_format: ChatFormat, options: Options | None = None) -> Plan:
-    """The plan of base: it reads documents until it has its tokens; their number is an estimate."""
+def plan_corpus(phase: str, recipe: Recipe, chat_format: ChatFormat, options: Options | None = None) -> Plan:
+    """The plan of a phase that trains on the base corpus, until it has its tokens. Their documents are estimated."""
     base = recipe.base
     assert base.tokens and base.batch_tokens and base.sequence, "the recipe is resolved"
     corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows, options, base.data_column)
-    documents = track(islice(corpus.once(), SAMPLE), "plan: base", SAMPLE, "documents")
+    documents = track(islice(corpus.once(), SAMPLE), f"plan: {phase}", SAMPLE, "documents")
     lengths = np.array([1 + len(chat_format.tokenizer.encode_array(text)) for text in documents])
     tokens = max(1, base.tokens // base.batch_tokens) * base.batch_tokens
     rows = round(tokens / lengths.mean())
     part = Part(base.data, rows, 1, len(lengths), tokens, 0, tokens, 0, 0, 0)
-    return Plan("base", (part,), base.batch_tokens, base.sequence, base.sequence, 1.0)
+    return Plan(phase, (part,), base.batch_tokens, base.sequence, base.sequence, 1.0)
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What rl asks. passes: over all questions. prompt_tokens: of one, on average, of the `looked_at`; too_long: how
+    """What RL asks. passes: over all questions. prompt_tokens: of one, on average, of the `looked_at`; too_long: how
     many of these leave no room for an answer."""
 
+    phase: str
     questions: int
     bad: int
     steps: int
@@ -137,16 +157,28 @@ class Questions:
     prompt_tokens: float
     too_long: int
 
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
 
-def plan_rl(recipe: Recipe, chat_format: ChatFormat, options: Options | None = None) -> Questions:
-    settings = recipe.rl
+    def __str__(self) -> str:
+        return (
+            f"{self.phase}: {self.questions:,} questions, {self.steps:,} steps, {self.passes:.2g} times over all; "
+            f"a prompt has {self.prompt_tokens:,.0f} tokens on average, "
+            f"{self.too_long:,} of {self.looked_at:,} leave no room to answer"
+        )
+
+
+def plan_questions(phase: str, recipe: Recipe, chat_format: ChatFormat, options: Options | None = None) -> Questions:
+    """The plan of a phase that is rewarded for its answers. Raises UserError as training would."""
+    settings: RL = getattr(recipe, phase)
     mixture = Mixture(settings.mixture, recipe.identity, chat_format, recipe.seed, options=options)
     order = range(min(SAMPLE, len(mixture)))
-    asked = [mixture.conversation(i) for i in track(order, "plan: rl", len(order), "questions")]
+    asked = [mixture.conversation(i) for i in track(order, f"plan: {phase}", len(order), "questions")]
     lengths = [len(chat_format.prompt_of(one)) for one in asked if one is not None]
     if not lengths:
-        raise UserError("rl.mixture: no question in it", "Give it rows that are not bad.")
+        raise UserError(f"{phase}.mixture: no question in it", "Give it rows that are not bad.")
     return Questions(
+        phase,
         questions=len(mixture),
         bad=sum(one is None for one in asked),
         steps=settings.steps,

@@ -93,8 +93,7 @@ def _utf8_length(word: str) -> int:
     return len(word) if word.isascii() else len(word.encode("utf-8", "surrogatepass"))
 
 
-_PIECE = 1 << 20
-"""Characters passed to rustbpe at a time."""
+_PIECE = 1 << 20  # characters passed to rustbpe at a time
 
 
 def _merge(counts: "Counter[str]", size: int) -> list[bytes]:

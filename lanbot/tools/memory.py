@@ -15,25 +15,19 @@ from lanbot.tools.calculator import format_value
 from lanbot.tools.tool import ToolError
 from lanbot.tools.words import content_words, words
 
-MAX_TEXT = 1_000
-"""Characters of a text."""
-MAX_WORDS = 16
-"""Words of a query that are searched for."""
-MAX_CHARACTERS = 64
-"""The same for scripts whose characters count as words."""
+MAX_TEXT = 1_000  # characters of a text
+MAX_WORDS = 16  # words of a query that are searched for
+MAX_CHARACTERS = 64  # the same for scripts whose characters count as words
 RECALLED = 3
-BUSY_SECONDS = 30.0
-"""How long to wait while another process writes."""
-QUIET_SECONDS = 8.0
-"""How long to wait for it without a message."""
+BUSY_SECONDS = 30.0  # how long to wait while another process writes
+QUIET_SECONDS = 8.0  # how long to wait for it without a message
 
 # Autoincrement: a number that another process knows is never given to another text.
 _TABLES = (
     "create table if not exists memories (id integer primary key autoincrement, text text not null unique)",
     "create virtual table if not exists words using fts5 (text, tokenize = 'porter unicode61')",
 )
-_INDEX_VERSION = 1
-"""Of how texts become words; an older index is rebuilt."""
+_INDEX_VERSION = 1  # of how texts become words; an older index is rebuilt
 _BUSY, _UNWRITABLE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 

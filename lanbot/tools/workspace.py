@@ -11,52 +11,29 @@ import stat
 import unicodedata
 from collections.abc import Callable
 from difflib import get_close_matches
+from itertools import accumulate
 from pathlib import Path
-from typing import Protocol
 
 from lanbot.tools.calculator import format_value
 from lanbot.tools.operations import MAX_SIZE
 from lanbot.tools.tool import ToolError
 from lanbot.tools.words import content_words, fold
 
-MAX_FILE = 1_000_000
-"""Characters of a file."""
-MAX_FILES = 1_000
-"""Files of a folder that are searched and listed; the others can only be read by name."""
-MAX_SEARCHED = 10_000_000
-"""Characters that one search reads."""
+MAX_FILE = 1_000_000  # characters of a file
+MAX_FILES = 1_000  # files of a folder that are searched and listed; the others can only be read by name
+MAX_SEARCHED = 10_000_000  # characters that one search reads
 MAX_PATH = 200
-MAX_NAME = 100
-"""Bytes of a path, and of each name in it."""
+MAX_NAME = 100  # bytes of a path, and of each name in it
 MAX_HITS = 10
-MAX_LINE = 200
-"""Characters of a line that a search shows."""
-NAMED = 5
-"""Files that an error lists."""
-
-
-class Store(Protocol):
-    """Where the files are. Names are relative, with "/" between folders; "" is the top folder."""
-
-    def kind(self, name: str) -> str:
-        """ "file", "folder", or "" if there is neither."""
-
-    def entries(self, folder: str) -> list[str]:
-        """The names in a folder, sorted; those of folders end in "/"."""
-
-    def names(self) -> list[str]:
-        """The names of all files, sorted."""
-
-    def read(self, name: str) -> str: ...
-
-    def write(self, name: str, text: str) -> None: ...
+MAX_LINE = 200  # characters of a line that a search shows
+NAMED = 5  # files that an error lists
 
 
 class Workspace:
     """Five tools over a folder, which is created by the first write, or over a dict {name: text}."""
 
     def __init__(self, files: Path | str | dict[str, str]) -> None:
-        self.store: Store = InMemory(files) if isinstance(files, dict) else OnDisk(Path(files))
+        self.store: InMemory | OnDisk = InMemory(files) if isinstance(files, dict) else OnDisk(Path(files))
 
     @property
     def tools(self) -> list[Callable[..., str]]:
@@ -112,11 +89,9 @@ class Workspace:
         name = self._file(path)
         if self.store.kind(name) == "folder":
             raise ToolError(f"{name} is a folder")
-        at = name.find("/")
-        while at > 0:
-            if self.store.kind(name[:at]) == "file":
-                raise ToolError(f"{name[:at]} is a file, not a folder")
-            at = name.find("/", at + 1)
+        for folder in list(accumulate(name.split("/"), "{}/{}".format))[:-1]:
+            if self.store.kind(folder) == "file":
+                raise ToolError(f"{folder} is a file, not a folder")
         self._write(name, text if isinstance(text, str) else format_value(text))
         return f"wrote {name}"
 
@@ -164,9 +139,18 @@ class Workspace:
             if left < 0:
                 break
             texts.append((name, text))
-        hits = _lines_with(whole, texts) or _lines_with_most(content_words(whole), texts)
-        hits.sort(key=lambda hit: -hit[0])
-        return "\n".join(hit for _, hit in hits[:MAX_HITS]) or "no match"
+        alone, words = re.compile(rf"(?<!\w){re.escape(whole)}(?!\w)"), content_words(whole)
+
+        def rank(line: str) -> int:
+            return (whole in line) + (alone.search(line) is not None)
+
+        def held(line: str) -> int:
+            count = sum(word in line for word in words)
+            return count if count * 2 > len(words) else 0
+
+        holding = [(name, text) for name, text in texts if whole in fold(text)]
+        hits = _ranked(rank, holding) or _ranked(held, texts)
+        return "\n".join(hits[:MAX_HITS]) or "no match"
 
     def _name(self, path: str) -> str:
         """The name that a path means; one that looks the same as an existing one is taken for it."""
@@ -220,18 +204,20 @@ class Workspace:
 
 
 class InMemory:
-    """Files in a dict {name: text}."""
+    """Files in a dict {name: text}. Names are relative, with "/" between folders; "" is the top folder."""
 
     def __init__(self, files: dict[str, str]) -> None:
         self.files = files
 
     def kind(self, name: str) -> str:
+        """ "file", "folder", or "" if there is neither."""
         if name in self.files:
             return "file"
         inside = f"{name}/" if name else ""
         return "folder" if any(other.startswith(inside) for other in self.files) else ""
 
     def entries(self, folder: str) -> list[str]:
+        """The names in a folder, sorted; those of folders end in "/"."""
         inside = f"{folder}/" if folder else ""
         names = [name[len(inside) :] for name in self.files if name.startswith(inside)]
         return sorted({first + slash for first, slash, _ in (name.partition("/") for name in names)})
@@ -247,7 +233,7 @@ class InMemory:
 
 
 class OnDisk:
-    """Files in a folder. Links are not followed, and names that start with a dot are left out."""
+    """The same for files in a folder. Links are not followed, and names that start with a dot are left out."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -271,12 +257,9 @@ class OnDisk:
     def entries(self, folder: str) -> list[str]:
         try:
             with os.scandir(self.root / folder) as found:
-                return sorted(
-                    entry.name + "/" * entry.is_dir(follow_symlinks=False)
-                    for entry in found
-                    if _allowed(entry.name)
-                    and (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False))
-                )
+                allowed = [entry for entry in found if _allowed(entry.name)]
+                folders = [entry.name + "/" for entry in allowed if entry.is_dir(follow_symlinks=False)]
+                return sorted(folders + [entry.name for entry in allowed if entry.is_file(follow_symlinks=False)])
         except OSError:  # missing, or not readable
             return []
 
@@ -351,30 +334,12 @@ def _any_line_end(text: str) -> str:
     return re.escape(text.replace("\r\n", "\n")).replace("\\\n", "(?:\r\n|(?<!\r)\n)")
 
 
-def _lines_with(whole: str, texts: list[tuple[str, str]]) -> list[tuple[int, str]]:
-    """(rank, "name:1: line") of the lines that hold the whole query."""
-    hits = []
-    for name, text in texts:
-        if whole in fold(text):
-            for number, line in enumerate(text.split("\n"), 1):
-                folded = fold(line)
-                if whole in folded:
-                    alone = re.search(rf"(?<!\w){re.escape(whole)}(?!\w)", folded)
-                    hits.append((int(alone is not None), _hit(name, number, line)))
-    return hits
-
-
-def _lines_with_most(words: list[str], texts: list[tuple[str, str]]) -> list[tuple[int, str]]:
-    """(words held, "name:1: line") of the lines that hold more than half of the query's words."""
+def _ranked(rank: Callable[[str], int], texts: list[tuple[str, str]]) -> list[str]:
+    """The lines with a rank as "name:1: line", those with the highest first. rank: of a folded line."""
     hits = []
     for name, text in texts:
         for number, line in enumerate(text.split("\n"), 1):
-            folded = fold(line)
-            held = sum(word in folded for word in words)
-            if held * 2 > len(words):
-                hits.append((held, _hit(name, number, line)))
-    return hits
-
-
-def _hit(name: str, number: int, line: str) -> str:
-    return f"{name}:{number}: {line.strip()[:MAX_LINE]}"
+            if found := rank(fold(line)):
+                hits.append((found, f"{name}:{number}: {line.strip()[:MAX_LINE]}"))
+    hits.sort(key=lambda hit: -hit[0])
+    return [hit for _, hit in hits]

@@ -10,7 +10,7 @@ from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
-from lanbot.phases.phase import model_before, phases_of, uses_corpus
+from lanbot.phases.phase import model_before, phases_of, sources
 from lanbot.phases.preflight import preflight
 
 PHASE = '''
@@ -106,7 +106,7 @@ def test_a_phase_from_outside_trains_is_evaluated_and_reported(place: Path, caps
 def test_a_recipe_without_base_does_not_need_its_corpus(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("phases = ['mid', 'sft']\n[base]\ndata = '/nowhere'")
     recipe = load(tmp_path / "r.toml")
-    assert not uses_corpus(recipe)
+    assert not any(source.corpus for source in sources(recipe))
     run = Run(tmp_path / "run", recipe)
     with pytest.raises(UserError, match="mid starts from a model, and no phase before it makes one"):
         preflight(run, phases_of(recipe), Runtime.single())

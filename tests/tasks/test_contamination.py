@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,21 @@ import pytest
 from lanbot.chat.messages import chat
 from lanbot.config.recipe import Recipe
 from lanbot.config.recipe_file import load
+from lanbot.phases.phase import sources
 from lanbot.tasks import contamination
-from lanbot.tasks.contamination import COMMON, END, Index, check, plan, question, real
+from lanbot.tasks.contamination import COMMON, END, Found, Index, question, real
 from lanbot.tasks.registry import make_task
 
 QUESTION = "A baker sells 40 loaves a day at 3 dollars each; how much does she earn in 7 days?"  # 18 words
 WORDS = QUESTION.lower().replace(";", "").replace("?", "").split()
+
+
+def check(recipe: Recipe, tasks: Sequence[str], base_chars: int | None = None) -> Found:
+    return contamination.check(recipe, tasks, sources(recipe), base_chars)
+
+
+def plan(recipe: Recipe, tasks: Sequence[str]) -> dict[str, Any]:
+    return contamination.plan(recipe, tasks, sources(recipe))
 
 
 def found(items: list[str], text: str, tasks: list[int] | None = None) -> list[int]:
@@ -215,7 +225,7 @@ def test_only_so_much_of_the_corpus_is_read(recipe: Recipe) -> None:
     some = check(recipe, ["gsm8k"], base_chars=300)
     assert 0 < some["words"]["base"] < whole / 2
     assert "base" not in check(recipe, ["gsm8k"], base_chars=0)["words"]
-    assert plan(recipe, ["gsm8k"])["base"][1] == 6 * 10_000, "no more than base can have read"
+    assert plan(recipe, ["gsm8k"])["corpus"][3] == 6 * 10_000, "no more than base can have read"
 
 
 def test_only_the_rows_that_a_mixture_takes_are_looked_through(recipe: Recipe, tmp_path: Path) -> None:
@@ -249,13 +259,14 @@ def test_a_plan_changes_with_the_data_and_with_nothing_else(recipe: Recipe, tmp_
     for old, new in (("identity", "handwritten"), ("spelling_bee:builtin", "simple_spelling:builtin")):
         changed = recipe_of(tmp_path, text.replace(f'"{old}" }}', f'"{new}" }}'))
         assert plan(changed, changed.evals.tasks) == before
-    for old, new in (('"smoltalk"', '"smoltalk", rows = 1'), ("10_000", "9_000"), ('"arc_easy"]', '"mmlu"]')):
+    column = ("[base]", "[base]\ndata_column = 'body'")
+    for old, new in (('"smoltalk"', '"smoltalk", rows = 1'), ("10_000", "9_000"), ('"arc_easy"]', '"mmlu"]'), column):
         changed = recipe_of(tmp_path, text.replace(old, new))
         assert plan(changed, changed.evals.tasks) != before
 
 
 def test_what_the_world_makes_is_not_real() -> None:
-    assert real(load("demo").evals.tasks) == [] and plan(load("demo"), ["gsm8k"])["base"] == []
+    assert real(load("demo").evals.tasks) == [] and plan(load("demo"), ["gsm8k"])["corpus"] == []
     assert real(["mmlu", "identity", "jsonl:x", "spelling_bee"]) == ["mmlu", "jsonl:x"]
 
 

@@ -13,7 +13,7 @@ from lanbot.config.recipe import MixturePart, Recipe
 from lanbot.config.recipe_file import load
 from lanbot.phases.loaders import base_loader, chat_loader
 from lanbot.tasks import mixture_stats as plans
-from lanbot.tasks.mixture_stats import plan_base, plan_chat, plan_rl
+from lanbot.tasks.mixture_stats import plan_corpus, plan_mixture, plan_questions
 
 REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 needs_mirror = pytest.mark.skipif(not (REAL / "gsm8k").is_dir(), reason=f"no mirror of real data at {REAL}")
@@ -40,7 +40,7 @@ def test_a_plan_of_few_rows_is_exact(chat_format: ChatFormat, tmp_path: Path) ->
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = f"jsonl:{tmp_path / 'c.jsonl'}"
     recipe = recipe_of((MixturePart(own, epochs=3, skip_bad_rows=True), MixturePart("word_problems", rows=300)))
-    plan = plan_chat(recipe, "mid", chat_format)
+    plan = plan_mixture("mid", recipe, chat_format)
     really = trained_on(recipe, chat_format, tmp_path)
     assert [(part.task, part.rows, part.epochs, part.looked_at) for part in plan.parts] == [
         (own, 5, 3, 5),
@@ -56,10 +56,10 @@ def test_a_plan_of_a_sample_is_near_and_knows_its_error(
     chat_format: ChatFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of((MixturePart("word_problems", rows=2_000, epochs=2), MixturePart("world_chat", rows=1_000)))
-    exact = plan_chat(recipe, "mid", chat_format)
+    exact = plan_mixture("mid", recipe, chat_format)
     monkeypatch.setattr(plans, "SAMPLE", 200)
     monkeypatch.setattr(plans, "PACKED", 600)
-    plan = plan_chat(recipe, "mid", chat_format)
+    plan = plan_mixture("mid", recipe, chat_format)
     for part, whole in zip(plan.parts, exact.parts, strict=True):
         assert part.looked_at == 200 and part.rows == whole.rows
         assert 0 < part.tokens_error < 0.1 * part.tokens
@@ -71,7 +71,7 @@ def test_a_plan_of_a_sample_is_near_and_knows_its_error(
 def test_base_reads_what_it_was_told_to(chat_format: ChatFormat, tmp_path: Path) -> None:
     recipe = load("smoke")
     chat_format.save(tmp_path)
-    plan = plan_base(recipe, chat_format)
+    plan = plan_corpus("base", recipe, chat_format)
     assert plan.tokens == recipe.base.tokens // recipe.base.batch_tokens * recipe.base.batch_tokens
     loader = base_loader(recipe, tmp_path)
     steps = documents = 0
@@ -84,13 +84,13 @@ def test_base_reads_what_it_was_told_to(chat_format: ChatFormat, tmp_path: Path)
 
 def test_nothing_to_train_on_is_said(chat_format: ChatFormat, tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text(json.dumps(chat("hi " * 400, "too late")) + "\n")
-    plan = plan_chat(recipe_of((MixturePart(f"jsonl:{tmp_path / 'c.jsonl'}"),)), "mid", chat_format)
+    plan = plan_mixture("mid", recipe_of((MixturePart(f"jsonl:{tmp_path / 'c.jsonl'}"),)), chat_format)
     assert (plan.tokens, plan.steps, plan.parts[0].dropped) == (0, 0, 1)
 
 
 def test_rl_asks_its_questions_so_many_times(chat_format: ChatFormat) -> None:
     recipe = load("smoke")
-    plan = plan_rl(recipe, chat_format)
+    plan = plan_questions("rl", recipe, chat_format)
     rows = sum(part.rows or 1_000_000 for part in recipe.rl.mixture)
     assert (plan.questions, plan.bad, plan.steps) == (rows, 0, recipe.rl.steps)
     assert plan.passes == pytest.approx(recipe.rl.steps * recipe.rl.prompts / rows)
@@ -102,6 +102,6 @@ def test_laptops_plan_on_real_rows(chat_format: ChatFormat, monkeypatch: pytest.
     monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
     monkeypatch.setattr(plans, "SAMPLE", 60)
     monkeypatch.setattr(plans, "PACKED", 300)
-    plan = plan_chat(load("laptop"), "sft", chat_format)
+    plan = plan_mixture("sft", load("laptop"), chat_format)
     assert [part.rows for part in plan.parts[:2]] == [2_251, 1_119]
     assert all(part.tokens > part.under_loss > 0 for part in plan.parts)

@@ -107,14 +107,10 @@ class ChatFormat(ABC):
     name: ClassVar[str]
     special_tokens: ClassVar[tuple[str, ...]]
     """The special tokens of a tokenizer trained for this format, in the order of their ids."""
-    bos_token: ClassVar[str]
-    """Begins every document and every conversation."""
-    end_token: ClassVar[str]
-    """Ends the assistant's turn."""
-    pad_token: ClassVar[str]
-    """Fills rows for other software; never one that the loss counts."""
-    stop_names: ClassVar[tuple[str, ...]]
-    """Generation stops at each of these."""
+    bos_token: ClassVar[str]  # begins every document and every conversation
+    end_token: ClassVar[str]  # ends the assistant's turn
+    pad_token: ClassVar[str]  # fills rows for other software; never one that the loss counts
+    stop_names: ClassVar[tuple[str, ...]]  # generation stops at each of these
     template: ClassVar[str]
     """The same format as a Jinja chat template, for other software; refuses what it cannot render."""
 
