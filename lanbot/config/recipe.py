@@ -37,6 +37,13 @@ def key(default: Any, doc: str, **bounds: Any) -> Any:
     return Field(default, description=doc, **bounds)
 
 
+def task_label(spec: str) -> str:
+    """The name of a task's scores: of `name` or `name:argument` the name, of `module:Class` both parts."""
+    name, _, rest = spec.partition(":")
+    attribute = rest.partition(":")[0]
+    return f"{name}:{attribute}" if attribute.isidentifier() and attribute[0].isupper() else name
+
+
 def _require(good: bool, problem: str) -> None:
     if not good:
         raise ValueError(problem)
@@ -174,7 +181,7 @@ class Evals:
     drop_contaminated: Bool = key(False, "Leave out items whose question is in the training data.")
 
     def __post_init__(self) -> None:
-        names = [task.partition(":")[0] for task in self.tasks]
+        names = [task_label(task) for task in self.tasks]
         _require(len(set(names)) == len(names), f"tasks = {list(self.tasks)}; one of them is there twice")
 
 

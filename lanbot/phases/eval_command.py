@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lanbot.config.recipe import task_label
 from lanbot.config.run import Run
 from lanbot.core.errors import UsageError
 from lanbot.distributed.runtime import Runtime
@@ -94,7 +95,7 @@ def ask(
     """
     recipe = run.recipe
     tasks = [name for name in names if name not in WHOLES]
-    labels = {name: name.partition(":")[0] for name in tasks}
+    labels = {name: task_label(name) for name in tasks}
     if len(set(labels.values())) < len(tasks):
         raise UsageError(f"--tasks {','.join(tasks)}: one of them is there twice", "Ask for one at a time.")
     made = {name: evaluation.checked(name, run) for name in tasks}

@@ -9,6 +9,7 @@ from typing import Any
 from lanbot.chat.formats import load_format
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import Conversation, readable
+from lanbot.config.recipe import task_label
 from lanbot.config.run import Run, read_metrics
 from lanbot.core import hardware
 from lanbot.core.console import say
@@ -90,7 +91,7 @@ def score(
     scores = {}
     for name in tasks:
         rows = left_out.get(name, [])
-        scores[name.partition(":")[0]] = evals.evaluate(
+        scores[task_label(name)] = evals.evaluate(
             engine, checked(name, run), name, limit, settings.max_tokens, run.recipe.seed, rows, runtime=runtime
         ).json()
     return scores

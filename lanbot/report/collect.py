@@ -8,6 +8,7 @@ from typing import Any
 
 from lanbot.chat.messages import Message
 from lanbot.config import recipe_file
+from lanbot.config.recipe import task_label
 from lanbot.config.run import Run, read_metrics
 from lanbot.models.config import ModelConfig
 
@@ -104,7 +105,7 @@ def _contamination(run: Run, evals: dict[str, dict[str, Any]]) -> dict[str, Any]
     found = run.read("", "contamination.json")
     tasks = {}
     for spec, task in found.get("tasks", {}).items():
-        name = spec.partition(":")[0]
+        name = task_label(spec)
         if name in evals:
             last = next(reversed(evals[name].values()))
             tasks[name] = task | {"contaminated": len(task["contaminated"]), "dropped": bool(last.get("left_out"))}

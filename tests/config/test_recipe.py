@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lanbot.config.recipe import ChatTraining, Identity, MixturePart, Recipe
+from lanbot.config.recipe import ChatTraining, Evals, Identity, MixturePart, Recipe
 from lanbot.config.recipe_file import SHIPPED, dump, load
 from lanbot.config.scaling import MOST_PAIRS, scale
 from lanbot.core.errors import UserError
@@ -441,3 +441,9 @@ def test_d20_has_the_mixtures_of_the_design() -> None:
     }  # fmt: skip
     assert (recipe.tokenizer.vocab_size, recipe.tokenizer.max_chars) == (65_536, 2_000_000_000)
     assert [part.task for part in recipe.rl.mixture] == ["gsm8k"]
+
+
+def test_two_tasks_of_one_module_from_outside_have_scores_of_their_own() -> None:
+    assert Evals(tasks=("seasons:Next", "seasons:Last:x", "identity", "simple_spelling:builtin")).tasks
+    with pytest.raises(ValueError, match="twice"):
+        Evals(tasks=("seasons:Next", "seasons:Next:x"))
