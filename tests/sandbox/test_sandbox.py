@@ -469,13 +469,13 @@ def test_a_host_that_forks_while_it_starts_a_run_and_closes_before_its_child(box
         held, told = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with own.changed:
+            with own.lock:
                 held.set()
                 told.wait()
 
         thread = threading.Thread(target=hold)
         thread.start()
-        held.wait()
+        assert held.wait(60)
         read_end, write_end = os.pipe()
         if not (pid := os.fork()):
             signal.alarm(60)  # a hang is to fail, not to last
