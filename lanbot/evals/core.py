@@ -9,7 +9,7 @@ from lanbot.core.console import table, track
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.distributed.runtime import Runtime
-from lanbot.evals.score import Score, items_asked
+from lanbot.evals.score import Centered, Score, items_asked
 from lanbot.evals.scorer import Judged, Scorer
 from lanbot.tasks import core
 from lanbot.tasks.core import CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Item
@@ -42,18 +42,13 @@ class TaskScore:
     cut: int
 
     @property
-    def centered(self) -> float:
-        return self.task.centered(self.score.score)
-
-    @property
-    def centered_stderr(self) -> float:
-        return self.score.stderr / (1 - 0.01 * self.task.baseline)
+    def centered(self) -> Centered:
+        return Centered.of(self.score, self.task.baseline / 100)
 
     def json(self) -> dict[str, Any]:
         return {
             **self.score.json(),
-            "centered": round(self.centered, 6),
-            "centered_stderr": round(self.centered_stderr, 6),
+            **self.centered.json(),
             "baseline": self.task.baseline / 100,
             "kind": self.task.kind,
             "shots": self.task.shots,
@@ -74,22 +69,20 @@ class CoreResult:
     verdicts: list[Verdict]
 
     @property
-    def core(self) -> float | None:
-        """None unless all 22 tasks were asked."""
-        if [score.task for score in self.tasks.values()] != list(TASKS):
-            return None
-        return sum(score.centered for score in self.tasks.values()) / len(TASKS)
+    def mean(self) -> Centered:
+        """Of the tasks that were asked."""
+        return Centered.mean([score.centered for score in self.tasks.values()])
 
     @property
-    def stderr(self) -> float:
-        """Of the mean, from the tasks' own errors: what other items of the same kind would give."""
-        return math.sqrt(sum(score.centered_stderr**2 for score in self.tasks.values())) / max(1, len(self.tasks))
+    def core(self) -> float | None:
+        """None unless all 22 tasks were asked."""
+        return self.mean.value if [score.task for score in self.tasks.values()] == list(TASKS) else None
 
     def json(self) -> dict[str, Any]:
         core = self.core
         return {
             "core": None if core is None else round(core, 6),
-            "stderr": round(self.stderr, 6),
+            "stderr": round(self.mean.stderr, 6),
             "model": self.model,
             "limit": self.limit,
             "settings": self.settings,
@@ -102,17 +95,17 @@ class CoreResult:
         for label, one in self.tasks.items():
             score = one.score
             n = items_asked(one.json())
-            figures = (score.score, score.stderr, score.chance, one.task.baseline / 100, one.centered)
+            figures = (score.score, score.stderr, score.chance, one.task.baseline / 100, one.centered.value)
             rows.append((label, KINDS[one.task.kind], one.task.shots, n, *(f"{x:.4f}" for x in figures), one.cut))
         if self.core is not None:
-            rows.append(("CORE", "", "", "", "", f"{self.stderr:.4f}", "", "", f"{self.core:.4f}", ""))
+            rows.append(("CORE", "", "", "", "", f"{self.mean.stderr:.4f}", "", "", f"{self.core:.4f}", ""))
         return table(rows, header, markdown, left=2)
 
     def __str__(self) -> str:
         sampled = f", at most {self.limit:,} items a task" if self.limit else ""
         if self.core is None:
             return f"{len(self.tasks)} of {len(TASKS)} tasks of CORE{sampled}"
-        return f"CORE {self.core:.4f} ± {self.stderr:.4f} ({self.model}{sampled})"
+        return f"CORE {self.core:.4f} ± {self.mean.stderr:.4f} ({self.model}{sampled})"
 
 
 class _Job(NamedTuple):

@@ -39,10 +39,6 @@ class CoreTask:
     baseline: float = 0.0
     delimiter: str = " "
 
-    def centered(self, accuracy: float) -> float:
-        """0 at the baseline, 1 where all is right."""
-        return (accuracy - 0.01 * self.baseline) / (1 - 0.01 * self.baseline)
-
 
 CHOICE, SCHEMA, GREEDY = "multiple_choice", "schema", "language_modeling"
 ANSWER = "\nAnswer: "

@@ -25,10 +25,10 @@ def scores(*values: float, n: int = 100, items: int = 0) -> dict[str, Score]:
 def test_it_is_the_mean_of_centered_scores() -> None:
     made = ChatCore("tiny", {}, scores(0.55, 0.40, 0.25, 0.10, 0.20, 0.90))
     centered = [0.4, 0.2, 0.0, 0.1, 0.2, 0.9]
-    assert [made.centered(name) for name in TASKS] == pytest.approx(centered)
-    assert made.score == pytest.approx(0.3)
+    assert [made.centered[name].value for name in TASKS] == pytest.approx(centered)
+    assert made.mean.value == pytest.approx(0.3)
     errors = [0.0497494 / 0.75, 0.0489898 / 0.75, 0.0433013 / 0.75, 0.03, 0.04, 0.03]
-    assert made.stderr == pytest.approx(math.sqrt(sum(e * e for e in errors)) / 6, rel=1e-4)
+    assert made.mean.stderr == pytest.approx(math.sqrt(sum(e * e for e in errors)) / 6, rel=1e-4)
     said = made.json()
     assert (said["chatcore"], said["sampled"], said["tasks"]["arc_easy"]["baseline"]) == (0.3, False, 0.25)
     assert said["tasks"]["arc_easy"]["centered_stderr"] == pytest.approx(0.066332, abs=1e-6)
@@ -36,7 +36,7 @@ def test_it_is_the_mean_of_centered_scores() -> None:
 
 @pytest.mark.parametrize(("values", "score"), [((0.25, 0.25, 0.25, 0, 0, 0), 0.0), ((1,) * 6, 1.0), ((0,) * 6, -1 / 6)])
 def test_a_guess_is_0_and_no_mistake_1(values: tuple[float, ...], score: float) -> None:
-    assert ChatCore("x", {}, scores(*values)).score == pytest.approx(score)
+    assert ChatCore("x", {}, scores(*values)).mean.value == pytest.approx(score)
 
 
 def test_a_sample_is_marked_in_table_line_and_json() -> None:

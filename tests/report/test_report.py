@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -413,11 +412,6 @@ def test_calls_and_outputs_are_set_apart(full: Run) -> None:
     assert page.count("✓ right") == 3
 
 
-def test_samples_of_an_earlier_version_are_texts(run: Run) -> None:
-    put(run, "rl", "evals.json", evals_of("rl") | {"samples": [{"prompt": "Old?", "answer": "[1 → 1] Yes."}]})
-    assert "[1 → 1] Yes." in Seen(report.page(report.collect(run))).text
-
-
 def test_a_score_of_one_item_shows_how_little_is_known(run: Run) -> None:
     evals = evals_of("rl")
     evals["tasks"]["identity"] |= {**Score.of([True], 0.0).json(), "items": 40, "did_not_fit": 3}
@@ -491,7 +485,7 @@ def test_the_text_has_what_the_page_has(full: Run) -> None:
     text = (full.folder / "report.md").read_text()
     assert "A chat model named Juniper, made by Ada, trained by LanBot." in text
     assert "2.36M parameters, 4K tokens in 6m40s of training, 10m07s with evaluation." in text
-    assert "### Find the price (right)" in text and "assistant: >>> Hello.\n  = Hello.\nHello." in text
+    assert "### Find the price (right)" in text and "## assistant\n\n    >>> Hello.\n    Hello.\n\nHello." in text
     assert "&nbsp;&nbsp;unseen" in text
 
 
@@ -560,9 +554,3 @@ def test_commands_are_told_so_that_this_shell_finds_them(
 )
 def test_counts_have_three_digits(number: float, said: str) -> None:
     assert count(number) == said
-
-
-def test_a_report_is_written_in_a_moment(full: Run) -> None:
-    began = time.process_time()
-    report.write(full)
-    assert time.process_time() - began < 1

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lanbot.core.errors import UserError
+from lanbot.evals.score import Centered, Score
 from lanbot.tasks import core
 from lanbot.tasks.core import ANSWER, CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Prompt, prompts, shots, texts
 
@@ -317,10 +318,8 @@ def test_centering_gives_the_published_figures() -> None:
     for path in (REAL / "core" / "reference").glob("*.csv"):
         lines = [[cell.strip() for cell in row] for row in csv.reader(path.open())]
         published = {label: (float(accuracy), float(centered)) for label, accuracy, centered in lines[1:-1]}
-        for task in TASKS:
-            accuracy, centered = published[task.label]
-            assert task.centered(accuracy) == pytest.approx(centered, abs=2e-6)
-        core_mean = sum(task.centered(published[task.label][0]) for task in TASKS) / 22
-        assert core_mean == pytest.approx(float(lines[-1][2]), abs=2e-6)
+        ours = [Centered.of(Score(published[task.label][0], 1, 0.0, 0.0), task.baseline / 100) for task in TASKS]
+        assert [one.value for one in ours] == pytest.approx([published[task.label][1] for task in TASKS], abs=2e-6)
+        assert Centered.mean(ours).value == pytest.approx(float(lines[-1][2]), abs=2e-6)
         found += 1
     assert found
