@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -244,87 +244,68 @@ def _batches(texts: Iterable[str]) -> Iterator[str]:
 # -- n-grams -----------------------------------------------------------------------------------------------
 
 
+class Grams(NamedTuple):
+    """The n-grams of items for one n: their sorted hashes, and the item of each.
+
+    maybe: whether some hash begins with these FILTER bits. It rules out nearly all of a text.
+    """
+
+    hashes: np.ndarray
+    items: np.ndarray
+    maybe: np.ndarray
+
+    @classmethod
+    def of(cls, n: int, ids: np.ndarray, owners: np.ndarray, tasks: np.ndarray) -> "Grams":
+        """ids: of texts' words, a 0 after each text. owners: of each word the item. tasks: of each item the task."""
+        zeros = np.concatenate([[0], np.cumsum(ids == 0)])
+        starts = np.flatnonzero(zeros[n:] == zeros[:-n])
+        pairs = np.stack([rolling(ids, n)[starts], owners[starts].astype(np.uint64)])
+        hashes, items = np.unique(pairs, axis=1)  # the same n-gram of the same item counts once
+        _, gram = np.unique(hashes, return_inverse=True)
+        of_task = gram * (tasks.max() + 1) + tasks[items]
+        _, which, counts = np.unique(of_task, return_inverse=True, return_counts=True)
+        kept = counts[which] <= COMMON
+        maybe = np.zeros(1 << FILTER, dtype=bool)
+        maybe[hashes[kept] >> (64 - FILTER)] = True
+        return cls(hashes[kept], items[kept], maybe)
+
+
 class Index:
     """The n-grams of items, each a list of texts. An item of fewer than N words is one n-gram of all of them.
 
+    n-grams are compared by 64-bit hashes, so a false match has a probability of about 1e-6 in 20 million words.
     tasks: of each item the number of its task.
     """
 
     def __init__(self, items: Sequence[Sequence[str]], tasks: Sequence[int]) -> None:
         self.numbers = {END: 0}
-        """Of the words that items have, from 1; other words count as 0, which no n-gram holds."""
+        """Of the words that items have, from 1; other words are 0."""
         of_length: dict[int, tuple[list[int], list[int]]] = {}
         for item, texts in enumerate(items):
             cut = [[word for word in _WORD.findall(text.lower()) if word != END] for text in texts]
             long = [words for words in cut if len(words) >= N] or [max(cut, key=len, default=[])]
-            for words in long:
-                if words:
-                    ids, owners = of_length.setdefault(min(N, len(words)), ([], []))
-                    ids += [*(self.numbers.setdefault(word, len(self.numbers)) for word in words), 0]
-                    owners += [item] * (len(words) + 1)
-        self.words = list(self.numbers)
-        self.grams = [
-            Grams.of(n, np.array(ids, np.int32), np.array(owners), np.array(tasks))
+            for words in filter(None, long):
+                ids, owners = of_length.setdefault(min(N, len(words)), ([], []))
+                ids += [*(self.numbers.setdefault(word, len(self.numbers)) for word in words), 0]
+                owners += [item] * (len(words) + 1)
+        self.grams = {
+            n: Grams.of(n, np.array(ids, np.int32), np.array(owners), np.array(tasks))
             for n, (ids, owners) in of_length.items()
-        ]
+        }
 
     def find(self, texts: str) -> tuple[int, dict[int, str]]:
         """How many words the texts (joined by END) have, and the items of which an n-gram is there, with the first."""
         cut = _WORD.findall(texts.lower())
         ids = np.fromiter(map(self.numbers.get, cut, repeat(0)), np.int32, len(cut))
         found: dict[int, str] = {}
-        for grams in self.grams:
-            which = grams.find(ids)
-            items, first = np.unique(grams.items[which], return_index=True)
-            for item, k in zip(items.tolist(), which[first], strict=True):
-                found.setdefault(item, " ".join(self.words[number] for number in grams.ids[k]))
+        for n, grams in self.grams.items():
+            hashes = rolling(ids, n)
+            at = np.flatnonzero(grams.maybe[hashes >> (64 - FILTER)])
+            first, end = (np.searchsorted(grams.hashes, hashes[at], side) for side in ("left", "right"))
+            for i in np.flatnonzero(first < end):
+                for item in grams.items[first[i] : end[i]].tolist():
+                    found.setdefault(item, " ".join(cut[at[i] : at[i] + n]))
         return len(cut) - cut.count(END), found
-
-
-@dataclass
-class Grams:
-    """All n-grams of one n: `ids` [grams, n], the item of each, sorted by their `hashes`.
-
-    maybe: for the highest FILTER bits of a hash, whether one of them begins so: nearly all of a text ends there.
-    """
-
-    n: int
-    ids: np.ndarray
-    items: np.ndarray
-    hashes: np.ndarray
-    maybe: np.ndarray
-
-    @classmethod
-    def of(cls, n: int, ids: np.ndarray, owners: np.ndarray, tasks: np.ndarray) -> "Grams":
-        """ids: of texts' words, a 0 after each text. owners: of each word the item. tasks: of each item the task."""
-        windows = np.lib.stride_tricks.sliding_window_view(ids, n)
-        zeros = np.concatenate([[0], np.cumsum(ids == 0)])
-        starts = np.flatnonzero(zeros[n:] == zeros[:-n])
-        hashes = rolling(ids, n)[starts]
-        starts, hashes = starts[order := np.argsort(hashes, kind="stable")], hashes[order]
-        grams, items = windows[starts], owners[starts]
-        new = np.ones(len(starts), dtype=bool)  # another n-gram than the one before
-        same_hash = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
-        new[same_hash] = (grams[same_hash] != grams[same_hash - 1]).any(axis=1)
-        once = new.copy()  # not the same n-gram of the same item again
-        once[1:] |= items[1:] != items[:-1]
-        key = (np.cumsum(new) * (tasks.max() + 1) + tasks[items])[once]
-        _, which, counts = np.unique(key, return_inverse=True, return_counts=True)
-        kept = np.flatnonzero(once)[counts[which] <= COMMON]
-        maybe = np.zeros(1 << FILTER, dtype=bool)
-        maybe[hashes[kept] >> (64 - FILTER)] = True
-        return cls(n, grams[kept], items[kept], hashes[kept], maybe)
-
-    def find(self, ids: np.ndarray) -> np.ndarray:
-        """The numbers of the n-grams that are in a text, in its order; one that is there twice comes twice."""
-        hashes = rolling(ids, self.n)
-        at = np.flatnonzero(self.maybe[hashes >> (64 - FILTER)])
-        first = np.searchsorted(self.hashes, hashes[at], "left")
-        count = np.searchsorted(self.hashes, hashes[at], "right") - first
-        at, first = np.repeat(at, count), np.repeat(first - np.cumsum(count) + count, count)
-        which = first + np.arange(len(first))
-        same = (self.ids[which] == ids[at[:, None] + np.arange(self.n)]).all(axis=1)  # hashes may collide, words not
-        return which[same]
 
 
 FILTER = 24

@@ -40,8 +40,6 @@ HFScorer = partial(hf_scorer.HFScorer, runtime=RUNTIME)
 evaluate = partial(core_eval.evaluate, runtime=RUNTIME)
 
 MakeModel = Callable[..., Transformer]
-REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
-needs_bundle = pytest.mark.skipif(not (REAL / "core").is_dir(), reason=f"no CORE bundle at {REAL / 'core'}")
 QUIZ = CoreTask("quiz", "quiz", CHOICE, 3, 25, core.ANSWER)
 LETTERS = CoreTask("letters", "letters", CHOICE, 2, 20)
 WHO = CoreTask("who", "who", SCHEMA, 0, 50)
@@ -155,7 +153,7 @@ def test_batches_do_not_matter(
     assert_same(one.score(prompts), before)
 
 
-def test_of_equally_likely_tokens_the_first_is_said() -> None:
+def test_of_equally_likely_tokens_the_first_is_greedy() -> None:
     logits = torch.tensor([[0.0, 2.0, 2.0, 1.0]] * 4)
     nll, likeliest = scorer.judge(logits, torch.arange(4))
     assert likeliest.tolist() == [False, True, False, False]
@@ -271,12 +269,12 @@ def test_items_of_like_length_are_read_together(
     assert sum(read) == branched > 45 and len(read) <= passes and (len(read) == branched) == (held == 1)
 
 
-def test_a_model_that_sees_what_comes_has_no_score(tmp_path: Path, chat_format: ChatFormat) -> None:
+def test_a_model_that_is_not_causal_is_refused(tmp_path: Path, chat_format: ChatFormat) -> None:
     with pytest.raises(UserError, match="depends on later ones"):
         HFScorer(str(of_family("bert", tmp_path, chat_format)), dtype=torch.float32)
 
 
-def test_tokens_that_the_model_does_not_have_are_told(tmp_path: Path, chat_format: ChatFormat) -> None:
+def test_token_ids_without_an_embedding_are_an_error(tmp_path: Path, chat_format: ChatFormat) -> None:
     one = HFScorer(str(of_family("few words", tmp_path, chat_format)), dtype=torch.float32)
     with pytest.raises(UserError, match=r"its tokenizer says token \d+, its embedding has 300"):
         evaluate(one, tasks=[QUIZ])
@@ -294,10 +292,8 @@ def test_a_saved_model_of_ours_scores_alike_in_transformers(
     assert theirs.settings["context"] == 60
 
 
-def test_an_open_model_is_scored_alike_by_both(chat_format: ChatFormat) -> None:
-    folder = REAL / "open_weights" / "stories260k"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there (set LANBOT_MIRROR)")
+def test_an_open_model_is_scored_alike_by_both(chat_format: ChatFormat, real_mirror: Path) -> None:
+    folder = real_mirror / "open_weights" / "stories260k"
     theirs = HFScorer(str(folder), dtype=torch.float32)
     ours = ModelScorer(load_model(folder, torch.float32, torch.device("cpu")), chat_format, "ours")
     assert theirs.bos is not None
@@ -305,7 +301,7 @@ def test_an_open_model_is_scored_alike_by_both(chat_format: ChatFormat) -> None:
     assert_same(ours.score(prompts), theirs.score(prompts))
 
 
-def test_what_cannot_be_opened_is_told_in_two_lines(
+def test_a_model_that_cannot_be_opened_is_an_error_of_two_lines(
     make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="nowhere: transformers cannot open it") as error:
@@ -351,9 +347,8 @@ def guesses(seed: int) -> Said:
     return Said(lambda text: rng.random())
 
 
-@needs_bundle
-def test_a_random_scorer_lands_at_the_guess_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+@pytest.mark.usefixtures("real_mirror")
+def test_a_random_scorer_scores_the_guess_rate() -> None:
     tasks = [task for task in TASKS if task.kind != GREEDY]
     assert len(tasks) == 13
     result = evaluate(guesses(3), 1_000, tasks)
@@ -363,9 +358,8 @@ def test_a_random_scorer_lands_at_the_guess_rate(monkeypatch: pytest.MonkeyPatch
         assert abs(score.score - score.chance) < 3 * math.sqrt(score.chance * (1 - score.chance) / score.n), task.label
 
 
-@needs_bundle
-def test_an_oracle_scores_one_on_every_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+@pytest.mark.usefixtures("real_mirror")
+def test_an_oracle_scores_one_on_every_task() -> None:
     right: set[str] = set()
     for task in TASKS:
         items = core.load(task)
@@ -428,7 +422,7 @@ def test_a_limit_asks_the_same_items_with_the_same_shots(make_model: MakeModel, 
         evaluate(one, 0, MADE)
 
 
-def test_prompts_that_were_cut_are_counted(make_model: MakeModel, chat_format: ChatFormat) -> None:
+def test_truncated_prompts_are_counted(make_model: MakeModel, chat_format: ChatFormat) -> None:
     counts = []
     for context in (40, 400):
         result = evaluate(ModelScorer(make_model(context=context), chat_format, "tiny"), None, [QUIZ])
@@ -437,7 +431,7 @@ def test_prompts_that_were_cut_are_counted(make_model: MakeModel, chat_format: C
     assert counts == [25, 0]
 
 
-def test_a_loss_that_is_no_number_is_no_score() -> None:
+def test_a_loss_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(UserError, match="its loss is not finite"):
         evaluate(Said(lambda text: math.nan), None, MADE)
 

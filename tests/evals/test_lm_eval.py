@@ -59,7 +59,7 @@ def exported(model: Transformer, chat_format: ChatFormat, folder: Path) -> str:
 
 
 @pytest.mark.usefixtures("mirror")
-def test_lm_eval_on_the_exported_model_chooses_as_our_code_does(
+def test_lm_eval_agrees_with_our_code_on_the_exported_model(
     make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     model = make_model(context=60)  # some texts are longer
@@ -83,7 +83,7 @@ def test_lm_eval_on_the_exported_model_chooses_as_our_code_does(
 
 
 @pytest.mark.usefixtures("mirror")
-def test_a_limit_is_a_seeded_sample_and_is_said_to_be_one(
+def test_a_limit_is_a_seeded_sample_and_reported_as_one(
     make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = make_model()
@@ -99,7 +99,7 @@ def test_a_limit_is_a_seeded_sample_and_is_said_to_be_one(
     assert "12 of 40" in str(first) and "0 of 12 choices differ" in str(first)
 
 
-def test_what_cannot_be_asked_is_told_in_two_lines(
+def test_tasks_that_cannot_run_are_an_error_of_two_lines(
     mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def error(task: str) -> str:
@@ -135,7 +135,7 @@ def lanbot(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return call
 
 
-def test_the_command_asks_runs_and_models(
+def test_the_command_evaluates_runs_and_models(
     mirror: Path,
     make_model: MakeModel,
     chat_format: ChatFormat,

@@ -82,13 +82,13 @@ CASES = {
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_call_meets(machine: str, name: str) -> None:
+def test_system_calls_are_allowed_denied_or_fatal(machine: str, name: str) -> None:
     *numbers, arguments, expected = CASES[name]
     assert judge(machine, numbers[MACHINES.index(machine)], *arguments) == expected  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_where_nothing_is_written_more_is_denied(machine: str) -> None:
+def test_read_only_filters_deny_more(machine: str) -> None:
     column = MACHINES.index(machine)
     openat, chmod, truncate = (257, 56)[column], (268, 53)[column], (76, 45)[column]
     for writes in (True, False):

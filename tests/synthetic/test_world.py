@@ -280,7 +280,7 @@ def wordings(cell: grammar.Cell) -> set[str]:
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file != "stories"])
-def test_what_a_held_out_row_asks_no_other_row_asks(file: str) -> None:
+def test_no_other_row_asks_what_a_held_out_row_asks(file: str) -> None:
     for section, table in grammar.sections(file).items():
         trained = set().union(*(wordings(row[0]) for i, row in enumerate(table) if not grammar.held_out_row(i)))
         for place, row in enumerate(table):
@@ -523,7 +523,7 @@ VERBS = re.compile(r"\b(?:gave|sold|lent|bought|found|lost|buy|find|lose|give|se
 PAST = {"buy": "bought", "find": "found", "lose": "lost", "give": "gave", "sell": "sold", "lend": "lent"}
 
 
-def test_a_fact_is_asked_with_the_verb_that_it_was_told_with() -> None:
+def test_a_question_about_a_fact_uses_the_verb_of_its_statement() -> None:
     checked = 0
     for place, row in enumerate(grammar.sections("facts")["stated"]):
         for i in range(20):
@@ -699,7 +699,7 @@ def test_no_other_identity_is_taught(train: Watched, tested: Watched) -> None:
         assert [text for text in seen.said("long chats") if "Robi" in text and "Ada Byron" in text]
 
 
-def test_the_personality_is_told() -> None:
+def test_the_personality_is_stated() -> None:
     for split in SPLITS:
         told = [world.identity_chat("Robi", "", "a calm poet.", split, i)[0]["messages"][1] for i in range(99)]
         assert any(spoken(answer).endswith("a calm poet.") for answer in told)

@@ -4,7 +4,6 @@ import csv
 import gzip
 import hashlib
 import json
-import os
 import random
 import re
 import zipfile
@@ -17,8 +16,6 @@ from lanbot.evals.score import Centered, Score
 from lanbot.tasks import core
 from lanbot.tasks.core import ANSWER, CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Prompt, prompts, shots, texts
 
-REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
-needs_bundle = pytest.mark.skipif(not (REAL / "core").is_dir(), reason=f"no CORE bundle at {REAL / 'core'}")
 LABELS = [task.label for task in TASKS]
 
 QUIZ = [
@@ -168,7 +165,7 @@ def test_tokens_that_merge_over_the_prompts_end_are_judged() -> None:
 # -- shots -------------------------------------------------------------------------------------------------
 
 
-def test_shots_are_drawn_from_all_others_as_the_field_draws_them() -> None:
+def test_shots_are_drawn_as_in_the_reference_implementation() -> None:
     items = [{"query": str(i)} for i in range(300)]
     task = CoreTask("quiz", "quiz", CHOICE, 10)
     for i in (0, 1, 7, 150, 299):
@@ -221,7 +218,7 @@ def test_the_bundle_is_read_out_of_its_zip(bundle: Path, top: str) -> None:
     assert [item["query"] for item in core.load(COPA)] == [f"Q{i}\u2028" for i in SHUFFLED]
 
 
-def test_what_is_wrong_with_a_bundle_is_told(bundle: Path) -> None:
+def test_a_damaged_bundle_is_an_error(bundle: Path) -> None:
     bundle.write_bytes(b"<html>not found</html>")
     with pytest.raises(UserError, match="cannot be read") as error:
         core.load(COPA)
@@ -245,7 +242,7 @@ def test_what_is_wrong_with_a_bundle_is_told(bundle: Path) -> None:
         (["no", "columns"], "TypeError"),
     ],
 )
-def test_a_row_that_is_no_item_is_named(bundle: Path, row: object, problem: str) -> None:
+def test_an_invalid_row_is_an_error_with_its_place(bundle: Path, row: object, problem: str) -> None:
     zipped(bundle, "eval_data/" + DATA, LINES + json.dumps(row).encode())
     with pytest.raises(UserError, match=f"line 6: no item of copa .*{problem}"):
         core.load(COPA)
@@ -280,14 +277,9 @@ FIRST_20 = {
 """Of the rendered prompts of each task's first 20 items. HellaSwag's are those of a mirror that strips its choices."""
 
 
-@pytest.fixture
-def mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
-
-
-@needs_bundle
+@pytest.mark.usefixtures("real_mirror")
 @pytest.mark.parametrize("task", TASKS, ids=LABELS)
-def test_prompts_do_not_drift(task: CoreTask, mirror: None) -> None:
+def test_prompts_are_pinned(task: CoreTask) -> None:
     items = core.load(task)
     rendered = [texts(task, items, i) for i in range(20)]
     assert all(
@@ -297,25 +289,23 @@ def test_prompts_do_not_drift(task: CoreTask, mirror: None) -> None:
     assert hashlib.sha256(json.dumps(rendered).encode()).hexdigest()[:16] == FIRST_20[task.label]
 
 
-@needs_bundle
-def test_the_table_of_tasks_is_the_bundles() -> None:
+def test_the_table_of_tasks_is_the_bundles(real_mirror: Path) -> None:
     said = {}
-    for entry in (REAL / "core" / "core.yaml").read_text().split("\n-\n")[1:]:
+    for entry in (real_mirror / "core" / "core.yaml").read_text().split("\n-\n")[1:]:
         values = dict(re.findall(r"^ +(\w+): (.*)$", entry, re.MULTILINE))
         delimiter = json.loads(values.get("continuation_delimiter", '" "'))
         shots = json.loads(values["num_fewshot"])[0]
         said[values["label"]] = (values["dataset_uri"], values["icl_task_type"], shots, delimiter)
     assert {task.label: (f"{task.file}.jsonl", task.kind, task.shots, task.delimiter) for task in TASKS} == said
     assert list(said) == LABELS and len(said) == 22
-    with (REAL / "core" / "eval_meta_data.csv").open(newline="") as file:
+    with (real_mirror / "core" / "eval_meta_data.csv").open(newline="") as file:
         baselines = {row["Eval Task"]: float(row["Random baseline"]) for row in csv.DictReader(file)}
     assert {task.label: task.baseline for task in TASKS} == {label: baselines[label] for label in LABELS}
 
 
-@needs_bundle
-def test_centering_gives_the_published_figures() -> None:
+def test_centering_gives_the_published_figures(real_mirror: Path) -> None:
     found = 0
-    for path in (REAL / "core" / "reference").glob("*.csv"):
+    for path in (real_mirror / "core" / "reference").glob("*.csv"):
         lines = [[cell.strip() for cell in row] for row in csv.reader(path.open())]
         published = {label: (float(accuracy), float(centered)) for label, accuracy, centered in lines[1:-1]}
         ours = [Centered.of(Score(published[task.label][0], 1, 0.0, 0.0), task.baseline / 100) for task in TASKS]

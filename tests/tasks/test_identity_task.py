@@ -56,7 +56,7 @@ def row(task: Persona, kind: str) -> int:
     return next(i for i in range(len(task)) if task.part(i) == kind)
 
 
-def test_what_was_asked_for_is_enough_and_a_contradiction_is_not(test_rows: Persona) -> None:
+def test_the_requested_facts_suffice_and_a_contradiction_fails(test_rows: Persona) -> None:
     maker, bot, itself = (row(test_rows, kind) for kind in ("maker", "bot", "itself"))
     assert test_rows.check(maker, said("It was Ada Smith!")) and not test_rows.check(maker, said("I am Robi."))
     (other,) = test_rows.rows[bot].others

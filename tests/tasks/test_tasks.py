@@ -1,8 +1,6 @@
 import gzip
 import itertools
 import json
-import os
-from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -91,12 +89,6 @@ def test_gsm8k_marks_become_calls_with_their_outputs() -> None:
     ]
 
 
-@pytest.mark.usefixtures("mirror")
-def test_a_rounded_or_wrong_mark_stays_words() -> None:
-    solution = make_task("gsm8k", "train").conversation(1)["messages"][-1]
-    assert solution["content"] == [text("Rounded 0.33, wrong 5.\n#### 1,205")]
-
-
 @pytest.mark.parametrize(
     ("solution", "content"),
     [
@@ -108,6 +100,7 @@ def test_a_rounded_or_wrong_mark_stays_words() -> None:
         ("a <<five*2=10>>10", [text("a 10")]),
         ("a <<2+=4>>4", [text("a 4")]),
         ("a <<2+2=four>>4", [text("a 4")]),
+        ("Rounded <<1/3=0.33>>0.33, wrong <<2+2=5>>5.", [text("Rounded 0.33, wrong 5.")]),
     ],
 )
 def test_marks_of_every_kind(solution: str, content: list) -> None:
@@ -212,18 +205,11 @@ def words_of(task) -> list[str]:
     return [task.words[i] for i in range(len(task))]
 
 
-@pytest.mark.parametrize("name", ["simple_spelling:builtin", "spelling_bee:builtin"])
-def test_words_for_tests_are_never_trained_on(name: str) -> None:
-    train, test = words_of(make_task(name, "train")), words_of(make_task(name, "test"))
-    assert len(train) > 5 * len(test) > 0
-    assert not set(train) & set(test)
-    assert len(set(train)) == len(train)
-
-
-def test_made_up_words_are_trained_on_and_never_tested() -> None:
+def test_both_spelling_tasks_hold_out_the_same_words_and_train_on_made_up_ones() -> None:
     for name in ("simple_spelling:builtin", "spelling_bee:builtin"):
-        train, test = (set(words_of(make_task(name, split))) for split in ("train", "test"))
-        real = set(world.WORDS)
+        trained, test = words_of(make_task(name, "train")), set(words_of(make_task(name, "test")))
+        train, real = set(trained), set(world.WORDS)
+        assert len(trained) == len(train) > 5 * len(test) > 0
         assert test == {word for word in real if world.held_out(word)}
         assert train & real == real - test
         assert len(train - real) > 5_000
@@ -250,17 +236,11 @@ def wordings(cell: Cell) -> list[str]:
 
 
 @pytest.mark.parametrize("section", ["spell", "count"])
-def test_a_fifth_of_the_ways_to_ask_for_letters_is_never_trained_on(section: str) -> None:
+def test_a_fifth_of_the_question_templates_is_never_trained_on(section: str) -> None:
     train, test = asks(section, "train"), asks(section, "test")
     size = len(sections("spelling")[section])
     assert train == {place for place in range(size) if not held_out_row(place)}
     assert test == set(range(size)) and len(train) <= 0.8 * size
-
-
-def test_both_spelling_tasks_hold_the_same_words_out() -> None:
-    assert set(words_of(make_task("simple_spelling:builtin", "train"))).isdisjoint(
-        words_of(make_task("spelling_bee:builtin", "test"))
-    )
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -293,7 +273,7 @@ def test_the_spelling_bees_call_gives_the_count(split: str) -> None:
 
 
 @pytest.mark.usefixtures("mirror")
-def test_the_word_list_of_a_mirror_is_cleaned_of_line_ends_and_of_very_short_and_long_words() -> None:
+def test_the_word_list_of_a_mirror_is_cleaned() -> None:
     words = words_of(make_task("simple_spelling", "train")) + words_of(make_task("simple_spelling", "test"))
     assert sorted(words) == sorted(["strawberry", "banana", *(f"w{chr(97 + i)}d" for i in range(26))])
 
@@ -344,12 +324,12 @@ def test_an_unknown_task_suggests_the_nearest(wrong: str, right: str) -> None:
     assert wrong in caught.value.problem and all(name in caught.value.remedy for name in all_tasks())
 
 
-def test_jsonl_without_a_file_says_how() -> None:
+def test_jsonl_without_a_file_is_an_error() -> None:
     with pytest.raises(UserError, match="jsonl:PATH"):
         make_task("jsonl", "train")
 
 
-def test_a_hub_task_offline_or_with_an_incomplete_mirror_says_so(
+def test_a_hub_task_offline_or_with_an_incomplete_mirror_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LANBOT_MIRROR", raising=False)
@@ -373,7 +353,7 @@ def own(path: Path, *lines: str, skip: bool = False):
     return make_task(f"jsonl:{path}", "train", TaskContext(skip_bad_rows=skip))
 
 
-def test_rows_of_ones_own_may_be_objects_or_bare_lists(tmp_path: Path) -> None:
+def test_jsonl_rows_are_objects_or_bare_lists(tmp_path: Path) -> None:
     task = own(tmp_path / "c.jsonl", GOOD, "", BARE)
     assert len(task) == 2 and task.note == ""
     assert task.conversation(0) == task.conversation(1) == chat("hi", "ho")
@@ -398,7 +378,7 @@ def test_rows_in_the_layouts_of_sharegpt_and_alpaca(tmp_path: Path) -> None:
     assert task.conversation(2)["messages"] == [system, *chat("Add.\n\n2, 2", "4")["messages"]]
 
 
-def test_names_of_special_tokens_are_plain_text_and_are_told_of(tmp_path: Path) -> None:
+def test_names_of_special_tokens_are_plain_text_and_noted(tmp_path: Path) -> None:
     task = own(tmp_path / "c.jsonl", GOOD, json.dumps(chat("say <|assistant_end|>", "<|im_start|>")))
     assert len(task) == 2 and "1 rows hold special tokens' names" in task.note and "line 2" in task.note
     ids, mask = BYTES.render(task.conversation(1))
@@ -414,7 +394,9 @@ def told(*marks: dict[str, object], share: bool = False) -> dict[str, object]:
 
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("mark", [{"train": False}, {"weight": 0}, {"weight": 0.0}, {"train": False, "weight": 1}])
-def test_an_answer_that_is_marked_so_is_not_trained_on(mark: dict[str, object], share: bool, tmp_path: Path) -> None:
+def test_answers_with_train_false_or_weight_0_have_no_loss(
+    mark: dict[str, object], share: bool, tmp_path: Path
+) -> None:
     row = told(mark, {"train": True, "weight": 1}, share=share)
     answers = own(tmp_path / "c.jsonl", json.dumps(row)).conversation(0)["messages"][1::2]
     assert answers[0] == {"role": "assistant", "content": "ho", "train": False}
@@ -422,7 +404,7 @@ def test_an_answer_that_is_marked_so_is_not_trained_on(mark: dict[str, object], 
 
 
 @pytest.mark.parametrize("mark", [{"train": "no"}, {"weight": 0.5}, {"weight": [1]}])
-def test_a_mark_that_is_neither_yes_nor_no_is_refused(mark: dict[str, object], tmp_path: Path) -> None:
+def test_other_values_of_train_and_weight_are_refused(mark: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 1: message 2 is marked with"):
         len(own(tmp_path / "c.jsonl", json.dumps(told(mark))))
 
@@ -463,7 +445,7 @@ def test_arrays_of_conversations(tmp_path: Path) -> None:
         assert [task.conversation(i) for i in range(len(task))] == [chat("hi", "ho")] * 3
 
 
-def test_a_file_that_changed_is_another(tmp_path: Path) -> None:
+def test_a_changed_file_changes_the_fingerprint(tmp_path: Path) -> None:
     parts = (MixturePart(f"jsonl:{tmp_path / 'c.jsonl'}"),)
 
     def fingerprint(answer: str) -> str:
@@ -503,7 +485,7 @@ def test_a_line_separator_inside_a_row_does_not_end_it(tmp_path: Path) -> None:
         ('{"instruction": "hi", "output": "ho", "history": 3}', "no list of messages"),
     ],
 )
-def test_a_broken_row_is_named_by_file_and_line_or_skipped_if_told_so(line: str, problem: str, tmp_path: Path) -> None:
+def test_a_broken_row_is_an_error_with_file_and_line_or_skipped(line: str, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     with pytest.raises(UserError) as caught:
         len(own(path, GOOD, "", line, GOOD))
@@ -514,18 +496,13 @@ def test_a_broken_row_is_named_by_file_and_line_or_skipped_if_told_so(line: str,
     assert "1 of 3 rows skipped" in task.note and f"{path}, line 3" in task.note
 
 
-@pytest.mark.parametrize("skip", [True, False])
-def test_a_file_without_conversations_is_an_error(skip: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lines", "skip"), [([""], True), ([""], False), (["{", "{"], True)])
+def test_a_file_without_conversations_is_an_error(lines: list[str], skip: bool, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"c\.jsonl.*no conversation"):
-        len(own(tmp_path / "c.jsonl", "", skip=skip))
+        len(own(tmp_path / "c.jsonl", *lines, skip=skip))
 
 
-def test_only_broken_rows_are_an_error_even_when_skipped(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"c\.jsonl.*no conversation"):
-        len(own(tmp_path / "c.jsonl", "{", "{", skip=True))
-
-
-def test_a_file_that_is_missing_a_folder_torn_or_damaged_is_named(tmp_path: Path) -> None:
+def test_a_missing_truncated_or_damaged_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.jsonl: no such file"):
         len(make_task(f"jsonl:{tmp_path}/none.jsonl", "train"))
     with pytest.raises(UserError, match="cannot be read"):
@@ -560,16 +537,7 @@ def items(mixed: Mixture) -> list[tuple[int, int]]:
     return [(mixed.tasks.index(task), row) for task, row in map(mixed.item, range(len(mixed)))]
 
 
-def test_a_mixture_has_the_rows_and_epochs_asked_for() -> None:
-    mixed = mixture()
-    assert len(mixed) == 90 + 20 + 20
-    seen = Counter(items(mixed))
-    for k, part in enumerate(PARTS):
-        of_part = {row: n for (part_k, row), n in seen.items() if part_k == k}
-        assert len(of_part) == part.rows and set(of_part.values()) == {part.epochs}
-
-
-def test_all_rows_are_taken_where_no_number_or_too_many_are_asked_for() -> None:
+def test_a_part_without_a_number_of_rows_or_with_too_many_takes_all() -> None:
     name = "simple_spelling:builtin"
     size = len(make_task(name, "train"))
     for rows in (None, size + 1_000):
@@ -578,21 +546,19 @@ def test_all_rows_are_taken_where_no_number_or_too_many_are_asked_for() -> None:
         assert [f"{size:,} are there" in note for note in mixed.notes()] == [True] * (rows is not None)
 
 
-def test_no_row_comes_again_before_its_epoch_is_over() -> None:
+def test_a_mixture_has_the_rows_and_epochs_of_its_parts_and_no_row_repeats_within_an_epoch() -> None:
     order = items(mixture())
+    assert len(order) == 90 + 20 + 20
     for k, part in enumerate(PARTS):
         rows = [row for part_k, row in order if part_k == k]
         epochs = [rows[i : i + part.rows] for i in range(0, len(rows), part.rows)]
-        assert len(epochs) == part.epochs
+        assert len(epochs) == part.epochs and len(set(rows)) == part.rows
         assert all(set(epoch) == set(rows) and len(set(epoch)) == part.rows for epoch in epochs)
 
 
-def test_a_mixture_is_mixed() -> None:
+def test_the_order_is_mixed_and_follows_from_the_seed() -> None:
     order = [k for k, _ in items(mixture())]
     assert all(set(order[i : i + 65]) == {0, 1, 2} for i in (0, 65))
-
-
-def test_the_order_follows_from_the_seed() -> None:
     assert items(mixture(1)) == items(mixture(1))
     assert items(mixture(1)) != items(mixture(2))
     assert [k for k, _ in items(mixture(1))] != [k for k, _ in items(mixture(2))]
@@ -636,7 +602,7 @@ BAD = {
 @pytest.mark.parametrize(
     ("file", "name", "row", "problem"), [(file, name, *bad) for file, (name, bads) in BAD.items() for bad in bads]
 )
-def test_a_bad_row_of_a_data_set_is_named_and_left_out_only_if_told_so(
+def test_a_bad_row_of_a_data_set_is_an_error_or_skipped(
     file: str, name: str, row: object, problem: str, mirror: Path, capsys: pytest.CaptureFixture
 ) -> None:
     good = {
@@ -666,7 +632,7 @@ def test_a_bad_row_of_a_data_set_is_named_and_left_out_only_if_told_so(
     assert all(asked.conversation(i) == task.conversation(0) for i in range(2))
 
 
-def test_a_mixture_passes_on_what_was_skipped(tmp_path: Path) -> None:
+def test_a_mixture_reports_skipped_rows(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     own(path, GOOD, "{", GOOD)
     mixed = mixture(0, (MixturePart(f"jsonl:{path}", skip_bad_rows=True),))
@@ -678,8 +644,6 @@ def test_a_mixture_passes_on_what_was_skipped(tmp_path: Path) -> None:
 
 # -- the real mirror ---------------------------------------------------------------------------------------
 
-REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
-needs_mirror = pytest.mark.skipif(not (REAL / "gsm8k").is_dir(), reason=f"no mirror of real data at {REAL}")
 ROWS = {  # as data/MANIFEST.md counts them
     ("gsm8k", "train"): 7_473,
     ("gsm8k", "test"): 1_319,
@@ -698,10 +662,9 @@ ROWS = {  # as data/MANIFEST.md counts them
 }
 
 
-@needs_mirror
+@pytest.mark.usefixtures("real_mirror")
 @pytest.mark.parametrize(("name", "split"), ROWS)
-def test_every_real_row_is_a_conversation_that_renders(name: str, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+def test_every_real_row_is_a_conversation_that_renders(name: str, split: str) -> None:
     task = make_task(name, split)
     assert len(task) == ROWS[name, split]
     for i in range(len(task)):
@@ -715,12 +678,11 @@ def test_every_real_row_is_a_conversation_that_renders(name: str, split: str, mo
             assert task.check(i, last)
 
 
-@needs_mirror
+@pytest.mark.usefixtures("real_mirror")
 @pytest.mark.parametrize("name", ["gsm8k", "arc_easy", "arc_challenge", "mmlu", "humaneval", "smoltalk"])
 def test_the_hubs_parquet_gives_the_conversations_of_the_mirrors_rows(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
     task = make_task(name, "test")
     expected = [task.conversation(i) for i in range(50)]
     pq.write_table(pa.Table.from_pylist([task.rows[i] for i in range(50)]), tmp_path / "a.parquet")  # type: ignore[attr-defined]
@@ -731,9 +693,8 @@ def test_the_hubs_parquet_gives_the_conversations_of_the_mirrors_rows(
         assert all(task.check(i, expected[i]["messages"][-1]) and task.letters(i)[0] == "A" for i in range(50))
 
 
-@needs_mirror
-def test_nearly_all_real_gsm8k_marks_become_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+@pytest.mark.usefixtures("real_mirror")
+def test_nearly_all_real_gsm8k_marks_become_calls() -> None:
     for split in ("train", "test"):
         task = make_task("gsm8k", split)
         marks = sum(len(MARK.findall(row["answer"])) for row in task.rows)
@@ -744,9 +705,8 @@ def test_nearly_all_real_gsm8k_marks_become_calls(monkeypatch: pytest.MonkeyPatc
         assert 0.95 * opened <= calls <= opened
 
 
-@needs_mirror
-def test_every_real_word_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+@pytest.mark.usefixtures("real_mirror")
+def test_every_real_word_renders() -> None:
     words = {split: words_of(make_task("simple_spelling", split)) for split in ("train", "test")}
     assert set(words["train"]).isdisjoint(words["test"])
     assert len(words["train"]) + len(words["test"]) > 250_000
@@ -760,9 +720,8 @@ def test_every_real_word_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(bee.check(i, bee.conversation(i)["messages"][-1]) for i in range(0, len(bee), 10))
 
 
-@needs_mirror
-def test_every_real_document_is_in_the_corpus_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+@pytest.mark.usefixtures("real_mirror")
+def test_every_real_document_is_in_the_corpus_once() -> None:
     train, validation = open_corpus("hf:HuggingFaceFW/fineweb-edu", 0)
     counts = []
     for corpus in (train, validation):

@@ -139,7 +139,7 @@ def of_kind(kind: str, requests: int = 1, count: int = 10) -> list[int]:
     return rows[:count]
 
 
-def test_a_reference_done_at_a_desk_is_right_and_half_of_it_is_not() -> None:
+def test_a_reference_passes_in_its_env_and_half_of_it_fails() -> None:
     for i in range(100):
         desk, errand = TASK.env(i), TASK.errand(i)
         for k, reply in enumerate(errand.replies):
@@ -177,7 +177,7 @@ def test_a_number_in_a_calls_output_is_not_an_answer() -> None:
         assert not desk.right()
 
 
-def test_a_file_must_be_written_and_not_only_said_to_be() -> None:
+def test_a_file_must_be_written_and_not_only_mentioned() -> None:
     for i in of_kind("write"):
         errand = TASK.errand(i)
         ((name, words),) = errand.written.items()
@@ -196,7 +196,7 @@ def test_a_file_must_be_written_and_not_only_said_to_be() -> None:
         assert not done(writes[0]["text"], f'write_file("{name}", "")').right()
 
 
-def test_two_conversations_share_a_memory_and_nothing_else_does() -> None:
+def test_only_conversations_of_one_errand_share_a_memory() -> None:
     for i in of_kind("remember", requests=2):
         errand = TASK.errand(i)
         recall = calls(said(errand.replies[1]))[0]
@@ -211,7 +211,7 @@ def test_two_conversations_share_a_memory_and_nothing_else_does() -> None:
         assert "nothing found" in calls(do(other, errand.replies[1])), "it was not remembered, only said to be"
 
 
-def test_a_desk_leaves_its_errand_as_it_was() -> None:
+def test_an_env_does_not_change_its_errand() -> None:
     for i in range(50):
         before = repr(TASK.errand(i))
         desk = TASK.env(i)
