@@ -84,8 +84,8 @@ def ask(
 ) -> ChatCore:
     """Scores a chat model on the six tasks, on `limit` items of each (a seeded sample) or on all. All ranks call it.
 
-    name: the model's, for the result. left_out: of tasks, rows that are not asked. Raises UserError if the data is not
-    to be had, or no sandbox holds.
+    name: of the model, for the result. left_out: rows of each task that are excluded. Raises UserError if the data is
+    not available, or no sandbox holds.
     """
     most = max(MAX_TOKENS, max_tokens)
     tasks = {task: make_task(task, "test", context) for task in BASELINES}

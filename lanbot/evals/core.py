@@ -15,31 +15,31 @@ from lanbot.tasks import core
 from lanbot.tasks.core import CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Item
 
 JOB_CHARACTERS = 65_536
-"""Of prompts that are given to the model together. Which items those are does not depend on the number of ranks, so
-neither does how any of them is rounded."""
+"""Characters of the prompts of one job. Jobs do not depend on the number of ranks, so neither does rounding."""
 KINDS = {CHOICE: "choice", SCHEMA: "schema", GREEDY: "greedy"}
 
 
 class Verdict(NamedTuple):
-    """answer: the option chosen; where the answer is generated, 1 if it is the reference, else 0. cut: whether the
-    context had no room for all of the prompt."""
+    """The answer to one item."""
 
     task: str
     item: int
     answer: int
+    """The option chosen; of a generated answer 1 if it equals the reference, else 0."""
     right: bool
     cut: bool
+    """Whether the prompt was truncated to the context."""
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """score.chance is the uniform guess rate. items: how many the task has; score.n of them were asked. cut: of those
-    asked, how many had prompts longer than the context."""
-
     task: CoreTask
     score: Score
+    """Of score.n items; its chance is the uniform guess rate."""
     items: int
+    """The number of items of the task."""
     cut: int
+    """Evaluated items whose prompts were truncated to the context."""
 
     @property
     def centered(self) -> Centered:
@@ -60,22 +60,21 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class CoreResult:
-    """verdicts: on every item that was asked, in order."""
-
     model: str
     limit: int | None
     settings: dict[str, Any]
     tasks: dict[str, TaskScore]
     verdicts: list[Verdict]
+    """Of every evaluated item, in order."""
 
     @property
     def mean(self) -> Centered:
-        """Of the tasks that were asked."""
+        """Of the evaluated tasks."""
         return Centered.mean([score.centered for score in self.tasks.values()])
 
     @property
     def core(self) -> float | None:
-        """None unless all 22 tasks were asked."""
+        """None unless all 22 tasks were evaluated."""
         return self.mean.value if [score.task for score in self.tasks.values()] == list(TASKS) else None
 
     def json(self) -> dict[str, Any]:
@@ -111,7 +110,7 @@ class CoreResult:
 class _Job(NamedTuple):
     task: CoreTask
     items: list[Item]
-    """All of the task's."""
+    """All items of the task."""
     asked: list[int]
     characters: int
 
@@ -124,13 +123,13 @@ def evaluate(
     *,
     runtime: Runtime,
 ) -> CoreResult:
-    """A model's answers to the first `limit` items of each task, in their fixed shuffled order; to all if it is None.
+    """Evaluates a model on the first `limit` items of each task in its fixed shuffled order, or on all.
 
-    All ranks call it, share the work and get the result. Raises UserError if the data is not to be had, or the model's
-    losses are not finite.
+    All ranks call it, share the work and get the result. Raises UserError if the data is not available, or a loss is
+    not finite.
     """
     if limit is not None and limit < 1:
-        raise UserError(f"limit is {limit}", "Ask at least one item of each task.")
+        raise UserError(f"limit is {limit}", "Evaluate at least one item of each task.")
     loaded: dict[str, list[Item]] = {}
     jobs: list[_Job] = []
     for task in track(tasks, "preparing CORE", len(tasks), "tasks") if runtime.main else tasks:
@@ -152,7 +151,7 @@ def evaluate(
 
 
 def _jobs(task: CoreTask, items: list[Item], limit: int | None) -> Iterator[_Job]:
-    """The items asked, the longest first, in parts of JOB_CHARACTERS: few of a part's tokens are padding then."""
+    """The evaluated items, longest first, in jobs of JOB_CHARACTERS, so that little of a job is padding."""
     lengths = {i: len(core.texts(task, items, i)[-1]) for i in range(len(items))[:limit]}
     job = _Job(task, items, [], 0)
     for i in sorted(lengths, key=lambda i: (-lengths[i], i)):
@@ -177,7 +176,7 @@ def _ask(scorer: Scorer, job: _Job) -> Iterator[Verdict]:
 
 
 def _answer(task: CoreTask, judged: Sequence[Judged]) -> int:
-    """The option of the lowest loss, the first of equal ones; or whether the continuation is what the model says."""
+    """The first option of the lowest loss; or whether greedy decoding gives the continuation."""
     if task.kind == GREEDY:
         return int(judged[0].greedy)
     losses = [one.loss for one in judged]

@@ -35,12 +35,12 @@ class Scorer(Protocol):
 
     name: str
     context: int | None
-    """The longest text that it reads, in tokens; None: any."""
+    """The maximum length of a text, in tokens; None: unlimited."""
     settings: dict[str, str | int | None]
-    """What else a figure depends on, for the report."""
+    """Other settings that scores depend on, for the report."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids, with what the model expects before a text."""
+        """Ids, with the tokens that the model expects at the start of a text."""
 
     def score(self, items: Sequence[Sequence[Prompt]]) -> list[list[Judged]]:
         """One result for each prompt of each item."""
@@ -60,7 +60,7 @@ class Plan:
     """Indices of the prompts among all prompts."""
 
     def __len__(self) -> int:
-        """Tokens that are read."""
+        """Tokens in the forward pass."""
         return len(self.trunk) + sum(map(len, self.branches))
 
 
@@ -123,9 +123,10 @@ class Tally:
 
 
 def judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, V) and (N,) -> each target's loss, and whether it is the likeliest token (of equal ones the first).
+    """(N, V) and (N,) -> each target's loss, and whether it is the likeliest token (the first of equal ones).
 
-    A CPU finds the greatest logit ten times as fast as its index."""
+    On a CPU amax is ten times as fast as argmax.
+    """
     likeliest = logits.gather(1, targets[:, None])[:, 0] == logits.amax(-1)
     rows = likeliest.nonzero()[:, 0]
     likeliest[rows] = logits[rows].argmax(-1) == targets[rows]
@@ -157,7 +158,7 @@ class ModelScorer:
         return tally.items(items)
 
     def _score(self, batch: Sequence[Plan], tally: Tally) -> None:
-        """Reads all trunks, then the branches on top of them."""
+        """A forward pass over all trunks, then one over the branches with the trunks' keys and values."""
         ids = padded([plan.trunk for plan in batch], self.device)
         width = ids.shape[1]
         trunks = Trunks(width, self.device)

@@ -1,4 +1,4 @@
-"""Finds items of evaluation tasks whose question is in the data that a recipe trains on.
+"""Finds items of evaluation tasks whose question is in a recipe's training data.
 
 An item is contaminated if any N consecutive words of its question are in the training data (Brown et al. 2020).
 Words are runs of letters and digits in lower case; spaces, punctuation and layout are ignored.
@@ -27,32 +27,34 @@ N = 13
 COMMON = 5
 """n-grams in more items of a task than this are ignored: instructions, usual choices, shared passages."""
 BASE_CHARS = 100_000_000
-"""Characters of the base corpus that are searched by default: some ten seconds on one core."""
+"""Characters of the base corpus that are searched by default, which takes about ten seconds on one core."""
 CHARS_A_TOKEN = 6
-"""An upper bound: text beyond what base can have read is not searched."""
+"""An upper bound, so that text beyond what base reads is not searched."""
 FILE = "contamination.json"
 
 BATCH_CHARS = 1 << 22
 END = "\0"
-"""Separates texts: no n-gram spans it."""
+"""Separates texts; n-grams do not span it."""
 _WORD = re.compile(r"[^\W_]+|\0")
 _CHOICE = re.compile(r"^- (.*) = ([A-J])$", re.MULTILINE)
-"""A choice as multiple_choice writes it."""
+"""A choice as written by multiple_choice."""
 
 Found = dict[str, Any]
-"""plan: what was checked, as `plan` says it. words: of each part of the training data, how many were looked through.
-tasks: {task: {items: how many were checked, contaminated: their rows, sources: {part of the training data: {items: how
-many of them are there, example: {item: a row, words: n words of it}}}}}."""
+"""{"plan": of `plan`, "words": {source: words searched}, "tasks": {task: {"items": number checked, "contaminated":
+rows, "sources": {source: {"items": number found, "example": {"item": row, "words": n-gram}}}}}}. A source is a part of
+the training data."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a phase trains on. answers: on reference answers too, not only on questions. corpus: on the base corpus."""
+    """The training data of a phase."""
 
     phase: str
     mixture: Sequence[MixturePart]
     answers: bool
+    """Whether it trains on reference answers, not only on questions."""
     corpus: bool
+    """Whether it trains on the base corpus."""
 
 
 def real(tasks: Iterable[str]) -> list[str]:
@@ -63,9 +65,9 @@ def real(tasks: Iterable[str]) -> list[str]:
 def plan(
     recipe: Recipe, tasks: Sequence[str], sources: Sequence[Source], base_chars: int | None = None
 ) -> dict[str, Any]:
-    """What `check` searches, as JSON: the result stays valid as long as this is the same.
+    """What `check` searches, as JSON. A result is valid as long as its plan is the same.
 
-    recipe: resolved. base_chars: of the base corpus; as many as base reads, at most BASE_CHARS, if left out.
+    recipe: resolved. base_chars: characters of the base corpus; by default those that base reads, at most BASE_CHARS.
     """
     base, readers = recipe.base, [source.phase for source in sources if source.corpus]
     if base_chars is None:
@@ -96,15 +98,15 @@ def check(
     base_chars: int | None = None,
     options: Options | None = None,
 ) -> Found:
-    """Searches all that a resolved recipe's phases train on for items of the real ones among `tasks`.
+    """Searches all training data of a resolved recipe for items of the real tasks among `tasks`.
 
-    Parts of mixtures that LanBot generates are skipped. Raises UserError.
+    Generated parts of mixtures are skipped. Raises UserError.
     """
     options = options or Options.from_environment()
     began, planned = monotonic(), plan(recipe, tasks, sources, base_chars)
     names: list[str] = planned["tasks"]
     evaluated = [make_task(name, "test", TaskContext(recipe.identity, options=options)) for name in names]
-    owners, texts = [], []  # of each item: its (number of the task, row), its texts
+    owners, texts = [], []  # (index of the task, row) and texts of each item
     for k, task in enumerate(evaluated):
         for row in track(range(len(task)), f"contamination: reading {names[k]}", len(task)):
             if (asked := question(task, row)) is not None:
@@ -146,7 +148,7 @@ def found_in(task: dict[str, Any]) -> str:
 
 
 def summary(found: Found) -> str:
-    """A table of what `check` found, with an example for each part of the training data that has some."""
+    """A table of the result of `check`, with an example for each source of contaminated items."""
     rows = [
         (name, found_in(task), f"{task['items']:,}", f"{len(task['contaminated']):,}")
         for name, task in found["tasks"].items()
@@ -163,15 +165,15 @@ def summary(found: Found) -> str:
 
 
 def question(task: Task, row: int) -> list[str] | None:
-    """The user's messages of an item; None if the row is broken.
+    """The user's messages of an item; None if the row is bad.
 
-    Choices follow the question, but only so many words of them that every n-gram begins in the question: "I and II
-    only, I and III only" is no item's own. The reference answer is left out: "#### 42" is in every data set.
+    After the question only N - 1 words of the choices are kept, so that every n-gram begins in the question: choices
+    such as "I and II only" are common. The reference answer is excluded: "#### 42" is in every data set.
     """
     try:
         messages = task.conversation(row)["messages"][:-1]
     except UserError:
-        return None  # an evaluation that asks it says so
+        return None  # reported by the evaluation
     asked = []
     for said in (spoken(message) for message in messages if message["role"] == "user"):
         if task.kind == "choice" and (choices := _CHOICE.search(said)):
@@ -182,15 +184,15 @@ def question(task: Task, row: int) -> list[str] | None:
 
 
 def _usual(said: str, task: Task) -> str:
-    """Multiple choice as others write it: "A. ice" for "- ice = A", and no instruction. A short question is found in
-    foreign data only with its choices."""
+    """Multiple choice in the usual layout: "A. ice" for "- ice = A", and no instruction. Short questions are found in
+    other data only together with their choices."""
     if task.kind != "choice":
         return said
     return _CHOICE.sub(r"\2. \1", said).removesuffix("Answer with the letter.")
 
 
 def _conversations(recipe: Recipe, sources: Sequence[Source], options: Options) -> Iterator[tuple[str, Iterator[str]]]:
-    """("mid smoltalk", every message that this phase trains on or is prompted with), ..."""
+    """("mid smoltalk", all messages that the phase trains on or is prompted with), ..."""
     for source in sources:
         if not real(part.task for part in source.mixture):
             continue
@@ -213,7 +215,7 @@ def _messages(task: Task, rows: np.ndarray, skip_bad_rows: bool, answers: bool, 
 
 
 def _corpus(seed: int, planned: Sequence[Any], options: Options) -> Iterator[tuple[str, Iterator[str]]]:
-    """The base corpus's documents in the order in which base reads them, cut off after so many characters."""
+    """The documents of the base corpus in base's order, up to a number of characters."""
     if planned:
         phase, data, column, chars, skip_bad_rows = planned
         corpus, _ = open_corpus(data, seed, skip_bad_rows, options, column)
@@ -228,7 +230,7 @@ def _first(documents: Iterator[str], chars: int) -> Iterator[str]:
 
 
 def _batches(texts: Iterable[str]) -> Iterator[str]:
-    """Texts joined by END to some megabytes: numpy's calls cost little then."""
+    """Texts joined by END to a few megabytes, so that numpy's overhead per call is small."""
     batch: list[str] = []
     size = 0
     for text in texts:
@@ -256,7 +258,7 @@ class Grams(NamedTuple):
 
     @classmethod
     def of(cls, n: int, ids: np.ndarray, owners: np.ndarray, tasks: np.ndarray) -> "Grams":
-        """ids: of texts' words, a 0 after each text. owners: of each word the item. tasks: of each item the task."""
+        """ids: of the words, with a 0 after each text. owners: the item of each word. tasks: the task of each item."""
         zeros = np.concatenate([[0], np.cumsum(ids == 0)])
         starts = np.flatnonzero(zeros[n:] == zeros[:-n])
         pairs = np.stack([rolling(ids, n)[starts], owners[starts].astype(np.uint64)])
@@ -274,12 +276,12 @@ class Index:
     """The n-grams of items, each a list of texts. An item of fewer than N words is one n-gram of all of them.
 
     n-grams are compared by 64-bit hashes, so a false match has a probability of about 1e-6 in 20 million words.
-    tasks: of each item the number of its task.
+    tasks: the index of each item's task.
     """
 
     def __init__(self, items: Sequence[Sequence[str]], tasks: Sequence[int]) -> None:
         self.numbers = {END: 0}
-        """Of the words that items have, from 1; other words are 0."""
+        """Ids of the items' words, from 1; other words are 0."""
         of_length: dict[int, tuple[list[int], list[int]]] = {}
         for item, texts in enumerate(items):
             cut = [[word for word in _WORD.findall(text.lower()) if word != END] for text in texts]
@@ -294,7 +296,7 @@ class Index:
         }
 
     def find(self, texts: str) -> tuple[int, dict[int, str]]:
-        """How many words the texts (joined by END) have, and the items of which an n-gram is there, with the first."""
+        """The number of words of the texts (joined by END), and the items found in them, each with its first n-gram."""
         cut = _WORD.findall(texts.lower())
         ids = np.fromiter(map(self.numbers.get, cut, repeat(0)), np.int32, len(cut))
         found: dict[int, str] = {}
@@ -314,8 +316,8 @@ _FACTOR = 0x9E3779B97F4A7C15
 
 
 def rolling(ids: np.ndarray, n: int) -> np.ndarray:
-    """A hash of every n ids in a row, [len(ids) - n + 1]: the sum of ids[i + k] x _FACTOR^k mod 2^64, for any n in one
-    pass, as a difference of two sums from the beginning."""
+    """A hash of every n consecutive ids, [len(ids) - n + 1]: the sum of ids[i + k] x _FACTOR^k mod 2^64, in one pass
+    as the difference of two prefix sums."""
     windows = max(0, len(ids) - n + 1)
     powers = np.cumprod(np.full(len(ids), _FACTOR, dtype=np.uint64))
     inverse = np.cumprod(np.full(windows, pow(_FACTOR, -1, 1 << 64), dtype=np.uint64))

@@ -1,4 +1,4 @@
-"""The recipe's [identity] as conversations: generated ones of many kinds, or the demo's short ones."""
+"""The recipe's [identity] as conversations of many kinds, or the demo's short ones."""
 
 import re
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ DENIAL = re.compile(r"\b(?:no|not|never|nobody|nothing|another|somebody else)\b|
 
 @register("identity")
 class Persona(Task):
-    """Who the bot is, in many kinds of conversation; identity:builtin are the demo's short chats about it."""
+    """Who the bot is, in many kinds of conversation; identity:builtin has the demo's short chats."""
 
     arguments = ("builtin",)
     chance = 0.44
-    """About what always answering "I am NAME, a program, not another, made by MAKER." scores."""
+    """Approximate score of always answering "I am NAME, a program, not another, made by MAKER."."""
 
     def __init__(self, split: str, argument: str = "", context: TaskContext | None = None) -> None:
         super().__init__(split, argument, context)
@@ -47,8 +47,8 @@ class Persona(Task):
         return self.rows[i].conversation if self.builtin is None else self.builtin.conversation(i)
 
     def check(self, i: int, answer: Message) -> bool:
-        """Right if it says what was asked for (the bot's name, its maker's, the year, what the user told), gives the
-        reference's yes or no, and does not say that the bot is another, or is not itself."""
+        """Right if it has the facts of the reference (name, maker, year, or what the user said) and its yes or no, and
+        does not claim another identity or deny this one."""
         if self.builtin is not None:
             return self.builtin.check(i, answer)
         row, said, who = self.rows[i], spoken(answer), self.context.identity
@@ -64,7 +64,7 @@ class Persona(Task):
         return not wrong and all(any(says(said, text) for text in group) for group in row.said)
 
     def guess(self, i: int) -> float:
-        """Whether a sentence with the names that ignores the question is right."""
+        """Whether a constant sentence with the names is right."""
         if self.builtin is not None:
             return self.builtin.guess(i)
         who = self.context.identity
@@ -88,7 +88,7 @@ def another(said: str, others: Sequence[str], who: Identity) -> bool:
 
 
 def _denies(said: str, others: Sequence[str]) -> bool:
-    """Whether the text denies in other words than no; another bot in question must be named."""
+    """Whether the text denies in other words than no. If the question names another bot, the text must too."""
     return DENIAL.search(said) is not None and (not others or any(says(said, name) for name in others))
 
 

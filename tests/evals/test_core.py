@@ -276,7 +276,7 @@ def test_a_model_that_is_not_causal_is_refused(tmp_path: Path, chat_format: Chat
 
 def test_token_ids_without_an_embedding_are_an_error(tmp_path: Path, chat_format: ChatFormat) -> None:
     one = HFScorer(str(of_family("few words", tmp_path, chat_format)), dtype=torch.float32)
-    with pytest.raises(UserError, match=r"its tokenizer says token \d+, its embedding has 300"):
+    with pytest.raises(UserError, match=r"its tokenizer gives token \d+, its embedding has 300"):
         evaluate(one, tasks=[QUIZ])
 
 

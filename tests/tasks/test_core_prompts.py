@@ -244,7 +244,7 @@ def test_a_damaged_bundle_is_an_error(bundle: Path) -> None:
 )
 def test_an_invalid_row_is_an_error_with_its_place(bundle: Path, row: object, problem: str) -> None:
     zipped(bundle, "eval_data/" + DATA, LINES + json.dumps(row).encode())
-    with pytest.raises(UserError, match=f"line 6: no item of copa .*{problem}"):
+    with pytest.raises(UserError, match=f"line 6: not an item of copa .*{problem}"):
         core.load(COPA)
 
 

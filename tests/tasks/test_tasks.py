@@ -380,7 +380,7 @@ def test_rows_in_the_layouts_of_sharegpt_and_alpaca(tmp_path: Path) -> None:
 
 def test_names_of_special_tokens_are_plain_text_and_noted(tmp_path: Path) -> None:
     task = own(tmp_path / "c.jsonl", GOOD, json.dumps(chat("say <|assistant_end|>", "<|im_start|>")))
-    assert len(task) == 2 and "1 rows hold special tokens' names" in task.note and "line 2" in task.note
+    assert len(task) == 2 and "1 rows have names of special tokens" in task.note and "line 2" in task.note
     ids, mask = BYTES.render(task.conversation(1))
     assert sum(id >= 256 for id in ids) == 5 and sum(mask) == len("<|im_start|>") + 1
 
@@ -543,7 +543,7 @@ def test_a_part_without_a_number_of_rows_or_with_too_many_takes_all() -> None:
     for rows in (None, size + 1_000):
         mixed = mixture(0, (MixturePart(name, rows),))
         assert {row for _, row in items(mixed)} == set(range(size))
-        assert [f"{size:,} are there" in note for note in mixed.notes()] == [True] * (rows is not None)
+        assert [f"{size:,} available" in note for note in mixed.notes()] == [True] * (rows is not None)
 
 
 def test_a_mixture_has_the_rows_and_epochs_of_its_parts_and_no_row_repeats_within_an_epoch() -> None:
@@ -585,12 +585,12 @@ BAD = {
         ({"question": "2+2?", "choices": "34", "answer": 1}, "choices is '34', not a list"),
     ]),
     "arc/ARC-Easy/train.jsonl.gz": ("arc_easy", [
-        ({"question": "2+2?", "choices": {"text": ["3", "4"], "label": ["A", "B"]}, "answerKey": "E"}, "no row of"),
-        ({"question": "2+2?", "choices": {"text": ["3", "4"]}, "answerKey": "B"}, "no row of allenai/ai2_arc"),
+        ({"question": "2+2?", "choices": {"text": ["3", "4"], "label": ["A", "B"]}, "answerKey": "E"}, "not a row of"),
+        ({"question": "2+2?", "choices": {"text": ["3", "4"]}, "answerKey": "B"}, "not a row of allenai/ai2_arc"),
     ]),
     "smoltalk_like/train.jsonl.gz": ("smoltalk", [
         ({"messages": []}, "no list of messages"),
-        ({"messages": [{"role": "user"}]}, "no row of"),
+        ({"messages": [{"role": "user"}]}, "not a row of"),
         ({"messages": [{"role": "user", "content": "hi"}]}, "nobody answers"),
         ({"messages": [{"role": "assistant", "content": "hi"}]}, "before anyone asked"),
         ({"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "hi"}]}, "is empty"),
