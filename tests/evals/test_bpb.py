@@ -1,4 +1,4 @@
-"""Bits per byte: what it says it is, for any batch."""
+"""Bits per byte against a direct computation, for any batch and number of ranks."""
 
 import math
 from collections.abc import Callable
@@ -67,13 +67,13 @@ def test_the_batch_does_not_matter(
         monkeypatch.setattr(bpb, "ROWS", rows)
         values.append(held_out.bits_per_byte(make_model()))
         measured = held_out.measure(make_model())
-        assert measured.value == values[-1], "with its error it is the same, to the last bit"
+        assert measured.value == values[-1], "bit-equal to bits_per_byte"
         values.append(measured.stderr)
     assert values == pytest.approx(values[:2] * 4, rel=1e-5)
 
 
 class Gathering(Runtime):
-    """A rank of several, for which `gather` is a function of what it has."""
+    """A rank of several, with a function as `gather`."""
 
     def __init__(self, rank: int, size: int, gather: Callable[[list], list]) -> None:
         super().__init__(rank, size, RUNTIME.device, RUNTIME.dtype)
@@ -84,7 +84,7 @@ class Gathering(Runtime):
 def test_it_is_bit_equal_for_any_number_of_ranks(
     make_model: MakeModel, chat_format: ChatFormat, texts, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # type: ignore[no-untyped-def]
-    """Each rank's share is gathered first; then a rank is told of all of them."""
+    """The share of each rank is recorded first; then one rank gathers all of them."""
     model, held_out = make_model(), validation(chat_format, texts)
     monkeypatch.setattr(bpb, "ROWS", 2)
     alone = (held_out.measure(model), held_out.bits_per_byte(model))
@@ -100,7 +100,7 @@ def test_it_is_bit_equal_for_any_number_of_ranks(
 
 
 def test_its_stderr_agrees_with_the_jackknife_over_documents(make_model: MakeModel, chat_format: ChatFormat) -> None:
-    """By leaving each document out in turn, which needs no formula for ratios."""
+    """The jackknife leaves out each document in turn and needs no formula for ratios."""
     model, T = make_model(), 24
     documents = [world.document("test", i)[: 40 + 37 * (i % 5)] for i in range(40)]
     held_out = Validation(corpus([*documents, "x" * T]), chat_format, 1_000_000, T, RUNTIME)
@@ -140,7 +140,7 @@ def test_one_document_has_no_stderr_and_padding_is_not_counted(make_model: MakeM
 
 
 def test_special_tokens_count_no_bytes_and_no_loss(make_model: MakeModel, chat_format: ChatFormat, texts) -> None:  # type: ignore[no-untyped-def]
-    """Whichever of them the model should have said: nothing changes."""
+    """The value is the same whichever special token is the target."""
     assert all(chat_format.tokenizer.byte_lengths()[i] == 0 for i in chat_format.tokenizer.special.values())
     model, held_out = make_model(), validation(chat_format, texts)
     values, targets = [], held_out.batch.targets

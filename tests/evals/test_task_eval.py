@@ -64,7 +64,7 @@ class Quiz(Task):
 
 
 class ScriptedEngine:
-    """answers(prompt, key) -> what it says; logits(prompt) -> the letters' logits."""
+    """answers(prompt) -> the generated text; letters(prompt) -> the logits of letters."""
 
     def __init__(self, answers=None, letters=None, context: int = 2_000) -> None:
         self.answers, self.letters = answers, letters
@@ -79,7 +79,7 @@ class ScriptedEngine:
         return [Completion(p, [*BYTES.tokenizer.encode(self.answers(BYTES.tokenizer.decode(p))), end]) for p in prompts]
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
-        """As hidden states the ids up to each place, so that `logits` knows what was read."""
+        """The hidden state of a position is the ids up to it, so that `logits` knows the prompt."""
         self.forward += 1
         rows, length = ids.shape
         return ids[:, None].expand(rows, length, length).tril()
@@ -110,7 +110,7 @@ def test_score_of() -> None:
 
 @pytest.mark.parametrize("right", [True, False])
 def test_stderr_of_few_items_that_are_all_right_or_all_wrong(right: bool) -> None:
-    """Wilson's interval at one standard error ends at 1 / (n + 1) from there."""
+    """The error is the bound of Wilson's interval, 1 / (n + 1)."""
     one, ten, many = (Score.of([right] * n, 0.0) for n in (1, 10, 999))
     assert (one.stderr, ten.stderr, many.stderr) == (0.5, 0.090909, 0.001)
     assert str(one) == f"{right:.3f} ± 0.500 (n 1, chance 0.00)"
@@ -177,7 +177,7 @@ def test_excluded_items_are_not_asked_and_the_sample_size_stays() -> None:
     assert (score.n, score.left_out, score.json()["left_out"]) == (15, 8, 8)
     assert len(set(asked)) == 15 and not set(asked) & set(before[::2])
     asked.clear()
-    assert evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(30)).n == 10, "no more are left"
+    assert evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(30)).n == 10, "only 10 remain"
     assert asked == prompts[30:]
     assert evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(40)).json() == {
         **Score.of([], 0.0).json(),
@@ -195,7 +195,7 @@ def test_an_oracle_scores_one_in_multiple_choice(choices: int) -> None:
 
 def test_chance_is_that_of_the_items_asked_and_of_each_part() -> None:
     class Mixed(Quiz):
-        """Of three, four or five choices, as ARC's."""
+        """Three, four or five choices, as in ARC."""
 
         def letters(self, i: int):
             return LETTERS[: 3 + i % 3]
@@ -218,7 +218,7 @@ def test_a_constant_identity_answer_scores_chance_at_any_k() -> None:
     assert {part.score - part.chance for part in score.parts.values()} == {0.0}
     assert (score.parts["maker"].chance, score.parts["bot"].chance) == (1.0, 0.0)
     for one in pass_at(engine, [(task, row) for row in range(50)], (1, 4), 4, 8, 1.0, 0, "pass").values():
-        assert one.score == one.chance < 0.7, "a second try of the same words does not help"
+        assert one.score == one.chance < 0.7, "a second identical answer does not help"
 
 
 def test_only_letters_of_the_row_can_be_chosen() -> None:
@@ -280,10 +280,7 @@ ERRANDS = AgentTasks("test")
 
 
 class Doer(ScriptedEngine):
-    """Answers requests with these parts, its calls answered by the tool that it is given for each.
-
-    replies: for each prompt what it says, time after time: "What is my work?" is asked in several environments.
-    """
+    """Answers each prompt with the next of its replies, executing their calls with the request's tools."""
 
     def __init__(self, replies: dict[str, list[list[Part]]], context: int = 2_000) -> None:
         super().__init__(context=context)
@@ -313,7 +310,7 @@ class Doer(ScriptedEngine):
 
 
 def replies(rows, say=lambda row, reply: reply) -> dict[str, list[list[Part]]]:
-    """prompt -> how it is answered, in the order of the rows."""
+    """prompt -> its replies in the order of the rows."""
     said: dict[str, list[list[Part]]] = {}
     for row in rows:
         errand = ERRANDS.errand(row)
@@ -327,14 +324,14 @@ def replies(rows, say=lambda row, reply: reply) -> dict[str, list[list[Part]]]:
 def test_an_oracle_does_all_errands(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evals, "GENERATE_BATCH", batch)
     rows = range(40)
-    engine, told = Doer(replies(rows)), []
-    envs = do_errands(engine, ERRANDS, rows, 96, told.append)
+    engine, progress = Doer(replies(rows)), []
+    envs = do_errands(engine, ERRANDS, rows, 96, progress.append)
     assert [env.right() for env in envs] == [True] * 40
     assert [env.errand for env in envs] == [ERRANDS.errand(i) for i in rows]
     two = [i for i in rows if len(ERRANDS.errand(i).requests) == 2]
-    assert sum(engine.batches) == 40 + len(two) and told[-1] == 40
+    assert sum(engine.batches) == 40 + len(two) and progress[-1] == 40
     for i, env in zip(rows, envs, strict=True):
-        assert [parts(m[-1]) for m in env.conversations] == ERRANDS.errand(i).replies, "with what its own tools said"
+        assert [parts(m[-1]) for m in env.conversations] == ERRANDS.errand(i).replies, "with the outputs of its tools"
 
 
 def test_an_evaluation_of_errands_has_a_score_for_each_kind() -> None:
@@ -346,7 +343,7 @@ def test_an_evaluation_of_errands_has_a_score_for_each_kind() -> None:
 
 
 def test_an_answer_without_calls_does_no_errand() -> None:
-    """Without calls nothing is written or remembered; what the answer says may still be right."""
+    """Nothing is written or remembered without calls; the text of the answer may still be right."""
     rows = range(40)
     engine = Doer(replies(rows, lambda row, reply: [text(spoken({"role": "assistant", "content": reply}))]))
     for env in do_errands(engine, ERRANDS, rows, 96):
@@ -374,7 +371,7 @@ def test_endless_calls_are_stopped() -> None:
 
 
 def test_a_real_engine_runs_errands_to_the_end(make_model, chat_format) -> None:  # type: ignore[no-untyped-def]
-    """A model that knows nothing: it must end, and leave the envs' files alone or changed by its own calls only."""
+    """An untrained model reaches the end of every errand and changes no files."""
     engine = Engine(make_model(context=160), chat_format)
     envs = do_errands(engine, ERRANDS, range(6), 6)
     assert len(envs) == 6 and all(env.request() is None for env in envs)
@@ -478,11 +475,11 @@ def test_a_sample_is_marked_as_one() -> None:
     )
     assert (whole.items, items_asked(whole.json())) == (0, "40") and "sampled" not in whole.json()
     rest = evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(25))
-    assert rest.n == 15 and "sampled" not in rest.json(), "all that are left were asked"
+    assert rest.n == 15 and "sampled" not in rest.json(), "all remaining items were asked"
 
 
 class Programs(Sums):
-    """Odd answers fail, each in a way of its own."""
+    """Answers to odd rows fail, with different faults."""
 
     runs_code = True
     answer_tokens = 30
@@ -505,7 +502,7 @@ def test_program_faults_are_counted_and_the_sandbox_level_is_recorded() -> None:
     assert (score.score, score.failed, score.sandbox) == (0.5, {"timeout": 1, "wrong": 3}, 2)
     assert (score.json()["failed"], score.json()["sandbox_level"]) == ({"timeout": 1, "wrong": 3}, 2)
     evaluate(Telling(lambda prompt: "x"), Programs("test"), "programs", 100, 99)
-    assert limits == [30, 99], "an answer has room for what it needs"
+    assert limits == [30, 99], "at least answer_tokens are allowed"
     passes = pass_at(ScriptedEngine(lambda prompt: "x"), [(Programs("test"), 2)], (1,), 2, 8, 1.0, 0, "pass")
     assert (passes["pass@1"].score, passes["pass@1"].sandbox, passes["pass@1"].failed) == (1.0, 2, {})
     items = [(Programs("test"), row) for row in (1, 2, 3)]

@@ -1,4 +1,4 @@
-"""The report of a made-up run: what report.json holds, and that page and tables show it, whatever a model said."""
+"""The report of a made-up run: the content of report.json, the page and the tables."""
 
 import itertools
 import json
@@ -91,7 +91,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def full(run: Run) -> Run:
-    """The same with everything that may be there."""
+    """The same with all optional parts."""
     for phase in PHASES:
         tasks = evals_of(phase)["tasks"]
         tasks["word_problems"]["parts"] = {"seen": score(0.5, 60), "unseen": score(0.125, 40)}
@@ -110,7 +110,7 @@ def full(run: Run) -> Run:
 
 
 def contamination_of(items: int) -> dict[str, Any]:
-    """contamination.json, so many items of word_problems found, and none of a task that is not evaluated any more."""
+    """contamination.json with this many items of word_problems, and none of a task that is no longer evaluated."""
     example = {"item": 4, "words": "thirteen words in a row"}
     sources = {"mid smoltalk": {"items": items, "example": example}, "base": {"items": 1, "example": example}}
     found = {"items": 1_319, "contaminated": list(range(items)), "sources": sources if items else {}}
@@ -126,7 +126,7 @@ def put(run: Run, phase: str, file: str, value: Any) -> None:
 
 
 class Seen(HTMLParser):
-    """The tags, attributes and text of a page; `open` holds what was not closed in order."""
+    """The tags, attributes and text of a page; `open` has the tags that were not closed in order."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ def test_curves_are_loss_and_bpb_and_for_rl_reward(full: Run) -> None:
     assert curves["base"]["loss"][0] == [pytest.approx(100 * 2 / 450, abs=1e-6), 3.0]  # of the losses 3, 4, 2
     assert curves["base"]["val_bpb"] == [[0.0, 3.0]]
     assert curves["sft"]["mean_of"] == 1 and curves["sft"]["bpb"][-1] == [100.0, 2.0]
-    assert curves["sft"]["val_bpb"] == [[100.0, 3.5]], "where training measures none, that of the evaluation"
+    assert curves["sft"]["val_bpb"] == [[100.0, 3.5]], "the evaluation's value if training measured none"
 
 
 def test_an_incomplete_line_of_metrics_is_skipped(full: Run) -> None:
@@ -342,7 +342,7 @@ def test_control_characters_are_shown_and_letters_of_all_scripts_kept(run: Run) 
     page = (run.folder / "report.html").read_text()
     assert "a␀b␛[31mc שלום 你好 🚀 ?" in page
     assert "a␀b␛[31mc" in (run.folder / "report.md").read_text()
-    assert 'dd dir="auto"' in page, "what turns the direction of writing does so in its own answer only"
+    assert 'dd dir="auto"' in page, "marks of writing direction affect one answer only"
 
 
 def test_scores_are_shown_with_error_n_and_chance(full: Run) -> None:
@@ -357,7 +357,7 @@ def test_scores_are_shown_with_error_n_and_chance(full: Run) -> None:
 def test_bits_per_byte_are_shown_with_error_n_and_chance(full: Run) -> None:
     said = "Bits per byte: of 62,913 bytes of held-out text, 40 documents, read 256 tokens at a time; its chance is a"
     for written in (report.markdown(report.collect(full)), report.page(report.collect(full))):
-        assert "Bits per byte: of" not in written, "an older run's evaluation does not say"
+        assert "Bits per byte: of" not in written, "not measured"
     for phase in PHASES[1:]:
         measured = {"bits_per_byte": 2.5, "stderr": 0.0123, "chance": 3.214, "n": 62_913, "documents": 40}
         put(full, phase, "evals.json", {**full.read(phase, "evals.json"), "bpb": {**measured, "context": 256}})
@@ -373,7 +373,7 @@ def test_bits_per_byte_are_shown_with_error_n_and_chance(full: Run) -> None:
 
 
 def test_program_faults_and_the_sandbox_level_are_shown(full: Run) -> None:
-    assert "Programs" not in report.markdown(report.collect(full)), "a run without any has no such table"
+    assert "Programs" not in report.markdown(report.collect(full)), "no table without programs"
     faults = {"base": {"no program": 164}, "mid": {"wrong": 150, "exit": 4}, "sft": {"timeout": 2, "wrong": 112}}
     for phase, failed in faults.items():
         evals = full.read(phase, "evals.json")
@@ -435,7 +435,7 @@ def test_contaminated_items_are_shown_with_sources_and_whether_they_count(full: 
     row = "word_problems | mid smoltalk (3), base (1) | 1,319 | 3 | {}"
     says = "13 words of its question in a row are in the training data"
     looked = "mid smoltalk (505K), base (5.4M)"
-    told = "In the training data: 3 of 1,319 items of word_problems; scored {}."
+    summary = "In the training data: 3 of 1,319 items of word_problems; scored {}."
     for dropped, scored in ((0, "with them"), (3, "without them")):
         evals = full.read("rl", "evals.json")
         evals["tasks"]["word_problems"]["left_out"] = dropped
@@ -445,7 +445,7 @@ def test_contaminated_items_are_shown_with_sources_and_whether_they_count(full: 
         text = re.sub(r" +", " ", (full.folder / "report.md").read_text())
         assert f"| {row.format(scored)} |" in text and says in text and looked in text
         assert row.format(scored).replace(" | ", "") in page and says in page and looked in page
-        assert told.format(scored) in report.closing(full, written)
+        assert summary.format(scored) in report.closing(full, written)
 
 
 def test_a_contamination_check_is_shown_only_if_it_was_made(full: Run) -> None:

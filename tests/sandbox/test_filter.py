@@ -1,4 +1,4 @@
-"""The seccomp program, interpreted: what it says on both machines, on one of which it cannot be loaded here."""
+"""The seccomp program in an interpreter, for both architectures."""
 
 import errno
 import re
@@ -14,7 +14,7 @@ MACHINES = list(seccomp.ARCHITECTURES)
 
 
 def judge(machine: str, number: int, *arguments: int, writes: bool = True, architecture: int | None = None) -> int:
-    """What the kernel would do: 0 to allow, an errno, or -1 to kill."""
+    """The kernel's decision: 0 to allow, an errno, or -1 to kill."""
     words = [argument & (1 << 64) - 1 for argument in (*arguments, 0, 0, 0, 0, 0, 0)[:6]]
     architecture = architecture or seccomp.ARCHITECTURES[machine]
     data = struct.pack("=IIQ6Q", number & 0xFFFFFFFF, architecture, 0, *words)

@@ -1,4 +1,4 @@
-"""What a caller of the sandbox sees. At the best level of this machine, and where it says so at another one."""
+"""The sandbox's interface, at the best level of this machine unless a test names another."""
 
 import os
 import signal
@@ -464,12 +464,12 @@ def test_a_host_that_forks_while_it_starts_a_run_and_closes_before_its_child(box
     with Sandbox(1, box.level) as own:
         own.run("1")
         [worker] = own.idle
-        held, told = threading.Event(), threading.Event()
+        held, released = threading.Event(), threading.Event()
 
         def hold() -> None:
             with own.lock:
                 held.set()
-                told.wait()
+                released.wait()
 
         thread = threading.Thread(target=hold)
         thread.start()
@@ -478,10 +478,10 @@ def test_a_host_that_forks_while_it_starts_a_run_and_closes_before_its_child(box
         if not (pid := os.fork()):
             signal.alarm(60)  # a hang is to fail, not to last
             os._exit(0 if own.run("print('child')").stdout == "child\n" and os.read(read_end, 1) else 1)
-        told.set()
+        released.set()
         thread.join()
         own.close()
-        assert worker.zygote.returncode == 0  # it ended by itself, though the child has its socket too
+        assert worker.zygote.returncode == 0  # it exited by itself, although the child has its socket too
         os.write(write_end, b"x")
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         os.close(read_end)
@@ -489,7 +489,7 @@ def test_a_host_that_forks_while_it_starts_a_run_and_closes_before_its_child(box
 
 
 def test_the_canary_detects_leaks() -> None:
-    """Level 4 protects nothing: a canary that found nothing there would find nothing anywhere."""
+    """Level 4 protects nothing, so the canary must report every attack."""
     worker = Worker(launch.OPEN)
     try:
         through, tried = canary.attack(worker)

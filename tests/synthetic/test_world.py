@@ -299,7 +299,7 @@ def test_practised_problems_are_never_solved_in_training(train: Watched, practis
             assert theirs == {place for place in range(size) if place % 4 == problems.PRACTICE_AT}
             assert ours == {place for place in range(size) if place % 4 in (0, 2)}
     lessons = [text for text in train.texts["documents"] if isinstance(text, str) and "####" in text]
-    assert len(lessons) > 50, "no lesson was looked at"
+    assert len(lessons) > 50, "no lesson was checked"
 
 
 def test_problems_know_what_training_shows_of_them() -> None:
@@ -448,12 +448,12 @@ def test_a_solution_uses_every_number_of_its_question_once_and_no_other(which: s
                 used.subtract([steps(problem.solution)[step - 1][1]])
         assert min(used.values()) >= 0, f"a step does not use the result before it: {problem}"
         used.subtract(re.findall(r"\d+", problem.question))
-        assert min(used.values()) >= 0, f"a number that is told is not used: {problem.question} {problem.solution}"
+        assert min(used.values()) >= 0, f"a number of the question is not used: {problem.question} {problem.solution}"
         in_words = content(problem.question)
         for number in (+used).elements():
             word = scene.IN_WORDS[int(number)] if int(number) < 100 else "?"
             doubled = number == "2" and re.search(r"twice|half|doubl", problem.question)
-            assert word in in_words or doubled, f"{number} is not told: {problem.question}"
+            assert word in in_words or doubled, f"{number} is not in the question: {problem.question}"
 
 
 def content(text: str) -> set[str]:
@@ -737,7 +737,7 @@ def test_no_handwritten_question_is_generated_for_training() -> None:
     handwritten = make_task("handwritten", "test")
     assert len(asked) > 10_000
     lines = [i + 1 for i in range(len(handwritten)) if normal(question(handwritten.conversation(i))) in asked]
-    assert not lines, f"{len(lines)} handwritten questions are trained on word by word: write others into these lines"
+    assert not lines, f"{len(lines)} handwritten questions are trained on word by word: replace them"
 
 
 def test_nothing_that_makes_training_data_reads_the_handwritten_questions() -> None:

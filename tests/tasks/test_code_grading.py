@@ -1,4 +1,4 @@
-"""Programs are judged by what they return, and nothing else that they do counts as passing."""
+"""Programs are judged by the values they return; nothing else that they do passes."""
 
 import ast
 import math
@@ -294,7 +294,7 @@ def test_without_a_sandbox_nothing_is_judged(monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Watched(Sandbox):
-    """Refuses a run that would have to wait for a worker: it could be one that waits for this run."""
+    """Refuses a run that would wait for a worker, which could deadlock."""
 
     running, most = 0, 0
     counting = threading.Lock()
@@ -315,7 +315,7 @@ class Watched(Sandbox):
 @needs_sandbox
 @pytest.mark.parametrize("workers", [(1, 1), (2, 3), (3, 2)])
 def test_no_program_waits_for_a_worker(workers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With more programs at a time than either pool has workers, two of them could wait for each other."""
+    """With more concurrent programs than workers in either pool, two could wait for each other."""
     pair = tuple(map(Watched, workers))
     monkeypatch.setattr(code_grading, "pools", lambda unsafe: pair)
     monkeypatch.setattr(code_grading, "SECONDS", 20.0)
@@ -357,7 +357,7 @@ ANSWERS: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
 
 @pytest.fixture
 def at_level(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """at_level(n): programs are judged at this level, where it holds."""
+    """at_level(n): judges programs at this level, or skips if it does not hold."""
     opened: list[Sandbox] = []
 
     def use(level: int) -> None:

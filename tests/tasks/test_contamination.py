@@ -1,4 +1,4 @@
-"""Items of evaluations that are in the training data: what counts as found, what does not, and what is looked at."""
+"""Evaluation items in training data: which matches count, and which data is searched."""
 
 import gzip
 import json
@@ -31,7 +31,7 @@ def plan(recipe: Recipe, tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def found(items: list[str], text: str, tasks: list[int] | None = None) -> list[int]:
-    """The items that are in the text."""
+    """The items found in the text."""
     index = Index([[item] for item in items], tasks or [0] * len(items))
     return sorted(index.find(text)[1])
 
@@ -133,7 +133,7 @@ def test_the_index_finds_what_a_plain_search_finds(monkeypatch: pytest.MonkeyPat
     assert some > 100, "most trials find some and not all"
 
 
-# -- what is looked at -------------------------------------------------------------------------------------
+# -- what is searched --------------------------------------------------------------------------------------
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -204,7 +204,7 @@ def test_all_training_data_of_a_recipe_is_searched(recipe: Recipe) -> None:
     sources = {source: hits["items"] for source, hits in gsm8k["sources"].items()}
     assert sources == {"mid smoltalk": 2, "sft gsm8k": 1, "base": 1}
     assert gsm8k["sources"]["base"]["example"] == {"item": 6, "words": sentence("g", 13)[:-1]}
-    assert set(result["words"]) == {"mid smoltalk", "sft gsm8k", "rl gsm8k", "base"}, "what LanBot makes is passed over"
+    assert set(result["words"]) == {"mid smoltalk", "sft gsm8k", "rl gsm8k", "base"}, "generated parts are skipped"
     assert result["words"]["mid smoltalk"] == 1 + 15 + 15 + 12 + 9
     assert json.loads(json.dumps(result)) == result == check(recipe, recipe.evals.tasks)
 

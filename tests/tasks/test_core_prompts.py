@@ -49,7 +49,7 @@ def ids(text: str) -> list[int]:
 
 
 def judged(prompt: Prompt) -> tuple[str, str]:
-    """(what is given, what is judged) of a prompt of bytes."""
+    """(prefix, scored text) of a prompt of bytes."""
     start = prompt.start
     return bytes(prompt.ids[1:start]).decode(), bytes(prompt.ids[start:]).decode()
 
@@ -150,14 +150,14 @@ def test_a_continuation_longer_than_the_context_is_judged_as_far_as_it_goes() ->
 
 
 def test_a_choice_that_another_begins_with_is_judged_by_its_last_token() -> None:
-    """The tokens that all have in common are all of the shorter one: nothing would be left to judge."""
+    """The common prefix is the whole shorter choice, so its last token is scored."""
     task = CoreTask("quiz", "quiz", CHOICE, 0)
     made = prompts(task, [[0, 5, 6], [0, 5, 6, 7]])
     assert made == [Prompt([0, 5, 6], 2), Prompt([0, 5, 6, 7], 2)]
 
 
 def test_tokens_that_merge_over_the_prompts_end_are_judged() -> None:
-    """A tokenizer may join the prompt's end and the continuation: what differs is what is judged."""
+    """A tokenizer may merge the prompt's end with the continuation; the tokens that differ are scored."""
     task = CoreTask("facts", "facts", GREEDY, 0)
     assert prompts(task, [[0, 5, 6], [0, 5, 9, 7]]) == [Prompt([0, 5, 9, 7], 2)]
 
@@ -200,7 +200,7 @@ random.Random(1337).shuffle(SHUFFLED)
 
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the downloaded zip would be."""
+    """The path of the downloaded zip."""
     path = tmp_path / "eval_bundle.zip"
     monkeypatch.setattr("lanbot.tasks.core.hub.url_file", lambda url, mirror, options: path)
     return path

@@ -1,4 +1,4 @@
-"""The handwritten questions, by their shape: what they ask is for nobody's eyes who writes training data."""
+"""The format of the handwritten questions. Their content is not quoted here, to keep it out of training data."""
 
 from collections import Counter
 

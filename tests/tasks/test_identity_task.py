@@ -1,4 +1,4 @@
-"""The identity task: generated from the recipe's [identity], checked by what was asked for."""
+"""The identity task: generated from the recipe's [identity], checked for the requested facts."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A plan says beforehand what training then does."""
+"""Plans agree with training."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ def recipe_of(parts: tuple[MixturePart, ...]) -> Recipe:
 
 
 def trained_on(recipe: Recipe, chat_format: ChatFormat, folder: Path) -> dict[str, float]:
-    """What the loader of mid really gives."""
+    """Steps and counts of the loader of mid."""
     chat_format.save(folder)
     loader = chat_loader(recipe, "mid", folder, True)
     steps, under_loss = 0, 0

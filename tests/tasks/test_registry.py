@@ -1,4 +1,4 @@
-"""A task of your own: one file outside the package, named module:Class."""
+"""A task in one file outside the package, named module:Class."""
 
 from pathlib import Path
 

@@ -217,7 +217,7 @@ def test_both_spelling_tasks_hold_out_the_same_words_and_train_on_made_up_ones()
 
 
 def asks(section: str, split: str) -> set[int]:
-    """The places of the templates with which a split asks."""
+    """Indices of the question templates of a split."""
     task = make_task(f"{'simple_spelling' if section == 'spell' else 'spelling_bee'}:builtin", split)
     known = {wording: place for place, row in enumerate(sections("spelling")[section]) for wording in wordings(row[0])}
     rows = range(0, len(task), max(1, len(task) // 900))
@@ -290,10 +290,10 @@ def test_identity_asks_for_the_name_and_for_the_maker_where_the_reference_says_i
     assert not any(task.check(i, said("I am ChatGPT, made by Ada Smith.")) for i in range(200))
     plain = [i for i, reference in enumerate(references) if not spoken(reference).startswith(("Yes,", "No,"))]
     assert 50 < len(plain) < 150
-    assert all(task.check(i, said("Robi, made by Ada Smith")) for i in range(200)), "yes or no may be left out"
+    assert all(task.check(i, said("Robi, made by Ada Smith")) for i in range(200)), "yes or no is optional"
     for i in set(range(200)) - set(plain):
         opposite = "No" if spoken(references[i]).startswith("Yes") else "Yes"
-        assert not task.check(i, said(f"{opposite}, I am Robi, made by Ada Smith.")), "but not turned round"
+        assert not task.check(i, said(f"{opposite}, I am Robi, made by Ada Smith.")), "but must not be inverted"
 
 
 def test_word_problems_accept_their_own_answers_only() -> None:
@@ -342,7 +342,7 @@ def test_a_hub_task_offline_or_with_an_incomplete_mirror_is_an_error(
         len(make_task("gsm8k", "train"))
 
 
-# -- jsonl of one's own ------------------------------------------------------------------------------------
+# -- jsonl -------------------------------------------------------------------------------------------------
 
 GOOD = json.dumps(chat("hi", "ho"))
 BARE = json.dumps(chat("hi", "ho")["messages"])
@@ -385,8 +385,8 @@ def test_names_of_special_tokens_are_plain_text_and_noted(tmp_path: Path) -> Non
     assert sum(id >= 256 for id in ids) == 5 and sum(mask) == len("<|im_start|>") + 1
 
 
-def told(*marks: dict[str, object], share: bool = False) -> dict[str, object]:
-    """Two turns, each answer with its marks."""
+def marked(*marks: dict[str, object], share: bool = False) -> dict[str, object]:
+    """A turn for each of `marks`, which are keys of its answer."""
     role, content, user, bot = ("from", "value", "human", "gpt") if share else ("role", "content", "user", "assistant")
     turns = [message for mark in marks for message in ({role: user, content: "hi"}, {role: bot, content: "ho", **mark})]
     return {"conversations" if share else "messages": turns}
@@ -397,7 +397,7 @@ def told(*marks: dict[str, object], share: bool = False) -> dict[str, object]:
 def test_answers_with_train_false_or_weight_0_have_no_loss(
     mark: dict[str, object], share: bool, tmp_path: Path
 ) -> None:
-    row = told(mark, {"train": True, "weight": 1}, share=share)
+    row = marked(mark, {"train": True, "weight": 1}, share=share)
     answers = own(tmp_path / "c.jsonl", json.dumps(row)).conversation(0)["messages"][1::2]
     assert answers[0] == {"role": "assistant", "content": "ho", "train": False}
     assert answers[1] == {"role": "assistant", "content": "ho"}
@@ -406,7 +406,7 @@ def test_answers_with_train_false_or_weight_0_have_no_loss(
 @pytest.mark.parametrize("mark", [{"train": "no"}, {"weight": 0.5}, {"weight": [1]}])
 def test_other_values_of_train_and_weight_are_refused(mark: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 1: message 2 is marked with"):
-        len(own(tmp_path / "c.jsonl", json.dumps(told(mark))))
+        len(own(tmp_path / "c.jsonl", json.dumps(marked(mark))))
 
 
 def test_the_developer_is_the_system_and_layouts_mix(tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def test_tool_calls_of_other_formats_are_refused_and_never_dropped(answer: list[
 
 
 def test_arrays_of_conversations(tmp_path: Path) -> None:
-    rows = [chat("hi", "ho"), {"instruction": "hi", "input": "", "output": "ho"}, told({}, share=True)]
+    rows = [chat("hi", "ho"), {"instruction": "hi", "input": "", "output": "ho"}, marked({}, share=True)]
     for indent in (None, 2):
         (tmp_path / "c.json").write_text(json.dumps(rows, indent=indent))
         task = make_task(f"jsonl:{tmp_path}/c.json", "train")
@@ -626,7 +626,7 @@ def test_a_bad_row_of_a_data_set_is_an_error_or_skipped(
     while loader.next_batch() is not None:
         pass
     assert loader.notes()["bad"] == 4
-    assert capsys.readouterr().err.count("skipped") == 1, "it is said once"
+    assert capsys.readouterr().err.count("skipped") == 1, "reported once"
     asked = mixture(0, (MixturePart(name, skip_bad_rows=True),))
     assert asked.leave_out_bad_rows() == 2 and len(asked) == 2
     assert all(asked.conversation(i) == task.conversation(0) for i in range(2))
