@@ -142,23 +142,16 @@ def _of_task(k: int, owners: Sequence[tuple[int, int]], found: dict[str, dict[in
     return {"items": sum(of == k for of, _ in owners), "contaminated": sorted(rows), "sources": sources}
 
 
-def found_in(task: dict[str, Any]) -> str:
-    """mid smoltalk 12, base 3"""
-    return ", ".join(f"{source} {hits['items']:,}" for source, hits in task["sources"].items())
-
-
 def summary(found: Found) -> str:
     """A table of the result of `check`, with an example for each source of contaminated items."""
-    rows = [
-        (name, found_in(task), f"{task['items']:,}", f"{len(task['contaminated']):,}")
-        for name, task in found["tasks"].items()
-    ]
-    lines = [table(rows, ("task", "found in", "items", "contaminated"), left=2)]
+    rows, examples = [], []
     for name, task in found["tasks"].items():
+        where = ", ".join(f"{source} {hits['items']:,}" for source, hits in task["sources"].items())
+        rows.append((name, where, f"{task['items']:,}", f"{len(task['contaminated']):,}"))
         for source, hits in task["sources"].items():
             example = hits["example"]
-            lines.append(f'{name}, item {example["item"]:,}, in {source}: "{example["words"]}"')
-    return "\n".join(lines)
+            examples.append(f'{name}, item {example["item"]:,}, in {source}: "{example["words"]}"')
+    return "\n".join([table(rows, ("task", "found in", "items", "contaminated"), left=2), *examples])
 
 
 # -- texts -------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lanbot.chat.formats import special_names
 from lanbot.chat.messages import Conversation, chat, parts, validate
@@ -46,27 +46,19 @@ class Jsonl(Task):
         return len(self.good)
 
     def conversation(self, i: int) -> Conversation:
-        return self._read(self.good[i])
+        return _read(self.rows, self.good[i])
 
     @cached_property
     def good(self) -> Sequence[int]:
         """Indices of valid rows. Raises UserError for the first bad one, unless bad rows are skipped."""
-        checked = _checked(self.rows, self.argument, self.context.skip_bad_rows)
-        self.skipped, self.note = len(self.rows) - len(checked.good), checked.note
-        return checked.good
-
-    def _read(self, i: int) -> Conversation:
-        return _read(self.rows, i)
-
-
-class _Checked(NamedTuple):
-    good: list[int]
-    note: str
+        good, self.note = _checked(self.rows, self.argument, self.context.skip_bad_rows)
+        self.skipped = len(self.rows) - len(good)
+        return good
 
 
 @lru_cache(maxsize=32)
-def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> _Checked:
-    """Cached for all phases. Raises UserError."""
+def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> tuple[list[int], str]:
+    """(indices of valid rows, note for the user), cached for all phases. Raises UserError."""
     names = special_names()
     good, skipped, special = [], [], []  # type: list[int], list[str], list[str]
     for i in track(range(len(rows)), f"checking {name}", len(rows), "rows"):
@@ -87,7 +79,7 @@ def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> _Checked:
         notes.append(f"{len(special):,} rows have names of special tokens, read as plain text; first: {special[0]}")
     if not good:
         raise UserError(f"{name}: no conversation in it", "Give the file at least one good row.")
-    return _Checked(good, f"{name}: {'. '.join(notes)}" if notes else "")
+    return good, f"{name}: {'. '.join(notes)}" if notes else ""
 
 
 def _read(rows: Rows, i: int) -> Conversation:

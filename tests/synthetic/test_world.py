@@ -3,10 +3,7 @@
 import hashlib
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -172,20 +169,8 @@ def test_a_text_depends_on_split_and_index_alone(split: str) -> None:
     assert of(3) == forwards[3] != of(4)
 
 
-def test_another_process_makes_the_same_texts_whatever_its_hashes() -> None:
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from test_world import a_few\n"
-        "import hashlib; print(hashlib.sha256('\\n'.join(a_few('train') + a_few('test')).encode()).hexdigest())"
-    )
-    ours = hashlib.sha256("\n".join(a_few("train") + a_few("test")).encode()).hexdigest()
-    for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
-        command = [sys.executable, "-c", code, str(Path(__file__).parent)]
-        theirs = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        assert theirs.stdout.strip() == ours
-
-
 def test_the_first_texts_are_pinned() -> None:
+    """Each run of the tests has other hashes of strings, so the texts do not depend on them either."""
     digest = hashlib.sha256("\n".join(a_few("train", 50) + a_few("test", 50)).encode()).hexdigest()
     assert digest == PINNED, f"the world has changed; if that was meant, pin {digest}"
 

@@ -119,10 +119,7 @@ MARGIN = '"""\n```python\nf(1)\n```\n"""\ndef f(x):\n    return 2\n'
         # a fence within a docstring, also at the margin, does not end the block
         (f"```python\n{DOCSTRING}```\nIt returns 2.", DOCSTRING),
         (f"```python\n{MARGIN}```\n\n```python\nf(1)\n```", MARGIN),
-        (
-            "```python\ndef f(x):\n    '''```f(1)```'''\n    return 2\n```",
-            "def f(x):\n    '''```f(1)```'''\n    return 2\n",
-        ),
+        (f"```python\n{INLINE}```", INLINE),
         # in a list
         (
             "1. First:\n\n   ```python\n   def f(x):\n       return 2\n   ```\n2. Then test.",

@@ -281,21 +281,6 @@ def test_the_word_list_of_a_mirror_is_cleaned() -> None:
 # -- the built-in tasks ------------------------------------------------------------------------------------
 
 
-def test_identity_asks_for_the_name_and_for_the_maker_where_the_reference_says_it() -> None:
-    task = make_task("identity:builtin", "test", TaskContext(Identity("Robi", "Ada Smith", personality="cheerful")))
-    references = [task.conversation(i)["messages"][-1] for i in range(200)]
-    assert all(task.check(i, reference) for i, reference in enumerate(references))
-    assert all("Robi" in spoken(reference) and "Ada Smith" in spoken(reference) for reference in references)
-    assert not any(task.check(i, said("I am Robi.")) for i in range(200))
-    assert not any(task.check(i, said("I am ChatGPT, made by Ada Smith.")) for i in range(200))
-    plain = [i for i, reference in enumerate(references) if not spoken(reference).startswith(("Yes,", "No,"))]
-    assert 50 < len(plain) < 150
-    assert all(task.check(i, said("Robi, made by Ada Smith")) for i in range(200)), "yes or no is optional"
-    for i in set(range(200)) - set(plain):
-        opposite = "No" if spoken(references[i]).startswith("Yes") else "Yes"
-        assert not task.check(i, said(f"{opposite}, I am Robi, made by Ada Smith.")), "but must not be inverted"
-
-
 def test_word_problems_accept_their_own_answers_only() -> None:
     task = make_task("word_problems", "test")
     for i in range(50):
@@ -304,14 +289,6 @@ def test_word_problems_accept_their_own_answers_only() -> None:
         number = int(final_number(spoken(solution)) or 0)
         assert task.check(i, said(f"#### {number:,}")) and not task.check(i, said(f"#### {number + 1}"))
         assert not task.check(i, said(str(number)))
-
-
-@pytest.mark.parametrize("name", ["identity:builtin", "word_problems", "world_chat"])
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_rows_of_the_built_in_tasks_are_conversations(name: str, split: str) -> None:
-    task = make_task(name, split)
-    for i in [0, 1, len(task) - 1]:
-        validate(task.conversation(i), f"{name} {i}")
 
 
 # -- by name -----------------------------------------------------------------------------------------------
