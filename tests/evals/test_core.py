@@ -28,6 +28,7 @@ from lanbot.evals import core as core_eval
 from lanbot.evals import hf_scorer, scorer
 from lanbot.evals.bpb import Validation
 from lanbot.evals.core import CoreResult, TaskScore
+from lanbot.evals.score import Score
 from lanbot.evals.scorer import Judged, ModelScorer, batches, plans
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model, save_model
@@ -393,12 +394,7 @@ def test_figures_carry_n_error_chance_and_settings() -> None:
 
 def test_core_is_the_mean_of_the_centered() -> None:
     def one(task: CoreTask, p: float) -> TaskScore:
-        return TaskScore(task, core_score(p, 100), 100, 0)
-
-    def core_score(p: float, n: int):
-        from lanbot.evals.score import Score
-
-        return Score(p, n, math.sqrt(p * (1 - p) / n), 0.0)
+        return TaskScore(task, Score(p, 100, math.sqrt(p * (1 - p) / 100), 0.0), 100, 0)
 
     accuracies = [0.3 + 0.02 * i for i in range(22)]
     tasks = {task.label: one(task, p) for task, p in zip(TASKS, accuracies, strict=True)}

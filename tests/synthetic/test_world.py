@@ -224,7 +224,7 @@ def test_words_are_distinct_lowercase_and_short() -> None:
 # -- what is held out ----------------------------------------------------------------------------------------
 
 OPEN = {("stories", section) for section in ("start", "event", "end", "how_to", "person", "town")}
-"""What base training tells of: facts must be told to be known. Questions about them are held out instead."""
+"""What base training states: facts must be seen to be known. Questions about them are held out instead."""
 
 
 def sections() -> Iterator[tuple[str, str, int]]:
@@ -362,8 +362,8 @@ def test_every_kind_of_document_is_drawn(train: Watched) -> None:
 
 
 def test_a_person_is_the_same_everywhere(train: Watched, tested: Watched) -> None:
-    told = " ".join(train.said("documents", "talk") + tested.said("documents", "talk"))
-    seen = re.findall(r"\b([A-Z][a-z]+) (lives in|is|works as|likes to eat) (an? \w+|\w+)[. ]", told)
+    stated = " ".join(train.said("documents", "talk") + tested.said("documents", "talk"))
+    seen = re.findall(r"\b([A-Z][a-z]+) (lives in|is|works as|likes to eat) (an? \w+|\w+)[. ]", stated)
     facts = {"lives in": "town", "is": "a_job", "works as": "a_job", "likes to eat": "food"}
     jobs = {scene.an(job) for job, _ in scene.JOBS}
     checked = 0
@@ -375,12 +375,12 @@ def test_a_person_is_the_same_everywhere(train: Watched, tested: Watched) -> Non
 
 
 def test_a_town_is_the_same_everywhere(train: Watched, tested: Watched) -> None:
-    told = " ".join(train.said("documents", "talk") + tested.said("documents", "talk"))
+    stated = " ".join(train.said("documents", "talk") + tested.said("documents", "talk"))
     checked = 0
-    for name, day in re.findall(r"The market of (\w+) is on (\w+)", told):
+    for name, day in re.findall(r"The market of (\w+) is on (\w+)", stated):
         assert scene.town(name).market == day
         checked += 1
-    for name, following, minutes in re.findall(r"A train from (\w+) to (\w+) takes (\d+) minutes", told):
+    for name, following, minutes in re.findall(r"A train from (\w+) to (\w+) takes (\d+) minutes", stated):
         assert (scene.town(name).next, str(scene.town(name).minutes)) == (following, minutes)
         checked += 1
     assert checked > 50
@@ -464,9 +464,9 @@ def test_a_comparison_is_answered_rightly(train: Watched, tested: Watched) -> No
     checked = 0
     for conversation in train.texts["talk"] + tested.texts["talk"]:
         asked, answer = (spoken(message) for message in conversation["messages"][:2])
-        told = re.fullmatch(r"(?:(Yes|No), )?(\d+) is (larger|smaller) than (\d+)\.", answer)
-        if told:
-            yes, first, relation, second = told.groups()
+        stated = re.fullmatch(r"(?:(Yes|No), )?(\d+) is (larger|smaller) than (\d+)\.", answer)
+        if stated:
+            yes, first, relation, second = stated.groups()
             assert (int(first) > int(second)) == (relation == "larger")
             x, y = map(int, re.findall(r"\d+", asked))
             assert {first, second} == {str(x), str(y)}
@@ -496,12 +496,12 @@ def test_what_comes_after_is_right(train: Watched, tested: Watched) -> None:
 def test_a_fact_is_found_by_a_word_of_its_question_and_says_what_was_not_asked(section: str) -> None:
     for place, row in enumerate(grammar.sections("facts")[section]):
         for i in range(20):
-            told = chats.fact(row, grammar.rng_of(f"fact {place}", "train", i), "train")
-            statement, asked, key, heart = told
-            assert re.search(rf"(?<!\w){re.escape(key)}(?!\w)", asked), told
-            assert key in statement, told
-            assert re.search(rf"(?<!\w){re.escape(heart)}(?!\w)", statement), told
-            assert not re.search(rf"(?<!\w){re.escape(heart)}(?!\w)", asked), told
+            stated = chats.fact(row, grammar.rng_of(f"fact {place}", "train", i), "train")
+            statement, asked, key, heart = stated
+            assert re.search(rf"(?<!\w){re.escape(key)}(?!\w)", asked), stated
+            assert key in statement, stated
+            assert re.search(rf"(?<!\w){re.escape(heart)}(?!\w)", statement), stated
+            assert not re.search(rf"(?<!\w){re.escape(heart)}(?!\w)", asked), stated
 
 
 VERBS = re.compile(r"\b(?:gave|sold|lent|bought|found|lost|buy|find|lose|give|sell|lend)\b")
@@ -527,15 +527,15 @@ def answers_to(asked: str, statement: str, lines: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_reading_question_has_one_answer(split: str) -> None:
-    told_of = Counter()
+    statements = Counter()
     for i in range(4_000):
         conversation = chats._reading(grammar.rng_of("reading", split, i), split)
-        *told, asked = re.split(r"(?<=\.) (?=[A-Z])", question(conversation))
+        *stated, asked = re.split(r"(?<=\.) (?=[A-Z])", question(conversation))
         answer = spoken(conversation["messages"][1])
-        assert asked.endswith("?") and answer in told
-        assert answers_to(asked, answer, told) == [answer], question(conversation)
-        told_of[len(told)] += 1
-    assert set(told_of) <= {1, 2, 3, 4} and told_of[1] < 400 and told_of[4] > 500
+        assert asked.endswith("?") and answer in stated
+        assert answers_to(asked, answer, stated) == [answer], question(conversation)
+        statements[len(stated)] += 1
+    assert set(statements) <= {1, 2, 3, 4} and statements[1] < 400 and statements[4] > 500
 
 
 # -- errands ----------------------------------------------------------------------------------------------------
@@ -686,8 +686,8 @@ def test_no_other_identity_is_taught(train: Watched, tested: Watched) -> None:
 
 def test_the_personality_is_stated() -> None:
     for split in SPLITS:
-        told = [world.identity_chat("Robi", "", "a calm poet.", split, i)[0]["messages"][1] for i in range(99)]
-        assert any(spoken(answer).endswith("a calm poet.") for answer in told)
+        stated = [world.identity_chat("Robi", "", "a calm poet.", split, i)[0]["messages"][1] for i in range(99)]
+        assert any(spoken(answer).endswith("a calm poet.") for answer in stated)
 
 
 def test_openers_and_bots_of_the_tests_are_held_out(train: Watched, tested: Watched) -> None:
