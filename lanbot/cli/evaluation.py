@@ -63,11 +63,11 @@ def evaluate(
     from lanbot.phases import eval_command
 
     with Runtime.start() as runtime:
-        passes = eval_command.Passes(_numbers(pass_k), samples, temperature) if pass_k else None
-        answers = eval_command.ask(made, chosen, names or made.recipe.evals.tasks, limit or None, runtime, passes)
+        asked = eval_command.PassAtK(_numbers(pass_k), samples, temperature) if pass_k else None
+        result = eval_command.evaluate(made, chosen, names or made.recipe.evals.tasks, limit or None, runtime, asked)
         if runtime.main:
-            whole = {"run": str(made.folder), "phase": chosen, **answers.json()}
-            print(json_library.dumps(whole) if json else answers)
+            found = {"run": str(made.folder), "phase": chosen, **result.json}
+            print(json_library.dumps(found) if json else result.text)
 
 
 def _score_model(name: str, limit: int | None, json: bool, options: Options) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,19 +147,35 @@ def check_questions(run: Run, phases: Sequence[Phase]) -> None:
 
     It looks at no more than SAMPLE of each, until one fits, and needs the tokenizer. Choices are cut to fit.
     """
-    recipe, chat_format = run.recipe, load_format(run.phase("tokenizer"))
+    recipe = run.recipe
     models = [phase for phase in phases if phase.makes == "model"]
     asked: dict[str, Iterable[Conversation | None]] = {}
     for phase in models:
         if phase.rewards:
             mixture = Mixture(phase.settings(recipe).mixture, recipe.identity, None, recipe.seed, options=run.options)
             asked[f"{phase.name}.mixture"] = map(mixture.conversation, range(min(SAMPLE, len(mixture))))
-    for name in recipe.evals.tasks if models else ():
-        if (task := checked(name, run)).kind != "choice":
-            asked[f"evals.tasks: {name}"] = map(task.conversation, sample_rows(task, SAMPLE, recipe.seed))
+    tasks = {f"evals.tasks: {name}": checked(name, run) for name in (recipe.evals.tasks if models else ())}
+    _check_fit(run, asked | _first_questions(tasks, recipe.seed))
+
+
+def check_tasks(run: Run, tasks: Mapping[str, Task]) -> None:
+    """Raises UserError if no question of one of these tasks fits into the context; see `check_questions`."""
+    _check_fit(run, _first_questions(tasks, run.recipe.seed))
+
+
+def _first_questions(tasks: Mapping[str, Task], seed: int) -> dict[str, Iterable[Conversation | None]]:
+    return {
+        name: map(task.conversation, sample_rows(task, SAMPLE, seed))
+        for name, task in tasks.items()
+        if task.kind != "choice"
+    }
+
+
+def _check_fit(run: Run, asked: Mapping[str, Iterable[Conversation | None]]) -> None:
+    chat_format, context = load_format(run.phase("tokenizer")), run.recipe.model.context
     for what, conversations in asked.items():
-        if not any(one and len(chat_format.prompt_of(one)) < recipe.model.context for one in conversations):
-            problem = f"{what}: no question fits into model.context = {recipe.model.context:,} tokens"
+        if not any(one and len(chat_format.prompt_of(one)) < context for one in conversations):
+            problem = f"{what}: no question fits into model.context = {context:,} tokens"
             raise UserError(problem, "Leave it out, or choose a longer model.context.")
 
 

@@ -31,7 +31,7 @@ class Metrics:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 beside = path.with_name(".metrics.jsonl.tmp")
-                beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+                beside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
                 beside.replace(path)
                 self.file = path.open("ab", buffering=0)  # a line written is a line that a kill leaves
             except OSError as error:

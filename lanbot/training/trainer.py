@@ -151,13 +151,12 @@ class Trainer:
     ) -> None:
         """Saves if a checkpoint is due, by steps or by time. Saves and raises Stopped if a signal came."""
         minutes = self.settings.checkpoint_minutes
-        by_time = minutes > 0 and time.monotonic() - self.saved_at > 60 * minutes
-        if self.step % self.settings.checkpoint_every == 0 or self.runtime.max(int(by_time)):
+        code, by_time = stop.poll(minutes > 0 and time.monotonic() - self.saved_at > 60 * minutes)
+        if code or by_time or self.step % self.settings.checkpoint_every == 0:
             with paused():
                 self.save(loader_state())
-        if code := stop.exit_code():  # it may have come during that save
-            with paused():
-                self.save(loader_state())
+            code = code or stop.exit_code()  # a signal may have come during the save
+        if code:
             self._stop(code)
 
     def finish(self, stop: StopSignals) -> None:
@@ -192,7 +191,7 @@ class Trainer:
             say(f"{self.phase.name}: no checkpoint is complete, starting over")
         lowered = self.phase / MICRO_TOKENS
         if self.runtime.on_main(lowered.is_file):
-            self.micro_tokens = min(self.micro_tokens, int(self.runtime.on_main(lowered.read_text)))
+            self.micro_tokens = min(self.micro_tokens, int(self.runtime.on_main(lowered.read_text, "utf-8")))
         self.metrics = Metrics(self.phase / "metrics.jsonl", self.step, self.runtime)
         return loader_state
 

@@ -1,8 +1,9 @@
 """`lanbot chat` and `lanbot agent` with a model that says what it is told to."""
 
 import io
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,37 @@ def test_a_pipe_is_answered_line_by_line_and_empty_lines_are_nothing(
     assert lanbot("chat", "demo") == 0
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("1\n(empty)\n2\n", "")
+
+
+@pytest.fixture
+def read_only_runs(script: Script) -> Iterator[None]:
+    """The runs, which cannot be written; root is not stopped by a mode, so the folder is mounted read-only."""
+    Memory(Path("runs/demo/agent/memory.db")).remember("my cat is Tom")
+    mounted = subprocess.run(["mount", "--bind", "-o", "ro", "runs", "runs"], capture_output=True, text=True)
+    try:
+        Path("runs/demo/new").touch()
+    except OSError:
+        yield
+    else:
+        Path("runs/demo/new").unlink()
+        pytest.skip(f"may not mount a folder read-only: {mounted.stderr.strip()}")
+    finally:
+        if not mounted.returncode:
+            subprocess.run(["umount", "--lazy", "runs"], check=True)  # the memory may still be open
+
+
+@pytest.mark.usefixtures("read_only_runs")
+def test_chat_works_on_a_read_only_runs_folder(
+    script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [python('recall("cat")'), python('remember("x")'), python('write_file("a.txt", "b")'), text("Tom.")]
+    script(calls[:2] + calls[3:], calls[2:])
+    types(monkeypatch, "Who is my cat?", "Write it.", "/memory", "/files")
+    assert lanbot("chat", "demo") == 0
+    captured = capsys.readouterr()
+    assert "    1: my cat is Tom\n" in captured.out and "error: the memory is read-only" in captured.out
+    assert "error: a.txt cannot be written: Read-only file system" in captured.out
+    assert captured.out.count("Tom.\n") == 2 and captured.out.endswith("\n1: my cat is Tom\n\n(empty)\n\n")
 
 
 def test_a_question_may_start_with_a_slash(

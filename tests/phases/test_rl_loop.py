@@ -74,6 +74,17 @@ def test_a_bad_update_is_skipped_and_counted_also_over_a_stop(train: Train, caps
         assert ours.isfinite().all() and ours.equal(theirs)
 
 
+@pytest.mark.parametrize(("gap", "warned"), [(0.04, 0), (0.06, 10)])
+def test_a_gap_between_the_log_probabilities_of_engine_and_trainer_is_logged_and_warned_about(
+    train: Train, gap: float, warned: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rl, "logprob_gaps", lambda *_: [gap])
+    phase = train("gap")
+    assert [line["logprob_gap"] for line in metrics(phase)] == [gap] * 10
+    warning = "log probabilities of engine and trainer differ by 0.060 on average"
+    assert capsys.readouterr().err.count(warning) == warned
+
+
 def test_pass_at_k_says_of_how_many_questions_those_asked_are_a_sample(
     make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path
 ) -> None:

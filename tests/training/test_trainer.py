@@ -34,6 +34,7 @@ from lanbot.training import checkpoint
 from lanbot.training.metrics import Metrics
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.sampled_softmax import SampledSoftmax
+from lanbot.training.signals import StopSignals
 from lanbot.training.step import training_step
 from lanbot.training.trainer import Trainer
 
@@ -346,6 +347,19 @@ def test_stopped_with_batches_prepared_ahead_it_ends_the_same(
     run("stopped", ahead=True)
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+def test_a_step_asks_the_other_ranks_once_whether_to_stop_or_save(
+    make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Training(**{**SETTINGS, "checkpoint_every": 10**6})
+    trainer = Trainer(make_model(dtype=RUNTIME.dtype), chat_format, settings, tmp_path / "base", RUNTIME, T)
+    trainer.resume()
+    trainer.step = 1
+    calls: list[object] = []
+    monkeypatch.setattr(Runtime, "_reduced", lambda runtime, tensor, operation: calls.append(operation) or tensor)
+    trainer.end_step(StopSignals(RUNTIME), dict)
+    assert len(calls) == 1
 
 
 def test_checkpoints_are_saved_by_time_too(
