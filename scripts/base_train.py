@@ -4,7 +4,7 @@ python scripts/base_train.py RECIPE [--section.key value]
 torchrun --nproc-per-node N scripts/base_train.py RECIPE [--section.key value]
 """
 
-from lanbot.cli import phase_door
+from lanbot.cli import run_phase
 
 if __name__ == "__main__":
-    phase_door("base")
+    run_phase("base")

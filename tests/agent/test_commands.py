@@ -102,7 +102,7 @@ def test_the_step_limit_ends_it_with_exit_code_1(script: Script, capsys: pytest.
     assert lanbot("agent", "demo", "Count.", "--transcript", "t.md") == 1
     captured = capsys.readouterr()
     first, second = captured.err.rstrip("\n").split("\n")
-    assert first == "lanbot: stopped by the step limit: it went on after 2 calls" and "agent.max_steps" in second
+    assert first == "lanbot: stopped by the step limit: no answer after 2 calls" and "agent.max_steps" in second
     assert captured.out.endswith("    >>> 2\n    error: no more than 2 calls; answer now\n    >>> 3\n")
     assert Path("t.md").read_text().endswith("    >>> 3\n\n(ended by the step limit)\n")
 

@@ -194,13 +194,13 @@ def test_a_run_of_another_recipe_is_refused(capsys: pytest.CaptureFixture[str]) 
 def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(pipeline, "execute", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert exit_code("run", "smoke") == 130
-    assert capsys.readouterr().err.startswith("lanbot: stopped; what was saved is whole")
+    assert capsys.readouterr().err.startswith("lanbot: stopped; saved checkpoints are complete")
 
 
 def test_sigterm_exits_143(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(pipeline, "execute", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert exit_code("run", "smoke") == 143
-    assert capsys.readouterr().err.startswith("lanbot: stopped; what was saved is whole")
+    assert capsys.readouterr().err.startswith("lanbot: stopped; saved checkpoints are complete")
 
 
 def test_an_error_of_lanbots_own_is_two_lines_and_with_debug_a_traceback(
@@ -364,7 +364,7 @@ def test_only_a_run_that_is_terminated_speaks_of_what_was_saved(arguments: tuple
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 143 and done.stderr.startswith("lanbot: stopped")
-    assert ("what was saved" in done.stderr) == said
+    assert ("saved checkpoints" in done.stderr) == said
 
 
 def test_bytes_that_are_no_text_never_reach_a_recipe(place: Path) -> None:

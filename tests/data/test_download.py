@@ -146,7 +146,7 @@ def test_wrong_bytes_are_fetched_again_a_few_times_and_never_kept(fault: Fault, 
     remote.path.unlink()
     hub.faults["words.bin"] = [fault] * download.WRONG_TRIES
     error = refused(remote)
-    assert "words.bin: what arrives is not what is listed" in error.problem
+    assert "words.bin: the content does not match the listing" in error.problem
     assert set(ranges(hub)) == {""}
     assert not any(remote.path.parent.iterdir())
 
