@@ -435,7 +435,7 @@ def test_init_asks_on_a_terminal(place: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_init_overwrites_nothing_and_makes_no_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "mine.toml").write_text("mine")
-    assert "mine.toml: there already" in error_of(capsys, "init", "mine.toml")[0]
+    assert "mine.toml: already exists" in error_of(capsys, "init", "mine.toml")[0]
     assert (place / "mine.toml").read_text() == "mine"
     assert "no such folder" in error_of(capsys, "init", "none/mine.toml")[0]
 
