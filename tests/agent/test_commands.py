@@ -1,4 +1,4 @@
-"""`lanbot chat` and `lanbot agent` with a model that says what it is told to."""
+"""`lanbot chat` and `lanbot agent` with scripted answers."""
 
 import io
 import subprocess
@@ -22,7 +22,7 @@ Script = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripted) -> Script:
-    """A run "demo" whose sft is done; script(*turns) says what its model will say."""
+    """A run "demo" whose sft is done; script(*turns) sets the answers of its model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LANBOT_RUNS", "runs")
     for name in ("FORCE_COLOR", "NO_COLOR"):
@@ -45,7 +45,7 @@ def lanbot(*arguments: str) -> int:
 
 
 def types(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
-    """What somebody types on a terminal; then Ctrl-D."""
+    """Lines typed on a terminal, then Ctrl-D."""
     rest = iter(lines)
 
     def typed(prompt: str) -> str:
@@ -61,7 +61,7 @@ def types(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
 # -- agent ---------------------------------------------------------------------------------------------------
 
 
-def test_a_task_is_done_and_shown_as_it_comes(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_is_streamed(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     script([python('write_file("list.txt", "milk\\nbread")'), python('read_file("list.txt")'), text("I wrote it.")])
     assert lanbot("agent", "demo", "Write my list.") == 0
     captured = capsys.readouterr()
@@ -76,7 +76,7 @@ def test_a_task_is_done_and_shown_as_it_comes(script: Script, capsys: pytest.Cap
     assert captured.err == ""
 
 
-def test_files_and_memory_are_the_runs_and_stay(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_and_memory_are_kept_in_the_run(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     script([python('write_file("list.txt", "milk")'), python('remember("my cat is Tom")'), text("Done.")])
     assert lanbot("agent", "demo", "Note it.") == 0
     assert Path("runs/demo/agent/files/list.txt").read_text() == "milk"
@@ -86,7 +86,7 @@ def test_files_and_memory_are_the_runs_and_stay(script: Script, capsys: pytest.C
     assert capsys.readouterr().out.endswith('list.txt\n    >>> recall("cat")\n    1: my cat is Tom\nTom.\n')
 
 
-def test_a_workspace_of_ones_own(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_custom_workspace(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine").mkdir()
     script([python('write_file("list.txt", "milk")'), python('read_file("../recipe.toml")'), text("Done.")])
     assert lanbot("agent", "demo", "Write it.", "--workspace", "mine") == 0
@@ -126,7 +126,7 @@ def test_the_transcript_is_written(script: Script, capsys: pytest.CaptureFixture
         assert capsys.readouterr().err.startswith(f"lanbot: --transcript {wrong}: cannot be written\n")
 
 
-def test_a_damaged_memory_is_two_lines(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_memory_is_an_error_of_two_lines(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs/demo/agent").mkdir()
     Path("runs/demo/agent/memory.db").write_text("no database" * 100)
     script([text("hi")])
@@ -159,7 +159,7 @@ def test_commands_of_a_chat(
     assert "(a new conversation)" in captured.err and "no command /nope" in captured.err
 
 
-def test_a_new_conversation_forgets_what_was_said(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_conversation_starts_empty(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
 
     turn = Agent.turn
@@ -175,7 +175,7 @@ def test_a_new_conversation_forgets_what_was_said(script: Script, monkeypatch: p
     assert kept == [0, 2, 0]
 
 
-def test_questions_of_ask_are_conversations_of_their_own_and_a_limit_is_told(
+def test_each_question_of_ask_is_a_separate_conversation_and_a_limit_is_reported(
     script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("never read\n"))
@@ -186,7 +186,7 @@ def test_questions_of_ask_are_conversations_of_their_own_and_a_limit_is_told(
     assert captured.err.startswith("(stopped by the token limit")
 
 
-def test_a_pipe_is_answered_line_by_line_and_empty_lines_are_nothing(
+def test_piped_input_is_answered_line_by_line_and_empty_lines_are_skipped(
     script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\n/memory\n  \ntwo\n"))
@@ -278,7 +278,7 @@ def test_a_transcript_keeps_the_mode_of_its_file_and_follows_a_link(script: Scri
     assert "ok" in Path("private.md").read_text()
 
 
-def test_a_further_tool_from_outside_is_used(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tool_from_outside_the_package_is_used(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     Path("dice.py").write_text(
         'def roll(sides: int) -> str:\n    """Rolls a die."""\n    return f"{sides} of {sides}"\n'
     )

@@ -1,4 +1,4 @@
-"""A chat on a real terminal: a pseudo-terminal in which somebody types and pastes."""
+"""A chat on a pseudo-terminal, with typing and pasting."""
 
 import contextlib
 import os
@@ -43,7 +43,7 @@ main(["test-chat"])
 
 
 class Typist:
-    """Types on the terminal of a chat, and reads what it shows."""
+    """Types into a chat's terminal and reads its output."""
 
     def __init__(self) -> None:
         self.pid, self.terminal = pty.fork()
@@ -53,7 +53,7 @@ class Typist:
         self.shown = b""
 
     def see(self, text: str) -> str:
-        """Waits until the text is shown; returns what was shown since the last time, up to it."""
+        """Waits until the text is shown; returns the output before it since the last call."""
         end = time.monotonic() + 60
         while text.encode() not in self.shown:
             ready, _, _ = select.select([self.terminal], [], [], max(0.0, end - time.monotonic()))
@@ -114,7 +114,7 @@ def test_bytes_of_another_encoding_are_replaced(typist: Typist) -> None:
     assert typist.asked() == '"still here"'
 
 
-def test_ctrl_d_leaves(typist: Typist) -> None:
+def test_ctrl_d_ends_the_chat(typist: Typist) -> None:
     typist.types(b"\x04")
     typist.see("left")
 

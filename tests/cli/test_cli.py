@@ -104,7 +104,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     assert all(command in done.stdout for command in COMMANDS)
 
 
-def test_overrides_are_told_apart_from_their_values() -> None:
+def test_overrides_are_distinguished_from_their_values() -> None:
     assert parse_overrides(("--base.tokens", "3", "--name=x=y", "--seed", "-1")) == {
         "base.tokens": "3",
         "name": "x=y",
@@ -166,7 +166,7 @@ def test_run_gives_the_pipeline_its_recipe_and_phases(monkeypatch: pytest.Monkey
     ]
 
 
-def test_code_runs_without_a_sandbox_only_if_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_runs_without_a_sandbox_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(pipeline, "execute", lambda run, *_: seen.append(run.options.unsafe_exec))
     succeed("run", "smoke")
@@ -251,7 +251,7 @@ def test_data_show_of_what_is_not_there(
     assert "offline" in error_of(capsys, "data", "show", "gsm8k")[0]
 
 
-def test_data_show_of_a_file_of_ones_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_show_of_a_local_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "c.jsonl").write_text('[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]\n{\n')
     assert "c.jsonl, line 2" in error_of(capsys, "data", "show", "jsonl:c.jsonl")[0]
 

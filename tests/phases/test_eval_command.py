@@ -100,7 +100,7 @@ def test_bits_per_byte(lanbot: Callable[..., str]) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_wholes_and_tasks_together(lanbot: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmarks_and_tasks_together(lanbot: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked_for = []
 
     def fake(engine: Any, name: str, limit: int | None, *rest: Any) -> ChatCore:
@@ -154,7 +154,7 @@ def test_pass_at_k_samples_what_is_checked(lanbot: Callable[..., str]) -> None:
         (("--tasks", "cor"), "cor: no such task"),
     ],
 )
-def test_what_cannot_be_asked(lanbot: Callable[..., str], arguments: tuple[str, ...], said: str) -> None:
+def test_invalid_combinations_are_refused(lanbot: Callable[..., str], arguments: tuple[str, ...], said: str) -> None:
     with_code = 1 if arguments[0] == "--tasks" else 2
     lines = lanbot("tiny", *arguments, code=with_code).rstrip().split("\n")
     assert said in lines[0] and len(lines) == 2

@@ -85,7 +85,7 @@ def test_a_gap_between_the_log_probabilities_of_engine_and_trainer_is_logged_and
     assert capsys.readouterr().err.count(warning) == warned
 
 
-def test_pass_at_k_says_of_how_many_questions_those_asked_are_a_sample(
+def test_pass_at_k_reports_sample_and_total_of_the_questions(
     make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     run = Run(tmp_path, load("smoke", {"rl.max_tokens": "2", "rl.eval_questions": "3"}))
@@ -96,7 +96,7 @@ def test_pass_at_k_says_of_how_many_questions_those_asked_are_a_sample(
         assert one["sampled"] and one["items"] == there > one["n"] >= 3
 
 
-def test_too_many_in_a_row_end_the_run_and_name_the_question(train: Train, tmp_path: Path) -> None:
+def test_too_many_skipped_updates_in_a_row_end_the_run_and_name_the_question(train: Train, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rl, step 6: .*5th update in a row.*question 24") as caught:
         train("bad", tuple(range(2, 11)))
     assert str(caught.value).count("\n") == 1 and "rl.muon_lr" in caught.value.remedy

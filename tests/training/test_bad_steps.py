@@ -85,7 +85,7 @@ def run(make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path) -> Run:
 
 
 @pytest.mark.parametrize("what", [float("nan"), float("inf")])
-def test_a_bad_update_is_skipped_counted_and_told(
+def test_a_bad_update_is_skipped_counted_and_reported(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: float
 ) -> None:
     trained = run("base", Noise(8, (3, 6), what))
@@ -155,7 +155,7 @@ def test_a_loss_far_above_those_before_it_is_a_spike_also_after_a_resume(tmp_pat
     assert cut.losses == whole.losses
 
 
-def test_a_spike_is_told_and_marked(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_spike_is_reported_and_marked(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Odd(Noise):
         def next_batch(self) -> Batch | None:
             batch = super().next_batch()
@@ -227,7 +227,7 @@ def test_the_smaller_micro_batch_is_kept_with_the_checkpoint(
     assert "out of memory" not in capsys.readouterr().err
 
 
-def test_a_row_that_does_not_fit_is_told(run: Run, short_of_memory: Any) -> None:
+def test_a_row_that_does_not_fit_is_an_error(run: Run, short_of_memory: Any) -> None:
     short_of_memory(0, MemoryError())
     with pytest.raises(
         UserError, match=r"mid, step 1: out of memory with 1 x 24 tokens at a time\nLower mid\.sequence"
@@ -296,7 +296,7 @@ def square(model: Transformer) -> float:
     return model.lm_head.weight.square().mean().item()
 
 
-def test_what_is_told_late_is_told_the_same(run: Run, tmp_path: Path, late: list[int]) -> None:
+def test_late_logging_logs_the_same(run: Run, tmp_path: Path, late: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "StepLog", StepLog)
         run("at_once", Noise(10, (4,)), square, checkpoint_every=4)
@@ -308,7 +308,7 @@ def test_what_is_told_late_is_told_the_same(run: Run, tmp_path: Path, late: list
     assert [p.name for p in sorted((tmp_path / "late").glob("step_*"))] == ["step_000008", "step_000010"]
 
 
-def test_stopped_while_a_step_is_untold_it_ends_the_same(run: Run, tmp_path: Path, late: list[int]) -> None:
+def test_stopped_before_a_step_is_logged_it_ends_the_same(run: Run, tmp_path: Path, late: list[int]) -> None:
     import os
     import signal
 
@@ -335,7 +335,7 @@ def test_bad_updates_end_the_run_late_too(run: Run, tmp_path: Path, late: list[i
 # -- a disk that is full -------------------------------------------------------------------------------------
 
 
-def test_metrics_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+def test_metrics_that_cannot_be_written_are_an_error(tmp_path: Path) -> None:
     written = Metrics(tmp_path / "metrics.jsonl", 0, RUNTIME)
     written.write(step=0, loss=1.0)
     written.file.close()

@@ -78,7 +78,7 @@ def flip(path: Path, position: int) -> Iterator[None]:
 # -- whole ---------------------------------------------------------------------------------------------------
 
 
-def test_a_saved_checkpoint_is_whole_and_the_last(save: Save, phase: Path) -> None:
+def test_a_saved_checkpoint_is_complete_and_the_latest(save: Save, phase: Path) -> None:
     folder = save(7)
     assert folder == phase / "step_000007"
     assert saved.damage(folder) is None
@@ -225,7 +225,7 @@ FULL = {  # where it shows, and how each library tells it
 
 
 @pytest.mark.parametrize("where", FULL)
-def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(
+def test_a_full_disk_is_an_error_and_keeps_the_checkpoint_before(
     save: Save, phase: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = save(2)
@@ -276,7 +276,7 @@ def test_a_disk_that_is_really_full(small_disk: Path, make_model: MakeModel, cha
     checkpoint.save(phase, 4, model, chat_format, optimizer, {}, RUNTIME)
 
 
-def test_a_read_only_disk_is_told(small_disk: Path, make_model: MakeModel, chat_format: ChatFormat) -> None:
+def test_a_read_only_disk_is_an_error(small_disk: Path, make_model: MakeModel, chat_format: ChatFormat) -> None:
     phase = small_disk / "base"
     model, optimizer = fresh(make_model)
     before = checkpoint.save(phase, 2, model, chat_format, optimizer, {}, RUNTIME)
@@ -286,7 +286,9 @@ def test_a_read_only_disk_is_told(small_disk: Path, make_model: MakeModel, chat_
     assert saved.latest(phase) == before
 
 
-def test_another_error_of_the_system_is_told_as_it_is(save: Save, phase: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_of_the_system_is_reported_unchanged(
+    save: Save, phase: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "model.safetensors")
 
@@ -309,7 +311,7 @@ def test_a_bug_is_not_taken_for_a_full_disk(save: Save, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"family": "qwen2"}], ids=str)
-def test_a_resumed_optimiser_goes_on_exactly(
+def test_a_resumed_optimiser_is_the_same(
     make_model: MakeModel, chat_format: ChatFormat, phase: Path, changes: dict[str, object]
 ) -> None:
     model, optimizer = fresh(make_model, **changes)

@@ -97,7 +97,7 @@ def test_a_weight_of_zero_contributes_nothing(make_model: MakeModel) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), same.parameters(), strict=True))
 
 
-def test_the_norm_told_is_the_one_before_clipping(make_model: MakeModel) -> None:
+def test_the_reported_norm_is_the_one_before_clipping(make_model: MakeModel) -> None:
     _, loose = one_step(make_model, some_batch(), ROWS, clip=1e9)
     _, tight = one_step(make_model, some_batch(), ROWS, clip=1e-4)
     assert loose.grad_norm == tight.grad_norm > 1e-3
@@ -302,7 +302,7 @@ def test_a_damaged_last_checkpoint_is_made_again(run, tmp_path: Path) -> None:  
     assert metrics(tmp_path / "again") == metrics(tmp_path / "whole")
 
 
-def test_handlers_of_signals_are_given_back(run) -> None:  # type: ignore[no-untyped-def]
+def test_signal_handlers_are_restored(run) -> None:  # type: ignore[no-untyped-def]
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped):
         run("stopped", 2, send(signal.SIGTERM))
@@ -319,7 +319,9 @@ def test_a_second_signal_stops_at_once(run, tmp_path: Path) -> None:  # type: ig
     assert saved.latest(tmp_path / "stopped") is None
 
 
-def test_a_phase_that_drops_everything_says_so(make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path) -> None:
+def test_a_phase_that_drops_all_its_data_is_an_error(
+    make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path
+) -> None:
     question = [chat_format.bos, *chat_format.tokenizer.encode("why? " * T)]
     loader = ChatLoader([(question, [0] * len(question))] * 3, chat_format.bos, ROWS, T)
     state = Trainer(make_model(dtype=RUNTIME.dtype), chat_format, Training(**SETTINGS), tmp_path / "mid", RUNTIME, T)
