@@ -1,8 +1,4 @@
-"""Trains the base model, and its tokenizer if there is none.
-
-python scripts/base_train.py RECIPE [--section.key value]
-torchrun --nproc-per-node N scripts/base_train.py RECIPE [--section.key value]
-"""
+"""Trains the base model, and its tokenizer if there is none: scripts/base_train.py RECIPE [--section.key value]."""
 
 from lanbot.cli import run_phase
 

@@ -1,8 +1,4 @@
-"""Trains the rl model.
-
-python scripts/chat_rl.py RECIPE [--section.key value]
-torchrun --nproc-per-node N scripts/chat_rl.py RECIPE [--section.key value]
-"""
+"""Trains the rl model, with python or torchrun: scripts/chat_rl.py RECIPE [--section.key value]."""
 
 from lanbot.cli import run_phase
 

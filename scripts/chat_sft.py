@@ -1,8 +1,4 @@
-"""Trains the sft model.
-
-python scripts/chat_sft.py RECIPE [--section.key value]
-torchrun --nproc-per-node N scripts/chat_sft.py RECIPE [--section.key value]
-"""
+"""Trains the sft model, with python or torchrun: scripts/chat_sft.py RECIPE [--section.key value]."""
 
 from lanbot.cli import run_phase
 

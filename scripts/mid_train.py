@@ -1,8 +1,4 @@
-"""Trains the mid model.
-
-python scripts/mid_train.py RECIPE [--section.key value]
-torchrun --nproc-per-node N scripts/mid_train.py RECIPE [--section.key value]
-"""
+"""Trains the mid model, with python or torchrun: scripts/mid_train.py RECIPE [--section.key value]."""
 
 from lanbot.cli import run_phase
 

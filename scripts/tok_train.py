@@ -1,8 +1,4 @@
-"""Trains the tokenizer.
-
-python scripts/tok_train.py RECIPE [--section.key value]
-torchrun --nproc-per-node N scripts/tok_train.py RECIPE [--section.key value]
-"""
+"""Trains the tokenizer, with python or torchrun: scripts/tok_train.py RECIPE [--section.key value]."""
 
 from lanbot.cli import run_phase
 

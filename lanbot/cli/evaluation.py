@@ -66,8 +66,8 @@ def evaluate(
         asked = eval_command.PassAtK(_numbers(pass_k), samples, temperature) if pass_k else None
         result = eval_command.evaluate(made, chosen, names or made.recipe.evals.tasks, limit or None, runtime, asked)
         if runtime.main:
-            found = {"run": str(made.folder), "phase": chosen, **result.json}
-            print(json_library.dumps(found) if json else result.text)
+            whole = {"run": str(made.folder), "phase": chosen, **result.json}
+            print(json_library.dumps(whole) if json else result.text)
 
 
 def _score_model(name: str, limit: int | None, json: bool, options: Options) -> None:

@@ -204,11 +204,11 @@ def _shown(conversation: "Conversation", name: str) -> str:
     from lanbot.chat.messages import parts
     from lanbot.core.console import visible
 
-    who = {"user": "user", "assistant": name, "system": "system"}
-    width = max(map(len, who.values()))
+    speakers = {"user": "user", "assistant": name, "system": "system"}
+    width = max(map(len, speakers.values()))
     marks = {"text": "{}", "python": "[{} ", "output": "→ {}] "}
     lines = []
     for message in conversation["messages"]:
-        said = "".join(marks[part["type"]].format(part["text"]) for part in parts(message))
-        lines.append(f"  {who[message['role']].rjust(width)}: {visible(said)}")
+        content = "".join(marks[part["type"]].format(part["text"]) for part in parts(message))
+        lines.append(f"  {speakers[message['role']].rjust(width)}: {visible(content)}")
     return "\n".join(lines)

@@ -64,7 +64,9 @@ def evaluate(
         sandbox.choose(run.options.unsafe_exec)
     evaluation.check_tasks(run, tasks)
     max_tokens, items = recipe.evals.max_tokens, limit or phase_of(recipe, phase).eval_limit(recipe)
-    settings = {"limit": items, "max_tokens": max_tokens, "temperature": 0, "seed": recipe.seed} if tasks else {}
+    settings: dict[str, Any] = {}
+    if tasks:
+        settings = {"limit": items, "max_tokens": max_tokens, "temperature": 0, "seed": recipe.seed}
     folder, engine = evaluation.open_engine(run, phase, runtime)
     if pass_at_k:
         settings |= {"temperature": pass_at_k.temperature, "samples": pass_at_k.samples}

@@ -97,7 +97,7 @@ def test_pass_at_k_reports_sample_and_total_of_the_questions(
 
 
 def test_too_many_skipped_updates_in_a_row_end_the_run_and_name_the_question(train: Train, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"rl, step 6: .*5th update in a row.*question 24") as caught:
+    with pytest.raises(UserError, match=r"rl, step 6: .*5th skipped update in a row.*question 24") as caught:
         train("bad", tuple(range(2, 11)))
     assert str(caught.value).count("\n") == 1 and "rl.muon_lr" in caught.value.remedy
     last = saved.latest(tmp_path / "bad" / "rl")

@@ -1,4 +1,4 @@
-"""What may go wrong in a step: no numbers, spikes, too little memory; and what is told late."""
+"""What may go wrong in a step: no numbers, spikes, too little memory; and what is warnings late."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -94,9 +94,9 @@ def test_a_bad_update_is_skipped_counted_and_reported(
     lines = metrics(tmp_path / "base")
     assert [line["skipped"] for line in lines] == [0, 0, 1, 1, 1, 2, 2, 2]
     assert ["loss" in line for line in lines] == [True, True, False, True, True, False, True, True]
-    told = capsys.readouterr().err
-    assert f"base, step 6: loss {what}" in told and "this update is skipped (2 so far)" in told
-    assert "2 updates skipped" in told.splitlines()[-1]
+    warnings = capsys.readouterr().err
+    assert f"base, step 6: loss {what}" in warnings and "this update is skipped (2 so far)" in warnings
+    assert "2 updates skipped" in warnings.splitlines()[-1]
 
 
 def test_a_skipped_update_leaves_weights_and_optimiser_as_they_were(run: Run, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_too_many_in_a_row_end_the_run_and_name_the_place(run: Run, tmp_path: Pa
     with pytest.raises(UserError) as caught:
         run("mid", Noise(20, bad), checkpoint_every=2)
     assert str(caught.value).count("\n") == 1
-    assert caught.value.problem.startswith("mid, step 8: loss nan, gradient norm nan: the 5th update in a row")
+    assert caught.value.problem.startswith("mid, step 8: loss nan, gradient norm nan: the 5th skipped update in a row")
     assert "file 3, document 80" in caught.value.problem and "left_over" not in caught.value.problem
     assert "mid.muon_lr" in caught.value.remedy
     last = saved.latest(tmp_path / "mid")
@@ -165,7 +165,7 @@ def test_a_spike_is_reported_and_marked(run: Run, tmp_path: Path, capsys: pytest
 
     run("base", Odd(31))
     assert [line["step"] for line in metrics(tmp_path / "base") if line.get("spike")] == [30]
-    assert "base, step 30: loss" in (told := capsys.readouterr().err) and "is a spike" in told
+    assert "base, step 30: loss" in (warnings := capsys.readouterr().err) and "is a spike" in warnings
 
 
 # -- memory --------------------------------------------------------------------------------------------------
@@ -206,9 +206,9 @@ def test_short_memory_halves_the_micro_batch_and_trains_the_same(
     roomy = run("roomy", Noise(3), micro_batch=1)
     short_of_memory(1, error)
     tight = run("tight", Noise(3), micro_batch=4)
-    told = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
-    assert len(told) == 2
-    assert "tight, step 1: out of memory with 4 x 24 tokens at a time; from now on 2 x 24" in told[0]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
+    assert len(warnings) == 2
+    assert "out of memory with 4 x 24 tokens at a time; continuing with a micro-batch of 2 x 24" in warnings[0]
     assert weights(tmp_path / "tight") == weights(tmp_path / "roomy")
     assert metrics(tmp_path / "tight") == metrics(tmp_path / "roomy")
     assert tight.micro_tokens == roomy.micro_tokens == T
@@ -270,12 +270,12 @@ def test_another_error_is_not_taken_for_short_memory(run: Run, short_of_memory: 
         run("base", Noise(2))
 
 
-# -- told late -----------------------------------------------------------------------------------------------
+# -- warnings late -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """As on CUDA: a step is told while the next one runs, saves are written by a thread. The steps so far when told."""
+    """As on CUDA: a step is warnings while the next one runs, saves are written by a thread. The steps so far when warnings."""
     lags: list[int] = []
 
     class Late(StepLog):
@@ -328,7 +328,7 @@ def test_stopped_before_a_step_is_logged_it_ends_the_same(run: Run, tmp_path: Pa
 
 
 def test_bad_updates_end_the_run_late_too(run: Run, tmp_path: Path, late: list[int]) -> None:
-    with pytest.raises(UserError, match=r"mid, step 6: .*5th update in a row"):
+    with pytest.raises(UserError, match=r"mid, step 6: .*5th skipped update in a row"):
         run("mid", Noise(20, tuple(range(2, 20))), checkpoint_every=100)
 
 
