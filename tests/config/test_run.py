@@ -137,7 +137,7 @@ time.sleep(60)
 
 
 def holder(root: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
-    """A process that trains in a run of `root`, and what it said."""
+    """A process that trains in a run of `root`, and its output."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(root), *arguments], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, process.stdout.readline().strip()

@@ -1,4 +1,4 @@
-"""Batches from another process: the same, in the same order, and no trouble with the process."""
+"""Batches from another process: the same ones in the same order, and errors of the process."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`lanbot eval`, from the command line to what it prints: runs, models, wholes, pass@k."""
+"""`lanbot eval`, from the command line to its output: runs, models, benchmarks, pass@k."""
 
 import gzip
 import json

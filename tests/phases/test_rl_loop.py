@@ -1,4 +1,4 @@
-"""RL's loop: updates that are no numbers, stops in between, and the same end."""
+"""RL's loop: updates that are not finite, and stops."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ TIMES = ("seconds", "step_seconds", "tokens_per_second")
 def train(
     make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Train:
-    """train(name, bad, stop_at): the phase of that run, where those steps' advantages are no numbers; its folder."""
+    """train(name, bad, stop_at): the phase of that run, where the advantages of the steps `bad` are nan; its folder."""
 
     def train(name: str, bad: tuple[int, ...] = (), stop_at: int = 0) -> Path:
         run = Run(tmp_path / name, load("smoke", {"rl.steps": "10", "rl.checkpoint_every": "4"}))

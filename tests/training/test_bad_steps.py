@@ -1,4 +1,4 @@
-"""What may go wrong in a step: no numbers, spikes, too little memory; and what is warnings late."""
+"""Failures in a training step: values that are not finite, loss spikes, too little memory; and late logging."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,7 +35,7 @@ Run = Callable[..., Trainer]
 
 
 class Noise:
-    """Random tokens, `steps` batches; those of `bad` have a weight that is no number."""
+    """Random tokens, `steps` batches; those of `bad` have a weight of nan."""
 
     def __init__(self, steps: int, bad: tuple[int, ...] = (), what: float = float("nan")) -> None:
         self.steps, self.bad, self.what, self.step = steps, bad, what, 0
@@ -270,12 +270,12 @@ def test_another_error_is_not_taken_for_short_memory(run: Run, short_of_memory: 
         run("base", Noise(2))
 
 
-# -- warnings late -----------------------------------------------------------------------------------------------
+# -- late logging ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """As on CUDA: a step is warnings while the next one runs, saves are written by a thread. The steps so far when warnings."""
+    """As on CUDA: steps are logged late, and a thread writes checkpoints. Returns how many steps late each one was."""
     lags: list[int] = []
 
     class Late(StepLog):

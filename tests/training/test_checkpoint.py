@@ -1,4 +1,4 @@
-"""Checkpoints: whole or told, never half, and exactly what was."""
+"""Checkpoints: complete or an error, and exact."""
 
 import errno
 import os
