@@ -103,7 +103,13 @@ class Validation:
             ids, targets = (torch.from_numpy(x).to(runtime.device) for x in (rows.ids, rows.targets))
             documents = torch.from_numpy(rows.documents)
             text = torch.from_numpy(self._text(start)).to(runtime.device)
-            _, nll = weighted_nll(model(ids, documents), model.lm_head.weight, targets, text.float())
+            _, nll = weighted_nll(
+                model(ids, documents),
+                model.lm_head.weight,
+                targets,
+                text.float(),
+                softcap=model.config.switches.softcap,
+            )
             yield start, nll[text].cpu().double()
 
     def _text(self, start: int) -> np.ndarray:

@@ -45,7 +45,7 @@ def init_weights(model: Transformer, generator: torch.Generator) -> None:
         else:
             bound = (3.0 / parameter.shape[1]) ** 0.5
             parameter.uniform_(-bound, bound, generator=generator)
-    if config.qk_norm and not config.tie_embeddings:
+    if config.family == "qwen3" and not config.tie_embeddings:
         unit_embeddings(model.embed_tokens.weight)
         init_induction_heads(model, generator)
 

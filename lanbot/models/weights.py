@@ -59,5 +59,7 @@ def to_hf_names(model: Transformer) -> dict[str, Tensor]:
     """Our weights by transformers' names: all but the head live under `model.`; a tied head is not written."""
     weights = {}
     for name, parameter in model.named_parameters():  # a tied head is named once, as the embedding
+        for ours, theirs in model.config.switches.names.items():
+            name = name.replace(ours, theirs)
         weights[name if name == HEAD else f"model.{name}"] = parameter.detach()
     return weights
