@@ -1,4 +1,4 @@
-"""What most tests need: a small tokenizer, and tiny models whose every part has something to say."""
+"""Shared fixtures: a small tokenizer, and tiny models none of whose parts is zero."""
 
 import os
 from collections.abc import Callable
