@@ -18,6 +18,11 @@ _PATTERN = (
 LLAMA3_PATTERN = _PATTERN.replace("DIGITS", "{1,3}")
 QWEN2_PATTERN = _PATTERN.replace("DIGITS", "")
 """The two split patterns that tiktoken, `tokenizers` and llama.cpp all run identically."""
+NANOCHAT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+"""The one of nanochat's tokenizers, for tiktoken and `tokenizers`."""
+PATTERNS = (LLAMA3_PATTERN, QWEN2_PATTERN, NANOCHAT_PATTERN)
 
 
 class BPETokenizer:
@@ -43,7 +48,7 @@ class BPETokenizer:
             pattern, special = split["pattern"]["Regex"], [token["content"] for token in added]
             ids = [*model["vocab"].values(), *(token["id"] for token in added)]
             ours = (
-                pattern in (LLAMA3_PATTERN, QWEN2_PATTERN)
+                pattern in PATTERNS
                 and ids == list(range(len(ids)))
                 and all(token["special"] for token in added)
                 and not (data["normalizer"] or data["post_processor"] or model["ignore_merges"])

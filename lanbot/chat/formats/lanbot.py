@@ -5,11 +5,39 @@
 The loss counts what the assistant itself has to write: text, calls and the end of its turn, never an output.
 """
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 from lanbot.chat.formats.base import ChatFormat, Encode, Rendered, StreamParser
 from lanbot.chat.messages import Message, parts
 from lanbot.core.errors import UserError
 
-ROLES = ("system", "user", "assistant")
+
+def template_of(special_tokens: Sequence[str], roles: Sequence[str]) -> str:
+    """The Jinja template of a format with these tokens and roles."""
+    return (
+        "{%- macro plain(text) %}"
+        "{%- if text is not string %}{{- raise_exception('A message or part has no text.') }}{%- endif %}"
+        f"{{%- for token in {list(special_tokens)} %}}"
+        "{%- if token in text %}{{- raise_exception('Text must not contain ' + token) }}{%- endif %}"
+        "{%- endfor %}{{- text }}{%- endmacro %}"
+        "{{- '<|bos|>' }}"
+        "{%- for message in messages %}"
+        f"{{%- if message['role'] not in {list(roles)} or message['tool_calls'] %}}"
+        "{{- raise_exception('Not in this format: role ' + message['role'] + ' or tool_calls') }}{%- endif %}"
+        "{{- '<|' + message['role'] + '_start|>' }}"
+        "{%- if message['content'] is string %}{{- plain(message['content']) }}"
+        "{%- else %}{%- set before = namespace(type='') %}{%- for part in message['content'] %}"
+        "{%- if part['type'] not in ['text', 'python', 'output'] or part['type'] == before.type == 'text' %}"
+        "{{- raise_exception('Not in this format: part ' + part['type'] + ' after ' + before.type) }}{%- endif %}"
+        "{%- set before.type = part['type'] %}"
+        "{%- if part['type'] == 'text' %}{{- plain(part['text']) }}"
+        "{%- else %}{{- '<|' + part['type'] + '_start|>' + plain(part['text']) + '<|' + part['type'] + '_end|>' }}"
+        "{%- endif %}{%- endfor %}{%- endif %}"
+        "{{- '<|' + message['role'] + '_end|>' }}"
+        "{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<|assistant_start|>' }}{%- endif %}"
+    )
 
 
 class LanBotFormat(ChatFormat):
@@ -32,35 +60,14 @@ class LanBotFormat(ChatFormat):
     bos_token, end_token = "<|bos|>", "<|assistant_end|>"
     pad_token = "<|output_start|>"
     stop_names = ("<|assistant_end|>", "<|bos|>", "<|user_start|>")
-    template = (
-        "{%- macro plain(text) %}"
-        "{%- if text is not string %}{{- raise_exception('A message or part has no text.') }}{%- endif %}"
-        f"{{%- for token in {list(special_tokens)} %}}"
-        "{%- if token in text %}{{- raise_exception('Text must not contain ' + token) }}{%- endif %}"
-        "{%- endfor %}{{- text }}{%- endmacro %}"
-        "{{- '<|bos|>' }}"
-        "{%- for message in messages %}"
-        f"{{%- if message['role'] not in {list(ROLES)} or message['tool_calls'] %}}"
-        "{{- raise_exception('Not in this format: role ' + message['role'] + ' or tool_calls') }}{%- endif %}"
-        "{{- '<|' + message['role'] + '_start|>' }}"
-        "{%- if message['content'] is string %}{{- plain(message['content']) }}"
-        "{%- else %}{%- set before = namespace(type='') %}{%- for part in message['content'] %}"
-        "{%- if part['type'] not in ['text', 'python', 'output'] or part['type'] == before.type == 'text' %}"
-        "{{- raise_exception('Not in this format: part ' + part['type'] + ' after ' + before.type) }}{%- endif %}"
-        "{%- set before.type = part['type'] %}"
-        "{%- if part['type'] == 'text' %}{{- plain(part['text']) }}"
-        "{%- else %}{{- '<|' + part['type'] + '_start|>' + plain(part['text']) + '<|' + part['type'] + '_end|>' }}"
-        "{%- endif %}{%- endfor %}{%- endif %}"
-        "{{- '<|' + message['role'] + '_end|>' }}"
-        "{%- endfor %}"
-        "{%- if add_generation_prompt %}{{- '<|assistant_start|>' }}{%- endif %}"
-    )
+    roles: ClassVar[tuple[str, ...]] = ("system", "user", "assistant")
+    template = template_of(special_tokens, roles)
 
     def render_message(self, message: Message, encode: Encode) -> Rendered:
         role = message["role"]
-        if role not in ROLES:
+        if role not in self.roles:
             raise UserError(
-                f"a message of the role {role!r} has no place in LanBot's format",
+                f"a message of the role {role!r} has no place in the chat format {self.name}",
                 "Write a tool's result as an output part of the assistant's message.",
             )
         start, end = self._around(role)

@@ -1,0 +1,97 @@
+"""Checkpoints of nanochat as it was before value embeddings: model_STEP.pt and meta_STEP.json."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lanbot.core.errors import UserError
+from lanbot.models.config import ModelConfig
+from lanbot.models.transformer import Transformer
+from lanbot.models.weights import copy_weights
+
+NAMES = {
+    "embed_tokens": "transformer.wte",
+    "layers.": "transformer.h.",
+    "self_attn.q_proj": "attn.c_q",
+    "self_attn.k_proj": "attn.c_k",
+    "self_attn.v_proj": "attn.c_v",
+    "self_attn.o_proj": "attn.c_proj",
+    "mlp.up_proj": "mlp.c_fc",
+    "mlp.down_proj": "mlp.c_proj",
+}
+"""Parts of our parameters' names, and theirs."""
+NEWER = ("resid_lambdas", "x0_lambdas", "value_embeds", "ve_gate", "smear_gate", "backout_lambda")
+"""Tensors of later versions, which are another architecture."""
+OLDER = "Import a checkpoint of an earlier nanochat."
+FETCH = "Fetch the file again, or import another step."
+THETA = 10_000.0
+EPS = torch.finfo(torch.float32).eps  # F.rms_norm's default
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """A meta_STEP.json. Raises UserError if it is not one."""
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(meta["model_config"], dict)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", "Fetch the checkpoint again.") from None
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise UserError(f"{path}: not the metadata of a nanochat checkpoint", "Fetch the file again.") from None
+    return dict(meta)
+
+
+def model_config(meta: dict[str, Any], path: Path) -> ModelConfig:
+    """The shape in a checkpoint's metadata. Raises UserError for that of a later version."""
+    shape = meta["model_config"]
+    if "window_pattern" in shape:
+        raise UserError(f"{path}: of a later nanochat (window_pattern), which LanBot does not support", OLDER)
+    try:
+        dim, heads = shape["n_embd"], shape["n_head"]
+        return ModelConfig(
+            vocab_size=shape["vocab_size"],
+            dim=dim,
+            n_layers=shape["n_layer"],
+            n_heads=heads,
+            n_kv_heads=shape["n_kv_head"],
+            head_dim=dim // heads,
+            mlp_dim=4 * dim,
+            context=shape["sequence_len"],
+            rope_theta=THETA,
+            norm_eps=EPS,
+            family="nanochat",
+        )
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: its model_config is incomplete ({error})", "Fetch the file again.") from None
+
+
+def load(path: Path, config: ModelConfig) -> Transformer:
+    """The model of a model_STEP.pt with fp32 masters. Reads tensors only: nothing that a pickle may run.
+
+    Raises UserError if the file is missing, damaged, of a later version, or does not fit the shape.
+    """
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file", "Fetch the checkpoint again.") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0][:120]
+        raise UserError(f"{path}: damaged or not tensors, and nothing of it was run ({reason})", FETCH) from None
+    if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise UserError(f"{path}: not a model's tensors", FETCH)
+    weights = {name.removeprefix("_orig_mod."): value for name, value in stored.items()}
+    newer = next((part for name in weights for part in NEWER if part in name), None)
+    if newer:
+        raise UserError(f"{path}: of a later nanochat ({newer}), which LanBot does not support", OLDER)
+    model = Transformer(config)
+    copy_weights(weights, {_their_name(name): weight for name, weight in model.named_parameters()}, path)
+    return model
+
+
+def _their_name(name: str) -> str:
+    for ours, theirs in NAMES.items():
+        name = name.replace(ours, theirs)
+    return name

@@ -1,0 +1,67 @@
+"""Reading a pickled tiktoken.Encoding, in which nanochat keeps its tokenizer, without running what a pickle may run."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+from lanbot.core.errors import UserError
+from lanbot.tokenizers.bpe import PATTERNS, BPETokenizer
+
+MAX_BYTES = 200_000_000
+"""A vocabulary of 262,144 tokens takes some 5 MB."""
+
+
+class _State:
+    """Takes the place of tiktoken.core.Encoding: its state is kept and nothing is made of it."""
+
+    state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits tiktoken.core.Encoding and no other name, so that nothing in the file is imported or called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("tiktoken.core", "Encoding"):
+            return _State
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to objects outside of it")
+
+
+def read_pickle(path: Path) -> BPETokenizer:
+    """The tokenizer of a pickled tiktoken.Encoding. Raises UserError for any other content, none of which is run."""
+    again = "Name a tree whose tokenizer.pkl nanochat wrote."
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: too large for a tokenizer", again)
+        loaded = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file", "Name a tree with tokenizer/tokenizer.pkl in it.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})", "Check its permissions.") from None
+    except Exception as error:  # a damaged pickle raises errors of many kinds
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path}: not a pickled tokenizer, and nothing of it was run ({reason})", again) from None
+    state = loaded.state if isinstance(loaded, _State) else None
+    if isinstance(state, str):
+        problem = f"{path}: it holds only the name of tiktoken's registered encoding {state!r}, not a vocabulary"
+        raise UserError(problem, "Save the encoding itself with its ranks.")
+    try:
+        ranks, special, pattern = dict(state["mergeable_ranks"]), dict(state["special_tokens"]), str(state["pat_str"])
+        plain = all(isinstance(token, bytes) for token in ranks) and all(isinstance(name, str) for name in special)
+        ids = sorted([*ranks.values(), *special.values()])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: not a tokenizer's state", again) from None
+    names = sorted(special, key=lambda name: special[name])
+    in_order = ids == list(range(len(ids))) and [special[name] for name in names] == ids[len(ranks) :]
+    if not plain or not in_order or not all(bytes([byte]) in ranks for byte in range(256)):
+        raise UserError(f"{path}: its ids are not all bytes and merges, followed by special tokens", again)
+    if pattern not in PATTERNS:
+        known = "LanBot runs nanochat's, Llama 3's and Qwen 2's"
+        raise UserError(f"{path}: its split pattern is not supported ({pattern[:60]})", f"{known}.")
+    return BPETokenizer(ranks, pattern, names)
