@@ -68,7 +68,7 @@ def plan(
     from lanbot.config.run import Run
     from lanbot.phases.phase import phases_of
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides, options)
     made = open_run(tokenizer) if tokenizer else Run(options.runs / loaded.name, loaded, options)
     if not (made.phase("tokenizer") / "tokenizer.json").is_file():
         remedy = f"Train it first: lanbot run {recipe} --phase tokenizer. Or name a run that has one: --tokenizer RUN."
@@ -96,7 +96,7 @@ def contamination(
     from lanbot.phases.phase import sources
     from lanbot.tasks import contamination
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides, options)
     if base_chars is not None and base_chars < 0:
         raise UsageError(f"--base-chars {base_chars}: out of range", "It is 0 or more.")
     if not contamination.real(loaded.evals.tasks):

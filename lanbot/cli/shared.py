@@ -31,11 +31,16 @@ def open_run(name: str, options: Options | None = None) -> "Run":
     return Run.open(name, options=options)
 
 
-def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> "Recipe":
-    """A recipe's file or a shipped one, with the overrides of the command line. Raises UserError."""
+def load_recipe(name: str, overrides: tuple[str, ...] = (), options: Options | None = None) -> "Recipe":
+    """A recipe's file or a shipped one, with the overrides of the command line and, with options, the model that it
+    begins from. Raises UserError."""
     from lanbot.config import recipe_file
+    from lanbot.phases import imported
 
-    return recipe_file.load(name, parse_overrides(overrides))
+    def complete(recipe: "Recipe") -> "Recipe":
+        return imported.adopted(recipe, options) if options else recipe
+
+    return recipe_file.load(name, parse_overrides(overrides), complete)
 
 
 def parse_overrides(tokens: tuple[str, ...]) -> dict[str, str]:

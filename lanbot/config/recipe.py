@@ -83,6 +83,10 @@ class ModelSettings:
     """Depth is the one dial. Whatever else is left out follows from it (scaling.py)."""
 
     depth: Count = key(4, "Number of layers.")
+    init_from: str = key(
+        "", "Where its weights come from: a folder, a run or hf:OWNER/NAME[@REVISION], then #PHASE/STEP."
+    )
+    family: str = key("qwen3", "Its architecture: qwen3, qwen2, llama or nanochat.")
     dim: Count | None = key(None, "Width of the residual stream.")
     head_dim: Int | None = key(None, "Width of an attention head.", ge=2, multiple_of=2)
     n_heads: Count | None = key(None, "Number of query heads.")

@@ -91,6 +91,9 @@ class Run:
     def done(self, phase: str) -> bool:
         return any((self.phase(phase) / name).is_file() for name in DONE)
 
+    def imported(self, phase: str) -> bool:
+        return (self.phase(phase) / "imported.json").is_file()
+
     def note(self, phase: str) -> str:
         """How a phase came to be done, if not by training."""
         return str(self.read(phase, "imported.json").get("note", ""))

@@ -1,0 +1,123 @@
+"""Runs that begin from a model made elsewhere: model.init_from in a recipe, or lanbot import."""
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lanbot.config import recipe_file
+from lanbot.config.recipe import Recipe
+from lanbot.core.console import say
+from lanbot.core.errors import UserError
+from lanbot.core.files import unwritable, write_atomic
+from lanbot.core.options import Options
+
+BEFORE = "imported with {phase}"
+"""The note of phases before the imported one."""
+
+
+def adopted(recipe: Recipe, options: Options) -> Recipe:
+    """The recipe, not resolved yet, with model and tokenizer of its origin: as the run of this name was imported, or as
+    model.init_from says. Other recipes are returned as they are."""
+    stored = options.runs / recipe.name / "recipe.toml"
+    if stored.is_file():
+        before = recipe_file.load(stored)
+        if before.model.init_from and recipe.model.init_from in ("", before.model.init_from):
+            return replace(recipe, model=before.model, tokenizer=before.tokenizer)
+    if not recipe.model.init_from:
+        return recipe
+    from lanbot.phases.origins import open_origin, split
+
+    where, wanted = split(recipe.model.init_from)
+    origin = open_origin(where, options)
+    step = origin.choose(wanted or "base")
+    config, chat_format = origin.config(step), origin.chat_format(step)
+    if chat_format.tokenizer.vocab_size != config.vocab_size:
+        sizes = f"{config.vocab_size:,} tokens, its tokenizer {chat_format.tokenizer.vocab_size:,}"
+        raise UserError(f"{where}: the model of {step} has {sizes}", "Import them from the same training.")
+    model = replace(
+        recipe.model,
+        init_from=f"{where}#{step}".replace(",", ""),
+        family=config.family,
+        depth=config.n_layers,
+        dim=config.dim,
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+        head_dim=config.head_dim,
+        mlp_dim=config.mlp_dim,
+        context=config.context,
+        rope_theta=config.rope_theta,
+        tie_embeddings=config.tie_embeddings,
+    )
+    tokenizer = replace(recipe.tokenizer, vocab_size=config.vocab_size, chat_format=chat_format.name)
+    return replace(recipe, model=model, tokenizer=tokenizer)
+
+
+def make(recipe: Recipe, options: Options, as_phase: str = "") -> Path:
+    """Makes the run of an adopted, resolved recipe, with its imported phase done; does nothing if it is there.
+
+    The run is written beside and renamed: it is complete or absent. as_phase: the phase that counts as done, if not
+    the one that the source names. Raises UserError.
+    """
+    folder, beside = options.runs / recipe.name, options.runs / f".{recipe.name}.importing"
+    if (folder / "recipe.toml").is_file():
+        if recipe_file.load(folder / "recipe.toml").model.init_from == recipe.model.init_from:
+            return folder
+        raise UserError(f"{folder}: there is a run of this name", "Choose another name, or delete it: lanbot runs.")
+    from lanbot.phases.origins import open_origin, split
+
+    where, wanted = split(recipe.model.init_from)
+    origin = open_origin(where, options)
+    step = origin.choose(wanted)
+    phase = as_phase or {"agent_rl": "rl"}.get(step.phase, step.phase)
+    names = recipe.phase_names
+    if phase not in names:
+        raise UserError(f"{where}: {phase} is not a phase of the recipe", f"Its phases: {', '.join(names)}.")
+    say(f"importing {step} from {where}: {origin.what}")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        _write(origin, step, recipe, beside, phase)
+        beside.rename(folder)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"{folder}: no room for the imported model", "Make room and run it again.") from None
+        raise unwritable(folder, error) from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    say(f"{folder}: {phase} is imported; go on with: lanbot run RECIPE --name {recipe.name}")
+    return folder
+
+
+def _write(origin: Any, step: Any, recipe: Recipe, folder: Path, phase: str) -> None:
+    import torch
+
+    from lanbot.distributed.runtime import Runtime
+    from lanbot.training import checkpoint
+
+    chat_format = origin.chat_format(step)
+    chat_format.save(folder / "tokenizer")
+    model = origin.model(step)
+    runtime = Runtime.single(torch.device("cpu"))
+    written = checkpoint.save_model_alone(folder / phase, step.number, model, chat_format, runtime)
+    revision = f"@{origin.files.revision[:12]}" if origin.files.revision else ""
+    where = origin.name if "@" in origin.name or not revision else f"{origin.name}{revision}"
+    facts = {
+        "note": f"imported from {where}, {step}",
+        "checkpoint": written.name,
+        "source": origin.name,
+        "revision": origin.files.revision,
+        "kind": origin.what,
+        "step": step.number,
+        **origin.details(step),
+    }
+    for name in recipe.phase_names:
+        notes = facts if name == phase else {"note": BEFORE.format(phase=phase)}
+        os.makedirs(folder / name, exist_ok=True)
+        write_atomic(folder / name / "imported.json", json.dumps(notes, indent=1) + "\n")
+        if name == phase:
+            break
+    write_atomic(folder / "recipe.toml", recipe_file.dump(recipe))
