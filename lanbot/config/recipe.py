@@ -156,6 +156,8 @@ class ChatTraining(Training):
 
     mixture: Mixed = key((MixturePart("identity", 1_000),), "The tasks to train on.")
     lr_scale: Positive = key(1.0, "The learning rates, as a fraction of base's.")
+    eval_every: Natural = key(0, "Steps between validations on held-out rows of the mixture; 0: none in between.")
+    eval_tokens: Count = key(32_768, "Tokens of held-out rows that a validation reads.")
     batch_tokens: Count | None = key(None, "Tokens a step; base's if left out.")
     sequence: Count | None = key(None, "Tokens a row; the model's context if left out.")
 
