@@ -214,11 +214,8 @@ class _Writer:
         asked, code, answer = self.rng.choice(texts.jobs(kind, self.split))
         call = self.filled(code)
         result = tools(call)
-        self.slots |= {
-            "out": result,
-            "is": "is" if result == "1" else "are",
-            "files": joined(result.split("\n"), "and"),
-        }
+        names = result.split("\n")
+        self.slots |= {"out": result, "is": "is" if result == "1" else "are", "files": joined(names, "and")}
         called: list[Part] = [python(call), output(result), text(self.spoken(answer))]
         self.turns.append(_Turn(self.filled(asked), called, answer, exact=True))
         says = {"write": "", "remember": "", "list": names[0], "recall": self.slots.get("key", "")}

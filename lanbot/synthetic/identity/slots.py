@@ -19,13 +19,13 @@ LISTS = {
     "company": "OpenAI Google Apple Amazon Meta Microsoft Anthropic Samsung IBM DeepMind Nvidia xAI Baidu Sony",
     "user": """
         Anna Ben Clara David Emma Felix Greta Hannah Ivan Julia Karim Lena Marco Nina Omar Paula Ravi Sara Tim
-        Uma Victor Wendy Yusuf Zoe Amir Bianca Chen Dina Elif Farid Grace Hugo Ines Jonas Keiko Lars Mei Noor Oscar Priya
+        Victor Wendy Yusuf Zoe Amir Bianca Chen Dina Elif Farid Grace Hugo Ines Jonas Keiko Lars Mei Noor Oscar Priya
         Rosa Sven Tara Umar Vera Wanda Yara Alice Bruno Carla Diego Ella Frank Gina Hasan Irene Jack Kim Leo Mia""",
     "city": """
         Berlin Paris London Madrid Rome Vienna Cardiff Lisbon Oslo Prague Dublin Zurich Boston Chicago Toronto
         Mumbai Seoul Nairobi Lima Sydney Cairo Osaka Porto Bergen Leeds Austin Denver Warsaw Athens Naples""",
 }
-LOWER = frozenset("my the a an it there when all some on in at we nobody every once sometimes most for".split())
+LOWER = ("my", "the", "a", "an", "it", "there", "when", "all", "some", "on", "in", "at", "we", "nobody", "every", "for")
 """First words that lose their capital within a sentence."""
 
 
