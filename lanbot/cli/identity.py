@@ -180,7 +180,7 @@ SHARES = {"a system message": "system", "tools": "tools", "several turns": "mult
 
 
 def _tell_unknown_languages(who: "Identity") -> None:
-    from lanbot.synthetic.identity.turns import unknown_languages
+    from lanbot.synthetic.identity.texts import unknown_languages
 
     unknown = unknown_languages(who)
     if unknown:

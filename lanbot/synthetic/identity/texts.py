@@ -105,6 +105,12 @@ def languages() -> list[tuple[str, list[str], list[Cell], list[str], list[Cell]]
     return found
 
 
+def unknown_languages(who: Identity) -> list[str]:
+    """Those of [identity] in which no greeting is written here."""
+    known = {"english", *(language.casefold() for language, *_ in languages())}
+    return [language for language in who.greetings if language.casefold() not in known]
+
+
 @cache
 def jobs(section: str, split: str) -> list[Row]:
     return of_split(list(sections("identity/jobs")[section]), split)

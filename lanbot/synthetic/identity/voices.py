@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from lanbot.config.recipe import Identity
 from lanbot.synthetic.world.grammar import Rng
+from lanbot.synthetic.world.scene import COLORS, FOODS
 from lanbot.tools.words import words
 
 MANNERS = {
@@ -27,6 +28,8 @@ SHORT = {
     **{"really": "rly", "about": "abt", "with": "w", "people": "ppl", "know": "kno", "thanks": "thx", "okay": "k"},
 }
 """What somebody in a hurry types."""
+KEPT = {*FOODS, *COLORS, "hamster", "parrot", "rabbit"}
+"""Words that the bot may have to say again."""
 QUESTIONING, GREETING = ("🤔", "🙏", "👀"), ("🙂", "👋", "😄")
 
 
@@ -62,9 +65,11 @@ def _no_mark(text: str, rng: Rng) -> str:
 
 
 def _typo(text: str, rng: Rng) -> str:
-    """In one of the longer words two letters are swapped, one is left out or doubled; names and numbers stay."""
+    """In one of the longer words two letters are swapped, one is left out or doubled; what others repeat stays."""
     pieces = text.split(" ")
-    may = [i for i, word in enumerate(pieces) if len(word) > 3 and word.isalpha() and word.islower()]
+    may = [
+        i for i, word in enumerate(pieces) if len(word) > 3 and word.isalpha() and word.islower() and word not in KEPT
+    ]
     if not may:
         return _bare(text, rng)
     word = pieces[i := rng.choice(may)]
