@@ -23,7 +23,7 @@ class Persona(Task):
     """Who the bot is, in many kinds of conversation; identity:builtin are the demo's short chats about it."""
 
     arguments = ("builtin",)
-    chance = 0.44
+    chance = 0.53
     """About what always answering "I am NAME, a program, not another, made by MAKER." scores."""
 
     def __init__(self, split: str, argument: str = "", context: TaskContext | None = None) -> None:
@@ -76,7 +76,7 @@ def another(said: str, others: Sequence[str], who: Identity) -> bool:
     if re.search(rf"\bnot (?:called |by |made by )?(?:{own})(?!\w)", said, re.I):
         return True
     names = "|".join(re.escape(name) for name in others if name.casefold() not in own.casefold())
-    i_am = r"\b(?:I am|I['’]m|my name is|call me|(?<!not )(?<!never )(?:made|built|trained|created|developed) by)"
+    i_am = r"\b(?:I am|I['’]m|my name is|call me|(?<!not )(?<!never )(?<!n['’]t )(?:made|built|trained|created|developed) by)"
     return bool(names) and re.search(rf"{i_am} (?:called )?(?:{names})(?!\w)", said, re.I) is not None
 
 

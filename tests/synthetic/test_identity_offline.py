@@ -78,7 +78,7 @@ def test_every_written_answer_fits_its_own_topic(who: Identity) -> None:
     """It says what a right answer says, and agrees or denies as a right answer does."""
     for i, topic in enumerate(dict.fromkeys(t.kind for t in texts.topics(who))):
         one = next(t for t in texts.topics(who) if t.kind == topic)
-        assert len(one.asks) >= 5 and len(one.answers[""]) >= 3, topic
+        assert len(one.asks) >= 5 and len(one.answers[""]) >= 2, topic
         assert set(one.answers) <= {"", *voices.MANNERS}, topic
         for answer in (a for manner in one.answers.values() for a in manner):
             writer = offline._Writer(who, offline.rng_of("fit", "train", i), "train")
