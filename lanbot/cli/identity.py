@@ -61,6 +61,8 @@ def generate(
         raise UserError(f"--out {out}: not a .jsonl file", "Name one, such as identity.jsonl.")
     who = recipe_file.load(recipe).identity
     if base_url:
+        if not model:
+            raise UsageError("--base-url needs a model", "Add --model NAME.")
         if price_in is None or price_out is None:
             remedy = "Add --price-in and --price-out, in dollars per million tokens; 0 for a model of your own."
             raise UsageError("--base-url needs the endpoint's prices", remedy)
@@ -104,8 +106,6 @@ def _generate_at(
     from lanbot.synthetic.identity import endpoint
     from lanbot.synthetic.identity.client import Client
 
-    if not model:
-        raise UsageError("--base-url needs a model", "Add --model NAME.")
     if not min(max_cost, *prices) >= 0:  # also of NaN
         raise UsageError("a negative cost or price", "--max-cost, --price-in and --price-out are 0 or more.")
     if concurrency < 1:
@@ -113,6 +113,8 @@ def _generate_at(
     key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
     client = Client(base_url, model, key, max_cost, prices, concurrency)
     names = [name.strip() for name in kinds.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--kinds is empty", "Add --kinds identity, or leave it out.")
     made = endpoint.generate(who, out, count, names, client, seed)
     print("\n".join(f"{name}: {value}" for name, value in made.items()))
 

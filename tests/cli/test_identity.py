@@ -52,6 +52,8 @@ def test_wrong_options_are_reported_before_anything_is_written(tmp_path: Path) -
     for option in ({"model": "x"}, {"kinds": "tool_use"}, {"max_cost": 0.5}, {"price_in": 1.0}, {"concurrency": 2}):
         with pytest.raises(UsageError, match=f"--{next(iter(option)).replace('_', '-')} is for an endpoint"):
             commands.generate("demo", out=tmp_path / "who.jsonl", **option)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="needs a model"):
+        commands.generate("demo", out=tmp_path / "who.jsonl", base_url="http://127.0.0.1:1/v1")
     with pytest.raises(UsageError, match="prices"):
         commands.generate("demo", out=tmp_path / "who.jsonl", base_url="http://127.0.0.1:1/v1", model="x")
     assert list(tmp_path.iterdir()) == []

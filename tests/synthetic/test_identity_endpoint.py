@@ -304,7 +304,13 @@ def test_the_command_takes_the_key_from_the_environment(
     with Server(key=KEY) as server:
         asked: dict[str, Any] = {"base_url": server.url, "model": "m", "price_in": 0.0, "price_out": 0.0}
         commands.generate("demo", out=out, count=2, kinds="no_tool, tool_use", **asked)
-        for changes in ({"kinds": "small_talk"}, {"max_cost": float("nan")}, {"concurrency": 0}, {"model": ""}):
+        for changes in (
+            {"kinds": "small_talk"},
+            {"kinds": ","},
+            {"max_cost": float("nan")},
+            {"concurrency": 0},
+            {"model": ""},
+        ):
             before = len(server.bodies)
             with pytest.raises((UserError, UsageError)) as error:
                 commands.generate("demo", out=out, count=3, **asked | changes)
