@@ -164,15 +164,28 @@ def test_an_imagined_output_is_corrected_by_the_real_one(generate: Generate, out
         ("other bot", "another bot's name or maker"),
     ],
 )
-def test_what_is_dropped_is_counted_with_its_reason(
-    generate: Generate, monkeypatch: pytest.MonkeyPatch, fault: str, why: str
+def test_a_faulty_answer_is_requested_again_and_at_last_dropped_with_its_reason(
+    generate: Generate, out: Path, monkeypatch: pytest.MonkeyPatch, fault: str, why: str
 ) -> None:
-    monkeypatch.setattr(endpoint, "MAX_DROPPED", 99)
+    monkeypatch.setattr(endpoint, "MAX_DROPPED", 1)
     with Server() as server:
         server.always = fault
-        made = generate(server, ("tool_use" if fault == "wrong output" else "identity",), 1)
-    assert made["dropped"] == {why: 23}
-    assert (made["rows"], made["stopped"]) == (0, "too many dropped")
+        with pytest.raises(UserError, match=f"1 conversations in a row were dropped, the last one: {why}"):
+            generate(server, ("tool_use" if fault == "wrong output" else "identity",), 1)
+    assert len(server.bodies) == endpoint.ASKS and not out.exists()
+
+
+def test_a_kind_of_which_most_are_dropped_stays_incomplete(
+    generate: Generate, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "MAX_DROPPED", 99)
+    monkeypatch.setattr(endpoint, "ASKS", 1)
+    with Server([""]) as server:
+        server.faults.extend(["prose"] * 99)
+        made = generate(server, count=2, concurrency=1)
+    assert (made["kept"], made["stopped"]) == ({"identity": 1}, "too many dropped")
+    assert made["dropped"] == {"no complete JSON in the answer": made["requests"] - 1}
+    assert len(rows(out)) == 1
 
 
 def test_near_duplicates_also_of_existing_rows_are_dropped(generate: Generate, out: Path) -> None:
@@ -245,15 +258,6 @@ def test_an_unreachable_endpoint_is_an_error(generate: Generate) -> None:
         pass
     with pytest.raises(UserError, match=r"no connection \(6 tries\)"):
         generate(server)
-
-
-def test_a_useless_model_is_not_paid_for_long(generate: Generate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "MAX_DROPPED", 5)
-    with Server() as server:
-        server.always = "prose"
-        with pytest.raises(UserError, match="5 conversations in a row were dropped"):
-            generate(server, count=100, concurrency=1)
-    assert len(server.bodies) == 5 * endpoint.ASKS
 
 
 def test_a_retry_waits_as_long_as_the_endpoint_asks(generate: Generate) -> None:
