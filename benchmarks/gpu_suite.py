@@ -51,17 +51,18 @@ RUNTIME = Runtime.single()
 
 CLASSES = 64
 MAX_SECONDS = 530
-"""Of a run."""
+"""Time limit of a run."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """A model and its batches. batch_tokens: of a step, as lanbot/config/scaling.py sets it for the depth."""
+    """A model and its batches."""
 
     depth: int
     vocab: int = 65_536
     sequence: int = 2_048
     batch_tokens: int = 131_072
+    """As lanbot/config/scaling.py sets it for the depth."""
 
     def config(self) -> ModelConfig:
         dim = 64 * self.depth
@@ -95,13 +96,13 @@ class Source:
 
     @property
     def floor(self) -> float | None:
-        """The lowest possible loss in nats per token. Only the class's share, initially ln 64, can be learnt."""
+        """The lowest possible loss in nats a token; None with --data. Only classes, initially ln 64, can be learnt."""
         if self.tokens is not None:
             return None
         return float(-sum((p * np.log(p)).sum() for p in (self.chances, self.zipf)))
 
     def batch(self, rows: int) -> Batch:
-        """Weights are 1 / tokens, so that the loss is a mean."""
+        """Loss weights are 1 / tokens, so that the loss is a mean."""
         T = self.sequence + 1
         if self.tokens is not None:
             index = (self.place + np.arange(rows)[:, None] * self.sequence + np.arange(T)) % len(self.tokens)
@@ -125,7 +126,7 @@ def _read(path: Path) -> np.ndarray:
 
 
 class Timeline:
-    """When the device reached each part of a step."""
+    """Times at which the device reached each part of a step."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
@@ -218,7 +219,7 @@ class Suite:
         self.until, self.end = 0.0, time.monotonic() + MAX_SECONDS
 
     def section(self, name: str, seconds: float, what: Callable[[], dict[str, Any]]) -> None:
-        """Runs `what`, which should take `seconds` and is stopped at 1.5 times as many."""
+        """Runs `what`, which should take `seconds` and is stopped after 1.5 times as long."""
         began = time.monotonic()
         seconds = min(seconds, self.end - began)
         print(f"\n== {name} ({seconds:.0f} s)", flush=True)
@@ -256,7 +257,7 @@ class Suite:
         return facts
 
     def speed(self, what: Size, compiled: bool = True, eight_bits: bool = False, rows: int = 0) -> dict[str, Any]:
-        """rows: of a forward pass; 0: as many as fit."""
+        """Throughput, utilisation, memory and the parts of a step. rows: of a forward pass; 0: as many as fit."""
         compiling(compiled)
         config, before = what.config(), ceiling()
         rows = rows or memory.micro_batch(config, what.sequence, RUNTIME)
@@ -283,7 +284,7 @@ class Suite:
             begin = time.perf_counter()
             training.step(batch, rows).item()
             seconds.append(time.perf_counter() - begin)
-        # without waiting in between, as in training, and with the parts timed
+        # asynchronously, as in training, with the parts timed
         steps = max(2, min(8, int(self.left() / 2 / seconds[-1])))
         training.timeline = Timeline(RUNTIME.device)
         begin = time.perf_counter()
@@ -323,7 +324,7 @@ class Suite:
         return result
 
     def right(self, what: Size) -> dict[str, Any]:
-        """Compares every code path on the device with the CPU in fp32, with the same weights and tokens."""
+        """Compares every code path on the device with fp32 on the CPU, for the same weights and tokens."""
         place, config = RUNTIME, what.config()
         reference = Transformer(config, torch.float32)
         generator = torch.Generator().manual_seed(0)
@@ -367,7 +368,7 @@ class Suite:
         return result
 
     def kernels_of_attention(self, what: Size) -> dict[str, Any]:
-        """One layer's attention, forward and backward: by document spans, causal over whole rows, and by mask."""
+        """Times one layer's attention, forward and backward: document spans, causal over whole rows, and masks."""
         place, config = RUNTIME, what.config()
         rows, T = max(1, 16_384 // what.sequence), what.sequence
         documents = torch.from_numpy(Source(what.vocab, T, None, 0).batch(rows).documents)
@@ -401,7 +402,7 @@ class Suite:
         return {"rows": rows, "sequence": T, "heads": config.n_heads, "milliseconds": result}
 
     def curve(self, what: Size, seconds: float) -> dict[str, Any]:
-        """Training for a time that excludes compilation; the learning rate schedule follows the clock."""
+        """A loss curve of `seconds` of training, without compilation; the learning rate schedule follows the clock."""
         compiling(True)
         rows = memory.micro_batch(what.config(), what.sequence, RUNTIME)
         batch_rows = max(1, what.batch_tokens // what.sequence)
@@ -417,7 +418,7 @@ class Suite:
             losses.append(training.step(source.batch(batch_rows), rows, wsd(elapsed / seconds, 0.02, 0.5)))
             tokens += batch_rows * what.sequence
             if len(losses) > 2:
-                losses[-3].item()  # the host runs two steps ahead at most
+                losses[-3].item()  # the host is at most two steps ahead
             if elapsed - reported >= seconds / 20 or not points:
                 reported = elapsed
                 recent = torch.stack(losses[-10:]).mean().item()
@@ -462,7 +463,7 @@ def isolation(model: Transformer, batch: Batch, dtype: torch.dtype) -> dict[str,
 
 
 def bad_batch(what: Size, batch: Batch) -> dict[str, Any]:
-    """An update that is not finite must leave the model and the optimiser unchanged."""
+    """Checks that an update that is not finite leaves the model unchanged, and that training continues."""
     training = Training(what, False, False)
     training.step(batch, 2)
     before = [p.detach().clone() for p in training.model.parameters()]
@@ -476,7 +477,7 @@ def bad_batch(what: Size, batch: Batch) -> dict[str, Any]:
 
 
 def kernels(step: Callable[[], Any], steps: int = 2) -> dict[str, Any]:
-    """The share of the time that the device is idle, and the longest kernels."""
+    """The share of time in which the device is idle, and the kernels with the longest total time."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(steps):
             step()

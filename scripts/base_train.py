@@ -1,10 +1,6 @@
-"""Trains the base model, and its tokenizer if there is none.
+"""Trains the base model, and its tokenizer if there is none: scripts/base_train.py RECIPE [--section.key value]."""
 
-python scripts/base_train.py RECIPE [--section.key value]
-torchrun --nproc-per-node N scripts/base_train.py RECIPE [--section.key value]
-"""
-
-from lanbot.cli import phase_door
+from lanbot.cli import run_phase
 
 if __name__ == "__main__":
-    phase_door("base")
+    run_phase("base")

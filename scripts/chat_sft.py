@@ -1,10 +1,6 @@
-"""Trains the sft model.
+"""Trains the sft model, with python or torchrun: scripts/chat_sft.py RECIPE [--section.key value]."""
 
-python scripts/chat_sft.py RECIPE [--section.key value]
-torchrun --nproc-per-node N scripts/chat_sft.py RECIPE [--section.key value]
-"""
-
-from lanbot.cli import phase_door
+from lanbot.cli import run_phase
 
 if __name__ == "__main__":
-    phase_door("sft")
+    run_phase("sft")

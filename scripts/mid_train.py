@@ -1,10 +1,6 @@
-"""Trains the mid model.
+"""Trains the mid model, with python or torchrun: scripts/mid_train.py RECIPE [--section.key value]."""
 
-python scripts/mid_train.py RECIPE [--section.key value]
-torchrun --nproc-per-node N scripts/mid_train.py RECIPE [--section.key value]
-"""
-
-from lanbot.cli import phase_door
+from lanbot.cli import run_phase
 
 if __name__ == "__main__":
-    phase_door("mid")
+    run_phase("mid")

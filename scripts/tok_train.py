@@ -1,10 +1,6 @@
-"""Trains the tokenizer.
+"""Trains the tokenizer, with python or torchrun: scripts/tok_train.py RECIPE [--section.key value]."""
 
-python scripts/tok_train.py RECIPE [--section.key value]
-torchrun --nproc-per-node N scripts/tok_train.py RECIPE [--section.key value]
-"""
-
-from lanbot.cli import phase_door
+from lanbot.cli import run_phase
 
 if __name__ == "__main__":
-    phase_door("tokenizer")
+    run_phase("tokenizer")

@@ -1,7 +1,8 @@
-"""What most tests need: a small tokenizer, and tiny models whose every part has something to say."""
+"""Shared fixtures: a small tokenizer, and tiny models none of whose parts is zero."""
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from lanbot.tokenizers.bpe import BPETokenizer
 from lanbot.tokenizers.bpe_training import train
 
 os.environ["LANBOT_OFFLINE"] = "1"  # no test waits for a network; those of downloads bring their own hub
+REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[2] / "shared" / "data")
 VOCAB = 448
 TINY = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "mlp_dim": 48, "context": 64}
 
@@ -26,6 +28,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         sandboxed = item.path.parent.name == "sandbox" or item.path.name == "test_code_grading.py"
         item.add_marker(pytest.mark.xdist_group("sandbox" if sandboxed else str(item.path)))
+
+
+@pytest.fixture
+def real_mirror(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of real data, set as the mirror."""
+    if not REAL.is_dir():
+        pytest.skip(f"no mirror of real data at {REAL}")
+    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+    return REAL
 
 
 @pytest.fixture(scope="session")

@@ -71,12 +71,12 @@ class Agent:
 
     def transcript(self) -> str:
         """The whole conversation as text to read."""
-        said = []
+        texts = []
         for turn in self.turns:
-            said.append(transcript([{"role": "user", "content": turn.request}, turn.message]))
+            texts.append(transcript([{"role": "user", "content": turn.request}, turn.message]))
             if turn.ended != ANSWERED:
-                said.append(f"(ended by the {turn.ended})\n")
-        return "\n".join(said)
+                texts.append(f"(ended by the {turn.ended})\n")
+        return "\n".join(texts)
 
     def _write(
         self, kept: list[Message], message: Message, parts: list[Part], room: int, on_event: OnEvent | None

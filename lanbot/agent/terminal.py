@@ -1,6 +1,5 @@
-"""An agent on a terminal: turns shown while they are generated, and conversations with a few commands."""
+"""An agent on a terminal: streamed turns, and conversations with a few commands."""
 
-import io
 import re
 import select
 import sys
@@ -25,7 +24,7 @@ def show_turn(agent: Agent, request: str) -> Turn:
     forgotten = agent.forgotten
     shown = Terminal(sys.stdout)
     try:
-        turn = agent.turn(clean(request), shown)
+        turn = agent.turn(request, shown)
     finally:
         shown.close()
     if agent.forgotten > forgotten:
@@ -42,7 +41,7 @@ def problem_of(agent: Agent, turn: Turn) -> UserError | None:
     if turn.ended == OPEN_CALL:
         return UserError("the answer ended inside a call that was never closed", "Ask in other words.")
     if turn.ended == STEP_LIMIT:
-        problem = f"stopped by the step limit: it went on after {agent.max_steps} calls"
+        problem = f"stopped by the step limit: no answer after {agent.max_steps} calls"
         return UserError(problem, "Increase agent.max_steps in the run's recipe.toml.")
     limit = f"a turn of {agent.sampling.max_tokens:,} tokens, a context of {agent.model.context_length:,}"
     return UserError(f"stopped by the token limit: {limit}", "Increase agent.max_tokens in the run's recipe.toml.")
@@ -99,23 +98,11 @@ def line_editing() -> bool:
 
 
 def _input_waits() -> bool:
-    """Whether more input is there already, faster than anybody types: the rest of a paste."""
+    """Whether more input is waiting, sooner than anybody types: the rest of a paste."""
     try:
         return bool(select.select([sys.stdin], [], [], 0.02)[0])
     except (OSError, ValueError):
         return False
-
-
-def tolerate_encodings() -> None:
-    """What the terminal's encoding cannot express is replaced, in what is typed and in what is printed."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
-def clean(text: str) -> str:
-    """Text of the command line or the terminal, with bytes that are not UTF-8 replaced."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _command(command: str, session: Session) -> None:

@@ -39,13 +39,13 @@ def blocks(message: Message) -> list[Block]:
 
 def plain(message: Message) -> str:
     """A message as text: calls and their outputs indented, on lines of their own."""
-    said, before = "", ""
+    shown, before = "", ""
     for kind, text in blocks(message):
-        gap = "" if not said else "\n" if (before, kind) == ("python", "output") else "\n\n"
+        gap = "" if not shown else "\n" if (before, kind) == ("python", "output") else "\n\n"
         first, other = MARGIN[kind]
-        said += gap + first + text.replace("\n", f"\n{other}")
+        shown += gap + first + text.replace("\n", f"\n{other}")
         before = kind
-    return said
+    return shown
 
 
 def transcript(messages: Sequence[Message]) -> str:

@@ -1,4 +1,4 @@
-"""The commands, a file a group. Heavy libraries are imported inside them, so that help is fast."""
+"""The command line: one module for each group of commands. Commands import heavy libraries only when they run."""
 
 import os
 import shutil
@@ -18,8 +18,8 @@ app = App(
     name="lanbot",
     version=__version__,
     help="Train a chat model of your own, end to end, and put it to work.",
-    help_format="plaintext",  # markdown would double the time that help takes
-    help_epilogue="Errors are two lines; --debug shows where they come from. Runs live in runs/ (LANBOT_RUNS).",
+    help_format="plaintext",  # markdown takes twice as long
+    help_epilogue="Errors are two lines; --debug adds the traceback. Runs are kept in runs/ (or LANBOT_RUNS).",
     suppress_keyboard_interrupt=False,  # main handles it
 )
 for group in (data.app, identity.app, runs.app):
@@ -28,19 +28,20 @@ for command in (init.init, run.run, run.prepare, chat.chat, chat.agent, report.r
     app.command(command)
 app.command(evaluation.evaluate, name="eval")
 
-RESUME = "stopped; what was saved is whole: run the same command again to resume"
-NARROWEST = 40
-"""Columns; the library that writes help never finishes on a terminal of two columns or fewer."""
+RESUME = "stopped; saved checkpoints are complete: run the same command again to resume"
+MIN_COLUMNS = 40
+"""rich never finishes writing help for a terminal of two columns or fewer."""
 
 
-def phase_door(phase: str) -> None:
+def run_phase(phase: str) -> None:
     """The entry point of scripts/*.py: one phase of `lanbot run`, under python or torchrun."""
     main(["run", *sys.argv[1:], "--phase", phase])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit codes: 0 complete, 1 failed, 2 wrong usage, 130 after Ctrl-C, 143 after SIGTERM."""
-    given = [_clean(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = [argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for argument in given]
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     stopped = RESUME if given[:1] in (["run"], ["prepare"]) and not {"--help", "-h"} & set(given) else "stopped"
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     signal.signal(signal.SIGTERM, terminate)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what the terminal's encoding lacks is replaced
+        if hasattr(stream, "reconfigure"):  # characters that the terminal's encoding lacks are replaced
             stream.reconfigure(errors="replace")
     try:
         app(given, exit_on_error=False, result_action="return_value", **_consoles())
@@ -80,40 +81,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(0)
 
 
-def _clean(argument: str) -> str:
-    """An argument without bytes that are not text, which nothing could be written with."""
-    return argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 def _consoles() -> dict[str, Any]:
-    """Consoles of at least NARROWEST columns for help and errors, where the terminal has fewer or says so."""
-    said = os.environ.get("COLUMNS", "")
-    columns = int(said) if said.isdecimal() else shutil.get_terminal_size().columns
-    if columns >= NARROWEST:
+    """Consoles for help and errors on a terminal of fewer than MIN_COLUMNS; the default ones otherwise."""
+    setting = os.environ.get("COLUMNS", "")
+    columns = int(setting) if setting.isdecimal() else shutil.get_terminal_size().columns
+    if columns >= MIN_COLUMNS:
         return {}
     from rich.console import Console
 
-    return {"console": Console(width=NARROWEST), "error_console": Console(width=NARROWEST, stderr=True)}
+    return {"console": Console(width=MIN_COLUMNS), "error_console": Console(width=MIN_COLUMNS, stderr=True)}
 
 
 def _explain(error: Exception) -> tuple[str, str]:
-    """Problem and remedy of an error that no command foresaw."""
+    """Problem and remedy of an unexpected error."""
     what = f"{type(error).__name__}: {error}"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and _is_of_a_peer(error):
-        return f"another rank is gone ({what})", "See its own message. The same command resumes."
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and _peer_failed(error):
+        return f"another rank failed ({what})", "See its own message. The same command resumes."
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'output'}: {error.strerror}", "Fix that and run again; --debug shows the place."
-    return what, "This is a fault in LanBot: run again with --debug to see where."
+        return f"{error.filename or 'output'}: {error.strerror}", "Fix that and run again; --debug adds the traceback."
+    return what, "This is a bug in LanBot: run again with --debug for the traceback."
 
 
-def _is_of_a_peer(error: Exception) -> bool:
-    """Whether an error is what a rank sees when another one ends."""
-    said = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
-    return type(error).__name__.startswith("Dist") or any(words in str(error) for words in said)
+def _peer_failed(error: Exception) -> bool:
+    """Whether a collective failed because another rank ended."""
+    phrases = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+    return type(error).__name__.startswith("Dist") or any(phrase in str(error) for phrase in phrases)
 
 
 def _discard_output() -> None:
-    """Python's own flush at exit must not fail again."""
+    """Prevents the interpreter's flush at exit from failing again."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -121,7 +117,7 @@ def _discard_output() -> None:
 
 
 def _fail(problem: str, remedy: str = "") -> None:
-    """Two lines on stderr, with the rank's number if it is not the first of several."""
+    """Writes the two lines of an error to stderr, with the rank unless it is 0."""
     rank = int(os.environ.get("RANK", "0"))
     who = f"lanbot (rank {rank})" if rank else "lanbot"
     print(f"{who}: {problem}" + (f"\n{remedy}" if remedy else ""), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""lanbot chat and lanbot agent: a run's model at work."""
+"""lanbot chat and lanbot agent."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lanbot.agent.session import Session
     from lanbot.config.run import Run
 
-Workspace = Annotated[Path | None, Parameter(help="The folder of its files; one in the run if left out.")]
+Workspace = Annotated[Path | None, Parameter(help="Folder for its files; default: one in the run.")]
 
 
 def chat(
@@ -30,16 +30,16 @@ def chat(
 
     Args:
         run: A run's name or folder.
-        ask: A question to start with, in a conversation of its own; may be given more than once.
-        phase: mid, sft or rl; the latest if left out.
-        temperature: 0: always the most likely token.
+        ask: A question to ask first, in a separate conversation; may be given several times.
+        phase: mid, sft or rl; default: the latest.
+        temperature: 0 always takes the most likely token.
     """
     from lanbot.agent import terminal
 
     made = open_run(run)
     session = _session(made, phase, workspace, temperature, top_k, seed)
     for question in ask or []:
-        print(f"> {terminal.clean(question)}")
+        print(f"> {question}")
         terminal.reply(session.agent, question)
         session.agent.new()
     if not ask or sys.stdin.isatty():
@@ -56,16 +56,16 @@ def agent(
     temperature: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Give a run's model a task; it uses its tools until it is done. Exit code 1 if there is no complete answer.
+    """Give a run's model a task, which it solves with its tools. Exit code 1 if there is no complete answer.
 
-    Each task is a conversation of its own; the files and the memory stay.
+    Each task is a new conversation; files and memory are kept.
 
     Args:
         run: A run's name or folder.
         task: What to do.
-        phase: mid, sft or rl; the latest if left out.
-        transcript: A file to write the whole conversation to.
-        temperature: The recipe's if left out.
+        phase: mid, sft or rl; default: the latest.
+        transcript: File to write the conversation to.
+        temperature: Default: the recipe's.
     """
     from lanbot.agent import terminal
     from lanbot.core.files import write_atomic
@@ -89,7 +89,6 @@ def _session(
     made: "Run", phase: str | None, workspace: Path | None, temperature: float, top_k: int | None, seed: int
 ) -> "Session":
     chosen = chosen_phase(made, phase)
-    from lanbot.agent import session, terminal
+    from lanbot.agent import session
 
-    terminal.tolerate_encodings()
     return session.open_session(made, chosen, workspace, temperature, top_k, seed)

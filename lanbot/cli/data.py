@@ -1,27 +1,27 @@
-"""lanbot data: look at what a mixture trains on."""
+"""lanbot data: inspect training data."""
 
 from json import dumps
 
 from cyclopts import App
 
-from lanbot.cli.shared import Mirror, Overrides, make_options, open_run, parse_overrides
+from lanbot.cli.shared import Mirror, Overrides, load_recipe, make_options, open_run
 from lanbot.core.console import say
 from lanbot.core.errors import UsageError, UserError
 
-app = App(name="data", help="Look at the data of a task.")
+app = App(name="data", help="Inspect training data.")
 
 
 @app.command
 def show(
     task: str, *, index: int = 0, split: str | None = None, tokenizer: str | None = None, mirror: Mirror = None
 ) -> None:
-    """Show a row of a task as the model reads it; what the loss counts is green.
+    """Show a row of a task as tokens; those under loss are green.
 
     Args:
         task: A task's name, or jsonl:PATH.
         index: Which row.
-        split: train, validation or test, as the task has them; its first if left out.
-        tokenizer: A run whose tokenizer cuts it up; without one it is cut into bytes.
+        split: train, validation or test; default: the task's first.
+        tokenizer: The run whose tokenizer to use; default: bytes.
     """
     options = make_options(mirror)
     from lanbot.chat.display import coloured
@@ -44,7 +44,7 @@ def show(
 
 @app.command(name="list")
 def list_tasks() -> None:
-    """List the tasks that a mixture may name."""
+    """List the tasks that a mixture may contain."""
     from lanbot.core.console import table
     from lanbot.tasks.registry import all_tasks
 
@@ -56,20 +56,19 @@ def list_tasks() -> None:
 def plan(
     recipe: str, *overrides: Overrides, tokenizer: str | None = None, json: bool = False, mirror: Mirror = None
 ) -> None:
-    """Say what each phase of a recipe will train on: rows, tokens, how full the rows get; estimated from samples.
+    """Estimate from samples what each phase of a recipe trains on: rows, tokens, padding.
 
     Args:
         recipe: A recipe's file, or the name of a shipped one.
-        tokenizer: The run whose tokenizer counts; the recipe's own run if left out.
+        tokenizer: The run whose tokenizer to count with; default: the recipe's own run.
         json: Print one JSON object.
     """
     options = make_options(mirror)
     from lanbot.chat.formats import load_format
-    from lanbot.config import recipe_file
     from lanbot.config.run import Run
     from lanbot.phases.phase import phases_of
 
-    loaded = recipe_file.load(recipe, parse_overrides(overrides))
+    loaded = load_recipe(recipe, overrides)
     made = open_run(tokenizer) if tokenizer else Run(options.runs / loaded.name, loaded, options)
     if not (made.phase("tokenizer") / "tokenizer.json").is_file():
         remedy = f"Train it first: lanbot run {recipe} --phase tokenizer. Or name a run that has one: --tokenizer RUN."
@@ -86,23 +85,22 @@ def plan(
 def contamination(
     recipe: str, *overrides: Overrides, base_chars: int | None = None, json: bool = False, mirror: Mirror = None
 ) -> None:
-    """Look for a recipe's evaluation items in what it trains on: 13 words in a row of a question.
+    """Search a recipe's training data for its evaluation items, by runs of 13 words of a question.
 
     Args:
         recipe: A recipe's file, or the name of a shipped one.
-        base_chars: How much of the base corpus to look through; what base can read, 100 million at most, if left out.
+        base_chars: Characters of the base corpus to search; default: what base can read, at most 100 million.
         json: Print one JSON object.
     """
     options = make_options(mirror)
-    from lanbot.config import recipe_file
     from lanbot.phases.phase import sources
     from lanbot.tasks import contamination
 
-    loaded = recipe_file.load(recipe, parse_overrides(overrides))
+    loaded = load_recipe(recipe, overrides)
     if base_chars is not None and base_chars < 0:
         raise UsageError(f"--base-chars {base_chars}: out of range", "It is 0 or more.")
     if not contamination.real(loaded.evals.tasks):
-        print(f"{recipe} is evaluated on nothing but what LanBot makes itself, and keeps apart: nothing to look for.")
+        print(f"{recipe} is evaluated only on generated tasks, whose test items are kept apart: nothing to search for.")
         return
     found = contamination.check(loaded, loaded.evals.tasks, sources(loaded), base_chars, options)
     print(dumps(found) if json else contamination.summary(found))

@@ -1,11 +1,11 @@
-"""lanbot doctor: what this machine is and can do."""
+"""lanbot doctor: what this machine has and supports."""
 
 from lanbot import __version__
 from lanbot.cli.shared import Mirror, UnsafeExec, make_options
 
 
 def doctor(*, mirror: Mirror = None, unsafe_exec: UnsafeExec = False) -> None:
-    """Say what this machine is and can do, and what is missing."""
+    """Show what this machine has and supports, and what is missing."""
     options = make_options(mirror, unsafe_exec)
     import platform
     import shutil
@@ -29,7 +29,7 @@ def doctor(*, mirror: Mirror = None, unsafe_exec: UnsafeExec = False) -> None:
         ("matmul", f"{hardware.matmul_ceiling(place.device, place.dtype) / 1e9:,.0f} GFLOP/s"),
         ("memory free", size(hardware.available())),
         ("disk free", f"{size(shutil.disk_usage(root).free)} at {options.runs}/"),
-        ("mirror", "none: data comes from the hub" if options.mirror is None else str(options.mirror)),
+        ("mirror", "none, data comes from the hub" if options.mirror is None else str(options.mirror)),
         ("cache", f"{options.cache}{', offline' if options.offline else ''}"),
     ]
     print(table(rows, ("what", "is"), left=2))

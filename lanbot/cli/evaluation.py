@@ -1,4 +1,4 @@
-"""`lanbot eval`: a run's model on tasks, CORE, ChatCORE; any other model on CORE."""
+"""lanbot eval: score a run's model on tasks and benchmarks, or any other model on CORE."""
 
 import json as json_library
 import os
@@ -32,14 +32,14 @@ def evaluate(
 
     Args:
         run_or_model: A run's name or folder; or a model's OWNER/NAME, or its folder.
-        phase: base, mid, sft or rl; the latest if left out.
-        tasks: Names joined by commas; core, chatcore and bpb (bits per byte) may be among them. The recipe's if left
-            out; core for a model.
-        limit: Items of each task. If left out: the recipe's, and all of CORE's and ChatCORE's.
-        pass_k: Numbers joined by commas: instead of one greedy answer, the chance that one of k sampled ones is right.
-        samples: Answers sampled of each item for pass_k.
-        temperature: Of those samples.
-        harness: Have lm-eval ask its tasks of this name (arc_easy if left out), to check figures against others'.
+        phase: base, mid, sft or rl; default: the latest.
+        tasks: Names joined by commas, also core, chatcore and bpb (bits per byte). Default: the recipe's; core for a
+            model.
+        limit: Items of each task. Default: the recipe's; all for core and chatcore.
+        pass_k: Values of k joined by commas: measure pass@k of sampled answers instead of one greedy answer.
+        samples: Answers sampled for each item, for pass_k.
+        temperature: Sampling temperature, for pass_k.
+        harness: Let lm-eval score its own tasks of these names (default: arc_easy), to compare with published results.
         json: Print one JSON object.
     """
     options = make_options(mirror, unsafe_exec)
@@ -63,11 +63,11 @@ def evaluate(
     from lanbot.phases import eval_command
 
     with Runtime.start() as runtime:
-        passes = eval_command.Passes(_numbers(pass_k), samples, temperature) if pass_k else None
-        answers = eval_command.ask(made, chosen, names or made.recipe.evals.tasks, limit or None, runtime, passes)
+        asked = eval_command.PassAtK(_numbers(pass_k), samples, temperature) if pass_k else None
+        result = eval_command.evaluate(made, chosen, names or made.recipe.evals.tasks, limit or None, runtime, asked)
         if runtime.main:
-            whole = {"run": str(made.folder), "phase": chosen, **answers.json()}
-            print(json_library.dumps(whole) if json else answers)
+            whole = {"run": str(made.folder), "phase": chosen, **result.json}
+            print(json_library.dumps(whole) if json else result.text)
 
 
 def _score_model(name: str, limit: int | None, json: bool, options: Options) -> None:
@@ -106,13 +106,13 @@ def _ask_harness(
 
 
 def _stay_offline(options: Options) -> None:
-    """Tells the Hugging Face libraries, which read this only when they are first imported."""
+    """For the Hugging Face libraries, which read the variable when they are first imported."""
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _is_model(name: str, options: Options) -> bool:
-    """Whether it is a model's folder, or looks like a model of the hub, and no run has this name."""
+    """Whether this is a model's folder or the name of a model on the hub, and not a run."""
     folder = Path(name)
     if any((place / "recipe.toml").is_file() for place in (options.runs / name, folder)):
         return False

@@ -1,4 +1,4 @@
-"""lanbot init: write a recipe for a bot of your own."""
+"""lanbot init: write a recipe for a new bot."""
 
 import os
 import sys
@@ -8,19 +8,19 @@ from lanbot.core.errors import UserError
 
 
 def init(path: Path = Path("lanbot.toml"), *, name: str = "", creator: str = "", personality: str = "") -> None:
-    """Ask who the bot is and write a recipe for it; its run is named after the file.
+    """Ask for the bot's identity and write a recipe; its run is named after the file.
 
     Args:
         path: The recipe to write.
-        name: The bot's name; asked for if left out.
-        creator: Who makes it; asked for if left out.
-        personality: Its manner, in a few words; asked for if left out.
+        name: The bot's name; default: asked for.
+        creator: Who makes it; default: asked for.
+        personality: Its manner, in a few words; default: asked for.
     """
     from lanbot.config import recipe_file
     from lanbot.config.recipe import Identity
 
     if path.exists():
-        raise UserError(f"{path}: there already", "Name another file, or delete it.")
+        raise UserError(f"{path}: already exists", "Name another file, or delete it.")
     if not path.parent.is_dir():
         raise UserError(f"{path}: no such folder", "Make the folder first, or name another file.")
     default = Identity()

@@ -6,7 +6,7 @@ from lanbot.cli.shared import open_run
 
 
 def report(run: str, *, json: bool = False) -> None:
-    """Write a run's report (a page, a text, JSON) and show its tables.
+    """Write a run's report (HTML, Markdown, JSON) and show its tables.
 
     Args:
         run: A run's name or folder.

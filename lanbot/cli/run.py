@@ -1,21 +1,19 @@
-"""lanbot run and lanbot prepare: make a recipe's run."""
+"""lanbot run and lanbot prepare."""
 
-from lanbot.cli.shared import Mirror, Overrides, UnsafeExec, make_options, parse_overrides
+from lanbot.cli.shared import Mirror, Overrides, UnsafeExec, load_recipe, make_options
 
 
 def run(
     recipe: str, *overrides: Overrides, phase: str = "all", mirror: Mirror = None, unsafe_exec: UnsafeExec = False
 ) -> None:
-    """Run a recipe: all phases or some of them. A run that was stopped resumes where it was.
+    """Run all phases of a recipe, or some of them. A stopped run resumes.
 
     Args:
         recipe: A recipe's file, or the name of a shipped one: smoke, demo, laptop, d20.
-        phase: all, or phases joined by +, such as base or mid+sft.
+        phase: all, or phases joined by +: base, mid+sft.
     """
-    from lanbot.config import recipe_file
-
     options = make_options(mirror, unsafe_exec)
-    loaded = recipe_file.load(recipe, parse_overrides(overrides))
+    loaded = load_recipe(recipe, overrides)
     from lanbot import report
     from lanbot.config.run import Run
     from lanbot.distributed.runtime import Runtime
@@ -35,17 +33,15 @@ def run(
 
 
 def prepare(recipe: str, *overrides: Overrides, mirror: Mirror = None) -> None:
-    """Do beforehand, without a GPU, what would keep GPUs waiting: the tokenizer, the search for contamination.
+    """Train the tokenizer and search for contamination on the CPU, so that GPUs need not wait for them.
 
-    `lanbot run` of the same recipe uses the results. Data that is missing or broken is reported here too.
+    `lanbot run` of the same recipe uses the results. Missing or broken data is reported here too.
 
     Args:
         recipe: A recipe's file, or the name of a shipped one.
     """
-    from lanbot.config import recipe_file
-
     options = make_options(mirror)
-    loaded = recipe_file.load(recipe, parse_overrides(overrides))
+    loaded = load_recipe(recipe, overrides)
     import torch
 
     from lanbot.distributed.runtime import Runtime

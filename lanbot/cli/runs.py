@@ -1,4 +1,4 @@
-"""lanbot runs: list the runs, delete one."""
+"""lanbot runs: list and delete runs."""
 
 import sys
 
@@ -7,12 +7,12 @@ from cyclopts import App
 from lanbot.cli.shared import make_options
 from lanbot.core.errors import UserError
 
-app = App(name="runs", help="List the runs, or delete one.")
+app = App(name="runs", help="List or delete runs.")
 
 
 @app.default
 def list_runs() -> None:
-    """List the runs: phases done, size."""
+    """List the runs, with the phases done and the size."""
     from lanbot.config.run import Run, list_runs
     from lanbot.core.console import size, table
 
@@ -24,7 +24,7 @@ def list_runs() -> None:
             names = made.recipe.phase_names
             done = {phase: made.note(phase) for phase in names if made.done(phase)}
         except UserError as error:
-            if folder.exists():  # a run that was just deleted is left out
+            if folder.exists():  # otherwise it was deleted meanwhile
                 rows.append((folder.name, error.problem, ""))
             continue
         phases = [f"{phase} ({note})" if note else phase for phase, note in done.items()]
@@ -36,11 +36,11 @@ def list_runs() -> None:
 
 @app.command
 def delete(run: str, *, yes: bool = False) -> None:
-    """Delete a run and all that is in it.
+    """Delete a run and all its files.
 
     Args:
-        run: Its name, as lanbot runs shows it.
-        yes: Do not ask.
+        run: The name that `lanbot runs` shows.
+        yes: Do not ask for confirmation.
     """
     from lanbot.config.run import Run
     from lanbot.core.console import size

@@ -1,4 +1,4 @@
-"""What several commands take."""
+"""Options and lookups that several commands share."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,18 +9,17 @@ from lanbot.core.errors import UsageError, UserError
 from lanbot.core.options import Options
 
 if TYPE_CHECKING:
+    from lanbot.config.recipe import Recipe
     from lanbot.config.run import Run
 
 Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, help="Recipe keys: --base.tokens 1_000_000 --name x")]
-Mirror = Annotated[Path | None, Parameter(help="A folder that answers for the hub (or LANBOT_MIRROR).")]
+Mirror = Annotated[Path | None, Parameter(help="A folder to read instead of the hub (or LANBOT_MIRROR).")]
 
-UnsafeExec = Annotated[
-    bool, Parameter(negative="", help="Where no sandbox holds, run code that a model wrote without one.")
-]
+UnsafeExec = Annotated[bool, Parameter(negative="", help="Run a model's code even where no sandbox works.")]
 
 
 def make_options(mirror: Path | None = None, unsafe_exec: bool = False) -> Options:
-    """The environment's options with these flags. Raises UserError if --mirror is not a folder."""
+    """Options from the environment and these flags. Raises UserError if --mirror is not a folder."""
     if mirror is not None and not mirror.is_dir():
         raise UserError(f"--mirror {mirror}: no such folder", "Name the folder that holds the data.")
     return Options.from_environment(mirror, unsafe_exec)
@@ -30,6 +29,13 @@ def open_run(name: str, options: Options | None = None) -> "Run":
     from lanbot.config.run import Run
 
     return Run.open(name, options=options)
+
+
+def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> "Recipe":
+    """A recipe's file or a shipped one, with the overrides of the command line. Raises UserError."""
+    from lanbot.config import recipe_file
+
+    return recipe_file.load(name, parse_overrides(overrides))
 
 
 def parse_overrides(tokens: tuple[str, ...]) -> dict[str, str]:
@@ -50,7 +56,7 @@ def parse_overrides(tokens: tuple[str, ...]) -> dict[str, str]:
 
 
 def chosen_phase(made: "Run", phase: str | None) -> str:
-    """The phase that was named, or the latest that is done. Raises UserError if it has no model."""
+    """The given phase, or the latest that is done. Raises UserError if it has no model."""
     names = made.recipe.phase_names
     if phase is not None and phase not in names:
         raise UsageError(f"--phase {phase}: no such phase", f"Phases: {', '.join(names)}.")

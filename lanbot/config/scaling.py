@@ -1,15 +1,15 @@
-"""The one dial: what follows from the depth. Anchored at depth 20 (561M parameters on 8xH100, one night) and at
-depth 4 (a laptop CPU); what lies between and beyond is an extrapolation until it is measured."""
+"""Scaling rules: hyperparameters from the depth. Fitted at depth 20 (561M parameters, 8xH100, one night) and depth 4
+(a laptop CPU); all other depths are extrapolated."""
 
 import math
 from dataclasses import dataclass, replace
 
 MOST_PAIRS = 1 << 25
 PAIRS_VOCABULARY = 16_384
-"""The largest vocabulary of which a table of all pairs is kept: 1 GiB."""
+"""The largest vocabulary for a table of bigram counts, which takes 1 GiB."""
 REFINING = 1 / 16
-"""What remains of embedding's and head's rates in base after a start from pairs: they know pairs from more text than
-training will see, and noise would undo it. Later phases, with tokens of their own, have the whole rates."""
+"""Factor on base's embedding and head rates after bigram initialisation, whose counts come from more text than
+training will read: gradient noise would undo it. Later phases have new tokens and use the full rates."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,20 @@ def scale(depth: int, vocab_size: int, dim: int | None = None) -> Shape:
 
 
 def pair_tokens(vocab_size: int, tokens: int) -> int:
-    """How many tokens' pairs embedding and head learn from before training on `tokens`: five times as many, which takes
-    as long as some dozen steps; 0 for a vocabulary whose table of pairs would be too large."""
+    """Tokens for bigram initialisation: five times the training `tokens`, which takes as long as a few dozen steps; 0
+    if the table of counts would be too large."""
     return min(5 * tokens, MOST_PAIRS) if vocab_size <= PAIRS_VOCABULARY else 0
 
 
 def softmax_tokens(vocab_size: int, batch_tokens: int, pairs: int) -> int:
-    """How many of the most frequent tokens are in every step's softmax; 0: all. Where a batch is small beside the
-    vocabulary most tokens are neither targets nor likely. Measured after a start from pairs, with 8,192 tokens."""
+    """Number of most frequent tokens in every step's sampled softmax; 0: full softmax. With batches that are small
+    relative to the vocabulary, most tokens are neither targets nor likely. Measured with a vocabulary of 8,192 after
+    bigram initialisation."""
     return 1_024 if pairs and vocab_size >= 8_192 and batch_tokens <= 8_192 else 0
 
 
 def refining(shape: Shape, pairs: int, tokens: int) -> Shape:
-    """The shape with the rates that base takes after a start from so many pairs. They grow towards the whole rates
-    where training sees more tokens than the pairs were counted in: an extrapolation."""
+    """The shape with base's rates after bigram initialisation from `pairs` tokens. They approach the full rates where
+    training reads more tokens than were counted (an extrapolation)."""
     less = min(1.0, REFINING * max(1.0, tokens / pairs)) if pairs else 1.0
     return replace(shape, embedding_lr=round(shape.embedding_lr * less, 6), head_lr=round(shape.head_lr * less, 6))

@@ -85,9 +85,9 @@ class Progress:
         self.open = False
 
 
-def visible(said: str) -> str:
+def visible(text: str) -> str:
     """Replaces control characters, which a terminal would obey, and lone surrogates, which no file can hold."""
-    return said.translate(CONTROLS).encode("utf-8", "replace").decode()
+    return text.translate(CONTROLS).encode("utf-8", "replace").decode()
 
 
 def main_rank() -> bool:

@@ -1,6 +1,5 @@
 """Errors that a user can cause and fix."""
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -30,5 +29,7 @@ class Stopped(Exception):  # noqa: N818  (not an error: a signal asked for it)
 
 def did_you_mean(wrong: str, names: Iterable[str]) -> str:
     """ " Did you mean NAME?", or nothing if no name is alike."""
+    import difflib  # slow to import, and rarely needed
+
     near = difflib.get_close_matches(wrong, list(names), n=1)
     return f" Did you mean {near[0]}?" if near else ""

@@ -61,8 +61,8 @@ def exhausted(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     onednn = ("could not create a primitive", "could not create a memory object")  # its words on a full address space
-    said = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", *onednn)
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    phrases = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", *onednn)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in phrases)
 
 
 def release() -> None:

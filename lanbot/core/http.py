@@ -167,14 +167,14 @@ def retry_after(header: str | None) -> float | None:
 def _refusal(name: str, status: str, response: "httpx2.Response") -> UserError:
     if not _is_hub(str(response.url)):
         return UserError(f"{name}: {response.url.host} answers {status}", "Check the address; try again later.")
-    code, said = response.headers.get("X-Error-Code", ""), response.headers.get("X-Error-Message", "")
+    code, message = response.headers.get("X-Error-Code", ""), response.headers.get("X-Error-Message", "")
     if code == "GatedRepo":
         page = re.match(r".*/datasets/[^/]+/[^/]+", str(response.url).replace("/api/", "/"))
         return UserError(
             f"{name}: gated, its terms must be accepted first ({status})",
             f"Accept them on its page, {page[0] if page else endpoint()}, then {LOG_IN}.",
         )
-    if said.startswith("Invalid credentials"):
+    if message.startswith("Invalid credentials"):
         return UserError(f"{name}: the hub does not accept your token ({status})", f"To get a new one, {LOG_IN}.")
     if code == "RevisionNotFound":
         return UserError(f"{name}: the hub has no such revision", "Check the revision after the @.")

@@ -1,8 +1,8 @@
 """Downloads: each file once, complete and checked, into one cache that all runs share.
 
-A file is written to NAME.part under a lock, checked, and renamed: a file with its final name is complete. A .part left
-by a cut connection or a killed process is resumed. Files of the hub and of plain URLs are treated alike. (The functions
-of huggingface_hub retry few failures, check no digest of what they received, and know no other URLs.)
+A file is written to NAME.part under a lock, verified, and renamed: a file with its final name is complete. A .part left
+by a broken connection or a killed process is resumed. (huggingface_hub's own functions retry few failures, do not
+verify digests, and do not support other URLs.)
 """
 
 import errno
@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import IO, NamedTuple
 
 from lanbot.core import http
@@ -27,7 +26,7 @@ from lanbot.core.options import Options
 PARALLEL = 8
 """Concurrent downloads."""
 WRONG_TRIES = 3
-"""Downloads of a file whose content differs from the listing, before it is given up."""
+"""How often a file whose content differs from the listing is downloaded before that is an error."""
 
 
 class Remote(NamedTuple):
@@ -49,14 +48,26 @@ class Remote(NamedTuple):
 
 
 class _Job:
-    """A pending download. Its error is raised by those who wait for it."""
+    """A download in a background thread. Its error is raised by those who wait for it."""
 
     def __init__(self, remote: Remote, cache: Path) -> None:
-        self.remote, self.cache, self.done, self.note = remote, cache, threading.Event(), ""
+        self.remote, self.cache, self.note = remote, cache, ""
         self.error: Exception | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True)  # a pool's would have to end before Python can
+        self.thread.start()
 
-    def bytes_here(self) -> int:
-        """Bytes received so far, by this process or another."""
+    def _run(self) -> None:
+        try:
+            with _slots:
+                fetch(self.remote, self.cache, partial(setattr, self, "note"))
+        except Exception as error:
+            self.error = error
+        finally:
+            with _lock:
+                del _jobs[self.remote.path]
+
+    def bytes_received(self) -> int:
+        """By this process or another."""
         for path in (self.remote.path, self.remote.part()):
             with suppress(OSError):
                 return path.stat().st_size
@@ -64,9 +75,8 @@ class _Job:
 
 
 _jobs: dict[Path, _Job] = {}
-_queue: SimpleQueue[_Job] = SimpleQueue()
-_workers: list[threading.Thread] = []
 _lock = threading.Lock()
+_slots = threading.BoundedSemaphore(PARALLEL)
 
 
 def get(remotes: Sequence[Remote], options: Options) -> list[Path]:
@@ -76,7 +86,7 @@ def get(remotes: Sequence[Remote], options: Options) -> list[Path]:
         also = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
         refuse_offline(missing[0].name + also, options)
     if missing:
-        _wait([_ask(remote, options) for remote in missing])
+        _wait([_start(remote, options) for remote in missing])
     return [remote.path for remote in remotes]
 
 
@@ -84,7 +94,7 @@ def ahead(remotes: Sequence[Remote], options: Options) -> None:
     """Starts to download files in background threads. What fails is tried again by `get`."""
     for remote in remotes:
         if not remote.here() and not options.offline:
-            _ask(remote, options)
+            _start(remote, options)
 
 
 def refuse_offline(name: str, options: Options) -> None:
@@ -94,28 +104,12 @@ def refuse_offline(name: str, options: Options) -> None:
     )
 
 
-def _ask(remote: Remote, options: Options) -> _Job:
-    """The pending download of a file, started if there is none."""
+def _start(remote: Remote, options: Options) -> _Job:
+    """The download of a file that is in progress, or a new one."""
     with _lock:
         if remote.path not in _jobs:
             _jobs[remote.path] = _Job(remote, options.cache)
-            _queue.put(_jobs[remote.path])
-            if len(_workers) < PARALLEL:
-                _workers.append(threading.Thread(target=_work, daemon=True))
-                _workers[-1].start()
         return _jobs[remote.path]
-
-
-def _work() -> None:
-    while True:
-        job = _queue.get()
-        try:
-            fetch(job.remote, job.cache, partial(setattr, job, "note"))
-        except Exception as error:
-            job.error = error
-        with _lock:
-            del _jobs[job.remote.path]
-        job.done.set()
 
 
 def _wait(jobs: list[_Job]) -> None:
@@ -123,20 +117,20 @@ def _wait(jobs: list[_Job]) -> None:
     sizes = [job.remote.size for job in jobs]
     total = None if None in sizes else sum(filter(None, sizes))
     label = "downloading " + (jobs[0].remote.name if len(jobs) == 1 else f"{len(jobs)} files")
-    with Progress(label, total, "bytes", first=sum(job.bytes_here() for job in jobs)) as progress:
-        while (waiting := [job for job in jobs if not job.done.is_set()]) and not any(job.error for job in jobs):
-            waiting[0].done.wait(0.1)
+    with Progress(label, total, "bytes", first=sum(job.bytes_received() for job in jobs)) as progress:
+        while (waiting := [job for job in jobs if job.thread.is_alive()]) and not any(job.error for job in jobs):
+            waiting[0].thread.join(0.1)
             finished = f"{len(jobs) - len(waiting)} done" if len(jobs) > 1 else ""
             others = f"{len(_jobs) - len(waiting)} more ahead" if len(_jobs) > len(waiting) else ""
-            trouble = next((job.note for job in waiting if job.note), "")
-            progress.show(sum(job.bytes_here() for job in jobs), finished, others, trouble)
+            note = next((job.note for job in waiting if job.note), "")
+            progress.show(sum(job.bytes_received() for job in jobs), finished, others, note)
     for job in jobs:
         if job.error:
             raise job.error
 
 
 def fetch(remote: Remote, cache: Path, note: Note) -> Path:
-    """The file; the first of all threads and processes that ask for it downloads it. Raises UserError if it fails."""
+    """Downloads the file, unless another thread or process does so first. Raises UserError if it fails."""
     try:
         with locked(remote.part(), note) as part:
             if not remote.here():
@@ -149,9 +143,9 @@ def fetch(remote: Remote, cache: Path, note: Note) -> Path:
 
 @contextmanager
 def locked(path: Path, note: Note) -> Iterator[IO[bytes]]:
-    """A file to append to, locked against other threads and processes; removed if it is empty afterwards.
+    """A file opened for appending, locked against other threads and processes; removed afterwards if it is empty.
 
-    Its holder may rename or remove it: those who wait for it then lock a new one. Raises OSError.
+    The holder may rename or remove it: the next process in line then creates a new one. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -159,7 +153,7 @@ def locked(path: Path, note: Note) -> Iterator[IO[bytes]]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                note("another process downloads it")
+                note("another process is downloading it")
                 fcntl.flock(file, fcntl.LOCK_EX)
                 note("")
             if not _is_at(file, path):
@@ -174,6 +168,7 @@ def locked(path: Path, note: Note) -> Iterator[IO[bytes]]:
 
 
 def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether the path still names this open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -210,7 +205,7 @@ def _download(remote: Remote, part: IO[bytes], note: Note) -> None:
                     part.flush()
                     here += len(data)
                     if here > (remote.size or here):
-                        return  # too long: the check reports it
+                        return  # too long: _wrong reports it
         except http.Again as again:
             again.moved = _length(part) > most
             most = max(most, _length(part))
@@ -225,8 +220,8 @@ def _download(remote: Remote, part: IO[bytes], note: Note) -> None:
         most = 0
         note(f"wrong content ({wrong}), downloading again")
     raise UserError(
-        f"{remote.name}: what arrives is not what is listed: {wrong} ({WRONG_TRIES} times)",
-        "A proxy may change it, or the server is at fault; try again later.",
+        f"{remote.name}: the content does not match the listing: {wrong} ({WRONG_TRIES} times)",
+        "A proxy may be changing it, or the server is broken; try again later.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The loaders: batches for a phase, in an order that depends on the seed alone, resumable at any step.
+"""The loaders: batches of a phase, in an order that depends on the seed alone, resumable at any step.
 
 A loader makes the batch of all ranks; each rank takes its rows (training/trainer.py). So a loader's state is the same
 on every rank, and a run resumes exactly at any world size.
@@ -17,7 +17,7 @@ from lanbot.data.corpus import Corpus, Position
 from lanbot.data.packing import Batch, best_fit, make_batch, pack_stream
 
 BUFFER = 128
-"""Conversations among which best-fit packing chooses; also the most rows that one waits."""
+"""Conversations that best-fit packing chooses from; also the most rows that one waits for."""
 
 
 class Loader(Protocol):
@@ -28,7 +28,7 @@ class Loader(Protocol):
         """The fraction of the phase that is done, 0 to 1."""
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, as JSON."""
+        """The state that a resumed run needs, as JSON."""
 
     def load_state(self, state: dict[str, Any]) -> None: ...
 

@@ -21,7 +21,7 @@ from lanbot.data.loader import Loader
 from lanbot.data.packing import Batch
 
 AHEAD = 3
-"""Batches queued in the trainer; about one more is in the pipe and one in preparation."""
+"""Batches queued in the trainer; about one more is in the pipe and one is being prepared."""
 
 
 @contextmanager
@@ -90,7 +90,7 @@ class PrefetchLoader:
         return self._position().notes
 
     def close(self) -> None:
-        """Ends the process. Batches that were not taken are made again after a resume."""
+        """Ends the process. Unused batches are prepared again after a resume."""
         self.process.kill()
         self.process.wait()
         while self.reader.is_alive():
@@ -180,10 +180,10 @@ def _sendable(error: Exception) -> Exception:
     if isinstance(error, UserError):
         error.args = (error.problem, error.remedy)
         return error
-    said = traceback.format_exc()
+    trace = traceback.format_exc()
     try:
-        error.add_note(said)
+        error.add_note(trace)
         pickle.loads(pickle.dumps(error))
         return error
     except Exception:
-        return RuntimeError(said)
+        return RuntimeError(trace)

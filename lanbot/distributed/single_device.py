@@ -1,4 +1,4 @@
-"""How gradients, optimiser state and weights are distributed, as MuonAdamW sees it; the layout of one process."""
+"""The layout interface of MuonAdamW: how gradients, optimiser state and weights are distributed. One process here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ Orthogonalise = Callable[[Tensor], Tensor]
 
 
 class SingleDevice:
-    """One process: nothing is sent or copied. The other layouts derive from it."""
+    """One process, without communication. Base class of the other layouts."""
 
     def __init__(self, model: nn.Module, matrices: list[list[str]]) -> None:
         self.parameters = dict(model.named_parameters())
         self.matrices = matrices
 
     def shard(self, name: str) -> Tensor | None:
-        """What this rank updates of a parameter, sharing its memory: all of it, some rows, or None."""
+        """The part of a parameter that this rank updates, as a view: all of it, some rows, or None."""
         return self.parameters[name].detach()
 
     def prepare_for_backward(self) -> None:
-        """The next backward pass is the last of this step: gradients may be sent as they are ready."""
+        """Called before the last backward pass of a step: gradients may be sent as they become ready."""
 
     def gradients(self) -> dict[str, Tensor]:
         """The gradient of each shard, summed over ranks. A rank without rows contributes zeros."""
         return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in self.parameters.items()}
 
     def norm(self, gradients: dict[str, Tensor]) -> Tensor:
-        """Of the whole gradient, in fp32."""
+        """The global gradient norm, in fp32."""
         foreach = not next(iter(gradients.values())).is_meta
         return torch.nn.utils.get_total_norm(gradients.values(), foreach=foreach)
 
@@ -46,11 +46,11 @@ class SingleDevice:
         return PendingUpdate(list(function(torch.stack(updates).to(dtype)).unbind()))
 
     def targets(self, names: list[str]) -> list[Tensor]:
-        """Where the results of `orthogonalised` are to be added."""
+        """The tensors that the results of `orthogonalise` are added to."""
         return [self.parameters[name].detach() for name in names]
 
     def all_gather(self, names: list[str]) -> None:
-        """Brings the updated shards of these parameters to all ranks that hold them whole."""
+        """All-gathers the updated shards of these parameters, where every rank holds all weights."""
 
     def to_checkpoint(self, name: str, tensor: Tensor) -> Tensor:
         """The state of a shard in the form that torch.distributed.checkpoint loads at any world size."""

@@ -60,12 +60,7 @@ class Zero2(SingleDevice):
             layout = owner()
             if layout is not None and name in bucket.missing:
                 bucket.missing.remove(name)
-                while (
-                    layout.next < len(layout.buckets)
-                    and layout.last_backward
-                    and not layout.buckets[layout.next].missing
-                ):
-                    layout._send()
+                layout._send_ready()
 
         return arrived
 

@@ -21,18 +21,17 @@ ROWS = 8
 
 @dataclass(frozen=True)
 class BitsPerByte:
-    """chance: bits of a uniform guess over the vocabulary. n: bytes of the documents, read in rows of `context` tokens.
-
-    stderr: of a ratio of sums, documents being what was drawn: with residuals r = bits - value x bytes of each of D
-    documents it is sqrt(D / (D - 1) sum(r^2)) / n. None: there is only one document.
-    """
-
     value: float
     stderr: float | None
+    """Of a ratio of sums over a sample of documents: with residuals r = bits - value x bytes of each of D documents it
+    is sqrt(D / (D - 1) sum(r^2)) / n. None: there is only one document."""
     chance: float
+    """Bits of a uniform guess over the vocabulary."""
     n: int
+    """Bytes of the documents."""
     documents: int
     context: int
+    """Tokens of a row."""
 
     def json(self) -> dict[str, Any]:
         return {
@@ -61,7 +60,7 @@ class Validation:
         left_over: list[int] = []
         while len(rows) * T < tokens and (row := pack_stream(documents, 1, T, left_over)) is not None:
             rows.append(row[0])
-        if not rows:  # a corpus shorter than one row: all there is, padded with document starts, which count 0 bytes
+        if not rows:  # a corpus shorter than one row is padded with document starts, which count 0 bytes
             left_over = left_over[: T + 1]
             rows.append(np.array(left_over + [chat_format.bos] * (T + 1 - len(left_over)), dtype=np.int64))
         self.batch = make_batch(np.stack(rows), np.ones((len(rows), T + 1), np.float32), chat_format.bos)
@@ -72,10 +71,9 @@ class Validation:
         return self.measure(model).value
 
     def measure(self, model: Transformer) -> BitsPerByte:
-        """Special tokens stand for no bytes and their loss is left out. All ranks call it; all get the result.
+        """Special tokens have no bytes and their loss is not counted. All ranks call it and get the result.
 
-        ROWS rows are scored together whatever the number of ranks, and the sum of theirs is rounded once: the result
-        is the same to the last bit at any world size.
+        ROWS rows are scored together at any world size and each sum is rounded once, so the result is bit-equal.
         """
         targets, lengths = self.batch.targets, self.bytes_of[self.batch.targets]
         document = (targets == self.bos).cumsum().reshape(targets.shape)  # each token of the text is a target once
@@ -98,7 +96,7 @@ class Validation:
 
     @torch.no_grad()
     def _scored(self, model: Transformer) -> Iterator[tuple[int, Tensor]]:
-        """This rank's share: of ROWS rows where they start, and the nats of each token of text in them, fp64 (N)."""
+        """This rank's share: the first of each ROWS rows, and the nats of each of their text tokens, fp64 (N)."""
         runtime = self.runtime
         for start in range(runtime.rank * ROWS, len(self.batch), runtime.size * ROWS):
             rows = self.batch.rows(slice(start, start + ROWS))

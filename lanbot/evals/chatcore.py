@@ -1,13 +1,12 @@
 """ChatCORE: the mean over six tasks of a chat model's score, centered so that a guess counts 0."""
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lanbot.core.console import table
 from lanbot.distributed.runtime import Runtime
-from lanbot.evals.score import Score, items_asked
+from lanbot.evals.score import Centered, Score, items_asked
 from lanbot.evals.task_eval import evaluate
 from lanbot.inference.engine import Engine
 from lanbot.tasks.registry import make_task
@@ -35,35 +34,27 @@ class ChatCore:
     settings: dict[str, Any]
     tasks: dict[str, Score]
 
-    def centered(self, name: str) -> float:
-        return (self.tasks[name].score - BASELINES[name]) / (1 - BASELINES[name])
-
-    def centered_stderr(self, name: str) -> float:
-        return self.tasks[name].stderr / (1 - BASELINES[name])
+    @property
+    def centered(self) -> dict[str, Centered]:
+        return {name: Centered.of(score, BASELINES[name]) for name, score in self.tasks.items()}
 
     @property
-    def score(self) -> float:
-        return sum(map(self.centered, self.tasks)) / len(self.tasks)
+    def mean(self) -> Centered:
+        return Centered.mean(self.centered.values())
 
     @property
-    def stderr(self) -> float:
-        """Of the mean, from the errors of the tasks."""
-        return math.sqrt(sum(self.centered_stderr(name) ** 2 for name in self.tasks)) / len(self.tasks)
+    def sampled(self) -> bool:
+        return any(score.items for score in self.tasks.values())
 
     def json(self) -> dict[str, Any]:
         return {
-            "chatcore": round(self.score, 6),
-            "stderr": round(self.stderr, 6),
-            "sampled": any(score.items for score in self.tasks.values()),
+            "chatcore": round(self.mean.value, 6),
+            "stderr": round(self.mean.stderr, 6),
+            "sampled": self.sampled,
             "model": self.model,
             "settings": self.settings,
             "tasks": {
-                name: {
-                    **score.json(),
-                    "baseline": BASELINES[name],
-                    "centered": round(self.centered(name), 6),
-                    "centered_stderr": round(self.centered_stderr(name), 6),
-                }
+                name: {**score.json(), "baseline": BASELINES[name], **self.centered[name].json()}
                 for name, score in self.tasks.items()
             },
         }
@@ -71,14 +62,14 @@ class ChatCore:
     def table(self) -> str:
         rows: list[tuple[str, ...]] = []
         for name, score in self.tasks.items():
-            figures = (score.score, score.stderr, score.chance, BASELINES[name], self.centered(name))
+            figures = (score.score, score.stderr, score.chance, BASELINES[name], self.centered[name].value)
             rows.append((name, items_asked(score.json()), *(f"{figure:.4f}" for figure in figures)))
-        rows.append(("ChatCORE", "", "", f"{self.stderr:.4f}", "", "", f"{self.score:.4f}"))
+        rows.append(("ChatCORE", "", "", f"{self.mean.stderr:.4f}", "", "", f"{self.mean.value:.4f}"))
         return table(rows, ("task", "n", "accuracy", "±", "chance", "baseline", "centered"))
 
     def __str__(self) -> str:
-        sampled = ", sampled" if any(score.items for score in self.tasks.values()) else ""
-        return f"ChatCORE {self.score:.4f} ± {self.stderr:.4f} ({self.model}{sampled})"
+        sampled = ", sampled" if self.sampled else ""
+        return f"ChatCORE {self.mean.value:.4f} ± {self.mean.stderr:.4f} ({self.model}{sampled})"
 
 
 def ask(
@@ -93,8 +84,8 @@ def ask(
 ) -> ChatCore:
     """Scores a chat model on the six tasks, on `limit` items of each (a seeded sample) or on all. All ranks call it.
 
-    name: the model's, for the result. left_out: of tasks, rows that are not asked. Raises UserError if the data is not
-    to be had, or no sandbox holds.
+    name: of the model, for the result. left_out: rows of each task that are excluded. Raises UserError if the data is
+    not available, or no sandbox holds.
     """
     most = max(MAX_TOKENS, max_tokens)
     tasks = {task: make_task(task, "test", context) for task in BASELINES}

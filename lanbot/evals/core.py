@@ -9,51 +9,46 @@ from lanbot.core.console import table, track
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.distributed.runtime import Runtime
-from lanbot.evals.score import Score, items_asked
+from lanbot.evals.score import Centered, Score, items_asked
 from lanbot.evals.scorer import Judged, Scorer
 from lanbot.tasks import core
 from lanbot.tasks.core import CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Item
 
 JOB_CHARACTERS = 65_536
-"""Of prompts that are given to the model together. Which items those are does not depend on the number of ranks, so
-neither does how any of them is rounded."""
+"""Characters of the prompts of one job. Jobs do not depend on the number of ranks, so neither does rounding."""
 KINDS = {CHOICE: "choice", SCHEMA: "schema", GREEDY: "greedy"}
 
 
 class Verdict(NamedTuple):
-    """answer: the option chosen; where the answer is generated, 1 if it is the reference, else 0. cut: whether the
-    context had no room for all of the prompt."""
+    """The answer to one item."""
 
     task: str
     item: int
     answer: int
+    """The option chosen; of a generated answer 1 if it equals the reference, else 0."""
     right: bool
     cut: bool
+    """Whether the prompt was truncated to the context."""
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """score.chance is the uniform guess rate. items: how many the task has; score.n of them were asked. cut: of those
-    asked, how many had prompts longer than the context."""
-
     task: CoreTask
     score: Score
+    """Of score.n items; its chance is the uniform guess rate."""
     items: int
+    """The number of items of the task."""
     cut: int
+    """Evaluated items whose prompts were truncated to the context."""
 
     @property
-    def centered(self) -> float:
-        return self.task.centered(self.score.score)
-
-    @property
-    def centered_stderr(self) -> float:
-        return self.score.stderr / (1 - 0.01 * self.task.baseline)
+    def centered(self) -> Centered:
+        return Centered.of(self.score, self.task.baseline / 100)
 
     def json(self) -> dict[str, Any]:
         return {
             **self.score.json(),
-            "centered": round(self.centered, 6),
-            "centered_stderr": round(self.centered_stderr, 6),
+            **self.centered.json(),
             "baseline": self.task.baseline / 100,
             "kind": self.task.kind,
             "shots": self.task.shots,
@@ -65,31 +60,28 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class CoreResult:
-    """verdicts: on every item that was asked, in order."""
-
     model: str
     limit: int | None
     settings: dict[str, Any]
     tasks: dict[str, TaskScore]
     verdicts: list[Verdict]
+    """Of every evaluated item, in order."""
+
+    @property
+    def mean(self) -> Centered:
+        """Of the evaluated tasks."""
+        return Centered.mean([score.centered for score in self.tasks.values()])
 
     @property
     def core(self) -> float | None:
-        """None unless all 22 tasks were asked."""
-        if [score.task for score in self.tasks.values()] != list(TASKS):
-            return None
-        return sum(score.centered for score in self.tasks.values()) / len(TASKS)
-
-    @property
-    def stderr(self) -> float:
-        """Of the mean, from the tasks' own errors: what other items of the same kind would give."""
-        return math.sqrt(sum(score.centered_stderr**2 for score in self.tasks.values())) / max(1, len(self.tasks))
+        """None unless all 22 tasks were evaluated."""
+        return self.mean.value if [score.task for score in self.tasks.values()] == list(TASKS) else None
 
     def json(self) -> dict[str, Any]:
         core = self.core
         return {
             "core": None if core is None else round(core, 6),
-            "stderr": round(self.stderr, 6),
+            "stderr": round(self.mean.stderr, 6),
             "model": self.model,
             "limit": self.limit,
             "settings": self.settings,
@@ -102,23 +94,23 @@ class CoreResult:
         for label, one in self.tasks.items():
             score = one.score
             n = items_asked(one.json())
-            figures = (score.score, score.stderr, score.chance, one.task.baseline / 100, one.centered)
+            figures = (score.score, score.stderr, score.chance, one.task.baseline / 100, one.centered.value)
             rows.append((label, KINDS[one.task.kind], one.task.shots, n, *(f"{x:.4f}" for x in figures), one.cut))
         if self.core is not None:
-            rows.append(("CORE", "", "", "", "", f"{self.stderr:.4f}", "", "", f"{self.core:.4f}", ""))
+            rows.append(("CORE", "", "", "", "", f"{self.mean.stderr:.4f}", "", "", f"{self.core:.4f}", ""))
         return table(rows, header, markdown, left=2)
 
     def __str__(self) -> str:
         sampled = f", at most {self.limit:,} items a task" if self.limit else ""
         if self.core is None:
             return f"{len(self.tasks)} of {len(TASKS)} tasks of CORE{sampled}"
-        return f"CORE {self.core:.4f} ± {self.stderr:.4f} ({self.model}{sampled})"
+        return f"CORE {self.core:.4f} ± {self.mean.stderr:.4f} ({self.model}{sampled})"
 
 
 class _Job(NamedTuple):
     task: CoreTask
     items: list[Item]
-    """All of the task's."""
+    """All items of the task."""
     asked: list[int]
     characters: int
 
@@ -131,13 +123,13 @@ def evaluate(
     *,
     runtime: Runtime,
 ) -> CoreResult:
-    """A model's answers to the first `limit` items of each task, in their fixed shuffled order; to all if it is None.
+    """Evaluates a model on the first `limit` items of each task in its fixed shuffled order, or on all.
 
-    All ranks call it, share the work and get the result. Raises UserError if the data is not to be had, or the model's
-    losses are not finite.
+    All ranks call it, share the work and get the result. Raises UserError if the data is not available, or a loss is
+    not finite.
     """
     if limit is not None and limit < 1:
-        raise UserError(f"limit is {limit}", "Ask at least one item of each task.")
+        raise UserError(f"limit is {limit}", "Evaluate at least one item of each task.")
     loaded: dict[str, list[Item]] = {}
     jobs: list[_Job] = []
     for task in track(tasks, "preparing CORE", len(tasks), "tasks") if runtime.main else tasks:
@@ -159,7 +151,7 @@ def evaluate(
 
 
 def _jobs(task: CoreTask, items: list[Item], limit: int | None) -> Iterator[_Job]:
-    """The items asked, the longest first, in parts of JOB_CHARACTERS: few of a part's tokens are padding then."""
+    """The evaluated items, longest first, in jobs of JOB_CHARACTERS, so that little of a job is padding."""
     lengths = {i: len(core.texts(task, items, i)[-1]) for i in range(len(items))[:limit]}
     job = _Job(task, items, [], 0)
     for i in sorted(lengths, key=lambda i: (-lengths[i], i)):
@@ -184,7 +176,7 @@ def _ask(scorer: Scorer, job: _Job) -> Iterator[Verdict]:
 
 
 def _answer(task: CoreTask, judged: Sequence[Judged]) -> int:
-    """The option of the lowest loss, the first of equal ones; or whether the continuation is what the model says."""
+    """The first option of the lowest loss; or whether greedy decoding gives the continuation."""
     if task.kind == GREEDY:
         return int(judged[0].greedy)
     losses = [one.loss for one in judged]

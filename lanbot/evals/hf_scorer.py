@@ -1,4 +1,4 @@
-"""CORE for any causal language model that transformers opens, so that published models compare with ours."""
+"""CORE for any causal language model of transformers, so that published models compare with ours."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -15,18 +15,19 @@ from lanbot.evals.scorer import LOGITS, TOKENS, Judged, Plan, Tally, batches, pa
 from lanbot.tasks.core import Prompt
 
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
-"""Names that configs use for the longest sequence."""
+"""Config keys of the maximum sequence length."""
 CLOSE = {torch.float32: 1e-2, torch.bfloat16: 0.2, torch.float16: 0.05}
-"""Nats by which a loss on top of a cache may differ from one without."""
+"""Maximum difference in nats between a loss with a cache and one without."""
 HELD = {"cpu": 4_096, "cuda": 16_384, "mps": 4_096}
-"""Tokens whose keys and values are in memory at a time."""
+"""Tokens whose keys and values are in memory at once."""
 SPARE = {"cpu": 0, "cuda": 16, "mps": 16}
 """Tokens that a trunk may move to its branches so that trunks are equally long."""
 
 
 class HFScorer:
     """A model of the hub (OWNER/NAME) or of a folder, with its tokenizer. Texts start with the tokenizer's bos, if any.
-    dtype: to compute in; None: bf16 where the device has it, else fp32.
+
+    dtype: to compute in; by default bf16 where the device has it, else fp32.
 
     Raises UserError if the model is missing, unknown to transformers, lacks weights, or is not causal.
     """
@@ -56,8 +57,8 @@ class HFScorer:
         rows = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         largest = max((max(row) for row in rows if row), default=0)
         if max(largest, self.bos or 0) >= self.vocabulary:
-            what = f"its tokenizer says token {max(largest, self.bos or 0)}, its embedding has {self.vocabulary:,}"
-            raise UserError(f"{self.name}: {what}", "Tokenizer and weights are not of one model. Download both again.")
+            what = f"its tokenizer gives token {max(largest, self.bos or 0)}, its embedding has {self.vocabulary:,}"
+            raise UserError(f"{self.name}: {what}", "They belong to different models. Download both again.")
         return rows if self.bos is None else [[self.bos, *row] for row in rows]
 
     @torch.inference_mode()
@@ -70,7 +71,7 @@ class HFScorer:
         return tally.items(items)
 
     def _at_once(self, batch: Sequence[Plan], tally: Tally) -> None:
-        """Plans without branches, padded at the right."""
+        """Plans without branches, padded on the right."""
         rows = [
             (row, 0, prompt, place)
             for row, plan in enumerate(batch)
@@ -79,7 +80,7 @@ class HFScorer:
         self._judge(padded([plan.trunk for plan in batch], self.device), rows, tally, use_cache=False)
 
     def _on_top(self, batch: Sequence[Plan], tally: Tally) -> None:
-        """Trunks of one length, then their branches (equally many each) on top of the trunks' keys and values."""
+        """Trunks of one length, then their branches (the same number each) with the trunks' keys and values."""
         n, P = len(batch[0].prompts), len(batch[0].trunk)
         both = [pair for plan in batch for pair in zip(plan.prompts, plan.places, strict=True)]
         within = [
@@ -94,8 +95,10 @@ class HFScorer:
         self._judge(branches, after, tally, use_cache=True, **{self.cache: past})
 
     def _judge(self, ids: Tensor, rows: Sequence[tuple[int, int, Prompt, int]], tally: Tally, **options: Any) -> Any:
-        """Reads ids (B, T), tallies their predictions, and returns the model's cache. rows: of each prompt its row, the
-        tokens that were read before, itself and its place."""
+        """Runs the model on ids (B, T), tallies its predictions, and returns its cache.
+
+        rows: (row of ids, tokens already in the cache, prompt, index of the prompt) of each prompt.
+        """
         T = ids.shape[1]
         at, places, targets = [], [], []
         for row, before, prompt, place in rows:
@@ -115,7 +118,7 @@ class HFScorer:
         return out.past_key_values if options["use_cache"] else None
 
     def _probe(self) -> Tensor:
-        """(4, T) random tokens: a shared prefix, and four tokens of each row's own."""
+        """(4, T) random tokens: a shared prefix, then four different tokens in each row."""
         length = min(24, self.context or 24)
         rows = torch.randint(0, self.vocabulary, (4, length), generator=torch.Generator().manual_seed(0))
         rows[:, : length - 4] = rows[0, : length - 4]
@@ -129,7 +132,7 @@ class HFScorer:
 
     @torch.inference_mode()
     def _branches(self) -> bool:
-        """Whether a repeated cache gives the same losses as none: some models keep another kind of state."""
+        """Whether a repeated cache gives the same losses as none; it does not for state-space models."""
         rows = self._probe().tolist()
         item = [Prompt(row[: len(row) - i], len(row) - 4) for i, row in enumerate(rows[:3])]
         items = [item, [prompt._replace(ids=[rows[0][1], *prompt.ids[1:]]) for prompt in item]]
@@ -168,8 +171,10 @@ def _levelled(batch: Sequence[Plan]) -> list[Plan]:
 
 @contextmanager
 def _only(head: Any, where: Tensor, T: int) -> Iterator[list[bool]]:
-    """Makes the head see only the hidden states at `where` of (B x T), as one row; the list is not empty then. A model
-    that calls its head in another way returns all logits."""
+    """Restricts the head to the hidden states at `where` of (B x T), as one row.
+
+    Yields a list that is empty if the model called its head in another way, and so returned all logits.
+    """
     seen: list[bool] = []
 
     def choose(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -1,7 +1,7 @@
-"""Runs lm-eval on a model folder or a hub model, to check our figures against a second implementation.
+"""Runs lm-eval on a model folder or a hub model, to check our scores against a second implementation.
 
-The model runs in transformers; prompts and scoring are lm-eval's own. For a run's model our code answers the same
-prompts: the choices of both must agree.
+The model runs in transformers; prompts and scoring are lm-eval's. The model of a run is also scored by our code on
+the same prompts, and the choices compared.
 """
 
 import logging
@@ -28,25 +28,26 @@ from lanbot.tasks.task import HubTask
 
 CHOICE = "multiple_choice"
 SHOTS_SEED = 1234
-"""lm-eval's own."""
+"""lm-eval's default."""
 BATCH = {"cpu": 8, "cuda": 64, "mps": 16}
-"""Texts that are read together."""
+"""Texts of a forward pass in transformers."""
 ITEMS = 256
-"""That are given to our model together."""
+"""Items of a batch for our model."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """metric: by lm-eval's name. chance: of a guess among the choices; None where there are none. items: of the task,
-    of which n were asked."""
-
     metric: str
+    """lm-eval's name for it."""
     score: float
     stderr: float | None
     n: int
+    """Evaluated items."""
     items: int
+    """All items of the task."""
     shots: int
     chance: float | None
+    """Score of a random choice; None without choices."""
 
     def json(self) -> dict[str, Any]:
         values = {name: value for name, value in vars(self).items() if name != "metric"}
@@ -55,22 +56,23 @@ class Figure:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of our code with lm-eval on the same choices. score: our accuracy, to be held against acc. differ: items of which
-    another choice was found likeliest. nats: by how much the log-likelihood of a choice differs, at most."""
+    """Comparison of our code with lm-eval on the same choices."""
 
     score: float
+    """Our accuracy, comparable with lm-eval's acc."""
     differ: int
+    """Items with different choices."""
     nats: float
+    """Maximum difference of a choice's log-likelihood."""
 
 
 @dataclass(frozen=True)
 class Harness:
-    """figures: of each task. agreement: of each task of choices, where our code was asked as well."""
-
     model: str
     settings: dict[str, Any]
     figures: dict[str, list[Figure]]
     agreement: dict[str, Agreement]
+    """Of multiple-choice tasks, if our code scored them too."""
 
     def json(self) -> dict[str, Any]:
         tasks: dict[str, Any] = {}
@@ -93,7 +95,7 @@ class Harness:
         for task, own in self.agreement.items():
             n = self.figures[task][0].n
             lines.append(
-                f"{task}: acc by LanBot's own code {own.score:.4f}, {own.differ:,} of {n:,} choices differ, "
+                f"{task}: acc by LanBot's code {own.score:.4f}, {own.differ:,} of {n:,} choices differ, "
                 f"log-likelihoods by at most {own.nats:.1g} nats"
             )
         return "\n".join([*lines, scores.settings(self.settings), self.model])
@@ -110,11 +112,10 @@ def evaluate(
 ) -> Harness:
     """lm-eval's tasks (or groups of them) by name, each on all its items or on a seeded sample of `limit`.
 
-    name: a model's folder or its name on the hub. own: the same model in our code; its texts begin with bos, and it
-    is asked what lm-eval's tasks of choices ask. With a mirror the data comes from its files.
+    name: a model's folder or its name on the hub. own: the same model in our code; texts begin with bos, and it is
+    scored on multiple-choice tasks too. With a mirror the data comes from its files.
 
-    Raises UserError without lm-eval, for a task it does not know or whose data is not to be had, and for tasks that run
-    what the model wrote.
+    Raises UserError without lm-eval, for an unknown task or one without data, and for tasks that execute code.
     """
     if runtime.size > 1:
         raise UserError("--harness: lm-eval runs in one process", "Start it without torchrun.")
@@ -157,7 +158,7 @@ def evaluate(
 
 @cache
 def _manager() -> Any:
-    """Of lm-eval's tasks: it reads some thousand files, which takes seconds."""
+    """lm-eval's tasks; reading its thousands of files takes seconds."""
     from lm_eval.tasks import TaskManager
 
     say("reading lm-eval's list of tasks")
@@ -165,11 +166,11 @@ def _manager() -> Any:
 
 
 def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
-    """What lm-eval makes of the names: {"tasks": {name: task}, ...}."""
+    """{"tasks": {name: task}, ...}, as lm-eval loads them. Raises UserError."""
     for name in names:
         if (entry := manager.task_index.get(name)) is None:
             raise UserError(f"{name}: lm-eval has no such task", "`lm-eval ls tasks` lists those it has.")
-        if (entry.cfg or {}).get("unsafe_code"):  # loading it fails for other reasons: its data, what it imports
+        if (entry.cfg or {}).get("unsafe_code"):  # before loading, which may fail for other reasons
             raise _runs_code(name)
     try:
         loaded: dict[str, Any] = manager.load(list(names))
@@ -184,13 +185,13 @@ def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _runs_code(name: str) -> UserError:
-    said = f"{name}: lm-eval would run what the model wrote without a sandbox"
+    said = f"{name}: lm-eval would execute generated code without a sandbox"
     return UserError(said, "For HumanEval: lanbot eval RUN --tasks humaneval.")
 
 
 @contextmanager
 def _mirrored(options: Options) -> Iterator[None]:
-    """With a mirror, has lm-eval's tasks read its files: of the data sets that LanBot has a task for."""
+    """With a mirror, makes lm-eval read its files, for the data sets that LanBot has a task for."""
     import datasets
 
     fetch = datasets.load_dataset
@@ -204,7 +205,7 @@ def _mirrored(options: Options) -> Iterator[None]:
             if source.id == path and source.path.startswith(f"{name}/")
         }
         if not known:
-            said = f"{path}{f' ({name})' if name else ''}: the mirror cannot answer for it to lm-eval"
+            said = f"{path}{f' ({name})' if name else ''}: not in the mirror for lm-eval"
             raise UserError(said, "Leave --mirror out, or name tasks such as arc_easy, arc_challenge and gsm8k.")
         files = {split: [str(path) for path in hub.files(source, options)] for split, source in known.items()}
         kind = "parquet" if next(iter(files.values()))[0].endswith(".parquet") else "json"
@@ -219,7 +220,7 @@ def _mirrored(options: Options) -> Iterator[None]:
 
 
 def _begin_with_bos(tokenizer: Any) -> None:
-    """Our tokenizer adds nothing by itself; base models are trained on documents that begin with bos."""
+    """Our tokenizer adds no bos by itself, but base models are trained on documents that begin with it."""
     from tokenizers.processors import TemplateProcessing
 
     bos = tokenizer.bos_token
@@ -230,7 +231,7 @@ def _begin_with_bos(tokenizer: Any) -> None:
 
 
 def _figures(found: dict[str, Any], task: str) -> list[Figure]:
-    """lm-eval names a figure "acc,none": the metric, and what filtered the answers."""
+    """lm-eval's keys are "acc,none": metric and filter of the answers."""
     results, n = found["results"][task], found["n-samples"][task]
     chance = None
     if found["configs"][task]["output_type"] == CHOICE:
@@ -251,9 +252,9 @@ def _figures(found: dict[str, Any], task: str) -> list[Figure]:
 
 
 def _agreement(own: ModelScorer, task: str, samples: Sequence[dict[str, Any]]) -> Agreement:
-    """samples: what lm-eval logged; of each choice the two texts it asked about, and the log-likelihood it found."""
+    """samples: as logged by lm-eval, with context, continuation and log-likelihood of each choice."""
     asked = (sample["arguments"] for sample in samples)
-    ours = track(_log_likelihoods(own, asked), f"LanBot's own code on {task}", len(samples))
+    ours = track(_log_likelihoods(own, asked), f"LanBot's code on {task}", len(samples))
     right = differ = 0
     nats = 0.0
     for sample, mine in zip(samples, ours, strict=True):
@@ -266,8 +267,10 @@ def _agreement(own: ModelScorer, task: str, samples: Sequence[dict[str, Any]]) -
 
 
 def _log_likelihoods(own: ModelScorer, items: Iterator[Sequence[tuple[str, str]]]) -> Iterator[list[float]]:
-    """Of each (context, continuation) of each item: the continuation's, in nats. lm-eval's rules: spaces at a context's
-    end belong to what follows, and a longer text than the model reads loses its beginning."""
+    """The log-likelihood in nats of each (context, continuation) of each item.
+
+    As in lm-eval, trailing spaces of a context belong to the continuation, and long texts are truncated on the left.
+    """
     while some := list(islice(items, ITEMS)):
         pairs = [(text.rstrip(), text[len(text.rstrip()) :] + more) for item in some for text, more in item]
         wholes = own.encode([text + more for text, more in pairs])

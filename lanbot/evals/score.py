@@ -1,9 +1,9 @@
 """A score with its error, and how it is written. No torch here: reports import it too."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from lanbot.core.console import table
 
@@ -68,6 +68,26 @@ class Score:
 
     def __str__(self) -> str:
         return f"{self.score:.3f} ± {self.stderr:.3f} (n {items_asked(self.json())}, chance {self.chance:.2f})"
+
+
+class Centered(NamedTuple):
+    """A score scaled so that its baseline (0 to 1) counts 0 and all right counts 1, with its standard error."""
+
+    value: float
+    stderr: float
+
+    @classmethod
+    def of(cls, score: Score, baseline: float) -> "Centered":
+        return cls((score.score - baseline) / (1 - baseline), score.stderr / (1 - baseline))
+
+    @classmethod
+    def mean(cls, scores: Collection["Centered"]) -> "Centered":
+        """Its error follows from the errors of the tasks."""
+        n = max(1, len(scores))
+        return cls(sum(one.value for one in scores) / n, math.sqrt(sum(one.stderr**2 for one in scores)) / n)
+
+    def json(self) -> dict[str, float]:
+        return {"centered": round(self.value, 6), "centered_stderr": round(self.stderr, 6)}
 
 
 def items_asked(score: dict[str, Any]) -> str:

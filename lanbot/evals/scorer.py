@@ -5,8 +5,9 @@ Shapes: B rows, T tokens, P tokens of a shared prefix, N judged tokens, V vocabu
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.models.shared_prefix import Branches, Trunks
-from lanbot.models.transformer import Transformer
+from lanbot.models.transformer import Transformer, rotate
 from lanbot.tasks.core import Prompt, common
 
 TOKENS = {"cpu": 1_024, "cuda": 65_536, "mps": 8_192}
@@ -35,12 +36,12 @@ class Scorer(Protocol):
 
     name: str
     context: int | None
-    """The longest text that it reads, in tokens; None: any."""
+    """The maximum length of a text, in tokens; None: unlimited."""
     settings: dict[str, str | int | None]
-    """What else a figure depends on, for the report."""
+    """Other settings that scores depend on, for the report."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids, with what the model expects before a text."""
+        """Ids, with the tokens that the model expects at the start of a text."""
 
     def score(self, items: Sequence[Sequence[Prompt]]) -> list[list[Judged]]:
         """One result for each prompt of each item."""
@@ -60,7 +61,7 @@ class Plan:
     """Indices of the prompts among all prompts."""
 
     def __len__(self) -> int:
-        """Tokens that are read."""
+        """Tokens in the forward pass."""
         return len(self.trunk) + sum(map(len, self.branches))
 
 
@@ -123,13 +124,44 @@ class Tally:
 
 
 def judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, V) and (N,) -> each target's loss, and whether it is the likeliest token (of equal ones the first).
+    """(N, V) and (N,) -> each target's loss, and whether it is the likeliest token (the first of equal ones).
 
-    A CPU finds the greatest logit ten times as fast as its index."""
+    On a CPU amax is ten times as fast as argmax.
+    """
     likeliest = logits.gather(1, targets[:, None])[:, 0] == logits.amax(-1)
     rows = likeliest.nonzero()[:, 0]
     likeliest[rows] = logits[rows].argmax(-1) == targets[rows]
     return F.cross_entropy(logits.float(), targets, reduction="none"), likeliest
+
+
+class LazyTrunks(Trunks):
+    """Trunks of which the last layer computes keys and values, but queries and MLP only of some tokens."""
+
+    def update(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return self.held[layer] if layer < len(self.held) else super().update(layer, keys, values, positions)
+
+    @contextmanager
+    def only(self, wanted: Tensor, model: Transformer) -> Iterator[None]:
+        """Makes the model return the hidden states (B, Q, width) of the wanted tokens (B, Q)."""
+
+        def trim(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            x, rope, _, cache = arguments
+            attention, inputs = layer.self_attn, layer.input_layernorm(x)
+            keys, values = (
+                p(inputs).unflatten(-1, (-1, model.config.head_dim)) for p in (attention.k_proj, attention.v_proj)
+            )
+            keys = attention.k_norm(keys) if model.config.qk_norm else keys
+            self.held.append((rotate(keys, *rope).transpose(1, 2), values.transpose(1, 2)))
+            unseen = torch.arange(self.tokens, device=self.device) > wanted[:, None, :, None]
+            mask = torch.zeros(unseen.shape, dtype=x.dtype, device=self.device).masked_fill_(unseen, -torch.inf)
+            rows = torch.arange(len(wanted), device=self.device)[:, None]
+            return x[rows, wanted], tuple(part[wanted] for part in rope), mask, cache
+
+        hook = model.layers[-1].register_forward_pre_hook(trim)
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 class ModelScorer:
@@ -157,11 +189,17 @@ class ModelScorer:
         return tally.items(items)
 
     def _score(self, batch: Sequence[Plan], tally: Tally) -> None:
-        """Reads all trunks, then the branches on top of them."""
+        """A forward pass over all trunks, then one over the branches with the trunks' keys and values."""
         ids = padded([plan.trunk for plan in batch], self.device)
-        width = ids.shape[1]
-        trunks = Trunks(width, self.device)
-        hidden = self.model(ids, cache=trunks).flatten(0, 1)
+        first = [min(min(prompt.start for prompt in plan.prompts), len(plan.trunk)) - 1 for plan in batch]
+        wanted = padded([range(i, len(plan.trunk)) for i, plan in zip(first, batch, strict=True)], self.device)
+        width = wanted.shape[1]
+        trunks = LazyTrunks(ids.shape[1], self.device)
+        if width < ids.shape[1]:
+            with trunks.only(wanted, self.model):
+                hidden = self.model(ids, cache=trunks).flatten(0, 1)
+        else:
+            first, hidden = [0] * len(batch), self.model(ids, cache=trunks).flatten(0, 1)
         branched = [row for row, plan in enumerate(batch) if any(plan.branches)]
         branch_starts = dict.fromkeys(range(len(batch)), 0)
         if branched:
@@ -175,7 +213,7 @@ class ModelScorer:
             P, rest = len(plan.trunk), branch_starts[row]
             for prompt, branch, place in zip(plan.prompts, plan.branches, plan.places, strict=True):
                 before = range(prompt.start - 1, len(prompt.ids) - 1)  # the tokens that predict the judged ones
-                at += [row * width + i if i < P else rest + i - P for i in before]
+                at += [row * width + i - first[row] if i < P else rest + i - P for i in before]
                 places += [place] * len(before)
                 targets += prompt.ids[prompt.start :]
                 rest += len(branch)

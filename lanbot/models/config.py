@@ -8,6 +8,19 @@ from typing import Any
 from lanbot.core.errors import UserError
 
 FAMILIES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+HF_KEYS = {
+    "vocab_size": "vocab_size",
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "mlp_dim": "intermediate_size",
+    "context": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+    "tie_embeddings": "tie_word_embeddings",
+}
+"""The fields of ModelConfig by their keys in a Hugging Face config.json."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +68,9 @@ class ModelConfig:
         return {
             "architectures": [FAMILIES[self.family]],
             "model_type": self.family,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.dim,
-            "num_hidden_layers": self.n_layers,
-            "num_attention_heads": self.n_heads,
-            "num_key_value_heads": self.n_kv_heads,
-            "head_dim": self.head_dim,
-            "intermediate_size": self.mlp_dim,
-            "max_position_embeddings": self.context,
+            **{theirs: getattr(self, ours) for ours, theirs in HF_KEYS.items()},
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
             "rope_theta": self.rope_theta,
-            "rms_norm_eps": self.norm_eps,
-            "tie_word_embeddings": self.tie_embeddings,
             "attention_bias": False,
             "hidden_act": "silu",
         }
@@ -96,17 +100,7 @@ class ModelConfig:
     @classmethod
     def _from_keys(cls, hf: dict[str, Any], family: str, rope: dict[str, Any]) -> "ModelConfig":
         heads = hf["num_attention_heads"]
-        return cls(
-            vocab_size=hf["vocab_size"],
-            dim=hf["hidden_size"],
-            n_layers=hf["num_hidden_layers"],
-            n_heads=heads,
-            n_kv_heads=hf.get("num_key_value_heads") or heads,
-            head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
-            mlp_dim=hf["intermediate_size"],
-            context=hf["max_position_embeddings"],
-            rope_theta=rope.get("rope_theta") or hf.get("rope_theta") or 10_000.0,
-            norm_eps=hf["rms_norm_eps"],
-            tie_embeddings=hf.get("tie_word_embeddings", False),
-            family=family,
-        )
+        kv_heads, head_dim = hf.get("num_key_value_heads") or heads, hf.get("head_dim") or hf["hidden_size"] // heads
+        hf = {"tie_word_embeddings": False, **hf, "num_key_value_heads": kv_heads, "head_dim": head_dim}
+        theta = rope.get("rope_theta") or hf.get("rope_theta") or 10_000.0
+        return cls(**{ours: hf[theirs] for ours, theirs in HF_KEYS.items()}, rope_theta=theta, family=family)

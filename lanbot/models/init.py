@@ -1,8 +1,8 @@
 """Structured initialisation: uniform over the vocabulary, residual branches at zero, and induction heads in place.
 
-A small model trained for minutes is little more than a bigram table for the first half of them, because two layers of
-attention must cooperate before context pays: one that copies the previous token, one that searches for it (Olsson et
-al. 2022, induction heads). Both are a few numbers in the matrices of queries and keys, so they are written there.
+A small model that is trained for minutes spends half of them as little more than a bigram table, because two layers
+of attention must cooperate before context helps: one that copies the previous token, one that searches for it
+(induction heads, Olsson et al. 2022). Both need only a few entries of the query and key matrices, which are set here.
 """
 
 import math
@@ -16,22 +16,22 @@ from lanbot.models.config import ModelConfig
 from lanbot.models.transformer import Attention, Block, Transformer
 
 CONSTANT_SHARE = 1 / 12
-"""The share of an embedding's squared norm that its first number has. It is the same for all tokens, so queries and
-keys can be made of it that do not depend on the token."""
-LOOKS_BACK = (1, 2)
-"""How many tokens back the first heads of the first layer look."""
-FINDERS = 2
-"""Heads of the second layer that look for what followed the same token."""
+"""Share of an embedding's squared norm in its first dimension, which is equal for all tokens: queries and keys computed
+from it do not depend on the token."""
+OFFSETS = (1, 2)
+"""Relative positions that the first heads of the first layer attend to."""
+INDUCTION_HEADS = 2
+"""Induction heads in the second layer: they attend to what followed the same token."""
 SHARPNESS = 1.25
-"""Of the norms of queries and keys in these layers: at 1 a query can hardly single out one of 512 keys."""
+"""Weight of the query and key norms in these layers: at 1 a query can hardly select one of 512 keys."""
 DRIFT = 2.0
-"""How many radians a pair of numbers may be turned over the whole context and still be compared with what it was."""
+"""Largest RoPE rotation over the whole context, in radians, of dimensions that are compared across positions."""
 
 
 @torch.no_grad()
 def init_weights(model: Transformer, generator: torch.Generator) -> None:
-    """Fan-in uniform matrices, silent residual branches and head, unit embeddings: the first step's output
-    is uniform over the vocabulary, and every layer starts as the identity. Then `look_back`, where there is room."""
+    """Fan-in uniform matrices, residual branches at zero, head near zero, unit embeddings: the initial output is
+    uniform over the vocabulary, and every layer is the identity. Then, with qk-norm, `init_induction_heads`."""
     config = model.config
     for name, parameter in model.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight", "bias")):
@@ -47,11 +47,11 @@ def init_weights(model: Transformer, generator: torch.Generator) -> None:
             parameter.uniform_(-bound, bound, generator=generator)
     if config.qk_norm and not config.tie_embeddings:
         unit_embeddings(model.embed_tokens.weight)
-        look_back(model, generator)
+        init_induction_heads(model, generator)
 
 
 def unit_embeddings(embeddings: Tensor) -> None:
-    """In place: root mean square 1, of which the first number has CONSTANT_SHARE."""
+    """Normalises rows in place to root mean square 1, with CONSTANT_SHARE of it in the first dimension."""
     dim = embeddings.shape[1]
     constant = math.sqrt(CONSTANT_SHARE * dim)
     rest = embeddings[:, 1:]
@@ -59,67 +59,68 @@ def unit_embeddings(embeddings: Tensor) -> None:
     embeddings[:, 0] = constant
 
 
-def look_back(model: Transformer, generator: torch.Generator) -> None:
-    """Heads of layer 0 attend to the token LOOKS_BACK tokens before; the first of them writes a sketch of it into the
-    stream. The FINDERS of layer 1 compare their own token's sketch with those: they attend to what followed it."""
+def init_induction_heads(model: Transformer, generator: torch.Generator) -> None:
+    """Heads of layer 0 attend to the token OFFSETS positions before; the first of them writes a random projection
+    (sketch) of it into the residual stream. The INDUCTION_HEADS of layer 1 match their own token's sketch with those,
+    so that they attend to what followed it."""
     config = model.config
     D, dim, device = config.head_dim, config.dim, model.embed_tokens.weight.device
     first = _attention_of(model, 0)
-    for head, distance in enumerate(LOOKS_BACK[: config.n_heads]):
+    for head, distance in enumerate(OFFSETS[: config.n_heads]):
         _look_at_distance(first, head, distance)
     _sharpen(first)
-    comparable, finders = _comparable(config), _finders(config)
-    if not finders:
+    comparable, heads = _comparable(config), _induction_heads(config)
+    if not heads:
         return
     second, n = _attention_of(model, 1), len(comparable)
     _sharpen(second)
     gaussian = torch.randn(dim - 1, 2 * n, generator=generator, device=device).cpu().double().numpy()
-    # numpy's algebra: torch's results depend in the last bits on a matrix' address
+    # numpy: the last bits of torch's linear algebra depend on a matrix' address
     own, before = torch.from_numpy(np.linalg.qr(gaussian)[0].T).float().to(device).split(n)  # sketches, (n, dim - 1)
     first.v_proj.weight[:D] = 0
     first.v_proj.weight[:n, 1:] = own
     first.o_proj.weight[1:, :n] = 1.5 * before.T
-    for i, finder in enumerate(finders):
-        for matrix, head, sketch in ((second.q_proj.weight, finder, own), (second.k_proj.weight, i, before)):
+    for i, query_head in enumerate(heads):
+        for matrix, head, sketch in ((second.q_proj.weight, query_head, own), (second.k_proj.weight, i, before)):
             matrix[head * D : (head + 1) * D] = 0
             matrix[head * D + comparable, 1:] = sketch * (dim / n) ** 0.5
 
 
 @torch.no_grad()
 def write_copying(model: Transformer, frequency: Tensor) -> None:
-    """Makes the induction heads copy what they find: their values and outputs map a token's embedding to the direction
-    in which its own logit grows, as well as a linear map of head_dim dimensions a head can.
+    """Makes the induction heads copy the token they attend to: value and output matrices map its embedding to the
+    direction that raises its own logit, by the best linear map of rank head_dim for each head.
 
-    For an embedding and a head that know something. frequency: (V, 1), by which tokens count.
+    For embeddings and a head that are fitted already. frequency: (V, 1), the weights of the tokens.
     """
     config, D = model.config, model.config.head_dim
-    finders = _finders(config)
-    if not finders:
+    heads = _induction_heads(config)
+    if not heads:
         return
     weight, head = frequency.sqrt(), model.lm_head.weight
     known = (model.embed_tokens.weight[:, 1:] * weight).cpu().double().numpy()
     wanted = (F.normalize(head - head.mean(0)) * weight).cpu().double().numpy()
     square = known.T @ known
     linear = np.linalg.solve(square + 1e-6 * square.diagonal().mean() * np.eye(len(square)), known.T @ wanted)
-    directions = np.linalg.eigh(linear.T @ square @ linear)[1][:, ::-1]  # what says most first
+    directions = np.linalg.eigh(linear.T @ square @ linear)[1][:, ::-1]  # largest eigenvalue first
     directions = directions * np.sign(directions[np.abs(directions).argmax(0), range(config.dim)])
     second = _attention_of(model, 1)
-    for i, finder in enumerate(finders):
+    for i, query_head in enumerate(heads):
         outputs = directions[:, i * D : (i + 1) * D]
         values = linear @ outputs
         values *= D**0.5 / np.linalg.norm(values)
         rows = second.v_proj.weight[i * D : (i + 1) * D]
         rows.zero_()
         rows[:, 1:] = torch.from_numpy(values.T).float()
-        second.o_proj.weight[:, finder * D : (finder + 1) * D] = torch.from_numpy(0.3 * outputs).float()
+        second.o_proj.weight[:, query_head * D : (query_head + 1) * D] = torch.from_numpy(0.3 * outputs).float()
 
 
-def _finders(config: ModelConfig) -> range:
-    """The induction heads of layer 1, each the first of its key-value group, so that the i-th uses the i-th group. None
-    without a second layer or room in the residual stream."""
+def _induction_heads(config: ModelConfig) -> range:
+    """The induction heads of layer 1, each the first of its key-value group, so that the i-th uses group i. Empty
+    without a second layer or enough dimensions in the residual stream."""
     n = len(_comparable(config))
     room = config.n_layers > 1 and n and 2 * n < config.dim - 1
-    count = min(FINDERS, config.n_kv_heads, config.dim // config.head_dim) if room else 0
+    count = min(INDUCTION_HEADS, config.n_kv_heads, config.dim // config.head_dim) if room else 0
     return range(0, config.n_heads, config.n_heads // config.n_kv_heads)[:count]
 
 
@@ -135,19 +136,19 @@ def _attention_of(model: Transformer, layer: int) -> Attention:
 
 
 def _frequencies(config: ModelConfig) -> Tensor:
-    """RoPE's, (head_dim / 2,), in radians a token."""
+    """RoPE frequencies, (head_dim / 2,), in radians per token."""
     return config.rope_theta ** -(torch.arange(0, config.head_dim, 2) / config.head_dim)
 
 
 def _comparable(config: ModelConfig) -> Tensor:
-    """Which numbers of a head RoPE hardly turns, so that two tokens' can be compared wherever they stand."""
+    """Dimensions of a head that RoPE hardly rotates: they can be compared at any distance."""
     slow = (_frequencies(config) * config.context < DRIFT).nonzero()[:, 0]
     return torch.cat((slow, slow + config.head_dim // 2))
 
 
 def _look_at_distance(attention: Attention, head: int, distance: int) -> None:
-    """Queries and keys mostly of the embeddings' constant, turned against each other so that RoPE makes them meet
-    `distance` tokens apart. The quick frequencies tell neighbours apart, so they weigh more."""
+    """Sets queries and keys mostly from the embeddings' constant dimension, rotated so that RoPE aligns them `distance`
+    tokens apart. High frequencies distinguish neighbours, so they get more weight."""
     config = attention.config
     D, key_head = config.head_dim, head * config.n_kv_heads // config.n_heads
     angles = distance * _frequencies(config)

@@ -1,4 +1,4 @@
-"""The one loss: a weighted sum of next-token negative log-likelihoods, without ever holding all logits."""
+"""The loss: a weighted sum of next-token negative log-likelihoods, computed without materialising all logits."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -11,12 +11,11 @@ from lanbot.models import compile
 TINY = torch.finfo(torch.float32).tiny
 
 CHUNK = {"cpu": 256, "cuda": 4_096, "mps": 1_024, "meta": 4_096}
-"""Tokens whose logits are computed at a time: on a CPU they should stay in its cache. meta: as a GPU."""
+"""Tokens whose logits are computed at a time; on a CPU they should fit its cache. meta: like a GPU."""
 KEPT_BYTES = {"cpu": 1 << 25, "cuda": 1 << 30, "mps": 1 << 28, "meta": 1 << 30}
-"""Gradients of logits that are gathered before they are multiplied: few large products are faster than many."""
+"""Gradients of logits that are collected before each matrix product: few large products are faster than many."""
 FUSED_TOKENS = 1_024
-"""Chunks of a multiple of so many tokens run compiled where that is on: each size is compiled for itself, and in RL
-there is no end to them."""
+"""Only chunks of a multiple of so many tokens run compiled: each size is compiled separately, and RL has many sizes."""
 
 
 class Candidates(NamedTuple):
@@ -28,8 +27,8 @@ class Candidates(NamedTuple):
 
 
 class _WeightedNLL(torch.autograd.Function):
-    """The gradient of a chunk is computed with its logits, while they are there (as in Liger-Kernel's fused
-    linear cross-entropy, Hsu et al. 2024), so memory is KEPT_BYTES, and logits are computed once."""
+    """Computes the gradient of each chunk together with its logits (as Liger-Kernel's fused linear cross-entropy,
+    Hsu et al. 2024): memory is bounded by KEPT_BYTES, and logits are computed once."""
 
     @staticmethod
     def forward(
@@ -65,7 +64,7 @@ class _WeightedNLL(torch.autograd.Function):
                 part_hidden = hidden[first:last]
                 grad_head += (
                     (part_hidden.T @ grad).T if device.type == "cpu" else grad.T @ part_hidden
-                )  # as each is fast
+                )  # the faster order on each
         if grad_hidden is not None and grad_head is not None:
             ctx.save_for_backward(grad_hidden, grad_head)
         ctx.mark_non_differentiable(nll)
@@ -78,8 +77,8 @@ class _WeightedNLL(torch.autograd.Function):
 
 
 def _nll_and_gradient(logits: Tensor, target: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
-    """-log p of each target (n,); into `gradient` goes weight times its gradient by the logits (n, V). target, weight:
-    (n, 1). In a form that a compiler fuses: two passes over the logits, and nothing of them in fp32 is kept."""
+    """-log p of each target, (n,); writes weight x its gradient by the logits to `gradient`, (n, V). target, weight:
+    (n, 1). Written so that torch.compile fuses it: two passes over the logits, no fp32 copy of them."""
     exact = logits.float()
     logsumexp = exact.logsumexp(-1, keepdim=True)
     hit = torch.arange(logits.shape[1], device=logits.device) == target
@@ -88,8 +87,8 @@ def _nll_and_gradient(logits: Tensor, target: Tensor, weight: Tensor, gradient: 
 
 
 def _by_softmax(logits: Tensor, target: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
-    """The same by torch's own softmax, which rounds its result to the logits' dtype, as the gradient is rounded anyway.
-    The target's own entry is computed from the sum of the others, which keeps its precision where that is small."""
+    """The same with torch's softmax, whose result has the logits' dtype, as the gradient has anyway. The target's entry
+    is computed from the sum of the others, which is precise where that sum is small."""
     torch.softmax(logits, -1, out=gradient)
     picked = gradient.gather(-1, target).float()
     others = gradient.scatter_(-1, target, 0.0).sum(-1, keepdim=True).float()
@@ -105,11 +104,11 @@ def _fused() -> Any:
 def weighted_nll(
     hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, candidates: Candidates | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(the sum over tokens of weight x -log p(target), the -log p of each token without gradient).
+    """(sum over tokens of weight x -log p(target), -log p of each token without gradient).
 
     hidden: (..., dim). head: (V, dim). targets: (...) int64. weights: (...) fp32, of either sign.
     With weights 1/N this is the mean cross-entropy of N tokens; with advantage/N it is the policy gradient.
-    candidates: the tokens that are in the softmax, the targets among them, on the same device; None: all.
+    candidates: the tokens of a sampled softmax, on the same device; None: all tokens.
     """
     shift = None
     if candidates is not None:

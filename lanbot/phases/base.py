@@ -1,4 +1,4 @@
-"""The base phase: a model from random weights, trained on raw text."""
+"""The base phase: pretraining on raw text."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -26,7 +26,7 @@ from lanbot.training.sampled_softmax import SampledSoftmax, count_tokens
 from lanbot.training.trainer import Trainer
 
 FREQUENCY_TOKENS = 1 << 21
-"""Tokens from which frequencies are counted; encoding them takes some seconds."""
+"""Tokens to estimate frequencies from; encoding them takes some seconds."""
 
 
 def model_config(recipe: Recipe) -> ModelConfig:
@@ -48,7 +48,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
 
 
 class BasePhase(Phase):
-    """A model from random weights, on raw text."""
+    """Pretraining from random weights on raw text."""
 
     name = "base"
     description = "continues text"
@@ -72,7 +72,7 @@ def train_base(run: Run, runtime: Runtime) -> None:
     init_weights(model, torch.Generator().manual_seed(recipe.seed))
     model.to(runtime.device)
     if settings.pair_tokens and runtime.on_main(saved.latest, run.phase("base")) is None:
-        start_from_pairs(model, run, chat_format, runtime)
+        init_from_bigrams(model, run, chat_format, runtime)
     trainer = Trainer(model, chat_format, settings, run.phase("base"), runtime, settings.sequence)
     with prefetched(
         partial(base_loader, recipe, run.phase("tokenizer"), run.options), ahead=runtime.device.type != "cpu"
@@ -81,14 +81,14 @@ def train_base(run: Run, runtime: Runtime) -> None:
         trainer.train(loader, evaluate, settings.eval_every, sampled_softmax(run, chat_format, runtime))
 
 
-def start_from_pairs(model: Transformer, run: Run, chat_format: ChatFormat, runtime: Runtime) -> None:
+def init_from_bigrams(model: Transformer, run: Run, chat_format: ChatFormat, runtime: Runtime) -> None:
     """Initialises embedding and head from bigrams of the first `base.pair_tokens` tokens of the corpus, on rank 0."""
     tokens = run.recipe.base.pair_tokens
     assert tokens is not None, "the recipe is resolved"
     if runtime.main:
         documents = first_tokens(corpora(run)[0].once(), chat_format, tokens)
-        counts = bigram_init.count_pairs(
-            track(documents, "base: counting pairs", tokens, "tokens", len), model.config.vocab_size
+        counts = bigram_init.count_bigrams(
+            track(documents, "base: counting bigrams", tokens, "tokens", len), model.config.vocab_size
         )
         bigram_init.fit(model, counts, runtime)
     if runtime.size > 1:
@@ -97,7 +97,7 @@ def start_from_pairs(model: Transformer, run: Run, chat_format: ChatFormat, runt
 
 
 def sampled_softmax(run: Run, chat_format: ChatFormat, runtime: Runtime) -> SampledSoftmax | None:
-    """From token frequencies at the start of the corpus, counted on rank 0, so that a resumed run finds the same."""
+    """By token frequencies at the start of the corpus (deterministic, for resumed runs), counted on rank 0."""
     recipe, frequent, counts = run.recipe, run.recipe.base.softmax_tokens, None
     assert frequent is not None, "the recipe is resolved"
     if not frequent:
@@ -110,7 +110,7 @@ def sampled_softmax(run: Run, chat_format: ChatFormat, runtime: Runtime) -> Samp
 
 
 def first_tokens(texts: Iterable[str], chat_format: ChatFormat, tokens: int) -> Iterator[np.ndarray]:
-    """Encoded documents between the bos of each and the next one's, until there are so many tokens."""
+    """Documents as [bos, ids, bos], until they have `tokens` tokens."""
     for text in texts:
         yield np.concatenate([[chat_format.bos], ids := chat_format.tokenizer.encode_array(text), [chat_format.bos]])
         if (tokens := tokens - 1 - len(ids)) <= 0:

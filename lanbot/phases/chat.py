@@ -1,4 +1,4 @@
-"""Midtraining and SFT: the same training on conversations; the recipe gives each its mixture and rates."""
+"""Midtraining and SFT: the same training on conversations, with the mixture and rates of the recipe."""
 
 from functools import partial
 
@@ -15,9 +15,9 @@ from lanbot.training.trainer import Trainer
 
 
 def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = None) -> Trainer:
-    """A phase's state before its first step: the weights of the last phase before it that makes a model.
+    """A trainer with the weights of the preceding phase.
 
-    Raises UserError if that phase is not done, or if its last checkpoint is damaged; then it has to be run again.
+    Raises UserError if that phase is not done, or if its last checkpoint is damaged and it must run again.
     """
     before = model_before(run.recipe, phase)
     if not run.done(before):
@@ -40,7 +40,7 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
 
 
 def train_chat(run: Run, runtime: Runtime, phase: str) -> None:
-    """Trains a phase on the conversations of its mixture, or resumes it."""
+    """Trains a phase on its mixture, or resumes it."""
     trainer = start_from(run, phase, runtime, getattr(run.recipe, phase).sequence)
     make = partial(chat_loader, run.recipe, phase, run.phase("tokenizer"), runtime.main, run.options)
     with prefetched(make, ahead=runtime.device.type != "cpu") as loader:
@@ -48,17 +48,17 @@ def train_chat(run: Run, runtime: Runtime, phase: str) -> None:
 
 
 class MidPhase(Phase):
-    """Midtraining: conversations and tools, at the full rates."""
+    """Midtraining: conversations and tool calls, at the full learning rates."""
 
     name = "mid"
-    description = "has learned to answer and to use its tools"
+    description = "has learned to answer and to use tools"
 
     def train(self, run: Run, runtime: Runtime) -> None:
         train_chat(run, runtime, self.name)
 
 
 class SFTPhase(MidPhase):
-    """Supervised fine-tuning: the tasks that the model is meant for."""
+    """Supervised fine-tuning on the target tasks."""
 
     name = "sft"
-    description = "has practised what it is asked for"
+    description = "was fine-tuned on the target tasks"

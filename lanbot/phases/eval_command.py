@@ -1,18 +1,14 @@
 """What `lanbot eval` measures of a run's model: tasks, CORE, ChatCORE, bits per byte, pass@k."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from lanbot.config.recipe import task_label
 from lanbot.config.run import Run
 from lanbot.core.errors import UsageError
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import chatcore, core, score, task_eval
-from lanbot.evals.bpb import BitsPerByte
-from lanbot.evals.chatcore import ChatCore
-from lanbot.evals.core import CoreResult
-from lanbot.evals.score import Score, score_table
 from lanbot.evals.scorer import ModelScorer
 from lanbot.inference.engine import Engine
 from lanbot.phases import evaluation
@@ -21,12 +17,12 @@ from lanbot.sandbox import sandbox
 from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.task import Task, TaskContext
 
-WHOLES = ("core", "chatcore", "bpb")
-"""Benchmarks and measures that --tasks may name besides tasks."""
+BENCHMARKS = ("core", "chatcore", "bpb")
+"""What --tasks may name besides tasks."""
 
 
 @dataclass(frozen=True)
-class Passes:
+class PassAtK:
     """pass@k for these k, over so many samples of each item at this temperature. Raises UsageError."""
 
     ks: tuple[int, ...]
@@ -38,130 +34,94 @@ class Passes:
             asked = ",".join(map(str, self.ks))
             raise UsageError(f"--pass-k {asked}: of {self.samples} samples", "Each k is between 1 and --samples.")
         if not self.temperature > 0:
-            said = f"--temperature {self.temperature:g}: all samples would be the same"
-            raise UsageError(said, "Choose one above 0, such as 0.8.")
+            problem = f"--temperature {self.temperature:g}: all samples would be the same"
+            raise UsageError(problem, "Choose one above 0, such as 0.8.")
 
 
-@dataclass(frozen=True)
-class Answers:
-    """The results; what was not asked for is empty or None. settings: of tasks and passes. passes: by task, by k."""
+class Result(NamedTuple):
+    """The same figures as JSON and as text."""
 
-    settings: dict[str, Any]
-    tasks: dict[str, dict[str, Any]]
-    passes: dict[str, dict[str, Score]]
-    core: CoreResult | None = None
-    chatcore: ChatCore | None = None
-    bpb: BitsPerByte | None = None
-
-    def json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"settings": self.settings, "tasks": self.tasks}
-        if self.passes:
-            found["pass"] = {
-                task: {name: one.json() for name, one in scores.items()} for task, scores in self.passes.items()
-            }
-        for name, whole in (("core", self.core), ("chatcore", self.chatcore), ("bpb", self.bpb)):
-            found |= {name: whole.json()} if whole else {}
-        return found
-
-    def __str__(self) -> str:
-        blocks = []
-        if self.tasks:
-            blocks.append(f"{score.task_table(self.tasks)}\n{score.settings(self.settings)}")
-        if self.passes:
-            blocks.append(self.pass_table())
-        if self.core:
-            how = score.settings({"limit": self.core.limit, **self.core.settings})
-            blocks.append(f"{self.core.table()}\n{how}\n{self.core}")
-        if self.chatcore:
-            said = [note for name, one in self.chatcore.tasks.items() for note in score.footnotes(name, one.json())]
-            how = score.settings(self.chatcore.settings)
-            blocks.append("\n".join([self.chatcore.table(), *said, how, str(self.chatcore)]))
-        if self.bpb:
-            blocks.append(str(self.bpb))
-        return "\n\n".join(blocks)
-
-    def pass_table(self) -> str:
-        rows = [((task, name), one.json()) for task, scores in self.passes.items() for name, one in scores.items()]
-        return "\n".join([score_table(rows, ("task", "what"), "failed samples"), score.settings(self.settings)])
+    json: dict[str, Any]
+    text: str
 
 
-def ask(
-    run: Run, phase: str, names: Sequence[str], limit: int | None, runtime: Runtime, passes: Passes | None = None
-) -> Answers:
-    """Scores a phase's model on tasks and on wholes (WHOLES), and writes nothing.
+def evaluate(
+    run: Run, phase: str, names: Sequence[str], limit: int | None, runtime: Runtime, pass_at_k: PassAtK | None = None
+) -> Result:
+    """Scores a phase's model on tasks and BENCHMARKS; writes no files.
 
-    limit: items of each task; None: the recipe's for tasks, all of CORE's and ChatCORE's. passes: instead of one greedy
-    answer to each item of the tasks. Raises UserError.
+    limit: items of each task; None: the recipe's for tasks, all of CORE's and ChatCORE's. pass_at_k: sample answers to
+    the items of the tasks instead of one greedy answer. Raises UserError.
     """
     recipe = run.recipe
-    tasks = [name for name in names if name not in WHOLES]
-    labels = {name: task_label(name) for name in tasks}
-    if len(set(labels.values())) < len(tasks):
-        raise UsageError(f"--tasks {','.join(tasks)}: one of them is there twice", "Ask for one at a time.")
-    made = {name: evaluation.checked(name, run) for name in tasks}
-    for name, task in made.items():
-        if passes and task.kind != "generate":
-            raise UsageError(f"--pass-k: {name} has no answers to sample", "Name tasks whose answers are generated.")
-    if passes and len(tasks) < len(names):
-        raise UsageError(f"--pass-k: not of {', '.join(set(names) & set(WHOLES))}", "Name tasks.")
-    if "chatcore" in names or any(task.runs_code for task in made.values()):
+    labels = [task_label(name) for name in names if name not in BENCHMARKS]
+    if len(set(labels)) < len(labels):
+        raise UsageError(f"--tasks {','.join(names)}: one of them is there twice", "Ask for one at a time.")
+    tasks = {name: evaluation.checked(name, run) for name in names if name not in BENCHMARKS}
+    if pass_at_k:
+        _check_sampled(names, tasks)
+    if "chatcore" in names or any(task.runs_code for task in tasks.values()):
         sandbox.choose(run.options.unsafe_exec)
-    most, items = recipe.evals.max_tokens, limit or phase_of(recipe, phase).eval_limit(recipe)
+    evaluation.check_tasks(run, tasks)
+    max_tokens, items = recipe.evals.max_tokens, limit or phase_of(recipe, phase).eval_limit(recipe)
     settings: dict[str, Any] = {}
     if tasks:
-        settings = {"limit": items, "max_tokens": most, "temperature": 0, "seed": recipe.seed}
-    if passes:
-        settings |= {"temperature": passes.temperature, "samples": passes.samples}
-        _, engine = evaluation.open_engine(run, phase, runtime)
-        found = _left_out(run, tasks, runtime)
-        of_each = {}
-        for name, task in made.items():
-            of_each[labels[name]] = _passes(run, engine, name, task, items, passes, found.get(name, []), runtime)
-        return Answers(settings, {}, of_each)
+        settings = {"limit": items, "max_tokens": max_tokens, "temperature": 0, "seed": recipe.seed}
     folder, engine = evaluation.open_engine(run, phase, runtime)
-    scores = evaluation.score(run, engine, tasks, items, _left_out(run, tasks, runtime), runtime)
-    answers = Answers(settings, scores, {})
+    if pass_at_k:
+        settings |= {"temperature": pass_at_k.temperature, "samples": pass_at_k.samples}
+        return _pass_at_k(run, engine, tasks, settings, pass_at_k, runtime)
+    scores = evaluation.score(run, engine, list(tasks), items, _left_out(run, list(tasks), runtime), runtime)
+    found: dict[str, Any] = {"settings": settings, "tasks": scores}
+    blocks = [f"{score.task_table(scores)}\n{score.settings(settings)}"] if tasks else []
     if "core" in names:
-        answers = replace(
-            answers,
-            core=core.evaluate(
-                ModelScorer(engine.model, engine.chat_format, str(folder)), limit, options=run.options, runtime=runtime
-            ),
-        )
+        scorer = ModelScorer(engine.model, engine.chat_format, str(folder))
+        measured = core.evaluate(scorer, limit, options=run.options, runtime=runtime)
+        found["core"] = measured.json()
+        how = score.settings({"limit": measured.limit, **measured.settings})
+        blocks.append(f"{measured.table()}\n{how}\n{measured}")
     if "chatcore" in names:
         left_out = _left_out(run, list(chatcore.BASELINES), runtime)
         context = TaskContext(recipe.identity, options=run.options)
-        asked = chatcore.ask(engine, str(folder), limit, most, context, recipe.seed, left_out, runtime)
-        answers = replace(answers, chatcore=asked)
+        chat = chatcore.ask(engine, str(folder), limit, max_tokens, context, recipe.seed, left_out, runtime)
+        found["chatcore"] = chat.json()
+        notes = [note for name, one in chat.tasks.items() for note in score.footnotes(name, one.json())]
+        blocks.append("\n".join([chat.table(), *notes, score.settings(chat.settings), str(chat)]))
     if "bpb" in names:
-        answers = replace(answers, bpb=evaluation.validation(run, engine.chat_format, runtime).measure(engine.source))
-    return answers
+        bits = evaluation.validation(run, engine.chat_format, runtime).measure(engine.source)
+        found["bpb"] = bits.json()
+        blocks.append(str(bits))
+    return Result(found, "\n\n".join(blocks))
 
 
-def _passes(
-    run: Run,
-    engine: Engine,
-    name: str,
-    task: Task,
-    items: int,
-    passes: Passes,
-    left_out: Collection[int],
-    runtime: Runtime,
-) -> dict[str, Score]:
-    most = run.recipe.evals.max_tokens
-    rows = sample_rows(task, items, run.recipe.seed, left_out)
-    scores = task_eval.pass_at(
-        engine,
-        [(task, row) for row in rows],
-        passes.ks,
-        passes.samples,
-        max(most, task.answer_tokens),
-        passes.temperature,
-        run.recipe.seed,
-        f"sampling {name}",
-        runtime=runtime,
-    )
-    return {k: task_eval.of_task(one, task, left_out, most) for k, one in scores.items()}
+def _check_sampled(names: Sequence[str], tasks: dict[str, Task]) -> None:
+    """Raises UsageError for what pass@k cannot be measured of."""
+    for name, task in tasks.items():
+        if task.kind != "generate":
+            raise UsageError(f"--pass-k: {name} has no answers to sample", "Name tasks whose answers are generated.")
+    if len(tasks) < len(names):
+        raise UsageError(f"--pass-k: not of {', '.join(set(names) & set(BENCHMARKS))}", "Name tasks.")
+
+
+def _pass_at_k(
+    run: Run, engine: Engine, tasks: dict[str, Task], settings: dict[str, Any], how: PassAtK, runtime: Runtime
+) -> Result:
+    seed, max_tokens = run.recipe.seed, run.recipe.evals.max_tokens
+    left_out = _left_out(run, list(tasks), runtime)
+    found: dict[str, dict[str, Any]] = {}
+    for name, task in tasks.items():
+        skipped = left_out.get(name, [])
+        items = [(task, row) for row in sample_rows(task, settings["limit"], seed, skipped)]
+        tokens = max(max_tokens, task.answer_tokens)
+        label = f"sampling {name}"
+        scores = task_eval.pass_at(
+            engine, items, how.ks, how.samples, tokens, how.temperature, seed, label, runtime=runtime
+        )
+        of_task = {k: task_eval.of_task(one, task, skipped, max_tokens).json() for k, one in scores.items()}
+        found[task_label(name)] = of_task
+    rows = [((task, name), one) for task, scores in found.items() for name, one in scores.items()]
+    table = score.score_table(rows, ("task", "what"), "failed samples")
+    return Result({"settings": settings, "tasks": {}, "pass": found}, f"{table}\n{score.settings(settings)}")
 
 
 def _left_out(run: Run, tasks: Sequence[str], runtime: Runtime) -> dict[str, list[int]]:

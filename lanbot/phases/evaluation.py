@@ -1,8 +1,8 @@
-"""Evaluation after a phase: scores, bits per byte, samples, transcripts; what evals.json and samples.md hold."""
+"""Evaluation after a phase: scores, bits per byte, samples and transcripts, written to evals.json and samples.md."""
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,11 @@ from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
 
 SAMPLE = 200
-"""Questions of a task among which one must fit into the context."""
+"""Questions of a task that are checked; one of them must fit into the context."""
 PROMPTS = 10
-"""Prompts whose answers are shown after every phase."""
+"""Prompts that are answered after every phase."""
 TRANSCRIPTS = {"search": "Search, then compute", "write": "Compute, then write", "remember": "Remember, recall later"}
-"""Kinds of agent tasks of which a transcript is kept, and their titles in a report."""
+"""Kinds of agent tasks to keep a transcript of, and their titles in the report."""
 
 
 def evaluate(
@@ -45,10 +45,10 @@ def evaluate(
     limit: int | None = None,
     began: float | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a phase's last checkpoint; writes evals.json, by which the phase is done, and samples.md.
+    """Evaluates a phase's last checkpoint; writes samples.md and evals.json, which marks the phase as done.
 
-    limit: items of each task; the phase's if left out. began: when the phase did, by time.monotonic. Bits per byte are
-    measured if a phase trains a model on the base corpus.
+    limit: items of each task; None: the phase's. began: its start, by time.monotonic. Bits per byte are measured if a
+    phase of the recipe trains on the base corpus.
     """
     recipe, evals_of, made_by = run.recipe, run.recipe.evals, phase_of(run.recipe, phase)
     found = contaminated(run, evals_of.tasks, runtime, write=True)
@@ -86,7 +86,7 @@ def evaluate(
 def score(
     run: Run, engine: Engine, tasks: Sequence[str], limit: int, left_out: dict[str, list[int]], runtime: Runtime
 ) -> dict[str, Any]:
-    """The scores of tasks, each by its name without what it takes. left_out: of each task, rows not to ask."""
+    """The scores of tasks by label. left_out: rows of each task that are not evaluated."""
     settings = run.recipe.evals
     scores = {}
     for name in tasks:
@@ -114,10 +114,10 @@ def open_engine(run: Run, phase: str, runtime: Runtime) -> tuple[Path, Engine]:
 
 
 def contaminated(run: Run, names: Sequence[str], runtime: Runtime, write: bool) -> dict[str, list[int]]:
-    """For those of the tasks whose rows are real, the rows that are in the run's training data.
+    """The rows of tasks with real data that occur in the run's training data.
 
-    contamination.json keeps what was found, with sources and examples, as long as the recipe trains on and is evaluated
-    on the same data; rank 0 searches. write: keep a new result.
+    Rank 0 searches. contamination.json caches the result, with sources and examples, while the recipe's training and
+    evaluation data stay the same. write: whether to write it.
     """
     tasks = run.recipe.evals.tasks
     if not set(names) <= set(tasks):
@@ -137,7 +137,7 @@ def contaminated(run: Run, names: Sequence[str], runtime: Runtime, write: bool) 
 
 
 def known_contamination(run: Run, tasks: Sequence[str]) -> contamination.Found:
-    """contamination.json, if it is for these tasks and the recipe's present training data; else {}."""
+    """contamination.json if it is for these tasks and the recipe's current training data, else {}."""
     found: contamination.Found = run.read("", contamination.FILE)
     return found if found.get("plan") == contamination.plan(run.recipe, tasks, sources(run.recipe)) else {}
 
@@ -145,26 +145,42 @@ def known_contamination(run: Run, tasks: Sequence[str]) -> contamination.Found:
 def check_questions(run: Run, phases: Sequence[Phase]) -> None:
     """Raises UserError if no question of an evaluated task, or of a rewarded mixture, fits into the context.
 
-    It looks at no more than SAMPLE of each, until one fits, and needs the tokenizer. Choices are cut to fit.
+    Reads at most SAMPLE questions of each until one fits. Needs the tokenizer. Multiple choice is truncated instead.
     """
-    recipe, chat_format = run.recipe, load_format(run.phase("tokenizer"))
+    recipe = run.recipe
     models = [phase for phase in phases if phase.makes == "model"]
     asked: dict[str, Iterable[Conversation | None]] = {}
     for phase in models:
         if phase.rewards:
             mixture = Mixture(phase.settings(recipe).mixture, recipe.identity, None, recipe.seed, options=run.options)
             asked[f"{phase.name}.mixture"] = map(mixture.conversation, range(min(SAMPLE, len(mixture))))
-    for name in recipe.evals.tasks if models else ():
-        if (task := checked(name, run)).kind != "choice":
-            asked[f"evals.tasks: {name}"] = map(task.conversation, sample_rows(task, SAMPLE, recipe.seed))
+    tasks = {f"evals.tasks: {name}": checked(name, run) for name in (recipe.evals.tasks if models else ())}
+    _check_fit(run, asked | _first_questions(tasks, recipe.seed))
+
+
+def check_tasks(run: Run, tasks: Mapping[str, Task]) -> None:
+    """Raises UserError if no question of one of these tasks fits into the context; see `check_questions`."""
+    _check_fit(run, _first_questions(tasks, run.recipe.seed))
+
+
+def _first_questions(tasks: Mapping[str, Task], seed: int) -> dict[str, Iterable[Conversation | None]]:
+    return {
+        name: map(task.conversation, sample_rows(task, SAMPLE, seed))
+        for name, task in tasks.items()
+        if task.kind != "choice"
+    }
+
+
+def _check_fit(run: Run, asked: Mapping[str, Iterable[Conversation | None]]) -> None:
+    chat_format, context = load_format(run.phase("tokenizer")), run.recipe.model.context
     for what, conversations in asked.items():
-        if not any(one and len(chat_format.prompt_of(one)) < recipe.model.context for one in conversations):
-            problem = f"{what}: no question fits into model.context = {recipe.model.context:,} tokens"
+        if not any(one and len(chat_format.prompt_of(one)) < context for one in conversations):
+            problem = f"{what}: no question fits into model.context = {context:,} tokens"
             raise UserError(problem, "Leave it out, or choose a longer model.context.")
 
 
 def checked(name: str, run: Run) -> Task:
-    """A task to evaluate on. Raises UserError if it has no checker."""
+    """The test split of a task. Raises UserError if it has no checker."""
     task = make_task(name, "test", TaskContext(run.recipe.identity, options=run.options))
     if task.kind == "chat":
         raise UserError(f"{name}: this task is for training only", "Leave it out of what is evaluated.")
@@ -172,7 +188,7 @@ def checked(name: str, run: Run) -> Task:
 
 
 def summary(run: Run, phase: str) -> dict[str, Any]:
-    """Figures from a phase's metrics: steps, seconds, tokens, loss (mean of the last ten), tokens/s, utilisation."""
+    """A phase's metrics in brief: steps, seconds, tokens, loss (mean of the last ten), tokens/s, utilisation."""
     lines = [line for line in read_metrics(run.phase(phase) / "metrics.jsonl") if "val_bpb" not in line]
     if not lines:
         return {}
@@ -190,7 +206,7 @@ def summary(run: Run, phase: str) -> dict[str, Any]:
 
 
 def prompts_of_change(run: Run) -> list[str]:
-    """The same ten questions for every phase: who it is, small talk, and held-out items of the evaluated tasks."""
+    """The same ten questions for every phase: identity, small talk, and held-out items of the evaluated tasks."""
     context = TaskContext(run.recipe.identity, options=run.options)
     questions = ["Who are you?", "Who made you?", "Hello!", "What can you do?", "What is 12*7?"]
     tasks = [make_task(name, "test", context) for name in run.recipe.evals.tasks]
@@ -202,7 +218,7 @@ def prompts_of_change(run: Run) -> list[str]:
 
 
 def _alone(task: Task, row: int) -> str:
-    """The question of a row, or of the next row with a single turn: earlier turns would be missing."""
+    """The question of this row, or of the next one without earlier turns."""
     for i in range(row, row + len(task)):
         *before, asked, _ = task.conversation(i % len(task))["messages"]
         if not before and isinstance(asked["content"], str):
@@ -211,7 +227,7 @@ def _alone(task: Task, row: int) -> str:
 
 
 def transcripts(run: Run, engine: Engine) -> list[dict[str, Any]]:
-    """Three agent tasks as the model does them: the longest of the first hundred. Only if the recipe evaluates them."""
+    """Transcripts of three agent tasks, the longest of the first hundred, if the recipe evaluates agent tasks."""
     if "agent_tasks" not in run.recipe.evals.tasks:
         return []
     task = AgentTasks("test", context=TaskContext(run.recipe.identity, options=run.options))

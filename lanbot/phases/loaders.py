@@ -1,6 +1,6 @@
-"""What each phase trains on, made from the run's recipe alone, so that another process can make it too.
+"""The data loaders of the phases, constructed from the recipe alone, so that a prefetch process can construct them.
 
-Nothing here imports torch: the process that prepares batches starts in half a second and stays small.
+Nothing here imports torch: the prefetch process starts in half a second and stays small.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from lanbot.tasks.mixture import Mixture
 
 
 def base_loader(recipe: Recipe, tokenizer: Path, options: Options | None = None) -> TextLoader:
-    """Text for the base phase. tokenizer: its folder."""
+    """The base phase's corpus in rows. tokenizer: its folder."""
     base = recipe.base
     assert base.tokens and base.batch_tokens and base.sequence, "the recipe is resolved"
     corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows, options, base.data_column)
@@ -24,7 +24,7 @@ def base_loader(recipe: Recipe, tokenizer: Path, options: Options | None = None)
 
 
 def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool, options: Options | None = None) -> ChatLoader:
-    """Conversations of a phase's mixture. main: print the tasks' notes."""
+    """The conversations of a phase's mixture, packed. main: whether to print the tasks' notes."""
     settings: ChatTraining = getattr(recipe, phase)
     assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
     chat_format = load_format(tokenizer)

@@ -1,4 +1,4 @@
-"""What a phase is: one class in one file. A recipe names a built-in one, or yours as module:Class."""
+"""The interface of a phase. A recipe lists built-in phases by name, others as module:Class."""
 
 from abc import ABC, abstractmethod
 from itertools import takewhile
@@ -16,38 +16,38 @@ from lanbot.tasks.mixture_stats import Plan, Questions, plan_corpus, plan_mixtur
 
 
 class Phase(ABC):
-    """One step of the pipeline: it reads what earlier phases made, trains, and is evaluated."""
+    """One step of the pipeline: reads the results of earlier phases, trains, and is evaluated."""
 
     name: ClassVar[str]
     """Also its section in the recipe and its folder in the run."""
     description: ClassVar[str] = ""
-    """What its model does, for the report: "continues text"."""
+    """Describes its model in the report: "continues text"."""
     Settings: ClassVar[type] = ChatTraining
     """The section: a pydantic dataclass with a default for every key."""
     needs: ClassVar[tuple[str, ...]] = ("tokenizer", "model")
-    """What must be there: "corpus" (the base corpus), and "tokenizer" and "model" from earlier phases."""
+    """Its inputs: "corpus" (the base corpus), "tokenizer" and "model" of earlier phases."""
     makes: ClassVar[str] = "model"
-    """What it leaves for later phases: "model" or "tokenizer"."""
+    """Its output: "model" or "tokenizer"."""
     rewards: ClassVar[bool] = False
-    """Whether its mixture's tasks must be able to check an answer."""
+    """Whether it needs tasks with a checker."""
 
     @property
     def made_by(self) -> tuple[str, ...]:
-        """The keys of the recipe that may change only until the phase has begun."""
+        """Recipe keys that may no longer change once the phase has begun."""
         return ("identity", self.name)
 
     def settings(self, recipe: Recipe) -> Any:
         return getattr(recipe, self.name)
 
     def eval_limit(self, recipe: Recipe) -> int:
-        """Items of each task that its evaluation asks."""
+        """Items of each task in its evaluation."""
         return recipe.evals.limit
 
     def preflight(self, run: Run, runtime: Runtime) -> None:  # noqa: B027  (most phases have nothing to add)
-        """Raises UserError for what can be known to fail, besides what preflight.py checks for every phase."""
+        """Checks besides those of preflight.py, which apply to every phase. Raises UserError."""
 
     def plan(self, recipe: Recipe, chat_format: ChatFormat, options: Options) -> Plan | Questions | None:
-        """An estimate of what its model will train on, for `lanbot data plan`."""
+        """An estimate of its training data, for `lanbot data plan`."""
         if self.makes != "model":
             return None
         if "corpus" in self.needs:
@@ -61,17 +61,17 @@ class Phase(ABC):
         """Trains the phase, or resumes it. All ranks call it."""
 
     def evaluate(self, run: Run, runtime: Runtime, began: float | None = None) -> None:
-        """Writes evals.json, by which the phase is done. began: when the phase did, by time.monotonic."""
-        from lanbot.phases import evaluation  # it asks the recipe's phases in turn
+        """Writes evals.json, which marks the phase as done. began: its start, by time.monotonic."""
+        from lanbot.phases import evaluation  # evaluation.py imports this module
 
         evaluation.evaluate(run, self.name, runtime, began=began)
 
     def results(self, run: Run) -> dict[str, Any]:
-        """What else belongs in evals.json."""
+        """Further entries of evals.json."""
         return {}
 
     def is_done(self, run: Run) -> bool:
-        """It was trained and evaluated, or imported."""
+        """Whether it was trained and evaluated, or imported."""
         return run.done(self.name)
 
 
@@ -88,7 +88,7 @@ def phase_of(recipe: Recipe, name: str) -> Phase:
 
 
 def model_before(recipe: Recipe, name: str) -> str:
-    """The phase whose model `name` starts from. Raises UserError if there is none."""
+    """The phase whose model `name` continues. Raises UserError if there is none."""
     earlier = takewhile(lambda phase: phase.name != name, phases_of(recipe))
     models = [phase.name for phase in earlier if phase.makes == "model"]
     if not models:
@@ -97,7 +97,7 @@ def model_before(recipe: Recipe, name: str) -> str:
 
 
 def sources(recipe: Recipe) -> list[Source]:
-    """What the recipe's models are trained on, which evaluated items must not be in."""
+    """The recipe's training data, to be searched for evaluation items."""
     return [
         Source(phase.name, getattr(phase.settings(recipe), "mixture", ()), not phase.rewards, "corpus" in phase.needs)
         for phase in phases_of(recipe)

@@ -1,4 +1,4 @@
-"""The pipeline: the order of a recipe's phases, and their execution, resumed where it stopped."""
+"""The pipeline: selects a recipe's phases and runs those that are not done."""
 
 import time
 
@@ -32,7 +32,7 @@ def create(recipe: Recipe, options: Options) -> Run:
 
 
 def execute(run: Run, phases: list[Phase], runtime: Runtime) -> bool:
-    """Runs those of `phases` that are not done; False if there was nothing to do."""
+    """Runs the phases that are not done. Returns False if all were."""
     to_do = [phase for phase in phases if not phase.is_done(run)]
     if not to_do:
         if runtime.main:
@@ -41,7 +41,7 @@ def execute(run: Run, phases: list[Phase], runtime: Runtime) -> bool:
     for phase in to_do:
         hardware.release()
         hardware.reset_peak()
-        began, new = time.monotonic(), not run.begun(phase.name)  # a resumed phase has no wall time of its own
+        began, new = time.monotonic(), not run.begun(phase.name)  # the wall time of a resumed phase is unknown
         phase.train(run, runtime)
         phase.evaluate(run, runtime, began if new else None)
         if phase.makes == "tokenizer":

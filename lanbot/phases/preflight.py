@@ -1,4 +1,4 @@
-"""What can be known to fail, checked before anything is made: a mistake in rl's settings stops a run before base."""
+"""Checks before a run starts, so that a mistake in rl's settings is reported before base is trained."""
 
 from collections.abc import Sequence
 
@@ -41,29 +41,29 @@ def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
                 f"Choose {phase.name}.batch_tokens as a multiple of {runtime.size} x {phase.name}.sequence.",
             )
         phase.preflight(run, runtime)
-    # looking for test items in the training data needs the data of all phases, even of those not run now
+    # the search for contamination reads the data of all phases, even of those not run now
     everything = models and contamination.real(recipe.evals.tasks) and not known_contamination(run, recipe.evals.tasks)
     for phase in phases_of(recipe) if everything else models:
         check_mixture(run, phase)
     if models and any(checked(name, run).runs_code for name in recipe.evals.tasks):
         sandbox.choose(run.options.unsafe_exec)
-    if (run.phase("tokenizer") / "tokenizer.json").is_file():  # otherwise pipeline.py checks when it is made
+    if (run.phase("tokenizer") / "tokenizer.json").is_file():  # otherwise pipeline.py checks after training it
         check_questions(run, to_do)
 
 
 def check_mixture(run: Run, phase: Phase) -> None:
-    """Raises UserError for a task that is not there, is empty, or cannot give a reward where one is needed."""
+    """Raises UserError for a task that is missing, empty, or lacks a checker where the phase needs one."""
     for part in getattr(phase.settings(run.recipe), "mixture", ()):
         task = make_task(part.task, "train", TaskContext(run.recipe.identity, part.skip_bad_rows, run.options))
         if not len(task):
             raise UserError(f"{phase.name}.mixture: {part.task} is empty", "Leave it out, or give it rows.")
         if phase.rewards and task.kind in ("chat", "agent"):
-            what = f"{phase.name}.mixture: {part.task} has no checker to reward by"
+            what = f"{phase.name}.mixture: {part.task} has no checker for rewards"
             raise UserError(what, "Use a task whose answers are checked.")
 
 
 def prepare(recipe: Recipe, options: Options, runtime: Runtime) -> None:
-    """Everything that needs no accelerator: the tokenizer, the check of all data, the search for contamination."""
+    """All work that needs no accelerator: tokenizer, checks of the data, search for contamination."""
     phases = phases_of(recipe)
     run = Run(options.runs / recipe.name, recipe, options)
     if any("corpus" in phase.needs for phase in phases):

@@ -1,8 +1,8 @@
-"""The RL phase: the model answers, the tasks' checkers reward, and what was better than its group gets likelier.
+"""The RL phase: policy gradient on sampled answers, rewarded by the tasks' checkers.
 
-On-policy policy gradient (REINFORCE with the group's mean as baseline: GRPO without its clipping, KL and division
-by the standard deviation; see Shao et al. 2024, and Liu et al. 2025 for why not to divide). Groups whose rewards
-are all equal say nothing and are dropped. The loss is normalised by the sampled tokens of the whole batch.
+On-policy REINFORCE with the group's mean reward as baseline: GRPO without clipping, KL penalty and division by the
+standard deviation (Shao et al. 2024; Liu et al. 2025 on why not to divide). Groups whose rewards are all equal have no
+gradient and are dropped. The loss is normalised by the sampled tokens of the whole batch.
 """
 
 import json
@@ -32,14 +32,14 @@ from lanbot.training.trainer import Trainer
 
 PASS_K = 8
 LOGPROB_GAP = 0.05
-"""A larger mean |log p of the engine - log p of the trainer| is warned about: training is off-policy then."""
+"""Warn above this mean |log p of the engine - log p of the trainer|: training would be off-policy."""
 
 
 class RLPhase(Phase):
     """Reinforcement learning with checked answers."""
 
     name = "rl"
-    description = "was rewarded for being right"
+    description = "was rewarded for correct answers"
     Settings = RL
     rewards = True
 
@@ -58,9 +58,9 @@ class Rollout:
 
 
 def train_rl(run: Run, runtime: Runtime) -> None:
-    """Trains the RL phase of a run, or resumes it. pass.json: pass@1 and pass@8 before and after.
+    """Trains the RL phase of a run, or resumes it. Writes pass.json: pass@1 and pass@8 before and after.
 
-    `seconds` in its metrics are those of steps: answers, rewards, update; measuring and saving are off that clock.
+    `seconds` in its metrics is the time of steps (sampling, rewards, update) without evaluation and checkpoints.
     """
     trainer = start_from(run, "rl", runtime)
     settings = run.recipe.rl
@@ -83,7 +83,7 @@ def train_rl(run: Run, runtime: Runtime) -> None:
             result = None
             if sampled_tokens:
                 result = trainer.update(batch.scaled(1 / sampled_tokens), scale)
-            else:  # every group's rewards are equal: there is nothing to learn from this step
+            else:  # all groups are uninformative: no update in this step
                 trainer.step += 1
             figures = {"lr_scale": scale, "sampled_tokens": sampled_tokens, "bad": bad}
             if result is not None:
@@ -94,8 +94,8 @@ def train_rl(run: Run, runtime: Runtime) -> None:
             figures["step_seconds"] = seconds
             line.show(trainer.step, *log(trainer, settings, groups, result.nll if result else None, figures))
             if result is not None:
-                said = f"loss {figures['loss']}, gradient norm {figures['grad_norm']}"
-                trainer.check(trainer.step, said, lambda: f"question {trainer.step * settings.prompts:,}")
+                values = f"loss {figures['loss']}, gradient norm {figures['grad_norm']}"
+                trainer.check(trainer.step, values, lambda: f"question {trainer.step * settings.prompts:,}")
             trainer.end_step(stop, dict)
         trainer.save({})
         trainer.finish(stop)
@@ -104,7 +104,7 @@ def train_rl(run: Run, runtime: Runtime) -> None:
 
 
 def informative(groups: list[list[Rollout]]) -> list[Rollout]:
-    """The rollouts of the groups whose rewards differ: in the others every advantage is 0."""
+    """The rollouts of groups whose rewards differ; in the others every advantage is 0."""
     return [rollout for group in groups if len({r.reward for r in group}) > 1 for rollout in group]
 
 
@@ -137,7 +137,7 @@ def roll_out(
 def policy_batch(rollouts: list[Rollout], bos: int) -> Batch:
     """Rollouts as a batch whose weighted NLL is minus the policy gradient's objective (not yet normalised).
 
-    A token's weight is its rollout's advantage if the model sampled it; prompts and forced outputs weigh nothing.
+    A token's weight is its rollout's advantage if the model sampled it, and 0 in prompts and forced outputs.
     """
     width = max((len(r.completion.prompt) + len(r.completion.ids) for r in rollouts), default=2)
     tokens = np.full((len(rollouts), width), bos, dtype=np.int64)
@@ -146,33 +146,33 @@ def policy_batch(rollouts: list[Rollout], bos: int) -> Batch:
         prompt, ids = rollout.completion.prompt, rollout.completion.ids
         tokens[row, : len(prompt) + len(ids)] = prompt + ids
         weights[row, len(prompt) : len(prompt) + len(ids)] = np.multiply(rollout.completion.sampled, rollout.advantage)
-    documents = np.zeros_like(tokens[:, :-1])  # padding stands behind, where causality hides it
+    documents = np.zeros_like(tokens[:, :-1])  # padding is at the end, so no token attends to it
     return Batch(tokens[:, :-1], tokens[:, 1:], weights[:, 1:], documents)
 
 
 def measure(run: Run, engine: Engine, runtime: Runtime, when: str) -> None:
-    """pass@1 and pass@k on held-out questions of the mixture's tasks, kept in pass.json; not measured twice."""
+    """Measures pass@1 and pass@k on held-out questions of the mixture's tasks, once, and writes pass.json."""
     path = run.phase("rl") / "pass.json"
     known = run.read("rl", "pass.json")
     if when in known:
         return
     settings, recipe = run.recipe.rl, run.recipe
     items: list[tuple[Task, int]] = []
-    there: dict[str, int] = {}
+    available: dict[str, int] = {}
     share = -(-settings.eval_questions // len(settings.mixture))
     parts = len(settings.mixture)
-    for k, part in enumerate(settings.mixture):  # parts may be of one task: each takes rows of its own
+    for k, part in enumerate(settings.mixture):  # several parts may share a task: each takes different rows
         task = make_task(part.task, "test", TaskContext(recipe.identity, options=run.options))
-        there[part.task] = len(task)
+        available[part.task] = len(task)
         items += [(task, row) for row in sample_rows(task, share * parts, recipe.seed)[k::parts]]
     label = f"rl: pass@{PASS_K} {when}"
     scores = pass_at(engine, items, (1, PASS_K), PASS_K, settings.max_tokens, 1.0, recipe.seed, label, runtime=runtime)
-    if len(items) < sum(there.values()):
-        scores = {name: replace(score, items=sum(there.values())) for name, score in scores.items()}
+    if len(items) < (total := sum(available.values())):
+        scores = {name: replace(score, items=total) for name, score in scores.items()}
     if runtime.main:
         say(f"rl, {when}: " + ", ".join(f"{name} {score}" for name, score in scores.items()))
         if when == "before" and scores[f"pass@{PASS_K}"].score < 0.02:
-            say(f"rl: fewer than 2% of {PASS_K} tries hold a right answer: there is next to nothing to reward")
+            say(f"rl: pass@{PASS_K} is below 2%: there are hardly any rewards to learn from")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps({**known, when: {k: s.json() for k, s in scores.items()}}, indent=1) + "\n")
 
@@ -180,7 +180,7 @@ def measure(run: Run, engine: Engine, runtime: Runtime, when: str) -> None:
 def log(
     trainer: Trainer, settings: RL, groups: list[list[Rollout]], nll: Tensor | None, figures: dict[str, float]
 ) -> list[str]:
-    """Writes the step's figures, over all ranks, and returns those for the line of progress."""
+    """Writes the step's metrics, reduced over all ranks; returns the figures of the progress line."""
     answers = [r for group in groups for r in group]
     gaps = logprob_gaps(informative(groups), nll)
     local = {
@@ -222,7 +222,7 @@ def log(
 
 
 def logprob_gaps(rollouts: list[Rollout], nll: Tensor | None) -> list[float]:
-    """|log p of the sampler - log p of the trainer| for each sampled token: 0 but for rounding when on-policy."""
+    """|log p of the engine - log p of the trainer| of each sampled token; rounding errors if on-policy."""
     if nll is None:
         return []
     gaps = []

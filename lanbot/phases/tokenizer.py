@@ -1,4 +1,4 @@
-"""The tokenizer phase: text becomes a vocabulary."""
+"""The tokenizer phase: trains the vocabulary."""
 
 import json
 import time
@@ -27,7 +27,7 @@ OTHER = "Ä naïve façade in Zürich. Это предложение по-рус
 
 
 class TokenizerPhase(Phase):
-    """The vocabulary. It is trained on rank 0 while the others wait, or beforehand: lanbot prepare."""
+    """Trains the vocabulary on rank 0 while the others wait, unless `lanbot prepare` has done so."""
 
     name = "tokenizer"
     Settings = TokenizerSettings
@@ -63,7 +63,7 @@ def train(run: Run) -> None:
 
 
 def measure(run: Run) -> None:
-    """Shows and writes compression.json: bytes per token for several kinds of text."""
+    """Prints bytes per token for several kinds of text, and writes compression.json."""
     phase = run.phase("tokenizer")
     rows = compression(load_tokenizer(phase), corpora(run)[1])
     say(table([(kind, f"{n:,}", f"{ratio:.2f}") for kind, n, ratio in rows], ("text", "bytes", "bytes/token")))
@@ -78,7 +78,7 @@ def corpora(run: Run) -> tuple[Corpus, Corpus]:
 
 
 def compression(tokenizer: Tokenizer, validation: Corpus) -> list[tuple[str, int, float]]:
-    """(kind of text, its bytes, bytes per token) for held-out text and for kinds that it may never have seen."""
+    """(kind of text, its bytes, bytes per token) for held-out text and for other kinds of text."""
     kinds = {
         "held-out corpus": "\n".join(_first(validation, 200_000)),
         "built-in world": "\n".join(world.document("test", i) for i in range(50)),
@@ -91,7 +91,7 @@ def compression(tokenizer: Tokenizer, validation: Corpus) -> list[tuple[str, int
 
 
 def _first(corpus: Corpus, chars: int) -> Iterator[str]:
-    """The first texts of a corpus, the last one cut, of `chars` characters in all."""
+    """The first texts of a corpus, `chars` characters in all; the last one is truncated."""
     for text in corpus.once():
         yield text[:chars]
         chars -= len(text)

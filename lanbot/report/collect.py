@@ -6,7 +6,6 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from lanbot.chat.messages import Message
 from lanbot.config import recipe_file
 from lanbot.config.recipe import task_label
 from lanbot.config.run import Run, read_metrics
@@ -35,9 +34,8 @@ def collect(run: Run) -> dict[str, Any]:
         for task, score in result["tasks"].items():
             evals.setdefault(task, {})[phase] = score
         for sample in result["samples"]:
-            prompt, answer = _messages(sample["prompt"], "user"), _messages(sample["answer"], "assistant")[0]
-            entry = changed.setdefault(json.dumps(prompt), {"prompt": prompt, "answers": {}})
-            entry["answers"][phase] = answer
+            entry = changed.setdefault(json.dumps(sample["prompt"]), {"prompt": sample["prompt"], "answers": {}})
+            entry["answers"][phase] = sample["answer"]
     phases = {phase: _figures(results[phase]) if phase in results else _untrained(run, phase) for phase in done}
     of_trained = [phases[phase] for phase in results]
     last: dict[str, Any] = next(reversed(results.values()), {})
@@ -75,11 +73,6 @@ def parameters(run: Run) -> int | None:
     phase = run.last_model()
     path = run.phase(phase) / run.checkpoint(phase) / "config.json" if phase else None
     return ModelConfig.from_hf(path).params() if path and path.is_file() else None
-
-
-def _messages(said: Any, role: str) -> list[Message]:
-    """Messages of a sample; runs made by earlier versions have texts."""
-    return [{"role": role, "content": said}] if isinstance(said, str) else said if isinstance(said, list) else [said]
 
 
 def _figures(result: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A seccomp filter: the system calls that a run may not make. (Linux documentation, userspace-api/seccomp_filter.)
 
 It denies what is listed: a list of all that CPython and libc may call would break with their next version. Calls newer
-than the list do not exist for a run. What is denied fails with EPERM, and the run goes on.
+than the list do not exist for a run. What is denied fails with EPERM, and the run continues.
 """
 
 import ctypes

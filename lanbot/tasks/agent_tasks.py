@@ -37,7 +37,7 @@ class AgentTasks(WorldTask):
 
 
 class AgentEnv:
-    """One errand's environment: its files and memories, the tools on them, and the conversations so far."""
+    """The environment of one errand: files, memory, tools, and the conversations so far."""
 
     def __init__(self, errand: world.Errand) -> None:
         self.errand, self.files = errand, dict(errand.files)
@@ -50,7 +50,7 @@ class AgentEnv:
         """A request was longer than the context."""
 
     def request(self) -> Message | None:
-        """The next request, in a conversation of its own; None after the last."""
+        """The next request, which starts a new conversation; None after the last."""
         done = len(self.conversations)
         return {"role": "user", "content": self.errand.requests[done]} if done < len(self.errand.requests) else None
 
@@ -60,7 +60,7 @@ class AgentEnv:
         self.conversations.append([request, answer or {"role": "assistant", "content": ""}])
 
     def right(self) -> bool:
-        """Whether all is asked, the last answer says what it must, and the files are as they must be."""
+        """Whether all requests were made, the last answer has the expected values, and the files are as expected."""
         if self.request() is not None:
             return False
         answer = spoken(self.conversations[-1][-1]).casefold()

@@ -6,9 +6,9 @@ from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task, final_number
 
 ROWS = {"train": 1_000_000, "test": 2_000}
-"""The size of a split; the world could generate more."""
+"""Rows of a split; the world could generate more."""
 FIRST = {"train": 0, "test": 1_000_000}
-"""Where a split starts: the demo's recipe was tuned on test rows from 0 on, and is scored on others."""
+"""The first row of a split in the world. The demo's recipe was tuned on test rows from 0, so others are scored."""
 
 
 class WorldTask(Task):
@@ -16,7 +16,7 @@ class WorldTask(Task):
         return ROWS[self.split]
 
     def number(self, i: int) -> int:
-        """The world's number of row i."""
+        """The index of row i in the world."""
         return FIRST[self.split] + i
 
 
@@ -72,8 +72,10 @@ class IdentityTask(WorldTask):
         return self._asked(i)[0]
 
     def check(self, i: int, answer: Message) -> bool:
-        """Right if it says the bot's name and its maker's where the reference does, and does not contradict its yes
-        or no: "I am Robi, made by Ada." answers "Were you made by Siri?"; with a "Yes" before it, it does not."""
+        """Right if it has the names of bot and maker that the reference has, and does not contradict its yes or no.
+
+        "I am Robi, made by Ada." answers "Were you made by Siri?"; with a "Yes" before it, it does not.
+        """
         reference, said = spoken(self.conversation(i)["messages"][-1]), spoken(answer)
         who = self.context.identity
         names = [who.name, who.creator or "the person who runs me"]

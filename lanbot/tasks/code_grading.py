@@ -22,11 +22,11 @@ from lanbot.sandbox.worker import Result
 from lanbot.tasks import sandbox_rpc
 
 SECONDS = 5.0
-"""Wall-clock time of a candidate for all calls together; the tests have as much of their own."""
+"""Wall-clock time limit of a candidate for all calls together, and of the tests."""
 NO_PROGRAM = "no program"
 FAULTS = {
     "wrong": "a test failed",
-    "exception": "it raised one that no test expects",
+    "exception": "it raised an exception that no test expects",
     "timeout": f"it took more than {SECONDS:g} seconds",
     "exit": "its process ended, or was killed for exceeding a limit, before it answered",
     "type": "it returned something other than plain data of exact built-in types",
@@ -42,18 +42,18 @@ _SOURCE = Path(sandbox_rpc.__file__).read_text(encoding="utf-8")
 
 
 class Program(NamedTuple):
-    """prompt: what is run before the code, and before the tests: imports, helpers. name: of the function."""
-
     prompt: str
+    """Executed before the code and before the tests: imports, helpers."""
     code: str
     name: str
+    """The function to test."""
 
 
 class Verdict(NamedTuple):
-    """fault: one of FAULTS; "": it passed. level: of the sandbox."""
-
     fault: str
+    """One of FAULTS; "": it passed."""
     level: int
+    """Of the sandbox."""
 
 
 def extract(answer: str, prompt: str, name: str) -> Program:
@@ -109,7 +109,7 @@ def judge(program: Program, tests: str, unsafe: bool = False) -> Verdict:
 
 
 def judge_all(programs: Sequence[tuple[Program, str]], unsafe: bool = False) -> Iterator[Verdict]:
-    """Grades (program, tests) in order, as many at a time as each pool has workers: more could deadlock."""
+    """Grades (program, tests) in order, at most as many at once as each pool has workers, which prevents deadlock."""
     for_tests, for_candidates = pools(unsafe)
     with ThreadPoolExecutor(min(for_tests.workers, for_candidates.workers)) as threads:
         verdicts = threads.map(lambda one: judge(one[0], one[1], unsafe), programs)
@@ -117,7 +117,7 @@ def judge_all(programs: Sequence[tuple[Program, str]], unsafe: bool = False) -> 
 
 
 def _fault(tested: Result, ended: Result, between: "_Between", word: str) -> str:
-    """tested: of the tests' process, which is trusted; ended: of the candidate's, which is not."""
+    """tested: result of the tests' process, which is trusted; ended: of the candidate's, which is not."""
     if between.fault:
         return between.fault
     if between.unanswered:
@@ -138,7 +138,7 @@ class _Between:
         self.unanswered = False
 
     def call(self, args: Any, kwargs: Any) -> Any:
-        """Called by the tests. Raises RuntimeError if the candidate has ended; the tests have failed then."""
+        """Called by the tests. Raises RuntimeError if the candidate has ended."""
         self.calls.put([args, kwargs])
         answer = self.answers.get()
         if answer is None:
@@ -167,7 +167,7 @@ def _call(function: str, remote: str, *values: str) -> str:
 
 @lru_cache(maxsize=2)
 def pools(unsafe: bool = False) -> tuple[Sandbox, Sandbox]:
-    """A pool for tests and one for candidates, a worker a core each: with a single pool they could deadlock."""
+    """A pool for tests and one for candidates, each with a worker per core; a single pool could deadlock."""
     workers = os.cpu_count() or 1
     pair = Sandbox(workers, unsafe=unsafe), Sandbox(workers, unsafe=unsafe)
     for pool in pair:

@@ -1,4 +1,4 @@
-"""Finds items of evaluation tasks whose question is in the data that a recipe trains on.
+"""Finds items of evaluation tasks whose question is in a recipe's training data.
 
 An item is contaminated if any N consecutive words of its question are in the training data (Brown et al. 2020).
 Words are runs of letters and digits in lower case; spaces, punctuation and layout are ignored.
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,32 +27,34 @@ N = 13
 COMMON = 5
 """n-grams in more items of a task than this are ignored: instructions, usual choices, shared passages."""
 BASE_CHARS = 100_000_000
-"""Characters of the base corpus that are searched by default: some ten seconds on one core."""
+"""Characters of the base corpus that are searched by default, which takes about ten seconds on one core."""
 CHARS_A_TOKEN = 6
-"""An upper bound: text beyond what base can have read is not searched."""
+"""An upper bound, so that text beyond what base reads is not searched."""
 FILE = "contamination.json"
 
 BATCH_CHARS = 1 << 22
 END = "\0"
-"""Separates texts: no n-gram spans it."""
+"""Separates texts; n-grams do not span it."""
 _WORD = re.compile(r"[^\W_]+|\0")
 _CHOICE = re.compile(r"^- (.*) = ([A-J])$", re.MULTILINE)
-"""A choice as multiple_choice writes it."""
+"""A choice as written by multiple_choice."""
 
 Found = dict[str, Any]
-"""plan: what was checked, as `plan` says it. words: of each part of the training data, how many were looked through.
-tasks: {task: {items: how many were checked, contaminated: their rows, sources: {part of the training data: {items: how
-many of them are there, example: {item: a row, words: n words of it}}}}}."""
+"""{"plan": of `plan`, "words": {source: words searched}, "tasks": {task: {"items": number checked, "contaminated":
+rows, "sources": {source: {"items": number found, "example": {"item": row, "words": n-gram}}}}}}. A source is a part of
+the training data."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a phase trains on. answers: on reference answers too, not only on questions. corpus: on the base corpus."""
+    """The training data of a phase."""
 
     phase: str
     mixture: Sequence[MixturePart]
     answers: bool
+    """Whether it trains on reference answers, not only on questions."""
     corpus: bool
+    """Whether it trains on the base corpus."""
 
 
 def real(tasks: Iterable[str]) -> list[str]:
@@ -63,9 +65,9 @@ def real(tasks: Iterable[str]) -> list[str]:
 def plan(
     recipe: Recipe, tasks: Sequence[str], sources: Sequence[Source], base_chars: int | None = None
 ) -> dict[str, Any]:
-    """What `check` searches, as JSON: the result stays valid as long as this is the same.
+    """What `check` searches, as JSON. A result is valid as long as its plan is the same.
 
-    recipe: resolved. base_chars: of the base corpus; as many as base reads, at most BASE_CHARS, if left out.
+    recipe: resolved. base_chars: characters of the base corpus; by default those that base reads, at most BASE_CHARS.
     """
     base, readers = recipe.base, [source.phase for source in sources if source.corpus]
     if base_chars is None:
@@ -96,15 +98,15 @@ def check(
     base_chars: int | None = None,
     options: Options | None = None,
 ) -> Found:
-    """Searches all that a resolved recipe's phases train on for items of the real ones among `tasks`.
+    """Searches all training data of a resolved recipe for items of the real tasks among `tasks`.
 
-    Parts of mixtures that LanBot generates are skipped. Raises UserError.
+    Generated parts of mixtures are skipped. Raises UserError.
     """
     options = options or Options.from_environment()
     began, planned = monotonic(), plan(recipe, tasks, sources, base_chars)
     names: list[str] = planned["tasks"]
     evaluated = [make_task(name, "test", TaskContext(recipe.identity, options=options)) for name in names]
-    owners, texts = [], []  # of each item: its (number of the task, row), its texts
+    owners, texts = [], []  # (index of the task, row) and texts of each item
     for k, task in enumerate(evaluated):
         for row in track(range(len(task)), f"contamination: reading {names[k]}", len(task)):
             if (asked := question(task, row)) is not None:
@@ -140,38 +142,31 @@ def _of_task(k: int, owners: Sequence[tuple[int, int]], found: dict[str, dict[in
     return {"items": sum(of == k for of, _ in owners), "contaminated": sorted(rows), "sources": sources}
 
 
-def found_in(task: dict[str, Any]) -> str:
-    """mid smoltalk 12, base 3"""
-    return ", ".join(f"{source} {hits['items']:,}" for source, hits in task["sources"].items())
-
-
 def summary(found: Found) -> str:
-    """A table of what `check` found, with an example for each part of the training data that has some."""
-    rows = [
-        (name, found_in(task), f"{task['items']:,}", f"{len(task['contaminated']):,}")
-        for name, task in found["tasks"].items()
-    ]
-    lines = [table(rows, ("task", "found in", "items", "contaminated"), left=2)]
+    """A table of the result of `check`, with an example for each source of contaminated items."""
+    rows, examples = [], []
     for name, task in found["tasks"].items():
+        where = ", ".join(f"{source} {hits['items']:,}" for source, hits in task["sources"].items())
+        rows.append((name, where, f"{task['items']:,}", f"{len(task['contaminated']):,}"))
         for source, hits in task["sources"].items():
             example = hits["example"]
-            lines.append(f'{name}, item {example["item"]:,}, in {source}: "{example["words"]}"')
-    return "\n".join(lines)
+            examples.append(f'{name}, item {example["item"]:,}, in {source}: "{example["words"]}"')
+    return "\n".join([table(rows, ("task", "found in", "items", "contaminated"), left=2), *examples])
 
 
 # -- texts -------------------------------------------------------------------------------------------------
 
 
 def question(task: Task, row: int) -> list[str] | None:
-    """The user's messages of an item; None if the row is broken.
+    """The user's messages of an item; None if the row is bad.
 
-    Choices follow the question, but only so many words of them that every n-gram begins in the question: "I and II
-    only, I and III only" is no item's own. The reference answer is left out: "#### 42" is in every data set.
+    After the question only N - 1 words of the choices are kept, so that every n-gram begins in the question: choices
+    such as "I and II only" are common. The reference answer is excluded: "#### 42" is in every data set.
     """
     try:
         messages = task.conversation(row)["messages"][:-1]
     except UserError:
-        return None  # an evaluation that asks it says so
+        return None  # reported by the evaluation
     asked = []
     for said in (spoken(message) for message in messages if message["role"] == "user"):
         if task.kind == "choice" and (choices := _CHOICE.search(said)):
@@ -182,15 +177,15 @@ def question(task: Task, row: int) -> list[str] | None:
 
 
 def _usual(said: str, task: Task) -> str:
-    """Multiple choice as others write it: "A. ice" for "- ice = A", and no instruction. A short question is found in
-    foreign data only with its choices."""
+    """Multiple choice in the usual layout: "A. ice" for "- ice = A", and no instruction. Short questions are found in
+    other data only together with their choices."""
     if task.kind != "choice":
         return said
     return _CHOICE.sub(r"\2. \1", said).removesuffix("Answer with the letter.")
 
 
 def _conversations(recipe: Recipe, sources: Sequence[Source], options: Options) -> Iterator[tuple[str, Iterator[str]]]:
-    """("mid smoltalk", every message that this phase trains on or is prompted with), ..."""
+    """("mid smoltalk", all messages that the phase trains on or is prompted with), ..."""
     for source in sources:
         if not real(part.task for part in source.mixture):
             continue
@@ -213,7 +208,7 @@ def _messages(task: Task, rows: np.ndarray, skip_bad_rows: bool, answers: bool, 
 
 
 def _corpus(seed: int, planned: Sequence[Any], options: Options) -> Iterator[tuple[str, Iterator[str]]]:
-    """The base corpus's documents in the order in which base reads them, cut off after so many characters."""
+    """The documents of the base corpus in base's order, up to a number of characters."""
     if planned:
         phase, data, column, chars, skip_bad_rows = planned
         corpus, _ = open_corpus(data, seed, skip_bad_rows, options, column)
@@ -228,7 +223,7 @@ def _first(documents: Iterator[str], chars: int) -> Iterator[str]:
 
 
 def _batches(texts: Iterable[str]) -> Iterator[str]:
-    """Texts joined by END to some megabytes: numpy's calls cost little then."""
+    """Texts joined by END to a few megabytes, so that numpy's overhead per call is small."""
     batch: list[str] = []
     size = 0
     for text in texts:
@@ -244,87 +239,68 @@ def _batches(texts: Iterable[str]) -> Iterator[str]:
 # -- n-grams -----------------------------------------------------------------------------------------------
 
 
-class Index:
-    """The n-grams of items, each a list of texts. An item of fewer than N words is one n-gram of all of them.
+class Grams(NamedTuple):
+    """The n-grams of items for one n: their sorted hashes, and the item of each.
 
-    tasks: of each item the number of its task.
+    maybe: whether some hash begins with these FILTER bits. It rules out nearly all of a text.
     """
 
-    def __init__(self, items: Sequence[Sequence[str]], tasks: Sequence[int]) -> None:
-        self.numbers = {END: 0}
-        """Of the words that items have, from 1; other words count as 0, which no n-gram holds."""
-        of_length: dict[int, tuple[list[int], list[int]]] = {}
-        for item, texts in enumerate(items):
-            cut = [[word for word in _WORD.findall(text.lower()) if word != END] for text in texts]
-            long = [words for words in cut if len(words) >= N] or [max(cut, key=len, default=[])]
-            for words in long:
-                if words:
-                    ids, owners = of_length.setdefault(min(N, len(words)), ([], []))
-                    ids += [*(self.numbers.setdefault(word, len(self.numbers)) for word in words), 0]
-                    owners += [item] * (len(words) + 1)
-        self.words = list(self.numbers)
-        self.grams = [
-            Grams.of(n, np.array(ids, np.int32), np.array(owners), np.array(tasks))
-            for n, (ids, owners) in of_length.items()
-        ]
-
-    def find(self, texts: str) -> tuple[int, dict[int, str]]:
-        """How many words the texts (joined by END) have, and the items of which an n-gram is there, with the first."""
-        cut = _WORD.findall(texts.lower())
-        ids = np.fromiter(map(self.numbers.get, cut, repeat(0)), np.int32, len(cut))
-        found: dict[int, str] = {}
-        for grams in self.grams:
-            which = grams.find(ids)
-            items, first = np.unique(grams.items[which], return_index=True)
-            for item, k in zip(items.tolist(), which[first], strict=True):
-                found.setdefault(item, " ".join(self.words[number] for number in grams.ids[k]))
-        return len(cut) - cut.count(END), found
-
-
-@dataclass
-class Grams:
-    """All n-grams of one n: `ids` [grams, n], the item of each, sorted by their `hashes`.
-
-    maybe: for the highest FILTER bits of a hash, whether one of them begins so: nearly all of a text ends there.
-    """
-
-    n: int
-    ids: np.ndarray
-    items: np.ndarray
     hashes: np.ndarray
+    items: np.ndarray
     maybe: np.ndarray
 
     @classmethod
     def of(cls, n: int, ids: np.ndarray, owners: np.ndarray, tasks: np.ndarray) -> "Grams":
-        """ids: of texts' words, a 0 after each text. owners: of each word the item. tasks: of each item the task."""
-        windows = np.lib.stride_tricks.sliding_window_view(ids, n)
+        """ids: of the words, with a 0 after each text. owners: the item of each word. tasks: the task of each item."""
         zeros = np.concatenate([[0], np.cumsum(ids == 0)])
         starts = np.flatnonzero(zeros[n:] == zeros[:-n])
-        hashes = rolling(ids, n)[starts]
-        starts, hashes = starts[order := np.argsort(hashes, kind="stable")], hashes[order]
-        grams, items = windows[starts], owners[starts]
-        new = np.ones(len(starts), dtype=bool)  # another n-gram than the one before
-        same_hash = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
-        new[same_hash] = (grams[same_hash] != grams[same_hash - 1]).any(axis=1)
-        once = new.copy()  # not the same n-gram of the same item again
-        once[1:] |= items[1:] != items[:-1]
-        key = (np.cumsum(new) * (tasks.max() + 1) + tasks[items])[once]
-        _, which, counts = np.unique(key, return_inverse=True, return_counts=True)
-        kept = np.flatnonzero(once)[counts[which] <= COMMON]
+        pairs = np.stack([rolling(ids, n)[starts], owners[starts].astype(np.uint64)])
+        hashes, items = np.unique(pairs, axis=1)  # the same n-gram of the same item counts once
+        _, gram = np.unique(hashes, return_inverse=True)
+        of_task = gram * (tasks.max() + 1) + tasks[items]
+        _, which, counts = np.unique(of_task, return_inverse=True, return_counts=True)
+        kept = counts[which] <= COMMON
         maybe = np.zeros(1 << FILTER, dtype=bool)
         maybe[hashes[kept] >> (64 - FILTER)] = True
-        return cls(n, grams[kept], items[kept], hashes[kept], maybe)
+        return cls(hashes[kept], items[kept], maybe)
 
-    def find(self, ids: np.ndarray) -> np.ndarray:
-        """The numbers of the n-grams that are in a text, in its order; one that is there twice comes twice."""
-        hashes = rolling(ids, self.n)
-        at = np.flatnonzero(self.maybe[hashes >> (64 - FILTER)])
-        first = np.searchsorted(self.hashes, hashes[at], "left")
-        count = np.searchsorted(self.hashes, hashes[at], "right") - first
-        at, first = np.repeat(at, count), np.repeat(first - np.cumsum(count) + count, count)
-        which = first + np.arange(len(first))
-        same = (self.ids[which] == ids[at[:, None] + np.arange(self.n)]).all(axis=1)  # hashes may collide, words not
-        return which[same]
+
+class Index:
+    """The n-grams of items, each a list of texts. An item of fewer than N words is one n-gram of all of them.
+
+    n-grams are compared by 64-bit hashes, so a false match has a probability of about 1e-6 in 20 million words.
+    tasks: the index of each item's task.
+    """
+
+    def __init__(self, items: Sequence[Sequence[str]], tasks: Sequence[int]) -> None:
+        self.numbers = {END: 0}
+        """Ids of the items' words, from 1; other words are 0."""
+        of_length: dict[int, tuple[list[int], list[int]]] = {}
+        for item, texts in enumerate(items):
+            cut = [[word for word in _WORD.findall(text.lower()) if word != END] for text in texts]
+            long = [words for words in cut if len(words) >= N] or [max(cut, key=len, default=[])]
+            for words in filter(None, long):
+                ids, owners = of_length.setdefault(min(N, len(words)), ([], []))
+                ids += [*(self.numbers.setdefault(word, len(self.numbers)) for word in words), 0]
+                owners += [item] * (len(words) + 1)
+        self.grams = {
+            n: Grams.of(n, np.array(ids, np.int32), np.array(owners), np.array(tasks))
+            for n, (ids, owners) in of_length.items()
+        }
+
+    def find(self, texts: str) -> tuple[int, dict[int, str]]:
+        """The number of words of the texts (joined by END), and the items found in them, each with its first n-gram."""
+        cut = _WORD.findall(texts.lower())
+        ids = np.fromiter(map(self.numbers.get, cut, repeat(0)), np.int32, len(cut))
+        found: dict[int, str] = {}
+        for n, grams in self.grams.items():
+            hashes = rolling(ids, n)
+            at = np.flatnonzero(grams.maybe[hashes >> (64 - FILTER)])
+            first, end = (np.searchsorted(grams.hashes, hashes[at], side) for side in ("left", "right"))
+            for i in np.flatnonzero(first < end):
+                for item in grams.items[first[i] : end[i]].tolist():
+                    found.setdefault(item, " ".join(cut[at[i] : at[i] + n]))
+        return len(cut) - cut.count(END), found
 
 
 FILTER = 24
@@ -333,8 +309,8 @@ _FACTOR = 0x9E3779B97F4A7C15
 
 
 def rolling(ids: np.ndarray, n: int) -> np.ndarray:
-    """A hash of every n ids in a row, [len(ids) - n + 1]: the sum of ids[i + k] x _FACTOR^k mod 2^64, for any n in one
-    pass, as a difference of two sums from the beginning."""
+    """A hash of every n consecutive ids, [len(ids) - n + 1]: the sum of ids[i + k] x _FACTOR^k mod 2^64, in one pass
+    as the difference of two prefix sums."""
     windows = max(0, len(ids) - n + 1)
     powers = np.cumprod(np.full(len(ids), _FACTOR, dtype=np.uint64))
     inverse = np.cumprod(np.full(windows, pow(_FACTOR, -1, 1 << 64), dtype=np.uint64))

@@ -1,7 +1,7 @@
 """CORE: the 22 tasks by which DCLM compares base models (Li et al. 2024), as prompts.
 
-A prompt is a text to be continued: no chat format, so any language model can be asked. What an item's prompts are
-depends on the item, its place and the fixed seeds below alone; not on the model, a limit, or the number of processes.
+A prompt is a text to be continued, without a chat format, so any language model can be evaluated. An item's prompts
+depend only on the item, its index and the fixed seeds below; not on the model, a limit, or the number of processes.
 """
 
 import json
@@ -19,7 +19,7 @@ from lanbot.core.options import Options
 from lanbot.data import hub
 
 BUNDLE = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip", "core"
-"""Its address, and the folder in a mirror that answers for it."""
+"""Its URL, and its folder in a mirror."""
 ORDER_SEED = 1337
 SHOTS_SEED = 1234
 Item = dict[str, Any]
@@ -27,21 +27,17 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class CoreTask:
-    """kind: "multiple_choice" (one query, the likeliest of its continuations), "schema" (several contexts, the one that
-    makes the same continuation likeliest) or "language_modeling" (the continuation, by greedy choice of each token).
-    shots: solved items before each prompt. baseline: the accuracy that CORE counts as 0, in percent. delimiter:
-    precedes each continuation."""
-
     label: str
     file: str
     kind: str
+    """"multiple_choice" (one query, several continuations), "schema" (several contexts, one continuation) or
+    "language_modeling" (the continuation by greedy decoding)."""
     shots: int
+    """Solved items before each prompt."""
     baseline: float = 0.0
+    """The accuracy that CORE counts as 0, in percent."""
     delimiter: str = " "
-
-    def centered(self, accuracy: float) -> float:
-        """0 at the baseline, 1 where all is right."""
-        return (accuracy - 0.01 * self.baseline) / (1 - 0.01 * self.baseline)
+    """Precedes each continuation."""
 
 
 CHOICE, SCHEMA, GREEDY = "multiple_choice", "schema", "language_modeling"
@@ -72,19 +68,21 @@ TASKS = (
         "bigbench_language_identification", "language_understanding/bigbench_language_identification", CHOICE, 10, 9.1
     ),
 )
-"""In the bundle's order, with its baselines: some are no guess rate (docs/evals.md). A test compares both."""
+"""In the bundle's order, with its baselines; some are not the guess rate (docs/evals.md). A test compares both."""
 
 
 def load(task: CoreTask, options: Options | None = None) -> list[Item]:
-    """All items, in the seeded order of the field's implementation: item i is the i-th of it, and a limit takes the
-    first. Raises UserError if the bundle is not to be had, or a row is none of the task's."""
+    """All items, in the seeded order of the reference implementation; a limit takes the first of them.
+
+    Raises UserError if the bundle is not available, or a row is invalid.
+    """
     items = []
     for where, row in _rows(task, options or Options.from_environment()):
         try:
             _check(task, row)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             what = f"{type(error).__name__}: {error}"
-            raise UserError(f"{where}: no item of {task.label} ({what})", "Fetch the bundle again.") from None
+            raise UserError(f"{where}: not an item of {task.label} ({what})", "Fetch the bundle again.") from None
         items.append(row)
     if len(items) <= task.shots:
         raise UserError(f"{task.label}: {len(items)} items, too few for {task.shots} shots", "Fetch the bundle again.")
@@ -105,13 +103,13 @@ def _check(task: CoreTask, row: Any) -> None:
 
 
 def options(task: CoreTask, item: Item) -> list[str]:
-    """What may be chosen; nothing where the answer is generated."""
+    """The options of a choice; none where the answer is generated."""
     keys = {CHOICE: "choices", SCHEMA: "context_options"}
     return item[keys[task.kind]] if task.kind in keys else []
 
 
 def _rows(task: CoreTask, options: Options) -> Iterator[tuple[str, Any]]:
-    """(where it stands, row) of the task's file: in the bundle's zip, or in a mirror's folder, gzipped or not."""
+    """(location, row) of the task's file in the bundle's zip, or in a mirror's folder, gzipped or not."""
     bundle, member = hub.url_file(*BUNDLE, options), f"eval_data/{task.file}.jsonl"
     if bundle.is_dir():
         names = [bundle / member, bundle / f"{member}.gz", bundle / "eval_bundle" / member]
@@ -137,7 +135,7 @@ def _zipped_rows(bundle: Path, member: str) -> Iterator[tuple[str, Any]]:
 
 
 def shots(task: CoreTask, items: Sequence[Item], i: int) -> list[Item]:
-    """The solved items that stand before item i: drawn from all others, the same in every evaluation."""
+    """The solved items before item i: drawn from all others, the same in every evaluation."""
     drawn = random.Random(SHOTS_SEED + i).sample(range(len(items) - 1), task.shots)
     return [items[j + (j >= i)] for j in drawn]
 
@@ -162,20 +160,20 @@ def _solved(task: CoreTask, item: Item) -> str:
 
 
 class Prompt(NamedTuple):
-    """ids[start:] are judged, given those before them. 0 < start < len(ids). cut: tokens that the context had no room
-    for, at the left."""
+    """ids[start:] are scored, given the ids before them; 0 < start < len(ids)."""
 
     ids: list[int]
     start: int
     cut: int = 0
+    """Tokens that were truncated on the left."""
 
 
 def prompts(task: CoreTask, ids: Sequence[list[int]], context: int | None = None) -> list[Prompt]:
-    """What to judge of an item whose texts have these ids: each option, or in language modelling the one continuation.
+    """The prompts of an item whose texts have these ids: one per option, or in language modelling one.
 
-    A continuation is what follows the tokens that all options begin with; of a schema, the tokens that all end with;
-    in language modelling, what the prompt with it has beyond the prompt without it. At least one token, and not the
-    first, which nothing foretells. context: the longest that the model reads; longer ones lose their beginning.
+    Scored are the tokens after the common prefix of all options; of a schema, the common suffix; in language modelling
+    the tokens after the prompt without continuation. Always at least one token, and never the first. context: longer
+    prompts are truncated on the left to this many tokens.
     """
     if task.kind == SCHEMA:
         same = common([row[::-1] for row in ids])
@@ -192,6 +190,6 @@ def prompts(task: CoreTask, ids: Sequence[list[int]], context: int | None = None
 
 
 def common(rows: Sequence[list[int]]) -> int:
-    """How many tokens all rows begin with."""
-    first, last = min(rows), max(rows)  # what the least and the greatest share, all between them share
+    """The length of the common prefix."""
+    first, last = min(rows), max(rows)  # all rows share the common prefix of the least and the greatest
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))

@@ -18,7 +18,7 @@ class Handwritten(Task):
     splits = ("test",)
 
     def row(self, i: int) -> dict[str, Any]:
-        """The question with what its answer must say ("all") and must not say ("none"), the bot's names filled in."""
+        """The question with required ("all") and forbidden ("none") texts of its answer, and the names filled in."""
         who = self.context.identity
         names = {"{name}": who.name, "{maker}": who.creator or "the person who runs me"}
 

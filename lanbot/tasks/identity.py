@@ -7,8 +7,8 @@ from functools import lru_cache
 from lanbot.chat.messages import Conversation, Message, spoken
 from lanbot.config.recipe import Identity
 from lanbot.synthetic.identity import offline
-from lanbot.synthetic.identity.quality import says
-from lanbot.synthetic.identity.validate import claims
+from lanbot.synthetic.identity.variety import says
+from lanbot.synthetic.identity.checks import claims
 from lanbot.tasks.builtin import IdentityTask
 from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task, TaskContext

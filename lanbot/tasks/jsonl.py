@@ -1,9 +1,9 @@
-"""Conversations in a file of the user's, in the usual layouts."""
+"""Conversations in a user's file, in the usual layouts."""
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lanbot.chat.formats import special_names
 from lanbot.chat.messages import Conversation, chat, parts, validate
@@ -22,8 +22,8 @@ class Jsonl(Task):
     """Conversations in a file: jsonl:PATH, .jsonl or a .json array (plain, .gz or .zst), or .parquet.
 
     A row is {"messages": [...]}, a bare list of messages, ShareGPT's {"conversations": [{"from", "value"}]} or Alpaca's
-    {"instruction", "input", "output"}. "train": false or "weight": 0 keeps a message out of the loss. All rows are
-    checked first: a broken one is an error that names file and line, or with skip_bad_rows is skipped and counted.
+    {"instruction", "input", "output"}. "train": false or "weight": 0 excludes a message from the loss. All rows are
+    checked first: a bad one is an error with file and line, or with skip_bad_rows is skipped and counted.
     """
 
     kind = "chat"
@@ -46,27 +46,19 @@ class Jsonl(Task):
         return len(self.good)
 
     def conversation(self, i: int) -> Conversation:
-        return self._read(self.good[i])
+        return _read(self.rows, self.good[i])
 
     @cached_property
     def good(self) -> Sequence[int]:
-        """The rows that are conversations. Raises UserError for the first that is not, unless bad ones are skipped."""
-        checked = _checked(self.rows, self.argument, self.context.skip_bad_rows)
-        self.skipped, self.note = len(self.rows) - len(checked.good), checked.note
-        return checked.good
-
-    def _read(self, i: int) -> Conversation:
-        return _read(self.rows, i)
-
-
-class _Checked(NamedTuple):
-    good: list[int]
-    note: str
+        """Indices of valid rows. Raises UserError for the first bad one, unless bad rows are skipped."""
+        good, self.note = _checked(self.rows, self.argument, self.context.skip_bad_rows)
+        self.skipped = len(self.rows) - len(good)
+        return good
 
 
 @lru_cache(maxsize=32)
-def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> _Checked:
-    """Once for all phases. Raises UserError."""
+def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> tuple[list[int], str]:
+    """(indices of valid rows, note for the user), cached for all phases. Raises UserError."""
     names = special_names()
     good, skipped, special = [], [], []  # type: list[int], list[str], list[str]
     for i in track(range(len(rows)), f"checking {name}", len(rows), "rows"):
@@ -84,10 +76,10 @@ def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> _Checked:
     if skipped:
         notes.append(f"{len(skipped):,} of {len(rows):,} rows skipped; first: {skipped[0]}")
     if special:
-        notes.append(f"{len(special):,} rows hold special tokens' names, read as plain text; first: {special[0]}")
+        notes.append(f"{len(special):,} rows have names of special tokens, read as plain text; first: {special[0]}")
     if not good:
         raise UserError(f"{name}: no conversation in it", "Give the file at least one good row.")
-    return _Checked(good, f"{name}: {'. '.join(notes)}" if notes else "")
+    return good, f"{name}: {'. '.join(notes)}" if notes else ""
 
 
 def _read(rows: Rows, i: int) -> Conversation:
@@ -101,7 +93,7 @@ _CALLS = ("tool", "function", "function_call", "observation")
 
 
 def converted(row: Any) -> Any:
-    """The row as {"messages": ...}, from ShareGPT's and Alpaca's layouts too; any other row as it is."""
+    """The row as {"messages": ...}, also from ShareGPT's and Alpaca's layouts; other rows unchanged."""
     if isinstance(row, list):
         row = {"messages": row}
     if not isinstance(row, dict):
@@ -122,7 +114,7 @@ def converted(row: Any) -> Any:
 
 
 def _message(turn: Any) -> Any:
-    """A message by the names of this project: role, content, and train = False where there is no loss on it."""
+    """A message with LanBot's keys: role, content, and train = False if it has no loss."""
     if not isinstance(turn, dict):
         return turn
     role = turn.get("role", turn.get("from"))
@@ -131,7 +123,7 @@ def _message(turn: Any) -> Any:
     marks = [turn[key] for key in ("train", "weight") if turn.get(key) is not None]
     for mark in marks:
         if mark not in (0, 1):
-            return message | {"train": mark}  # refused by validate
+            return message | {"train": mark}  # an error in validate
     return message if all(marks) else message | {"train": False}
 
 
@@ -140,7 +132,7 @@ def _system(row: dict[str, Any]) -> list[Any]:
 
 
 def without_calls(row: Any, where: str) -> Any:
-    """The row, if no message is a tool call or a tool's result in OpenAI's or ShareGPT's form; else UserError."""
+    """Returns the row. Raises UserError for tool calls and results in OpenAI's or ShareGPT's form."""
     messages = row.get("messages") if isinstance(row, dict) else None
     for i, message in enumerate(messages if isinstance(messages, list) else []):
         if isinstance(message, dict) and (

@@ -16,10 +16,10 @@ from lanbot.tasks.task import Task, TaskContext
 
 
 class Mixture(Sequence[Rendered]):
-    """The training conversations of a mixture, rendered when asked for, in one seeded order.
+    """The training conversations of a mixture in a seeded order, rendered on access.
 
-    Each part's rows are drawn without repetition; an epoch is over before a row comes again within its part. A row that
-    is no conversation is an error, or ([], []) where its part says skip_bad_rows.
+    Within a part no row repeats before its epoch ends. A bad row is an error, or ([], []) if its part has
+    skip_bad_rows.
     """
 
     def __init__(
@@ -35,8 +35,8 @@ class Mixture(Sequence[Rendered]):
         self.parts, self.chat_format = parts, chat_format
         options = options or Options.from_environment()
         self.tasks = [make_task(part.task, split, TaskContext(identity, part.skip_bad_rows, options)) for part in parts]
-        self.told: set[str] = set()
-        """Tasks of whose bad rows something was said."""
+        self.warned: set[str] = set()
+        """Tasks whose bad rows were reported."""
         which, rows = [], []
         for k, (part, task) in enumerate(zip(parts, self.tasks, strict=True)):
             size = min(len(task), part.rows or len(task))
@@ -57,7 +57,7 @@ class Mixture(Sequence[Rendered]):
         return self.tasks[self.which[i]], int(self.rows[i])
 
     def conversation(self, i: int) -> Conversation | None:
-        """None: a bad row, which its part leaves out. Raises UserError for one that it does not."""
+        """None for a bad row of a part with skip_bad_rows. Raises UserError for other bad rows."""
         task, row = self.item(i)
         try:
             return task.conversation(row)
@@ -65,18 +65,18 @@ class Mixture(Sequence[Rendered]):
             part = self.parts[self.which[i]]
             if not part.skip_bad_rows:
                 raise
-            if main_rank() and part.task not in self.told:
-                self.told.add(part.task)
+            if main_rank() and part.task not in self.warned:
+                self.warned.add(part.task)
                 say(f"{error.problem}: skipped, as are all such rows of {part.task}; the log counts them")
             return None
 
     def __getitem__(self, i):  # type: ignore[no-untyped-def]
         conversation = self.conversation(i)
-        assert self.chat_format is not None, "a mixture to be rendered has a chat format"
+        assert self.chat_format is not None, "rendering needs a chat format"
         return Rendered([], []) if conversation is None else self.chat_format.render(conversation, bulk=True)
 
     def leave_out_bad_rows(self) -> int:
-        """Removes the bad rows of the parts that may have some, and keeps the order. Returns their number."""
+        """Removes the bad rows of parts with skip_bad_rows, keeping the order. Returns the number of bad rows."""
         lenient = np.array([part.skip_bad_rows for part in self.parts])
         bad = [i for i in np.flatnonzero(lenient[self.which]) if self.conversation(int(i)) is None]
         self.which, self.rows = np.delete(self.which, bad), np.delete(self.rows, bad)
@@ -84,20 +84,20 @@ class Mixture(Sequence[Rendered]):
 
     @property
     def skipped(self) -> int:
-        """Bad rows that are not among the rows: a user's files are checked first."""
+        """Bad rows that the tasks have removed themselves, from users' files."""
         return sum(task.skipped for task in self.tasks)
 
     @property
     def fingerprint(self) -> str:
-        """Of what it mixes: other numbers of rows have another order, other files other rows."""
+        """Identifies tasks, numbers of rows and users' files."""
         return ", ".join(
             f"{part.task} {len(task):,}{task.digest()}" for part, task in zip(self.parts, self.tasks, strict=True)
         )
 
     def notes(self) -> list[str]:
-        """What a user should know: rows skipped, fewer rows than asked for."""
+        """Messages for the user: skipped rows, fewer rows than requested."""
         short = [
-            f"{part.task}: {part.rows:,} rows are asked for, {len(task):,} are there"
+            f"{part.task}: {part.rows:,} rows requested, {len(task):,} available"
             for part, task in zip(self.parts, self.tasks, strict=True)
             if part.rows and part.rows > len(task)
         ]
@@ -105,7 +105,7 @@ class Mixture(Sequence[Rendered]):
 
 
 def sample_rows(task: Task, limit: int, seed: int, left_out: Collection[int] = ()) -> list[int]:
-    """`limit` rows of a task without those left out, or all: a seeded sample, the same for every model."""
+    """A seeded sample of `limit` rows without those left out, or all of them; the same for every model."""
     rows: Sequence[int] = range(len(task))
     if left_out:
         rows = sorted(set(rows) - set(left_out))

@@ -1,4 +1,4 @@
-"""What a recipe's phases will train on, estimated before training: rows, tokens, how well they pack."""
+"""Estimates before training what a recipe's phases train on: rows, tokens, how well they pack."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -17,24 +17,25 @@ from lanbot.data.loader import ChatLoader
 from lanbot.tasks.mixture import Mixture
 
 SAMPLE = 1_000
-"""Rows of a part, or documents, from which the rest is estimated."""
+"""Rows of a part, or documents, from which the totals are estimated."""
 PACKED = 4_000
-"""Conversations of the mixture, in its order, that are packed to measure how full rows get."""
+"""Conversations that are packed to measure the padding."""
 
 HEADER = ("rows", "epochs", "tokens", "± error", "share", "under loss", "truncated", "dropped", "bad")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a phase. Counts are over all epochs, estimated where only a sample was counted; tokens_error is the
-    standard error of tokens."""
+    """A part of a phase. Counts are over all epochs, and estimates if only a sample was counted."""
 
     task: str
     rows: int
     epochs: int
     looked_at: int
+    """Rows of the sample."""
     tokens: int
     tokens_error: int
+    """The standard error of tokens."""
     under_loss: int
     truncated: int
     dropped: int
@@ -43,14 +44,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """sequence: trained tokens of a row; row_tokens: all of them. filled: the share of rows that is not padding."""
-
     phase: str
     parts: tuple[Part, ...]
     batch_tokens: int
     sequence: int
+    """Trained tokens of a row."""
     row_tokens: int
+    """All tokens of a row."""
     filled: float
+    """The share of rows that is not padding."""
 
     @property
     def tokens(self) -> int:
@@ -58,7 +60,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """0: nothing is left to train on. The last step may be a smaller batch."""
+        """0 if there is nothing to train on. The last batch may be smaller."""
         if not self.filled:
             return 0
         rows = self.tokens / self.filled / self.row_tokens
@@ -120,7 +122,7 @@ def _part(mixture: Mixture, k: int, longest: int) -> Part:
 
 
 def _filled(mixture: Mixture, bos: int, sequence: int) -> float:
-    """By packing the mixture's beginning, a row at a time: how many rows are in a batch changes nothing in them."""
+    """The share of rows that is not padding, by packing the first PACKED conversations."""
     order = range(min(PACKED, len(mixture)))
     seen = [mixture[i] for i in track(order, "plan: packing", len(order), "rows")]
     used = sum(min(len(ids), sequence + 1) for ids, mask in seen if any(mask[: sequence + 1]))
@@ -131,7 +133,7 @@ def _filled(mixture: Mixture, bos: int, sequence: int) -> float:
 
 
 def plan_corpus(phase: str, recipe: Recipe, chat_format: ChatFormat, options: Options | None = None) -> Plan:
-    """The plan of a phase that trains on the base corpus, until it has its tokens. Their documents are estimated."""
+    """The plan of a phase that trains on the base corpus. The number of documents is an estimate."""
     base = recipe.base
     assert base.tokens and base.batch_tokens and base.sequence, "the recipe is resolved"
     corpus, _ = open_corpus(base.data, recipe.seed, base.skip_bad_rows, options, base.data_column)
@@ -145,17 +147,20 @@ def plan_corpus(phase: str, recipe: Recipe, chat_format: ChatFormat, options: Op
 
 @dataclass(frozen=True)
 class Questions:
-    """What RL asks. passes: over all questions. prompt_tokens: of one, on average, of the `looked_at`; too_long: how
-    many of these leave no room for an answer."""
+    """The plan of an RL phase."""
 
     phase: str
     questions: int
     bad: int
     steps: int
     passes: float
+    """Over all questions."""
     looked_at: int
+    """Questions of the sample."""
     prompt_tokens: float
+    """Mean tokens of a prompt of the sample."""
     too_long: int
+    """Prompts of the sample that leave no room for an answer."""
 
     def json(self) -> dict[str, Any]:
         return asdict(self)

@@ -16,15 +16,15 @@ from typing import Any
 LARGEST = 500_000
 """Characters of one answer."""
 EXACT = 1 << 53
-"""Integers below it are sent as they are, larger ones in hexadecimal: Python limits decimal conversion."""
+"""Smaller integers are sent as JSON numbers, larger ones in hexadecimal, as Python limits decimal conversion."""
 SEQUENCES = {"list": list, "tuple": tuple, "set": set}
 DICTS = dict, collections.Counter, collections.defaultdict, collections.OrderedDict
-"""Types that are sent as dicts, and so compare as dicts."""
+"""Types that are sent as dicts and compared as dicts."""
 
 
 def encode(value: Any) -> Any:
-    """Plain data as JSON, types kept. Raises TypeError for anything but exact built-in types: an instance of a class
-    of the candidate's own could say that it equals whatever it is compared with."""
+    """Plain data as JSON that keeps types. Raises TypeError for anything but exact built-in types: an instance of a
+    class of the candidate could compare equal to anything."""
     kind = type(value)
     if value is None or kind is bool or kind is str:
         return value
@@ -44,7 +44,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(data: Any) -> Any:
-    """What `encode` made. Raises an exception of some kind for anything else."""
+    """The inverse of `encode`. Raises some exception for other data."""
     if not isinstance(data, list):
         return data
     kind, *rest = data
@@ -60,22 +60,22 @@ def decode(data: Any) -> Any:
         return complex(float.fromhex(rest[0]), float.fromhex(rest[1]))
     if kind == "bytes":
         return bytes.fromhex(rest[0])
-    raise ValueError("no data")
+    raise ValueError("not encoded data")
 
 
 # -- the candidate's process -------------------------------------------------------------------------------
 
 
 def answer_calls(exchange: Callable[..., Any], prompt: str, code: str, name: str) -> None:
-    """Runs what the model wrote, and answers calls of its function until there are no more.
+    """Executes the model's program, and answers calls of its function until there are no more.
 
-    exchange(what came of the last call) -> the next call's arguments, or None. prompt: is run first: what the answer
-    need not repeat, such as imports.
+    exchange(result of the last call) -> arguments of the next call, or None. prompt: is executed first; it has, for
+    example, imports that the answer need not repeat.
     """
     function, said = load(prompt, code, name)
     while (call := exchange(*said)) is not None:
         said = answer(function, call)
-    os._exit(0)  # threads of the candidate's are not waited for
+    os._exit(0)  # without waiting for the candidate's threads
 
 
 def load(prompt: str, code: str, name: str) -> tuple[Any, list[Any]]:
@@ -86,7 +86,7 @@ def load(prompt: str, code: str, name: str) -> tuple[Any, list[Any]]:
         exec(compile(prompt, "prompt.py", "exec", dont_inherit=True), namespace)
         namespace.pop(name, None)
         program = compile(code, "program.py", "exec", dont_inherit=True)
-    except Exception:  # a SyntaxError; a ValueError for characters that no program has; too deep
+    except Exception:  # SyntaxError, ValueError for null characters, RecursionError
         return None, ["no program"]
     try:
         exec(program, namespace)
@@ -109,7 +109,7 @@ def answer(function: Any, call: Any) -> list[Any]:
     try:
         encoded = encode(value)
         fits = len(json.dumps(encoded)) <= LARGEST
-    except Exception:  # a TypeError; data that contains itself, or is too deep
+    except Exception:  # TypeError, RecursionError
         return ["type"]
     return ["value", encoded] if fits else ["type"]
 
@@ -125,7 +125,7 @@ def words(error: BaseException) -> str:
 
 
 def run_tests(call: Callable[..., Any], word: str, prompt: str, tests: str, name: str) -> None:
-    """Runs check(candidate), and prints the word with what came of it. The word is random: the candidate, which is in
+    """Runs check(candidate), and prints the word and the outcome. The word is random, so the candidate, which runs in
     another process, cannot know it."""
     raised: list[BaseException] = []
 
@@ -149,13 +149,13 @@ def run_tests(call: Callable[..., Any], word: str, prompt: str, tests: str, name
 
 
 def exception(name: str, said: str) -> Exception:
-    """A built-in one of this name, or a RuntimeError: for a StopIteration too, which would end a test's map(candidate,
-    ...) as if there were no more to compare."""
+    """The built-in exception of this name, or a RuntimeError; also for StopIteration, which would end a test's
+    map(candidate, ...) early."""
     kind = getattr(builtins, str(name), None)
     stops = StopIteration, StopAsyncIteration
     if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, stops):
         try:
             return kind(said)
-        except TypeError:  # some want more than words
+        except TypeError:  # some take other arguments
             pass
     return RuntimeError(said)

@@ -1,9 +1,9 @@
-"""Bigram initialisation: embedding and head learn bigram counts before the first step.
+"""Bigram initialisation: embedding and head are fitted to bigram counts before the first step.
 
-In its first minutes a small model learns little but bigrams, the rare ones hardly at all. Counting those of 100 MB of
-text takes seconds. The loss of embedding, norm and head on all of that text is then a product of small matrices, and
-some dozens of full-batch gradient steps on it replace some hundreds of training steps. It pays while the vocabulary is
-small and training short: see config/scaling.py.
+In its first minutes a small model learns little but bigrams, and the rare ones hardly at all. Counting the bigrams of
+100 MB of text takes seconds. The loss of embedding, norm and head on all of that text is then a product of small
+matrices, and a few dozen full-batch gradient steps replace several hundred training steps. This pays off for small
+vocabularies and short training: see config/scaling.py.
 """
 
 from collections.abc import Iterable
@@ -18,16 +18,16 @@ from lanbot.models.transformer import Transformer
 
 STEPS = 60
 ROWS = 512
-"""First tokens whose logits are made at one time."""
+"""First tokens of bigrams whose logits are computed at a time."""
 EMBEDDING_LR, HEAD_LR = 0.3, 0.22
-"""Adam's, falling to nearly nothing over the steps; the head's falls with the square root of the width as well."""
+"""Adam's initial rates, decayed linearly to 1 / STEPS; the head's is also divided by the square root of the width."""
 BETAS = (0.8, 0.95)
 HELD_TOKENS = 1 << 21
-"""So many pairs are sorted and counted together."""
+"""Bigrams that are sorted and counted at a time."""
 
 
-def count_pairs(documents: Iterable[np.ndarray], vocab_size: int) -> np.ndarray:
-    """(V, V) float32: how often token b follows token a within one of the arrays."""
+def count_bigrams(documents: Iterable[np.ndarray], vocab_size: int) -> np.ndarray:
+    """(V, V) float32: how often token b follows token a within a document."""
     counts = np.zeros(vocab_size * vocab_size, dtype=np.float32)
 
     def add() -> None:
@@ -50,9 +50,9 @@ def count_pairs(documents: Iterable[np.ndarray], vocab_size: int) -> np.ndarray:
 
 @torch.no_grad()
 def fit(model: Transformer, counts: np.ndarray, runtime: Runtime) -> None:
-    """Trains a model's embedding and head, and nothing between them but the norm, on all pairs at once.
+    """Trains a model's embedding and head, with only the norm between them, on all bigrams at once.
 
-    counts: (V, V), from `count_pairs`. The embeddings stay `unit_embeddings`.
+    counts: (V, V), from `count_bigrams`. The embeddings keep the norms of `unit_embeddings`.
     """
     total = float(counts.sum())
     if not total:
@@ -64,7 +64,7 @@ def fit(model: Transformer, counts: np.ndarray, runtime: Runtime) -> None:
     groups = [{"params": [embeddings], "lr": EMBEDDING_LR}, {"params": [head], "lr": HEAD_LR / dim**0.5}]
     optimizer = torch.optim.Adam(groups, betas=BETAS, eps=1e-12)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / STEPS, STEPS)
-    for _ in track(range(STEPS), "base: learning from pairs", STEPS, "steps"):
+    for _ in track(range(STEPS), "base: fitting bigrams", STEPS, "steps"):
         hidden, matrix = embeddings.to(runtime.dtype), head.to(runtime.dtype)
         embeddings.grad, head.grad = torch.empty_like(embeddings), torch.zeros_like(head)
         for start in range(0, V, ROWS):

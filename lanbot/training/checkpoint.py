@@ -151,7 +151,7 @@ def _write(
         _barrier(runtime, group)
         if runtime.main:
             manifest = {"step": step, "files": _digest(beside)}
-            (beside / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+            (beside / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
             for path in (beside / "manifest.json", beside / "trainer", beside):
                 _sync(path)
             shutil.rmtree(folder, ignore_errors=True)

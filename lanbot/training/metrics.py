@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line a step; and the detection of loss spikes."""
+"""metrics.jsonl, with one line per step, and the detection of loss spikes."""
 
 import errno
 import json
@@ -13,13 +13,13 @@ from lanbot.core.files import unwritable
 from lanbot.distributed.runtime import Runtime
 
 SPIKE_WINDOW, SPIKE_DEVIATIONS = 100, 6
-"""A loss more than so many standard deviations above the mean of the last so many is a spike."""
+"""A loss this many standard deviations above the mean of the last SPIKE_WINDOW losses is a spike."""
 SPIKE_LEAST = 20
-"""Losses that must be known before one can be a spike."""
+"""Losses needed before one can be called a spike."""
 
 
 class Metrics:
-    """metrics.jsonl: one JSON object a step (and one an evaluation), none twice, none missing, also after a kill."""
+    """One JSON object per step and per evaluation, exactly once, even after a kill."""
 
     def __init__(self, path: Path, step: int, runtime: Runtime) -> None:
         """Continues a file whose run resumes after `step`: later lines are removed, those steps run again."""
@@ -31,9 +31,9 @@ class Metrics:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 beside = path.with_name(".metrics.jsonl.tmp")
-                beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+                beside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
                 beside.replace(path)
-                self.file = path.open("ab", buffering=0)  # a line written is a line that a kill leaves
+                self.file = path.open("ab", buffering=0)  # unbuffered: a kill loses no line
             except OSError as error:
                 raise unwritable(path, error) from None
 
@@ -52,7 +52,7 @@ class Metrics:
     def spike(self, loss: float) -> tuple[float, float] | None:
         """(mean, standard deviation) of the losses before this one if it is a spike.
 
-        They are those of the file, so that a resumed run calls the same losses spikes.
+        The losses are rounded as in the file, so that a resumed run finds the same spikes.
         """
         before, loss = self.losses, _round(loss)
         found = None
@@ -64,7 +64,7 @@ class Metrics:
         return found
 
     def sync(self) -> None:
-        """Onto the disk, before a checkpoint that counts on it."""
+        """Flushes the file to disk, before a checkpoint is written."""
         if self.main:
             os.fsync(self.file)
 

@@ -20,14 +20,13 @@ POLAR_EXPRESS = (
     (3.3184196573706015, -2.488488024314874, 0.51004894012372),
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
 )
-"""Coefficients of the quintic iterations, one row each (Amsel et al. 2025, Polar Express, for singular values from
-0.001 on)."""
+"""Coefficients of the quintic iterations, a row each (Amsel et al. 2025, Polar Express; singular values >= 0.001)."""
 SAFETY = 1.02
-"""Each iteration divides its argument by it: rounding may push a singular value out of the interval on
-which a polynomial is meant to be used, and there it grows fast."""
+"""Each iteration divides its argument by this factor: outside the interval that a polynomial was designed for, where
+rounding may push a singular value, it diverges."""
 
 PER_HEAD = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
-"""Matrices that are orthogonalised head by head: each head is a separate matrix, and four small ones cost less."""
+"""Matrices that are orthogonalised head by head, which is also cheaper."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,11 @@ class Rates:
 
 
 class MuonAdamW:
-    """Steps the fp32 masters of a model. State is held by parameter name, ready for a checkpoint.
+    """Updates the fp32 master weights of a model. State is kept by parameter name, as checkpoints store it.
 
     Muon (Jordan et al. 2024): momentum 0.95 with Nesterov, the update orthogonalised, scaled by sqrt(max(1, rows /
     columns)).
-    AdamW: betas (0.9, 0.99), eps 1e-10. Weight decay is decoupled and falls on Muon's matrices only.
+    AdamW: betas (0.9, 0.99), eps 1e-10. Weight decay is decoupled and applies to Muon's matrices only.
     """
 
     momentum = 0.95
@@ -52,10 +51,10 @@ class MuonAdamW:
     eps = 1e-10
 
     def __init__(self, model: Transformer, rates: Rates, dtype: torch.dtype, mesh: DeviceMesh | None = None) -> None:
-        """dtype: in which the orthogonalisation is computed. mesh: the ranks that share the work; None: one process."""
+        """dtype: of the orthogonalisation. mesh: the ranks that share the work; None: one process."""
         self.rates, self.dtype = rates, dtype
         self.matrices: dict[tuple[torch.Size, int], list[str]] = defaultdict(list)
-        """Names by shape and by how many rows are orthogonalised together."""
+        """Names by shape and number of rows that are orthogonalised together."""
         self.others: dict[str, float] = {}
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and name.startswith("layers."):
@@ -75,12 +74,12 @@ class MuonAdamW:
         self.gradients: dict[str, Tensor] = {}
 
     def prepare_for_backward(self) -> None:
-        """The next backward pass is the last of this step: its gradients may be sent as they are ready."""
+        """Call before the last backward pass of a step: its gradients are sent as they become ready."""
         self.layout.prepare_for_backward()
 
     @torch.no_grad()
     def clip_gradients(self, clip: float) -> Tensor:
-        """Sums the gradients over ranks and scales them down to the norm `clip`. Returns the norm that they had."""
+        """Sums the gradients over ranks and clips their global norm to `clip`. Returns the norm before."""
         self.gradients = self.layout.gradients()
         norm = self.layout.norm(self.gradients)
         torch._foreach_mul_(list(self.gradients.values()), (clip / (norm + 1e-6)).clamp(max=1.0))
@@ -88,19 +87,19 @@ class MuonAdamW:
 
     @torch.no_grad()
     def step(self, scale: float, finite: Tensor) -> None:
-        """One update from the gradients, with all rates times `scale`; none if they are not `finite`."""
-        if finite.device.type in ("cuda", "meta"):  # no host read: it would wait for the device
+        """One update with all rates times `scale`; skipped if the gradients are not `finite`."""
+        if finite.device.type in ("cuda", "meta"):  # a host read would wait for the device
             self._step(scale, finite)
         elif finite:
             self._step(scale, None)
 
     def _step(self, scale: float, finite: Tensor | None) -> None:
-        """finite: None if it is known to be true; otherwise the device skips the update where it is false."""
+        """finite: None if known to be true; otherwise the device skips the update where it is false."""
         self.gradients = self.gradients or self.layout.gradients()
         self.steps += 1 if finite is None else finite
         self._adamw(scale, finite)
         before: tuple[list[str], PendingUpdate] | None = None
-        for (_, rows), names in self.matrices.items():  # one group's results travel while the next is computed
+        for (_, rows), names in self.matrices.items():  # communication of a group overlaps with computing the next
             arriving = self._muon(names, rows, finite)
             if before is not None:
                 self._apply(*before, scale, finite)
@@ -120,7 +119,7 @@ class MuonAdamW:
         if mine:
             gradients = [self.gradients[name] for name in mine]
             buffers = [self.state[name]["momentum"] for name in mine]
-            if finite is not None:  # towards itself the momentum does not move
+            if finite is not None:  # lerp from the momentum to itself leaves it unchanged
                 for gradient, buffer in zip(gradients, buffers, strict=True):
                     torch.where(finite, gradient, buffer, out=gradient)
             torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
@@ -154,7 +153,7 @@ class MuonAdamW:
                 [self.state[name]["mean"] for name in mine],
                 [self.state[name]["square"] for name in mine],
                 max_exp_avg_sqs=[],
-                state_steps=[(self.steps - 1).to(p.device, torch.float32) for p in parameters],  # it counts them up
+                state_steps=[(self.steps - 1).to(p.device, torch.float32) for p in parameters],  # adamw increments them
                 fused=True, found_inf=found_inf, amsgrad=False, maximize=False,
                 beta1=self.betas[0], beta2=self.betas[1], lr=rate * scale, weight_decay=0.0, eps=self.eps,
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Graceful stop: after the first Ctrl-C or SIGTERM the step ends and the state is saved; the second stops at once."""
+"""Graceful stop: the first Ctrl-C or SIGTERM finishes the step and saves the state; the second stops at once."""
 
 import os
 import signal
@@ -30,14 +30,16 @@ class StopSignals:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        os.write(
-            2, b"\nstopping: this step ends and is saved (again: stop at once)\n"
-        )  # print may be in the middle of one
+        message = b"\nstopping after this step, which is saved (a second signal stops at once)\n"
+        os.write(2, message)  # a print may be in progress
 
     def exit_code(self) -> int | None:
         """The same on all ranks: a signal to one stops all. Does not wait for the device."""
-        asked = [self.signal == signal.SIGINT, self.signal == signal.SIGTERM]
-        everywhere = torch.tensor(asked, dtype=torch.int32)
-        self.runtime.sum_(everywhere)
-        interrupted, terminated = everywhere.tolist()
-        return 130 if interrupted else 143 if terminated else None
+        return self.poll(False)[0]
+
+    def poll(self, flag: bool) -> tuple[int | None, bool]:
+        """The exit code, and whether `flag` is set on any rank, in one collective."""
+        flags = torch.tensor([self.signal == signal.SIGINT, self.signal == signal.SIGTERM, flag], dtype=torch.int32)
+        self.runtime.sum_(flags)
+        interrupted, terminated, flagged = flags.tolist()
+        return 130 if interrupted else 143 if terminated else None, bool(flagged)

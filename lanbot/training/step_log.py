@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PendingStep:
-    """A step that the device may still compute; its results are being copied to the host."""
+    """A step that may still run on the device; its results are being copied to the host."""
 
     step: int
     tokens: int
@@ -37,9 +37,9 @@ class PendingStep:
 class StepLog:
     """Counts, times and logs the steps.
 
-    `seconds` of training are those of steps (data, forward, backward, update, this log), without evaluations and
-    checkpoints; `wall_seconds` in evals.json is of the whole phase. On CUDA a step is logged while the next one runs,
-    so that the device need not wait; before a checkpoint, an evaluation and the end all steps are.
+    `seconds` is the time of steps (data, forward, backward, update, logging) without evaluations and checkpoints;
+    `wall_seconds` in evals.json covers the phase. On CUDA a step is logged while the next one runs, so that the device
+    need not wait; before a checkpoint, an evaluation and the end all steps are logged.
     """
 
     def __init__(self, trainer: "Trainer", loader: Loader) -> None:
@@ -54,7 +54,7 @@ class StepLog:
         self.waited = 0.0
 
     def next_batch(self) -> Batch | None:
-        """The loader's next; the time that it takes is logged as `wait_seconds`."""
+        """The loader's next batch; the time spent waiting is logged as `wait_seconds`."""
         began = time.monotonic()
         batch = self.loader.next_batch()
         self.waited = time.monotonic() - began
@@ -63,7 +63,7 @@ class StepLog:
     def add(self, batch: Batch, mine: Batch, result: StepResult, scale: float) -> None:
         """batch: of all ranks. mine: this rank's rows of it, whose losses are in `result`.
 
-        Raises UserError when one update too many in a row had to be skipped.
+        Raises UserError after too many skipped updates in a row.
         """
         before = self.pending
         self.pending = PendingStep(
@@ -150,7 +150,7 @@ class StepLog:
 
 
 def _fetched(result: StepResult) -> Callable[[], StepResult]:
-    """Starts to copy the result to the host, and returns a function that waits for the copy, not for later steps."""
+    """Starts copying the result to the host; returns a function that waits for the copy, but not for later steps."""
     on_gpu = result.loss.is_cuda
     figures = ("loss", "grad_norm", "finite", "nll")
     copies = {name: getattr(result, name).to("cpu", non_blocking=on_gpu) for name in figures}  # into pinned memory
@@ -172,7 +172,7 @@ def notes_of(loader: Loader) -> str:
 
 
 def _position(loader_state: dict[str, Any]) -> str:
-    """A loader's position in the data, in words: the numbers of its state without what it has read ahead."""
+    """A loader's position in the data as text: the numbers of its state, without its buffers."""
     words = []
     for name, value in loader_state.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The trainer of a phase: its loop, and what the loop of RL (phases/rl.py) shares with it."""
+"""The trainer of a phase: the training loop, and what it shares with RL's loop (phases/rl.py)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -35,10 +35,10 @@ Evaluate = Callable[[Transformer], float]
 LoaderState = Callable[[], dict[str, Any]]
 
 SKIPS_IN_A_ROW = 5
-"""So many skipped updates, one after the other, stop the run."""
+"""Consecutive skipped updates that stop the run."""
 
 MICRO_TOKENS = "micro_tokens"
-"""The file in a phase's folder by which a rank that ran out of memory lowers the micro-batch of the next start."""
+"""File in a phase's folder in which a rank that ran out of memory sets a smaller micro-batch for the next start."""
 
 
 class Trainer:
@@ -53,7 +53,7 @@ class Trainer:
         runtime: Runtime,
         sequence: int | None = None,
     ) -> None:
-        """sequence: tokens of a row; the model's context if left out."""
+        """sequence: tokens of a row; None: the model's context."""
         self.model, self.chat_format, self.settings, self.phase = model, chat_format, settings, phase
         self.sequence = sequence or model.config.context
         self.runtime = runtime
@@ -70,12 +70,12 @@ class Trainer:
         self.optimizer = MuonAdamW(model, rates, runtime.dtype, runtime.mesh)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.skipped, self.skipped_in_a_row = 0, 0
-        """Updates that were skipped because loss or gradient norm was not finite. They count as steps."""
+        """Updates skipped because loss or gradient norm was not finite. They count as steps."""
         self.saver = checkpoint.Saver(runtime)
         self.saved_step, self.saved_at = -1, time.monotonic()
         rows = settings.micro_batch or memory.micro_batch(model.config, self.sequence, runtime)
         self.micro_tokens = rows * self.sequence
-        """Tokens of one forward pass. Saved with the checkpoint: it decides the order in which gradients are summed."""
+        """Tokens of one forward pass. Saved in checkpoints: it determines the order in which gradients are summed."""
 
     # -- the loop ------------------------------------------------------------------------------------------
 
@@ -88,10 +88,10 @@ class Trainer:
     ) -> None:
         """Trains to the loader's end, from the phase's last checkpoint if it has one.
 
-        evaluate(model) -> validation bits per byte, called before the first step, every `eval_every` and at the end,
-        after the checkpoint of the same step. sampled: which tokens are in a step's softmax; None: all.
-        Raises Stopped after a signal (the state is saved), and UserError when too many updates in a row are skipped,
-        memory is too small or the disk is full.
+        evaluate(model) -> validation bits per byte, called before the first step, every `eval_every` steps and at the
+        end, after the checkpoint of the same step. sampled: the sampled softmax; None: full softmax.
+        Raises Stopped after a signal, with the state saved, and UserError after too many skipped updates in a row, or
+        if memory or disk space runs out.
         """
         settings, runtime = self.settings, self.runtime
         compile.compile_blocks(self.model)
@@ -127,7 +127,7 @@ class Trainer:
             log.close()
 
     def validate(self, evaluate: Evaluate, log: StepLog) -> None:
-        """Evaluates, once for each step."""
+        """Evaluates unless metrics.jsonl has an evaluation of this step."""
         with log.paused():
             if self.step not in self.metrics.evaluated:
                 log.val_bpb = evaluate(fsdp.gathered(self.model))
@@ -138,7 +138,7 @@ class Trainer:
 
     @contextmanager
     def running(self, line: Progress) -> Iterator[StopSignals]:
-        """A loop's signals; at its end the progress line and the metrics are closed."""
+        """Handles signals during a loop; closes the progress line and the metrics afterwards."""
         with StopSignals(self.runtime) as stop:
             try:
                 yield stop
@@ -151,13 +151,12 @@ class Trainer:
     ) -> None:
         """Saves if a checkpoint is due, by steps or by time. Saves and raises Stopped if a signal came."""
         minutes = self.settings.checkpoint_minutes
-        by_time = minutes > 0 and time.monotonic() - self.saved_at > 60 * minutes
-        if self.step % self.settings.checkpoint_every == 0 or self.runtime.max(int(by_time)):
+        code, by_time = stop.poll(minutes > 0 and time.monotonic() - self.saved_at > 60 * minutes)
+        if code or by_time or self.step % self.settings.checkpoint_every == 0:
             with paused():
                 self.save(loader_state())
-        if code := stop.exit_code():  # it may have come during that save
-            with paused():
-                self.save(loader_state())
+            code = code or stop.exit_code()  # a signal may have come during the save
+        if code:
             self._stop(code)
 
     def finish(self, stop: StopSignals) -> None:
@@ -172,7 +171,7 @@ class Trainer:
         raise Stopped(exit_code, f"stopped in {name} after step {self.step:,}, saved; run again to resume")
 
     def resume(self) -> dict[str, Any] | None:
-        """Loads the phase's last complete checkpoint. Returns its loader's state, None where there is none."""
+        """Loads the phase's last complete checkpoint. Returns the loader's state, None without a checkpoint."""
         if self.runtime.main:
             checkpoint.clean(self.phase)
         folder = self.runtime.on_main(saved.latest, self.phase)
@@ -192,13 +191,14 @@ class Trainer:
             say(f"{self.phase.name}: no checkpoint is complete, starting over")
         lowered = self.phase / MICRO_TOKENS
         if self.runtime.on_main(lowered.is_file):
-            self.micro_tokens = min(self.micro_tokens, int(self.runtime.on_main(lowered.read_text)))
+            self.micro_tokens = min(self.micro_tokens, int(self.runtime.on_main(lowered.read_text, "utf-8")))
         self.metrics = Metrics(self.phase / "metrics.jsonl", self.step, self.runtime)
         return loader_state
 
     def update(self, batch: Batch, scale: float, candidates: Candidates | None = None) -> StepResult:
-        """One training step on this rank's rows. If memory runs out, again with half as many rows at a time: the same
-        sums. Raises UserError if a single row does not fit, or if one of several ranks runs out of memory."""
+        """One training step on this rank's rows. If memory runs out, it is repeated with half the micro-batch.
+
+        Raises UserError if a single row does not fit, or if one of several ranks runs out of memory."""
         T = batch.ids.shape[1]
         while True:
             rows = min(max(1, self.micro_tokens // T), max(1, len(batch)))
@@ -231,7 +231,7 @@ class Trainer:
             raise UserError(
                 problem, f"Run the same command again: it resumes from the last checkpoint with {fewer:,} rows."
             )
-        say(f"{problem}; from now on {fewer:,} x {T:,} (the same sums, in smaller parts)")
+        say(f"{problem}; continuing with a micro-batch of {fewer:,} x {T:,}")
 
     def count(self, finite: bool) -> None:
         """Counts whether a step's update was skipped."""
@@ -239,24 +239,23 @@ class Trainer:
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
 
     def check(self, step: int, result: str, position: Callable[[], str]) -> None:
-        """Warns if the update of the step just counted was skipped. result: its loss and gradient norm, in words.
+        """Warns if the update of the step just counted was skipped. result: its loss and gradient norm, as text.
 
-        Raises UserError for the SKIPS_IN_A_ROW-th in a row. Nothing is saved then: the last checkpoint stays, and
-        weights and optimiser are as before the first of them.
+        Raises UserError for the SKIPS_IN_A_ROW-th in a row, without saving: the last checkpoint is kept.
         """
         if not self.skipped_in_a_row:
             return
         what = f"{self.phase.name}, step {step:,}: {result}"
         if self.skipped_in_a_row >= SKIPS_IN_A_ROW:
             raise UserError(
-                f"{what}: the {SKIPS_IN_A_ROW}th update in a row that had to be skipped; data read to {position()}",
+                f"{what}: the {SKIPS_IN_A_ROW}th skipped update in a row; data read to {position()}",
                 f"Look at the data there, or lower {self.phase.name}.muon_lr, and run again under another --name.",
             )
         if self.runtime.main:
             say(f"{what}: this update is skipped ({self.skipped:,} so far)")
 
     def save(self, loader_state: dict[str, Any]) -> None:
-        """A checkpoint of this step, unless it has one. It may still be in progress when this returns: see Saver."""
+        """Saves this step unless it is saved. The write may be in progress when this returns: see Saver."""
         if self.saved_step == self.step:
             return
         self.metrics.sync()

@@ -1,4 +1,4 @@
-"""An engine that says what it is told to."""
+"""An engine that plays back scripted answers."""
 
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ BYTES = LanBotFormat(BPETokenizer.of_bytes(LanBotFormat.special_tokens))
 
 
 class ScriptedEngine:
-    """Each turn a list of parts. A call ends a generation when its handler returns None; the next one continues."""
+    """turns: lists of parts. A call whose handler returns None ends a generation; the next one continues after it."""
 
     def __init__(self, *turns: list[Part], context: int = 1_000) -> None:
         self.turns, self.chat_format = list(turns), BYTES
@@ -48,20 +48,20 @@ class ScriptedEngine:
         return [completion]
 
     def pieces(self, handler: CallHandler) -> list[str]:
-        said: list[str] = []
+        text: list[str] = []
         while self.left:
             part = self.left.pop(0)
             if part["type"] == "text":
-                said.append(part["text"])
+                text.append(part["text"])
                 continue
-            said += [f"<|{part['type']}_start|>", part["text"]]
+            text += [f"<|{part['type']}_start|>", part["text"]]
             if part.get("open"):
                 break
-            said.append(f"<|{part['type']}_end|>")
+            text.append(f"<|{part['type']}_end|>")
             if part["type"] == "python":
                 assert handler(part["text"]) is None
-                return said
-        return [*said, "<|assistant_end|>"]
+                return text
+        return [*text, "<|assistant_end|>"]
 
 
 def scripted_model(*turns: list[Part], context: int = 1_000) -> LocalModel:

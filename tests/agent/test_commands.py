@@ -1,8 +1,9 @@
-"""`lanbot chat` and `lanbot agent` with a model that says what it is told to."""
+"""`lanbot chat` and `lanbot agent` with scripted answers."""
 
 import io
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ Script = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripted) -> Script:
-    """A run "demo" whose sft is done; script(*turns) says what its model will say."""
+    """A run "demo" whose sft is done; script(*turns) sets the answers of its model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LANBOT_RUNS", "runs")
     for name in ("FORCE_COLOR", "NO_COLOR"):
@@ -44,7 +45,7 @@ def lanbot(*arguments: str) -> int:
 
 
 def types(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
-    """What somebody types on a terminal; then Ctrl-D."""
+    """Lines typed on a terminal, then Ctrl-D."""
     rest = iter(lines)
 
     def typed(prompt: str) -> str:
@@ -60,7 +61,7 @@ def types(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
 # -- agent ---------------------------------------------------------------------------------------------------
 
 
-def test_a_task_is_done_and_shown_as_it_comes(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_is_streamed(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     script([python('write_file("list.txt", "milk\\nbread")'), python('read_file("list.txt")'), text("I wrote it.")])
     assert lanbot("agent", "demo", "Write my list.") == 0
     captured = capsys.readouterr()
@@ -75,7 +76,7 @@ def test_a_task_is_done_and_shown_as_it_comes(script: Script, capsys: pytest.Cap
     assert captured.err == ""
 
 
-def test_files_and_memory_are_the_runs_and_stay(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_and_memory_are_kept_in_the_run(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     script([python('write_file("list.txt", "milk")'), python('remember("my cat is Tom")'), text("Done.")])
     assert lanbot("agent", "demo", "Note it.") == 0
     assert Path("runs/demo/agent/files/list.txt").read_text() == "milk"
@@ -85,7 +86,7 @@ def test_files_and_memory_are_the_runs_and_stay(script: Script, capsys: pytest.C
     assert capsys.readouterr().out.endswith('list.txt\n    >>> recall("cat")\n    1: my cat is Tom\nTom.\n')
 
 
-def test_a_workspace_of_ones_own(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_custom_workspace(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine").mkdir()
     script([python('write_file("list.txt", "milk")'), python('read_file("../recipe.toml")'), text("Done.")])
     assert lanbot("agent", "demo", "Write it.", "--workspace", "mine") == 0
@@ -101,7 +102,7 @@ def test_the_step_limit_ends_it_with_exit_code_1(script: Script, capsys: pytest.
     assert lanbot("agent", "demo", "Count.", "--transcript", "t.md") == 1
     captured = capsys.readouterr()
     first, second = captured.err.rstrip("\n").split("\n")
-    assert first == "lanbot: stopped by the step limit: it went on after 2 calls" and "agent.max_steps" in second
+    assert first == "lanbot: stopped by the step limit: no answer after 2 calls" and "agent.max_steps" in second
     assert captured.out.endswith("    >>> 2\n    error: no more than 2 calls; answer now\n    >>> 3\n")
     assert Path("t.md").read_text().endswith("    >>> 3\n\n(ended by the step limit)\n")
 
@@ -125,7 +126,7 @@ def test_the_transcript_is_written(script: Script, capsys: pytest.CaptureFixture
         assert capsys.readouterr().err.startswith(f"lanbot: --transcript {wrong}: cannot be written\n")
 
 
-def test_a_damaged_memory_is_two_lines(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_memory_is_an_error_of_two_lines(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs/demo/agent").mkdir()
     Path("runs/demo/agent/memory.db").write_text("no database" * 100)
     script([text("hi")])
@@ -158,7 +159,7 @@ def test_commands_of_a_chat(
     assert "(a new conversation)" in captured.err and "no command /nope" in captured.err
 
 
-def test_a_new_conversation_forgets_what_was_said(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_conversation_starts_empty(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
 
     turn = Agent.turn
@@ -174,7 +175,7 @@ def test_a_new_conversation_forgets_what_was_said(script: Script, monkeypatch: p
     assert kept == [0, 2, 0]
 
 
-def test_questions_of_ask_are_conversations_of_their_own_and_a_limit_is_told(
+def test_each_question_of_ask_is_a_separate_conversation_and_a_limit_is_reported(
     script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("never read\n"))
@@ -185,7 +186,7 @@ def test_questions_of_ask_are_conversations_of_their_own_and_a_limit_is_told(
     assert captured.err.startswith("(stopped by the token limit")
 
 
-def test_a_pipe_is_answered_line_by_line_and_empty_lines_are_nothing(
+def test_piped_input_is_answered_line_by_line_and_empty_lines_are_skipped(
     script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\n/memory\n  \ntwo\n"))
@@ -193,6 +194,37 @@ def test_a_pipe_is_answered_line_by_line_and_empty_lines_are_nothing(
     assert lanbot("chat", "demo") == 0
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("1\n(empty)\n2\n", "")
+
+
+@pytest.fixture
+def read_only_runs(script: Script) -> Iterator[None]:
+    """The runs, which cannot be written; root is not stopped by a mode, so the folder is mounted read-only."""
+    Memory(Path("runs/demo/agent/memory.db")).remember("my cat is Tom")
+    mounted = subprocess.run(["mount", "--bind", "-o", "ro", "runs", "runs"], capture_output=True, text=True)
+    try:
+        Path("runs/demo/new").touch()
+    except OSError:
+        yield
+    else:
+        Path("runs/demo/new").unlink()
+        pytest.skip(f"may not mount a folder read-only: {mounted.stderr.strip()}")
+    finally:
+        if not mounted.returncode:
+            subprocess.run(["umount", "--lazy", "runs"], check=True)  # the memory may still be open
+
+
+@pytest.mark.usefixtures("read_only_runs")
+def test_chat_works_on_a_read_only_runs_folder(
+    script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [python('recall("cat")'), python('remember("x")'), python('write_file("a.txt", "b")'), text("Tom.")]
+    script(calls[:2] + calls[3:], calls[2:])
+    types(monkeypatch, "Who is my cat?", "Write it.", "/memory", "/files")
+    assert lanbot("chat", "demo") == 0
+    captured = capsys.readouterr()
+    assert "    1: my cat is Tom\n" in captured.out and "error: the memory is read-only" in captured.out
+    assert "error: a.txt cannot be written: Read-only file system" in captured.out
+    assert captured.out.count("Tom.\n") == 2 and captured.out.endswith("\n1: my cat is Tom\n\n(empty)\n\n")
 
 
 def test_a_question_may_start_with_a_slash(
@@ -246,7 +278,7 @@ def test_a_transcript_keeps_the_mode_of_its_file_and_follows_a_link(script: Scri
     assert "ok" in Path("private.md").read_text()
 
 
-def test_a_further_tool_from_outside_is_used(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tool_from_outside_the_package_is_used(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     Path("dice.py").write_text(
         'def roll(sides: int) -> str:\n    """Rolls a die."""\n    return f"{sides} of {sides}"\n'
     )

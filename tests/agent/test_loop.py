@@ -53,7 +53,7 @@ def test_each_piece_is_shown_while_it_is_generated(scripted) -> None:
     assert events == [Event("piece", "text", letter) for letter in "yes"]
 
 
-def test_an_error_of_a_call_is_fed_back_and_the_turn_goes_on(scripted) -> None:
+def test_the_error_of_a_call_is_fed_back_and_the_turn_continues(scripted) -> None:
     calls = [python('read_file("nots.txt")'), python('read_file("notes.txt")'), text("It says hi.")]
     agent = Agent(scripted(calls), PythonCalls(Toolset(Workspace({"notes.txt": "hi"}).tools)))
     turn = agent.turn("What do my notes say?")
@@ -102,7 +102,7 @@ def test_a_call_beyond_the_limit_is_answered_by_an_error_and_the_next_ends_the_t
     assert turn.ended == "step limit"
 
 
-def test_who_answers_when_told_of_the_limit_has_answered(scripted) -> None:
+def test_an_answer_after_the_warning_about_the_limit_counts(scripted) -> None:
     turn = Agent(scripted([python("1"), python("2"), text("So be it.")]), max_steps=1).turn("count")
     assert (spoken(turn.message), turn.ended) == ("So be it.", "answered")
 
@@ -148,7 +148,7 @@ def test_files_and_memory_outlive_a_conversation(scripted) -> None:
     assert model.engine.prompts[1] == BYTES.prompt([SYSTEM, {"role": "user", "content": turn.request}])
 
 
-def test_a_transcript_tells_all_that_was_said_and_done(scripted) -> None:
+def test_a_transcript_has_all_messages_and_calls(scripted) -> None:
     agent = Agent(
         scripted(
             [text("I look."), python("list_files()"), python('len("""a\nb""")'), text(" Two files.\n")],
@@ -226,7 +226,7 @@ def test_the_oldest_turns_are_left_out_and_the_system_message_stays(scripted) ->
     assert len(agent.messages) > 3, "more was left out than needed"
 
 
-def test_without_a_system_message_the_oldest_turn_goes_whole(scripted) -> None:
+def test_without_a_system_message_the_whole_oldest_turn_is_dropped(scripted) -> None:
     model = scripted(*[[text("x" * 20)] for _ in range(8)], context=100)
     agent = Agent(model)
     for i in range(8):
@@ -235,7 +235,7 @@ def test_without_a_system_message_the_oldest_turn_goes_whole(scripted) -> None:
     assert 0 < agent.forgotten < 16 and agent.forgotten % 2 == 0
 
 
-def test_nothing_is_left_out_while_there_is_room(scripted) -> None:
+def test_no_message_is_dropped_while_there_is_room(scripted) -> None:
     agent = Agent(scripted(*[[text("ok")]] * 3))
     for i in range(3):
         agent.turn(f"question {i}")
@@ -253,7 +253,7 @@ def test_a_message_longer_than_the_context_is_refused_and_the_conversation_stays
     assert spoken(agent.turn("hello?").message) == "still here"
 
 
-def test_a_message_that_leaves_little_room_is_answered_all_the_same(scripted) -> None:
+def test_a_message_that_leaves_little_room_is_still_answered(scripted) -> None:
     model = scripted([text("ok")], context=60)
     agent = Agent(model)
     agent.turn("x" * 55)

@@ -68,12 +68,12 @@ def streamed(ids: list[int]) -> list[str]:
     return [*shown, out.getvalue()]
 
 
-def test_a_character_of_several_bytes_waits_until_it_is_whole() -> None:
+def test_a_character_of_several_bytes_waits_until_it_is_complete() -> None:
     shown = streamed(BYTES.tokenizer.encode("aé😀b"))
     assert shown == ["a", "a", "aé", "aé", "aé", "aé", "aé😀", "aé😀b", "aé😀b\n"]
 
 
-def test_a_character_that_never_becomes_whole_is_replaced() -> None:
+def test_an_incomplete_character_is_replaced() -> None:
     assert streamed([ord("a"), 0xF0, 0x9F])[-1] == "a\ufffd\n"
     assert streamed([0xF0, BYTES.tokenizer.special["<|python_start|>"], ord("b")])[-1].startswith("\ufffd\n    >>> b")
 

@@ -131,7 +131,7 @@ def test_a_message_left_open_is_closed(pieces: list[str], wanted: list) -> None:
     assert BYTES.parse(ids)["content"] == wanted
 
 
-def test_broken_bytes_are_parsed_all_the_same() -> None:
+def test_broken_bytes_are_still_parsed() -> None:
     assert BYTES.parse([0xC3, BYTES.tokenizer.special["<|assistant_end|>"]])["content"] == [text("\ufffd")]
 
 

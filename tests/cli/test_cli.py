@@ -104,7 +104,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     assert all(command in done.stdout for command in COMMANDS)
 
 
-def test_overrides_are_told_apart_from_their_values() -> None:
+def test_overrides_are_distinguished_from_their_values() -> None:
     assert parse_overrides(("--base.tokens", "3", "--name=x=y", "--seed", "-1")) == {
         "base.tokens": "3",
         "name": "x=y",
@@ -166,7 +166,7 @@ def test_run_gives_the_pipeline_its_recipe_and_phases(monkeypatch: pytest.Monkey
     ]
 
 
-def test_code_runs_without_a_sandbox_only_if_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_runs_without_a_sandbox_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(pipeline, "execute", lambda run, *_: seen.append(run.options.unsafe_exec))
     succeed("run", "smoke")
@@ -194,13 +194,13 @@ def test_a_run_of_another_recipe_is_refused(capsys: pytest.CaptureFixture[str]) 
 def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(pipeline, "execute", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert exit_code("run", "smoke") == 130
-    assert capsys.readouterr().err.startswith("lanbot: stopped; what was saved is whole")
+    assert capsys.readouterr().err.startswith("lanbot: stopped; saved checkpoints are complete")
 
 
 def test_sigterm_exits_143(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(pipeline, "execute", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert exit_code("run", "smoke") == 143
-    assert capsys.readouterr().err.startswith("lanbot: stopped; what was saved is whole")
+    assert capsys.readouterr().err.startswith("lanbot: stopped; saved checkpoints are complete")
 
 
 def test_an_error_of_lanbots_own_is_two_lines_and_with_debug_a_traceback(
@@ -251,7 +251,7 @@ def test_data_show_of_what_is_not_there(
     assert "offline" in error_of(capsys, "data", "show", "gsm8k")[0]
 
 
-def test_data_show_of_a_file_of_ones_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_show_of_a_local_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "c.jsonl").write_text('[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]\n{\n')
     assert "c.jsonl, line 2" in error_of(capsys, "data", "show", "jsonl:c.jsonl")[0]
 
@@ -364,7 +364,7 @@ def test_only_a_run_that_is_terminated_speaks_of_what_was_saved(arguments: tuple
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 143 and done.stderr.startswith("lanbot: stopped")
-    assert ("what was saved" in done.stderr) == said
+    assert ("saved checkpoints" in done.stderr) == said
 
 
 def test_bytes_that_are_no_text_never_reach_a_recipe(place: Path) -> None:
@@ -435,7 +435,7 @@ def test_init_asks_on_a_terminal(place: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_init_overwrites_nothing_and_makes_no_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "mine.toml").write_text("mine")
-    assert "mine.toml: there already" in error_of(capsys, "init", "mine.toml")[0]
+    assert "mine.toml: already exists" in error_of(capsys, "init", "mine.toml")[0]
     assert (place / "mine.toml").read_text() == "mine"
     assert "no such folder" in error_of(capsys, "init", "none/mine.toml")[0]
 

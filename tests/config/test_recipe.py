@@ -209,7 +209,7 @@ class Distill:
     Settings = ChatTraining
 
 
-def test_a_phase_from_outside_has_a_section_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_phase_from_outside_has_its_own_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lanbot.config.recipe.load_object", lambda name, key: Distill)
     path = write(tmp_path, "phases = ['tokenizer', 'base', 'mine:Distill']\n[distill]\nlr_scale = 0.5")
     recipe: Any = load(path, {"distill.clip": "3"})
@@ -274,7 +274,7 @@ def test_a_bool_can_be_taken_back_on_the_command_line(tmp_path: Path) -> None:
     assert load(path, {"model.tie_embeddings": "false"}).model.tie_embeddings is False
 
 
-def test_words_are_bare_only_where_a_recipe_says_so(tmp_path: Path) -> None:
+def test_words_are_bare_only_if_the_recipe_sets_it(tmp_path: Path) -> None:
     assert load(write(tmp_path, "")).tokenizer.bare_words is False
     assert load(write(tmp_path, "[tokenizer]\nbare_words = true")).tokenizer.bare_words is True
     assert load(write(tmp_path, ""), {"tokenizer.bare_words": "true"}).tokenizer.bare_words is True

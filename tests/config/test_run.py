@@ -44,7 +44,7 @@ def test_create_writes_the_resolved_recipe(tmp_path: Path) -> None:
     assert run.last_model() is None
 
 
-def test_a_run_is_taken_up_again_as_it_is(tmp_path: Path) -> None:
+def test_a_run_resumes_unchanged(tmp_path: Path) -> None:
     first = make(tmp_path, tuple(PHASES))
     (first.phase("base") / "metrics.jsonl").write_text("{}\n")
     again = make(tmp_path)
@@ -137,7 +137,7 @@ time.sleep(60)
 
 
 def holder(root: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
-    """A process that trains in a run of `root`, and what it said."""
+    """A process that trains in a run of `root`, and its output."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(root), *arguments], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, process.stdout.readline().strip()
@@ -172,7 +172,7 @@ def test_a_forked_child_does_not_keep_its_dead_parents_run(tmp_path: Path) -> No
         os.kill(int(child), signal.SIGKILL)
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -315,7 +315,7 @@ def test_delete_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     assert not gone.folder.exists() and kept.folder.exists()
 
 
-def test_write_atomic_replaces_a_file_whole(tmp_path: Path) -> None:
+def test_write_atomic_replaces_a_file_completely(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     write_atomic(path, "one")
     write_atomic(path, "two")

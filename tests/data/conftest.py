@@ -9,7 +9,7 @@ from lanbot.core import http
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub on this machine, which LanBot takes for the real one; an empty cache; no long pauses."""
+    """A mock hub in place of the real one, an empty cache and short backoff."""
     server = Hub()
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("LANBOT_CACHE", str(tmp_path / "cache"))

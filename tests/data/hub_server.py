@@ -1,7 +1,7 @@
-"""A small hub on this machine, with its storage on another port, that can be told to fail.
+"""A mock of the Hugging Face hub on localhost, with its storage on another port and injected faults.
 
-It answers as the real one does where LanBot or huggingface_hub ask: data sets' commits, listings in pages, files by
-redirection to the storage, ranges. `faults` holds what shall go wrong, one entry used up by each request.
+It implements what LanBot and huggingface_hub use: commits of data sets, paginated listings, redirects to the storage,
+range requests. Each request consumes one entry of `faults`.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 PAGE = 3
-"""Files on a page of a listing."""
+"""Files per page of a listing."""
 
 
 class Asked(NamedTuple):
@@ -28,11 +28,11 @@ class Asked(NamedTuple):
 
 
 Fault = Callable[["_Handler", bytes], None]
-"""Answers in place of the server, which would have sent these bytes."""
+"""Handles a request instead of the server, which would have sent these bytes."""
 
 
 def cut(after: int, pause: float = 0.0) -> Fault:
-    """The connection ends after so many bytes."""
+    """Closes the connection after so many bytes."""
 
     def fault(handler: "_Handler", body: bytes) -> None:
         handler.send_body(body, upto=after)
@@ -43,7 +43,7 @@ def cut(after: int, pause: float = 0.0) -> Fault:
 
 
 def stall(after: int) -> Fault:
-    """Nothing comes after so many bytes, until the hub is closed or `let_go` is set; then the connection ends."""
+    """Stops sending after so many bytes, until the hub is closed or `let_go` is set; then closes the connection."""
 
     def fault(handler: "_Handler", body: bytes) -> None:
         handler.send_body(body, upto=after)
@@ -54,7 +54,7 @@ def stall(after: int) -> Fault:
 
 
 def slow(seconds: float) -> Fault:
-    """All is well, but later, or as soon as `let_go` is set."""
+    """Answers after a delay, or as soon as `let_go` is set."""
 
     def fault(handler: "_Handler", body: bytes) -> None:
         handler.server.wait(seconds)
@@ -64,7 +64,7 @@ def slow(seconds: float) -> Fault:
 
 
 def answer(status: int, body: bytes = b"no", **headers: str) -> Fault:
-    """Another answer; Retry_After is the header Retry-After."""
+    """Sends this response; the keyword Retry_After is the header Retry-After."""
 
     def fault(handler: "_Handler", _: bytes) -> None:
         handler.send_all(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -73,12 +73,12 @@ def answer(status: int, body: bytes = b"no", **headers: str) -> Fault:
 
 
 def instead(change: Callable[[bytes], bytes]) -> Fault:
-    """As if the file were another."""
+    """Sends changed content."""
     return lambda handler, body: handler.send_body(change(body))
 
 
 def without_ranges(after: int | None = None) -> Fault:
-    """All of the file whatever was asked for, or so much of it."""
+    """Ignores the range and sends the whole file, or the first `after` bytes of it."""
 
     def fault(handler: "_Handler", body: bytes) -> None:
         del handler.headers["Range"]
@@ -91,11 +91,11 @@ def without_ranges(after: int | None = None) -> Fault:
 class Hub:
     def __init__(self) -> None:
         self.sets: dict[str, dict[str, bytes]] = {}
-        """Data set -> path -> content. Those ending in .parquet are in the storage, as large files are."""
+        """Data set -> path -> content. Files that end in .parquet are in the storage, as large ones are on the hub."""
         self.plain: dict[str, bytes] = {}
-        """What the storage has at /plain/NAME."""
+        """Files of the storage at /plain/NAME."""
         self.faults: dict[str, list[Fault]] = defaultdict(list)
-        """Of "api", "resolve", or of the content of a file by its last name."""
+        """By "api", "resolve", or a file's name without folders."""
         self.asked: list[Asked] = []
         self.weak_etags = False
         self.let_go = threading.Event()
@@ -111,7 +111,7 @@ class Hub:
             server.server_close()
 
     def contents(self, name: str) -> list[Asked]:
-        """The requests for the content of a file."""
+        """The requests for a file's content."""
         large = {sha256(data) for files in self.sets.values() for path, data in files.items() if path.endswith(name)}
         ends = tuple(f"/{end}" for end in (name, *large))
         servers = ("storage",) if name.endswith(".parquet") else ("storage", "hub")
@@ -134,7 +134,7 @@ class _Server(ThreadingHTTPServer):
         self.hub.let_go.wait(seconds)
 
     def handle_error(self, *_: Any) -> None:
-        """Clients may leave."""
+        """Ignores clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -148,8 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, url = self.server.hub, urlsplit(self.path)
-        said = (self.headers.get("Range", ""), self.headers.get("Authorization", ""))
-        hub.asked.append(Asked(self.server.name, self.command, self.path, *said))
+        headers = (self.headers.get("Range", ""), self.headers.get("Authorization", ""))
+        hub.asked.append(Asked(self.server.name, self.command, self.path, *headers))
         parts = unquote(url.path).strip("/").split("/")
         if self.server.name == "storage":
             self._storage(parts)
@@ -221,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_all(404, b"", {}) if data is None else self.send_body(data)
 
     def send_body(self, data: bytes, upto: int | None = None, etag: str = "", headers: Any = None) -> None:
-        """Content, or the range of it that was asked for, of which `upto` bytes are sent."""
+        """Sends the requested range of `data`, or its first `upto` bytes."""
         etag = f'"{etag or sha256(data)}"'
         etag = f"W/{etag}" if self.server.hub.weak_etags else etag
         headers = {"ETag": etag, "Accept-Ranges": "bytes", **(headers or {})}
@@ -246,11 +246,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def entry(path: str, data: bytes) -> dict[str, Any]:
-    """What a listing says of a file."""
-    said: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": git_oid(data)}
+    """A file's entry in a listing."""
+    listed: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": git_oid(data)}
     if path.endswith(".parquet"):
-        said |= {"oid": "1" * 40, "lfs": {"oid": sha256(data), "size": len(data), "pointerSize": 134}}
-    return said
+        listed |= {"oid": "1" * 40, "lfs": {"oid": sha256(data), "size": len(data), "pointerSize": 134}}
+    return listed
 
 
 def sha256(data: bytes) -> str:

@@ -118,7 +118,7 @@ def test_broken_utf8_in_a_text_is_replaced(tmp_path: Path) -> None:
     assert split_of(tmp_path)[0] == ["good \ufffd\ufffd bad"]
 
 
-def test_empty_documents_are_passed_over(tmp_path: Path) -> None:
+def test_empty_documents_are_skipped(tmp_path: Path) -> None:
     parquet(tmp_path / "a.parquet", ["x", "", None, "y"], group=2)
     jsonl(tmp_path / "b.jsonl", ["", "z", ""])
     train, validation = split_of(tmp_path)
@@ -187,7 +187,7 @@ def walked(corpus: Corpus) -> tuple[list[str], list[Position]]:
 
 @settings(deadline=None, max_examples=60)
 @given(taken=st.integers(0, 2 * SIZE))
-def test_taken_up_anywhere_the_rest_is_the_same(
+def test_resumed_anywhere_the_rest_is_the_same(
     taken: int, corpus: Corpus, walked: tuple[list[str], list[Position]]
 ) -> None:
     documents, positions = walked
@@ -195,14 +195,14 @@ def test_taken_up_anywhere_the_rest_is_the_same(
 
 
 @pytest.mark.parametrize("taken", [0, 1, SIZE - 1, SIZE, SIZE + 1, 2 * SIZE])
-def test_taken_up_at_the_end_of_an_epoch_the_next_one_follows(
+def test_resumed_at_the_end_of_an_epoch_the_next_one_follows(
     taken: int, corpus: Corpus, walked: tuple[list[str], list[Position]]
 ) -> None:
     documents, positions = walked
     assert read(corpus, 40, replace(positions[taken])) == documents[taken : taken + 40]
 
 
-def test_a_single_file_is_taken_up_anywhere_too(tmp_path: Path) -> None:
+def test_a_single_file_resumes_anywhere_too(tmp_path: Path) -> None:
     jsonl(tmp_path / "one.jsonl", texts("d", 40))
     train, _ = open_corpus(str(tmp_path / "one.jsonl"), 0)
     documents = read(train, 38 * 3)
@@ -338,7 +338,7 @@ def test_a_parquet_row_that_is_not_utf8_is_named_or_skipped(tmp_path: Path, caps
     assert f"{path}, row group 1, row 1: not UTF-8" in capsys.readouterr().err
 
 
-def test_broken_rows_of_a_corpus_are_skipped_only_if_told_so_with_a_count(
+def test_broken_rows_of_a_corpus_are_skipped_and_counted_only_on_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "rows.jsonl"

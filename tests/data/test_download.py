@@ -73,7 +73,7 @@ def test_what_is_not_as_long_as_listed_is_fetched_again(hub: Hub, remote: Remote
 
 
 @pytest.mark.parametrize("fault", [cut, stall])
-def test_after_a_cut_or_a_stall_it_goes_on_where_it_stopped(
+def test_a_download_resumes_after_a_broken_or_stalled_connection(
     fault: Callable[[int], Fault], hub: Hub, remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "STALL_SECONDS", 0.4)
@@ -82,7 +82,9 @@ def test_after_a_cut_or_a_stall_it_goes_on_where_it_stopped(
     assert ranges(hub) == ["", "bytes=30000-", "bytes=50000-"]
 
 
-def test_a_line_that_is_cut_all_the_time_brings_it_all_the_same(hub: Hub, remote: Remote, pauses: list[float]) -> None:
+def test_a_connection_that_breaks_again_and_again_still_downloads_the_file(
+    hub: Hub, remote: Remote, pauses: list[float]
+) -> None:
     hub.faults["words.bin"] = [cut(4_000) for _ in range(3 * http.TRIES)]
     assert len(hub.faults["words.bin"]) > 100_000 // 4_000
     assert download.get([remote], options())[0].read_bytes() == CONTENT
@@ -112,7 +114,7 @@ def test_the_server_says_how_long_to_wait(hub: Hub, remote: Remote, pauses: list
     assert pauses[0] == 7 and 50 < pauses[1] <= 60 and pauses[2:4] == [55, http.RETRY_AFTER_MAX] and pauses[4] < 1
 
 
-def test_it_gives_up_in_the_end_and_the_next_run_goes_on(hub: Hub, remote: Remote, pauses: list[float]) -> None:
+def test_it_gives_up_in_the_end_and_the_next_run_resumes(hub: Hub, remote: Remote, pauses: list[float]) -> None:
     hub.faults["words.bin"] = [cut(30_000)] + [answer(503) for _ in range(http.TRIES - 1)]
     error = refused(remote)
     assert "words.bin: the server answers 503" in error.problem and f"{http.TRIES} tries" in error.problem
@@ -146,12 +148,12 @@ def test_wrong_bytes_are_fetched_again_a_few_times_and_never_kept(fault: Fault, 
     remote.path.unlink()
     hub.faults["words.bin"] = [fault] * download.WRONG_TRIES
     error = refused(remote)
-    assert "words.bin: what arrives is not what is listed" in error.problem
+    assert "words.bin: the content does not match the listing" in error.problem
     assert set(ranges(hub)) == {""}
     assert not any(remote.path.parent.iterdir())
 
 
-def test_a_part_that_went_bad_on_disk_is_noticed(hub: Hub, remote: Remote) -> None:
+def test_a_part_damaged_on_disk_is_detected(hub: Hub, remote: Remote) -> None:
     remote.path.parent.mkdir(parents=True)
     for left in (b"x" * 50_000, b"x" * len(CONTENT), b"x" * (len(CONTENT) + 1)):
         remote.part().write_bytes(left)
@@ -159,7 +161,7 @@ def test_a_part_that_went_bad_on_disk_is_noticed(hub: Hub, remote: Remote) -> No
         remote.path.unlink()
 
 
-def test_a_part_that_is_whole_needs_no_request(hub: Hub, remote: Remote) -> None:
+def test_a_complete_part_needs_no_request(hub: Hub, remote: Remote) -> None:
     remote.path.parent.mkdir(parents=True)
     remote.part().write_bytes(CONTENT)
     assert download.get([remote], options())[0].read_bytes() == CONTENT
@@ -180,7 +182,7 @@ def test_a_server_without_ranges(hub: Hub, remote: Remote) -> None:
     assert download.get([remote], options())[0].read_bytes() == CONTENT
 
 
-def test_another_range_than_was_asked_for_is_not_taken(hub: Hub, remote: Remote) -> None:
+def test_a_wrong_range_is_rejected(hub: Hub, remote: Remote) -> None:
     hub.faults["words.bin"] = [cut(30_000), answer(206, b"?", Content_Range="bytes 5-5/100000")]
     assert download.get([remote._replace(digest="", size=None)], options())[0].read_bytes() == CONTENT
 
@@ -224,7 +226,7 @@ def test_an_address_that_is_not_there(hub: Hub, remote: Remote, pauses: list[flo
 # -- the disk ----------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_is_told_beforehand_with_what_is_needed(
+def test_a_full_disk_is_reported_beforehand_with_the_size_needed(
     hub: Hub, remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3_000))
@@ -259,7 +261,7 @@ def several(hub: Hub, folder: Path, count: int) -> list[Remote]:
     ]
 
 
-def test_files_come_in_parallel(hub: Hub, tmp_path: Path) -> None:
+def test_files_are_downloaded_in_parallel(hub: Hub, tmp_path: Path) -> None:
     remotes = several(hub, tmp_path, 20)
     first = [remote.name for remote in remotes[: download.PARALLEL]]
 
@@ -278,7 +280,7 @@ def test_files_come_in_parallel(hub: Hub, tmp_path: Path) -> None:
     assert [path.read_bytes() for path in paths] == [hub.plain[path.name] for path in paths]
 
 
-def test_one_that_fails_does_not_wait_for_the_others(hub: Hub, tmp_path: Path) -> None:
+def test_a_failure_does_not_wait_for_the_other_downloads(hub: Hub, tmp_path: Path) -> None:
     remotes = several(hub, tmp_path, 3)
     hub.faults["0.txt"], hub.faults["2.txt"] = [slow(30)], [answer(404)]
     with pytest.raises(UserError, match=r"2\.txt"):
@@ -298,7 +300,7 @@ def test_what_failed_ahead_is_tried_again_when_it_is_needed(hub: Hub, remote: Re
     assert "404" in refused(remote).problem
 
 
-def test_offline_only_the_cache_counts(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_only_the_cache_is_used(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remotes = several(hub, tmp_path, 4)
     download.get(remotes[:1], options())
     asked = len(hub.asked)
@@ -312,7 +314,7 @@ def test_offline_only_the_cache_counts(hub: Hub, tmp_path: Path, monkeypatch: py
     assert len(hub.asked) == asked
 
 
-def test_progress_says_what_comes_how_fast_and_what_is_wrong(
+def test_progress_shows_amount_rate_and_trouble(
     hub: Hub, remote: Remote, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("FIRST_SECONDS", "LOG_SECONDS"):
@@ -367,7 +369,7 @@ def test_three_processes_download_once(hub: Hub, remote: Remote) -> None:
     assert only_the_file_is_left(remote)
 
 
-def test_another_goes_on_with_what_a_killed_process_left(hub: Hub, remote: Remote) -> None:
+def test_another_process_resumes_the_part_of_a_killed_one(hub: Hub, remote: Remote) -> None:
     hub.faults["words.bin"] = [stall(30_000)]
     killed = process(remote)
     wait_until(30_000, remote.part())
@@ -389,7 +391,7 @@ def test_ctrl_c_ends_a_process_that_waits_for_a_download(hub: Hub, remote: Remot
     assert ranges(hub) == ["", "bytes=30000-"]
 
 
-def test_who_waits_for_a_file_that_is_given_up_begins_a_new_one(tmp_path: Path) -> None:
+def test_a_waiting_process_starts_a_new_part_when_the_holder_gives_up(tmp_path: Path) -> None:
     path, order = tmp_path / "a.part", []
 
     def wait() -> None:

@@ -91,7 +91,7 @@ def test_the_listing_is_asked_for_once_and_pins_the_commit(server: Hub, monkeypa
     assert len(server.asked) == asked
 
 
-def test_a_revision_has_a_listing_of_its_own(server: Hub) -> None:
+def test_each_revision_has_its_own_listing(server: Hub) -> None:
     commit = server.commit("some/one")
     (path,) = hub.files(hub.Source(f"some/one@{commit}", "README.md", ""), options())
     assert path.read_bytes() == FILES["README.md"] and commit in str(path)
@@ -128,7 +128,7 @@ def test_the_mirror_answers_for_the_hub(server: Hub, tmp_path: Path, monkeypatch
     assert not server.asked
 
 
-def test_a_file_with_an_address_of_its_own(server: Hub) -> None:
+def test_a_file_at_a_plain_url(server: Hub) -> None:
     server.plain |= {"words.txt": b"one\ntwo\n", "other.txt": b"three\n"}
     for name, data in server.plain.items():
         for _ in range(2):

@@ -122,7 +122,7 @@ def test_reading_begins_before_later_shards_are_there(server: Hub) -> None:
     assert next(stream) in texts(order[1])
 
 
-def test_a_shard_that_cannot_be_had_is_told_when_it_is_needed(server: Hub) -> None:
+def test_a_missing_shard_is_reported_when_it_is_needed(server: Hub) -> None:
     train, _ = open_corpus(EDU, 7)
     order = list(range(SHARDS - 1))
     train._shuffle(order, "0")

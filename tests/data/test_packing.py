@@ -154,7 +154,7 @@ def conversations(count: int, longest: int, seed: int = 0) -> list[Rendered]:
 
 
 @pytest.mark.parametrize(("count", "rows", "T"), [(1, 1, 30), (5, 3, 30), (3 * BUFFER + 7, 4, 40), (300, 1, 29)])
-def test_conversations_are_whole_each_once(count: int, rows: int, T: int) -> None:
+def test_each_conversation_is_complete_and_occurs_once(count: int, rows: int, T: int) -> None:
     given = conversations(count, 30)
     loader = ChatLoader(given, BOS, rows, T)
     found = []
@@ -289,11 +289,11 @@ def corpus(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Corpus, list
     return open_corpus(str(tmp_path / "*.txt"), seed=5)[0], texts[:-1]
 
 
-def test_text_goes_on_from_anywhere(corpus: tuple[Corpus, list[str] | None], chat_format: ChatFormat) -> None:
+def test_text_resumes_at_any_position(corpus: tuple[Corpus, list[str] | None], chat_format: ChatFormat) -> None:
     assert goes_on_from_anywhere(lambda: TextLoader(corpus[0], chat_format, ROWS, T, 25))
 
 
-def test_text_goes_on_at_the_end_of_an_epoch(chat_format: ChatFormat) -> None:
+def test_text_resumes_at_the_end_of_an_epoch(chat_format: ChatFormat) -> None:
     """With one document a batch, the stops fall on every document, the last of an epoch too."""
     texts = ["x" * 10, "y" * 10, "z" * 10]
     corpus = Corpus([("texts", lambda start: iter([Chunk(texts)][start:]))], 1)

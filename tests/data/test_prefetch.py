@@ -1,4 +1,4 @@
-"""Batches from another process: the same, in the same order, and no trouble with the process."""
+"""Batches from another process: the same ones in the same order, and errors of the process."""
 
 import json
 import os
@@ -123,7 +123,7 @@ def take_all(loader: Loader) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["making", "resuming", "second batch"])
-def test_an_error_for_the_reader_is_raised_as_itself(wrong: str) -> None:
+def test_a_user_error_is_raised_unchanged(wrong: str) -> None:
     make = partial(Scripted, wrong, UserError("a.jsonl: broken", "Mend it."))
     with prefetched(make, ahead=True) as loader, pytest.raises(UserError) as raised:
         take_all(loader)
@@ -140,12 +140,12 @@ def test_another_error_comes_with_its_traceback() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["making", "second batch"])
-def test_a_process_that_was_killed_is_told(wrong: str) -> None:
+def test_a_killed_process_is_reported(wrong: str) -> None:
     with prefetched(partial(Scripted, wrong), ahead=True) as loader, pytest.raises(UserError, match=r"exit code -9"):
         take_all(loader)
 
 
-def test_it_is_out_of_reach_of_the_terminals_signals_and_ends_when_closed() -> None:
+def test_the_process_ignores_the_terminals_signals_and_ends_when_closed() -> None:
     loader = PrefetchLoader(Scripted)
     assert os.getsid(loader.process.pid) != os.getsid(0)
     assert loader.next_batch() is not None

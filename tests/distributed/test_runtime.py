@@ -182,18 +182,18 @@ def test_each_rank_keeps_its_share_of_the_state(two: Path, one: dict[str, Any], 
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, "dealt_background", "sharded_background"])
-def test_a_checkpoint_of_two_ranks_goes_on_in_one_process(two: Path, one: dict[str, Any], layout: str) -> None:
+def test_a_checkpoint_of_two_ranks_resumes_in_one_process(two: Path, one: dict[str, Any], layout: str) -> None:
     assert_same_weights(weights(resumed(two / layout, "whole")), one["weights"])
 
 
-def test_a_checkpoint_of_two_ranks_goes_on_with_four_in_the_other_layout(two: Path, one: dict[str, Any]) -> None:
+def test_a_checkpoint_of_two_ranks_resumes_with_four_in_the_other_layout(two: Path, one: dict[str, Any]) -> None:
     torchrun(4, "resume", two)
     for layout in LAYOUTS:
         assert_same_weights(torch.load(two / f"{layout}_resumed.pt"), one["weights"])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_saved_model_is_whole(two: Path, layout: str) -> None:
+def test_the_saved_model_is_complete(two: Path, layout: str) -> None:
     folder = two / layout / f"step_{SAVED:06d}"
     model, optimizer = fresh("whole")
     steps(model, optimizer, range(SAVED))

@@ -1,4 +1,4 @@
-"""Bits per byte: what it says it is, for any batch."""
+"""Bits per byte against a direct computation, for any batch and number of ranks."""
 
 import math
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def validation(chat_format: ChatFormat, texts: list[str], tokens: int = 20 * T) 
     return Validation(corpus(texts), chat_format, tokens, T, RUNTIME)
 
 
-def test_it_is_the_loss_of_the_text_alone_by_its_bytes(make_model: MakeModel, chat_format: ChatFormat, texts) -> None:  # type: ignore[no-untyped-def]
+def test_it_is_the_loss_of_the_text_divided_by_its_bytes(make_model: MakeModel, chat_format: ChatFormat, texts) -> None:  # type: ignore[no-untyped-def]
     model = make_model()
     stream = [token for text in texts for token in [chat_format.bos, *chat_format.tokenizer.encode(text)]]
     rows = min((len(stream) - 1) // T, 20)
@@ -67,13 +67,13 @@ def test_the_batch_does_not_matter(
         monkeypatch.setattr(bpb, "ROWS", rows)
         values.append(held_out.bits_per_byte(make_model()))
         measured = held_out.measure(make_model())
-        assert measured.value == values[-1], "with its error it is the same, to the last bit"
+        assert measured.value == values[-1], "bit-equal to bits_per_byte"
         values.append(measured.stderr)
     assert values == pytest.approx(values[:2] * 4, rel=1e-5)
 
 
 class Gathering(Runtime):
-    """A rank of several, for which `gather` is a function of what it has."""
+    """A rank of several, with a function as `gather`."""
 
     def __init__(self, rank: int, size: int, gather: Callable[[list], list]) -> None:
         super().__init__(rank, size, RUNTIME.device, RUNTIME.dtype)
@@ -81,10 +81,10 @@ class Gathering(Runtime):
 
 
 @pytest.mark.parametrize("size", [2, 3, 7, 30])
-def test_it_is_the_same_to_the_last_bit_for_any_number_of_ranks(
+def test_it_is_bit_equal_for_any_number_of_ranks(
     make_model: MakeModel, chat_format: ChatFormat, texts, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # type: ignore[no-untyped-def]
-    """Each rank's share is gathered first; then a rank is told of all of them."""
+    """The share of each rank is recorded first; then one rank gathers all of them."""
     model, held_out = make_model(), validation(chat_format, texts)
     monkeypatch.setattr(bpb, "ROWS", 2)
     alone = (held_out.measure(model), held_out.bits_per_byte(model))
@@ -99,8 +99,8 @@ def test_it_is_the_same_to_the_last_bit_for_any_number_of_ranks(
         assert sum(map(bool, shares)) == min(size, -(-len(held_out.batch) // 2)), "the work is shared"
 
 
-def test_its_error_is_that_of_other_documents(make_model: MakeModel, chat_format: ChatFormat) -> None:
-    """By leaving each document out in turn, which needs no formula for ratios."""
+def test_its_stderr_agrees_with_the_jackknife_over_documents(make_model: MakeModel, chat_format: ChatFormat) -> None:
+    """The jackknife leaves out each document in turn and needs no formula for ratios."""
     model, T = make_model(), 24
     documents = [world.document("test", i)[: 40 + 37 * (i % 5)] for i in range(40)]
     held_out = Validation(corpus([*documents, "x" * T]), chat_format, 1_000_000, T, RUNTIME)
@@ -131,7 +131,7 @@ def test_its_error_is_that_of_other_documents(make_model: MakeModel, chat_format
     assert measured.stderr == pytest.approx(error, rel=0.03) and error > 0.01
 
 
-def test_one_document_has_no_error_and_padding_is_no_document(make_model: MakeModel, chat_format: ChatFormat) -> None:
+def test_one_document_has_no_stderr_and_padding_is_not_counted(make_model: MakeModel, chat_format: ChatFormat) -> None:
     measured = validation(chat_format, ["A cat."]).measure(make_model())
     assert (measured.documents, measured.n, measured.stderr, measured.json()["stderr"]) == (1, 6, None, None)
     how = f"rows of {measured.context} tokens; a uniform guess {measured.chance:.2f}"
@@ -140,7 +140,7 @@ def test_one_document_has_no_error_and_padding_is_no_document(make_model: MakeMo
 
 
 def test_special_tokens_count_no_bytes_and_no_loss(make_model: MakeModel, chat_format: ChatFormat, texts) -> None:  # type: ignore[no-untyped-def]
-    """Whichever of them the model should have said: nothing changes."""
+    """The value is the same whichever special token is the target."""
     assert all(chat_format.tokenizer.byte_lengths()[i] == 0 for i in chat_format.tokenizer.special.values())
     model, held_out = make_model(), validation(chat_format, texts)
     values, targets = [], held_out.batch.targets
@@ -180,9 +180,7 @@ def test_it_takes_as_many_tokens_as_asked(chat_format: ChatFormat, texts) -> Non
     assert validation(chat_format, texts, tokens=5 * T - 1).batch.ids.shape == (5, T)
 
 
-def test_a_text_shorter_than_a_row_is_padded_with_what_counts_nothing(
-    make_model: MakeModel, chat_format: ChatFormat
-) -> None:
+def test_a_text_shorter_than_a_row_is_padded_without_loss(make_model: MakeModel, chat_format: ChatFormat) -> None:
     text = "A cat."
     ids = [chat_format.bos, *chat_format.tokenizer.encode(text)]
     held_out = validation(chat_format, [text])

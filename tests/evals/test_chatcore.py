@@ -1,6 +1,4 @@
 import math
-import os
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +12,6 @@ from lanbot.tasks.task import TaskContext
 RUNTIME = Runtime.single()
 
 TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling_bee"]
-REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 
 
 def scores(*values: float, n: int = 100, items: int = 0) -> dict[str, Score]:
@@ -22,21 +19,21 @@ def scores(*values: float, n: int = 100, items: int = 0) -> dict[str, Score]:
     return {name: Score(p, n, math.sqrt(p * (1 - p) / n), BASELINES[name], items=items) for name, p in pairs}
 
 
-def test_it_is_the_mean_of_centered_scores() -> None:
+def test_chatcore_is_the_mean_of_centered_scores() -> None:
     made = ChatCore("tiny", {}, scores(0.55, 0.40, 0.25, 0.10, 0.20, 0.90))
     centered = [0.4, 0.2, 0.0, 0.1, 0.2, 0.9]
-    assert [made.centered(name) for name in TASKS] == pytest.approx(centered)
-    assert made.score == pytest.approx(0.3)
+    assert [made.centered[name].value for name in TASKS] == pytest.approx(centered)
+    assert made.mean.value == pytest.approx(0.3)
     errors = [0.0497494 / 0.75, 0.0489898 / 0.75, 0.0433013 / 0.75, 0.03, 0.04, 0.03]
-    assert made.stderr == pytest.approx(math.sqrt(sum(e * e for e in errors)) / 6, rel=1e-4)
+    assert made.mean.stderr == pytest.approx(math.sqrt(sum(e * e for e in errors)) / 6, rel=1e-4)
     said = made.json()
     assert (said["chatcore"], said["sampled"], said["tasks"]["arc_easy"]["baseline"]) == (0.3, False, 0.25)
     assert said["tasks"]["arc_easy"]["centered_stderr"] == pytest.approx(0.066332, abs=1e-6)
 
 
 @pytest.mark.parametrize(("values", "score"), [((0.25, 0.25, 0.25, 0, 0, 0), 0.0), ((1,) * 6, 1.0), ((0,) * 6, -1 / 6)])
-def test_a_guess_is_0_and_no_mistake_1(values: tuple[float, ...], score: float) -> None:
-    assert ChatCore("x", {}, scores(*values)).score == pytest.approx(score)
+def test_guessing_scores_0_and_all_right_scores_1(values: tuple[float, ...], score: float) -> None:
+    assert ChatCore("x", {}, scores(*values)).mean.value == pytest.approx(score)
 
 
 def test_a_sample_is_marked_in_table_line_and_json() -> None:
@@ -45,9 +42,8 @@ def test_a_sample_is_marked_in_table_line_and_json() -> None:
     assert len({len(line) for line in made.table().split("\n")}) == 1, "it is aligned"
 
 
-@pytest.mark.skipif(not (REAL / "gsm8k").is_dir(), reason=f"no mirror of real data at {REAL}")
-def test_the_tasks_are_asked_in_order_by_letter_or_by_checked_generation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+@pytest.mark.usefixtures("real_mirror")
+def test_tasks_run_in_order_by_letter_or_by_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def fake(engine, task, name, limit, max_tokens, seed, left_out, runtime):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""lm-eval on our exported models: the same choices as by our own code, from a mirror's files."""
+"""lm-eval on our exported models: the same choices as our code makes, with data from a mirror."""
 
 import gzip
 import json
@@ -59,7 +59,7 @@ def exported(model: Transformer, chat_format: ChatFormat, folder: Path) -> str:
 
 
 @pytest.mark.usefixtures("mirror")
-def test_lm_eval_on_the_exported_model_chooses_as_our_code_does(
+def test_lm_eval_agrees_with_our_code_on_the_exported_model(
     make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     model = make_model(context=60)  # some texts are longer
@@ -78,12 +78,12 @@ def test_lm_eval_on_the_exported_model_chooses_as_our_code_does(
         name, ["arc_easy"], None, 0, RUNTIME, ModelScorer(make_model(seed=1, context=60), chat_format, name)
     )
     assert other.figures == found.figures
-    assert other.agreement["arc_easy"].differ > 0, "weights that are not the exported ones are found out"
+    assert other.agreement["arc_easy"].differ > 0, "other weights are detected"
     assert other.agreement["arc_easy"].nats > 0.1
 
 
 @pytest.mark.usefixtures("mirror")
-def test_a_limit_is_a_seeded_sample_and_is_said_to_be_one(
+def test_a_limit_is_a_seeded_sample_and_reported_as_one(
     make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = make_model()
@@ -95,11 +95,11 @@ def test_a_limit_is_a_seeded_sample_and_is_said_to_be_one(
     said = first.json()["tasks"]["arc_easy"]
     assert (said["acc"]["n"], said["acc"]["items"], said["acc"]["sampled"]) == (12, ROWS, True)
     assert said["lanbot"]["differ"] == 0
-    assert "%|" not in capsys.readouterr().err, "a log has no bars"
+    assert "%|" not in capsys.readouterr().err, "no progress bars in a log"
     assert "12 of 40" in str(first) and "0 of 12 choices differ" in str(first)
 
 
-def test_what_cannot_be_asked_is_told_in_two_lines(
+def test_tasks_that_cannot_run_are_an_error_of_two_lines(
     mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def error(task: str) -> str:
@@ -109,9 +109,9 @@ def test_what_cannot_be_asked_is_told_in_two_lines(
         return raised.value.problem + " | " + raised.value.remedy
 
     assert error("arc_eazy").startswith("arc_eazy: lm-eval has no such task")
-    assert error("humaneval").startswith("humaneval: lm-eval would run what the model wrote without a sandbox")
-    assert error("mbpp").startswith("mbpp: lm-eval would run"), "before its data is looked for"
-    assert "Rowan/hellaswag: the mirror cannot answer for it" in error("hellaswag")
+    assert error("humaneval").startswith("humaneval: lm-eval would execute generated code without a sandbox")
+    assert error("mbpp").startswith("mbpp: lm-eval would execute"), "before its data is loaded"
+    assert "Rowan/hellaswag: not in the mirror" in error("hellaswag")
     assert "nowhere: transformers cannot open it" in error("arc_easy")
     (mirror / "arc" / "ARC-Easy" / "test.jsonl.gz").unlink()
     assert "the mirror has no" in error("arc_easy") and "test.jsonl.gz" in error("arc_easy")
@@ -122,7 +122,7 @@ def test_what_cannot_be_asked_is_told_in_two_lines(
 
 @pytest.fixture
 def lanbot(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What a command prints; of one that fails, its error."""
+    """The output of a command, or its error if it fails."""
 
     def call(*words: str) -> str:
         try:
@@ -135,7 +135,7 @@ def lanbot(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return call
 
 
-def test_the_command_asks_runs_and_models(
+def test_the_command_evaluates_runs_and_models(
     mirror: Path,
     make_model: MakeModel,
     chat_format: ChatFormat,
@@ -156,7 +156,7 @@ def test_the_command_asks_runs_and_models(
     assert set(of_run["tasks"]) == {"arc_easy"} and of_run["model"] == str(folder) == of_model["model"]
     assert of_run["settings"]["seed"] == 3 and of_run["tasks"]["arc_easy"]["lanbot"]["differ"] == 0
     assert (of_run["settings"]["begins_with"], of_model["settings"]["begins_with"]) == ("<|bos|>", None)
-    assert "lanbot" not in of_model["tasks"]["arc_easy"], "a model that is no run of ours is asked by lm-eval alone"
+    assert "lanbot" not in of_model["tasks"]["arc_easy"], "a model outside a run is scored by lm-eval only"
     assert "--pass-k: not with --harness" in lanbot("tiny", "--harness", "lm-eval", "--pass-k", "1")
     assert "is a model, not a run" in lanbot(str(folder), "--harness", "lm-eval", "--phase", "base")
     assert "lm-eval" in lanbot("tiny", "--harness", "other")

@@ -1,11 +1,9 @@
 import itertools
 import math
-import os
 import random
 import statistics
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -29,7 +27,6 @@ from lanbot.tokenizers.bpe import BPETokenizer
 RUNTIME = Runtime.single()
 evaluate, pass_at = (partial(f, runtime=RUNTIME) for f in (evals.evaluate, evals.pass_at))
 
-REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 BYTES = LanBotFormat(BPETokenizer.of_bytes(LanBotFormat.special_tokens))
 
 
@@ -67,7 +64,7 @@ class Quiz(Task):
 
 
 class ScriptedEngine:
-    """answers(prompt, key) -> what it says; logits(prompt) -> the letters' logits."""
+    """answers(prompt) -> the generated text; letters(prompt) -> the logits of letters."""
 
     def __init__(self, answers=None, letters=None, context: int = 2_000) -> None:
         self.answers, self.letters = answers, letters
@@ -82,7 +79,7 @@ class ScriptedEngine:
         return [Completion(p, [*BYTES.tokenizer.encode(self.answers(BYTES.tokenizer.decode(p))), end]) for p in prompts]
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
-        """As hidden states the ids up to each place, so that `logits` knows what was read."""
+        """The hidden state of a position is the ids up to it, so that `logits` knows the prompt."""
         self.forward += 1
         rows, length = ids.shape
         return ids[:, None].expand(rows, length, length).tril()
@@ -112,15 +109,15 @@ def test_score_of() -> None:
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_few_items_that_are_all_right_or_all_wrong_say_how_little_is_known(right: bool) -> None:
-    """Wilson's interval at one standard error ends at 1 / (n + 1) from there."""
+def test_stderr_of_few_items_that_are_all_right_or_all_wrong(right: bool) -> None:
+    """The error is the bound of Wilson's interval, 1 / (n + 1)."""
     one, ten, many = (Score.of([right] * n, 0.0) for n in (1, 10, 999))
     assert (one.stderr, ten.stderr, many.stderr) == (0.5, 0.090909, 0.001)
     assert str(one) == f"{right:.3f} ± 0.500 (n 1, chance 0.00)"
     assert Score.of_means([0.25] * 3, 0.0).stderr == 0.25, "of pass@1 too"
 
 
-def test_a_score_has_its_parts() -> None:
+def test_a_score_has_parts() -> None:
     right = [True, False, True, True, False, False]
     score = Score.of(right, 0.1, ["a", "b", "a", "", "b", "a"])
     assert (score.score, score.n) == (0.5, 6)
@@ -130,7 +127,7 @@ def test_a_score_has_its_parts() -> None:
     assert "parts" not in Score.of(right, 0.1).json() and "parts" not in Score.of(right, 0.1, [""] * 6).json()
 
 
-def test_an_evaluation_scores_the_parts_of_its_task_with_their_own_rows() -> None:
+def test_an_evaluation_scores_the_parts_of_its_task() -> None:
     class Halves(Sums):
         def part(self, i: int) -> str:
             return "low" if i < 10 else "high" if i >= 30 else ""
@@ -143,22 +140,10 @@ def test_an_evaluation_scores_the_parts_of_its_task_with_their_own_rows() -> Non
     assert score.parts == {"high": Score.of([False] * 10, 0.0), "low": Score.of([True] * 10, 0.0)}
 
 
-def test_an_oracle_scores_one_where_answers_are_generated() -> None:
-    right = references(Sums("test"))
-    assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 100, 8) == Score(1.0, 40, round(1 / 41, 6), 0.0)
-
-
-def test_a_model_that_knows_some_answers_scores_their_share() -> None:
-    right = references(Sums("test"))
-    known = set(list(right)[:10])
-    engine = ScriptedEngine(lambda prompt: right[prompt] if prompt in known else "no idea")
-    assert evaluate(engine, Sums("test"), "sums", 100, 8).score == 0.25
-
-
-def test_verdicts_are_given_to_their_own_rows_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdicts_match_their_rows_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lanbot.evals.task_eval.GENERATE_BATCH", 7)
     right = references(Sums("test"))
-    assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 100, 8).score == 1.0
+    assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 100, 8) == Score(1.0, 40, round(1 / 41, 6), 0.0)
     shifted = dict(zip(right, [*list(right.values())[1:], "0"], strict=True))
     assert evaluate(ScriptedEngine(shifted.get), Sums("test"), "sums", 100, 8).score == 0.0
 
@@ -180,12 +165,7 @@ def test_a_prompt_longer_than_the_context_counts_as_wrong() -> None:
     assert "did not fit" in task_table({"sums": sample})
 
 
-def test_a_limit_takes_a_sample() -> None:
-    right = references(Sums("test"))
-    assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 15, 8).n == 15
-
-
-def test_what_is_left_out_is_not_asked_and_the_sample_stays_as_large() -> None:
+def test_excluded_items_are_not_asked_and_the_sample_size_stays() -> None:
     asked: list[str] = []
     engine = ScriptedEngine(lambda prompt: asked.append(prompt) or "?")
     prompts = list(references(Sums("test")))
@@ -197,7 +177,7 @@ def test_what_is_left_out_is_not_asked_and_the_sample_stays_as_large() -> None:
     assert (score.n, score.left_out, score.json()["left_out"]) == (15, 8, 8)
     assert len(set(asked)) == 15 and not set(asked) & set(before[::2])
     asked.clear()
-    assert evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(30)).n == 10, "no more are left"
+    assert evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(30)).n == 10, "only 10 remain"
     assert asked == prompts[30:]
     assert evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(40)).json() == {
         **Score.of([], 0.0).json(),
@@ -215,7 +195,7 @@ def test_an_oracle_scores_one_in_multiple_choice(choices: int) -> None:
 
 def test_chance_is_that_of_the_items_asked_and_of_each_part() -> None:
     class Mixed(Quiz):
-        """Of three, four or five choices, as ARC's."""
+        """Three, four or five choices, as in ARC."""
 
         def letters(self, i: int):
             return LETTERS[: 3 + i % 3]
@@ -229,7 +209,7 @@ def test_chance_is_that_of_the_items_asked_and_of_each_part() -> None:
     assert chances == {"of 3": pytest.approx(1 / 3, abs=1e-6), "of 4": 0.25, "of 5": 0.2}
 
 
-def test_who_always_says_the_same_of_the_bot_scores_chance_and_not_more_in_many_tries() -> None:
+def test_a_constant_identity_answer_scores_chance_at_any_k() -> None:
     task = make_task("identity", "test")
     sentence = "I am LanBot, a program, not another, made by the person who runs me."
     engine = ScriptedEngine(lambda prompt: sentence)
@@ -238,17 +218,17 @@ def test_who_always_says_the_same_of_the_bot_scores_chance_and_not_more_in_many_
     assert {part.score - part.chance for part in score.parts.values()} == {0.0}
     assert (score.parts["maker"].chance, score.parts["bot"].chance) == (1.0, 0.0)
     for one in pass_at(engine, [(task, row) for row in range(50)], (1, 4), 4, 8, 1.0, 0, "pass").values():
-        assert one.score == one.chance < 0.7, "a second try of the same words does not help"
+        assert one.score == one.chance < 0.7, "a second identical answer does not help"
 
 
-def test_only_the_rows_own_letters_may_answer() -> None:
+def test_only_letters_of_the_row_can_be_chosen() -> None:
     quiz = Quiz(100, 3)
     right = references(quiz)
     engine = ScriptedEngine(letters=lambda prompt: {"D": 5.0, right[prompt]: 1.0})
     assert evaluate(engine, quiz, "quiz", 1_000, 8).score == 1.0
 
 
-def test_a_random_letter_lands_at_chance() -> None:
+def test_random_letters_score_chance() -> None:
     quiz, rng = Quiz(1_500), random.Random(0)
     engine = ScriptedEngine(letters=lambda prompt: {letter: rng.random() for letter in "ABCD"})
     score = evaluate(engine, quiz, "quiz", 10_000, 8)
@@ -257,12 +237,9 @@ def test_a_random_letter_lands_at_chance() -> None:
     assert score.stderr == pytest.approx(math.sqrt(0.25 * 0.75 / 1_500), rel=0.1)
 
 
-@pytest.mark.skipif(not (REAL / "mmlu").is_dir(), reason=f"no mirror of real data at {REAL}")
+@pytest.mark.usefixtures("real_mirror")
 @pytest.mark.parametrize("name", ["arc_easy", "arc_challenge", "mmlu"])
-def test_a_random_letter_lands_at_chance_and_an_oracle_at_1_in_real_tasks(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+def test_real_choice_tasks_score_chance_for_random_letters_and_1_for_an_oracle(name: str) -> None:
     task, rng, context = make_task(name, "test"), random.Random(1), 300
     rows = sample_rows(task, 400, 0)
     right = {tuple(BYTES.prompt_of(task.conversation(row))[-context:]): task.conversation(row) for row in rows}
@@ -287,7 +264,7 @@ def test_rows_of_different_lengths_are_scored_alike_in_any_batch(monkeypatch: py
     assert forwards[0] > forwards[1] > forwards[2] == 1
 
 
-def test_logits_that_are_no_numbers_choose_no_letter() -> None:
+def test_logits_that_are_not_finite_are_an_error() -> None:
     with pytest.raises(UserError, match="not finite"):
         evaluate(ScriptedEngine(letters=lambda prompt: {"B": math.nan}), Quiz(4), "quiz", 4, 8)
 
@@ -303,10 +280,7 @@ ERRANDS = AgentTasks("test")
 
 
 class Doer(ScriptedEngine):
-    """Answers requests with these parts, its calls answered by the tool that it is given for each.
-
-    replies: for each prompt what it says, time after time: "What is my work?" is asked in several environments.
-    """
+    """Answers each prompt with the next of its replies, executing their calls with the request's tools."""
 
     def __init__(self, replies: dict[str, list[list[Part]]], context: int = 2_000) -> None:
         super().__init__(context=context)
@@ -336,7 +310,7 @@ class Doer(ScriptedEngine):
 
 
 def replies(rows, say=lambda row, reply: reply) -> dict[str, list[list[Part]]]:
-    """prompt -> how it is answered, in the order of the rows."""
+    """prompt -> its replies in the order of the rows."""
     said: dict[str, list[list[Part]]] = {}
     for row in rows:
         errand = ERRANDS.errand(row)
@@ -350,14 +324,14 @@ def replies(rows, say=lambda row, reply: reply) -> dict[str, list[list[Part]]]:
 def test_an_oracle_does_all_errands(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evals, "GENERATE_BATCH", batch)
     rows = range(40)
-    engine, told = Doer(replies(rows)), []
-    envs = do_errands(engine, ERRANDS, rows, 96, told.append)
+    engine, progress = Doer(replies(rows)), []
+    envs = do_errands(engine, ERRANDS, rows, 96, progress.append)
     assert [env.right() for env in envs] == [True] * 40
     assert [env.errand for env in envs] == [ERRANDS.errand(i) for i in rows]
     two = [i for i in rows if len(ERRANDS.errand(i).requests) == 2]
-    assert sum(engine.batches) == 40 + len(two) and told[-1] == 40
+    assert sum(engine.batches) == 40 + len(two) and progress[-1] == 40
     for i, env in zip(rows, envs, strict=True):
-        assert [parts(m[-1]) for m in env.conversations] == ERRANDS.errand(i).replies, "with what its own tools said"
+        assert [parts(m[-1]) for m in env.conversations] == ERRANDS.errand(i).replies, "with the outputs of its tools"
 
 
 def test_an_evaluation_of_errands_has_a_score_for_each_kind() -> None:
@@ -368,22 +342,22 @@ def test_an_evaluation_of_errands_has_a_score_for_each_kind() -> None:
     assert {name.partition(",")[0] for name in score.parts} == {"compute", "read", "write", "search", "remember"}
 
 
-def test_what_is_only_said_is_not_done() -> None:
-    """Without calls nothing is written or remembered; what the answer says may still be right."""
+def test_an_answer_without_calls_does_no_errand() -> None:
+    """Nothing is written or remembered without calls; the text of the answer may still be right."""
     rows = range(40)
     engine = Doer(replies(rows, lambda row, reply: [text(spoken({"role": "assistant", "content": reply}))]))
     for env in do_errands(engine, ERRANDS, rows, 96):
         assert env.right() == (env.errand.kind != "write")
 
 
-def test_errands_that_fail_are_wrong_and_disturb_no_other() -> None:
+def test_failing_errands_do_not_affect_others() -> None:
     rows = list(range(40))
     done = replies(rows, lambda row, reply: reply if row % 3 else [python("nonsense("), text("?")])
     verdicts = [env.right() for env in do_errands(Doer(done), ERRANDS, rows, 96)]
     assert verdicts == [i % 3 != 0 for i in rows]
 
 
-def test_a_request_longer_than_the_context_is_wrong_and_ends() -> None:
+def test_a_request_longer_than_the_context_counts_as_wrong() -> None:
     envs = do_errands(Doer({}, context=8), ERRANDS, range(10), 96)
     assert not any(env.right() for env in envs) and all(env.did_not_fit for env in envs)
     assert all(len(env.conversations) == len(env.errand.requests) for env in envs)
@@ -396,8 +370,8 @@ def test_endless_calls_are_stopped() -> None:
         assert evals.CALLS <= len(made) <= evals.CALLS + 2 and not env.right()
 
 
-def test_a_real_engine_does_errands_with_their_own_tools(make_model, chat_format) -> None:  # type: ignore[no-untyped-def]
-    """A model that knows nothing: it must end, and leave the envs' files alone or changed by its own calls only."""
+def test_a_real_engine_runs_errands_to_the_end(make_model, chat_format) -> None:  # type: ignore[no-untyped-def]
+    """An untrained model reaches the end of every errand and changes no files."""
     engine = Engine(make_model(context=160), chat_format)
     envs = do_errands(engine, ERRANDS, range(6), 6)
     assert len(envs) == 6 and all(env.request() is None for env in envs)
@@ -407,8 +381,8 @@ def test_a_real_engine_does_errands_with_their_own_tools(make_model, chat_format
 # -- pass@k ------------------------------------------------------------------------------------------------
 
 
-def passes(right: list[list[bool]], chance: float = 0.0) -> dict[str, Score]:
-    """pass_at_k of items whose samples are right as `right` says."""
+def passes(right: list[list[bool]], chance: float = 0.0, ks: tuple[int, ...] = ()) -> dict[str, Score]:
+    """pass@k of items whose samples are right as `right` says; for 1 and all of them if ks is left out."""
     task = Sums("test")
     task.chance = chance
     k = len(right[0])
@@ -419,7 +393,7 @@ def passes(right: list[list[bool]], chance: float = 0.0) -> dict[str, Score]:
         for i, samples in enumerate(right)
     }
     engine = ScriptedEngine(lambda prompt: next(scripts[prompt]))
-    scores = pass_at(engine, [(task, i) for i in range(len(right))], (1, k), k, 8, 1.0, 0, "pass")
+    scores = pass_at(engine, [(task, i) for i in range(len(right))], ks or (1, k), k, 8, 1.0, 0, "pass")
     assert all(next(script, None) is None for script in scripts.values()), "an item was sampled too seldom"
     return scores
 
@@ -445,7 +419,7 @@ def test_pass_at_k_at_its_ends() -> None:
     )
 
 
-def test_one_right_answer_of_k_counts_wherever_it_stands() -> None:
+def test_pass_at_k_does_not_depend_on_the_order_of_samples() -> None:
     for place in range(4):
         scores = passes([[i == place for i in range(4)]] * 3)
         assert (scores["pass@1"].score, scores["pass@4"].score) == (0.25, 1.0)
@@ -479,15 +453,7 @@ def test_pass_at_of_more_samples_than_k_is_unbiased_with_the_error_of_item_means
         [True] * 6,
         [False, False, True, False, False, False],
     ]
-    task = Sums("test")
-    scripts = {
-        BYTES.tokenizer.decode(BYTES.prompt_of(task.conversation(i))): iter(
-            [str(i + 1) if one else "no" for one in samples]
-        )
-        for i, samples in enumerate(rows)
-    }
-    engine = ScriptedEngine(lambda prompt: next(scripts[prompt]))
-    scores = pass_at(engine, [(task, i) for i in range(4)], (1, 2, 6), 6, 8, 0.8, 0, "pass")
+    scores = passes(rows, ks=(1, 2, 6))
     for k in (1, 2):
         values = [unbiased(6, sum(samples), k) for samples in rows]
         error = statistics.stdev(values) / 2
@@ -509,11 +475,11 @@ def test_a_sample_is_marked_as_one() -> None:
     )
     assert (whole.items, items_asked(whole.json())) == (0, "40") and "sampled" not in whole.json()
     rest = evaluate(engine, Sums("test"), "sums", 15, 8, left_out=range(25))
-    assert rest.n == 15 and "sampled" not in rest.json(), "all that are left were asked"
+    assert rest.n == 15 and "sampled" not in rest.json(), "all remaining items were asked"
 
 
 class Programs(Sums):
-    """Odd answers fail, each in a way of its own."""
+    """Answers to odd rows fail, with different faults."""
 
     runs_code = True
     answer_tokens = 30
@@ -524,7 +490,7 @@ class Programs(Sums):
         return ["" if row % 2 == 0 else "timeout" if row == 3 else "wrong" for row in rows]
 
 
-def test_why_programs_failed_is_counted_and_the_level_of_the_sandbox_is_told() -> None:
+def test_program_faults_are_counted_and_the_sandbox_level_is_recorded() -> None:
     limits = []
 
     class Telling(ScriptedEngine):
@@ -536,7 +502,7 @@ def test_why_programs_failed_is_counted_and_the_level_of_the_sandbox_is_told() -
     assert (score.score, score.failed, score.sandbox) == (0.5, {"timeout": 1, "wrong": 3}, 2)
     assert (score.json()["failed"], score.json()["sandbox_level"]) == ({"timeout": 1, "wrong": 3}, 2)
     evaluate(Telling(lambda prompt: "x"), Programs("test"), "programs", 100, 99)
-    assert limits == [30, 99], "an answer has room for what it needs"
+    assert limits == [30, 99], "at least answer_tokens are allowed"
     passes = pass_at(ScriptedEngine(lambda prompt: "x"), [(Programs("test"), 2)], (1,), 2, 8, 1.0, 0, "pass")
     assert (passes["pass@1"].score, passes["pass@1"].sandbox, passes["pass@1"].failed) == (1.0, 2, {})
     items = [(Programs("test"), row) for row in (1, 2, 3)]
@@ -556,7 +522,7 @@ def test_sampled_rows_are_seeded_distinct_and_stable() -> None:
     assert rows[:5] == [8, 31, 118, 124, 157], "other rows than before: scores are no longer comparable"
 
 
-def test_all_rows_are_taken_where_there_are_no_more() -> None:
+def test_a_limit_above_the_size_takes_all_rows() -> None:
     assert sample_rows(Sums("test"), 40, 7) == sample_rows(Sums("test"), 100, 8) == list(range(40))
 
 
@@ -583,7 +549,7 @@ def test_answer_all_asks_each_question_alone() -> None:
     assert prompts == expected
 
 
-def test_a_question_longer_than_the_context_is_told_and_the_others_are_answered(make_model, chat_format) -> None:  # type: ignore[no-untyped-def]
+def test_a_question_longer_than_the_context_gets_a_placeholder(make_model, chat_format) -> None:  # type: ignore[no-untyped-def]
     engine = Engine(make_model(context=32), chat_format)
     short, long = answer_all(engine, ["hi", "why? " * 100], 4)
     assert readable(long) == "(longer than the context)" != readable(short)

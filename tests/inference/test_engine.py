@@ -210,7 +210,7 @@ def silence(ids: list[int]) -> list[int]:
     return [65] * len(ids)
 
 
-def test_a_closed_call_is_answered_and_the_model_goes_on(chat_format: ChatFormat) -> None:
+def test_a_closed_call_is_answered_and_the_model_continues(chat_format: ChatFormat) -> None:
     play = Play(chat_format)
     before, call, output, after = play.encode("It is "), play.call("2+3"), play.output("5"), play.encode("5.")
     completion = play.run([*before, *call, *silence(output), *after, *play.end])

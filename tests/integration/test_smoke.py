@@ -82,7 +82,7 @@ def test_rl_sees_rewards_and_samples_on_policy(smoke: Path) -> None:
         assert passes[when]["pass@1"]["score"] <= passes[when]["pass@8"]["score"]
 
 
-def test_run_again_does_nothing_and_says_so(smoke: Path) -> None:
+def test_run_again_does_nothing(smoke: Path) -> None:
     before = files(smoke)
     result = lanbot(smoke.parent, "run", "smoke")
     assert result.returncode == 0
@@ -250,7 +250,7 @@ def test_killed_thirty_times_it_ends_in_the_same_weights(smoke: Path, tmp_path: 
         assert weights[0].read_bytes() == weights[1].read_bytes(), phase
 
 
-def test_two_processes_on_one_run_do_not_meet(smoke: Path, tmp_path: Path) -> None:
+def test_a_second_process_on_a_run_is_refused(smoke: Path, tmp_path: Path) -> None:
     first = started(tmp_path)
     try:
         while not (tmp_path / "smoke" / "base").exists() and first.poll() is None:

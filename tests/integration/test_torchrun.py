@@ -129,7 +129,7 @@ def test_two_processes_print_one_result_and_the_same_as_one_process(two: Path, t
     assert ours["tasks"]["identity"]["n"] == 9 and ours["bpb"]["stderr"] > 0
 
 
-def test_a_run_goes_on_at_another_world_size(two: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_at_another_world_size(two: Path, tmp_path: Path) -> None:
     shutil.copytree(two, tmp_path / "smoke")
     base = tmp_path / "smoke" / "base"
     (base / "evals.json").unlink()

@@ -64,7 +64,7 @@ def test_the_norm_and_its_gradients(dtype: torch.dtype, shape: tuple[int, ...], 
         assert_close(norm(x), ours, atol=CLOSE[dtype], rtol=CLOSE[dtype])
 
 
-def test_the_norm_of_nothing_is_nothing_and_its_gradient_is_finite() -> None:
+def test_the_norm_of_zeros_is_zero_and_its_gradient_is_finite() -> None:
     norm, x = RMSNorm(8, 1e-6), torch.zeros(2, 3, 8, requires_grad=True)
     assert not norm(x).any()
     assert all(gradient.isfinite().all() for gradient in gradients(norm(x), x, norm.weight))

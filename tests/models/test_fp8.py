@@ -38,7 +38,7 @@ def test_eight_bits_hold_any_size(dtype: torch.dtype, size: float) -> None:
     assert (back - x).double().norm() < torch.finfo(dtype).eps / 2 * x.double().norm()
 
 
-def test_zeros_stay_and_what_is_no_number_shows() -> None:
+def test_zeros_stay_and_non_finite_values_propagate() -> None:
     assert not fp8.quantise(torch.zeros(4, 4), fp8.E4M3)[0].float().any()
     for bad in (torch.nan, torch.inf):
         x = some(16, 16, seed=0).float()
@@ -108,7 +108,7 @@ def test_layouts_are_those_that_a_gpu_takes() -> None:
 @pytest.mark.parametrize(
     ("device", "capability", "says"), [(CPU, (0, 0), "a CPU"), (CUDA, (8, 0), "a GPU"), (CUDA, (7, 5), "a GPU")]
 )
-def test_where_there_is_no_fp8_it_says_so(
+def test_a_device_without_fp8_is_an_error(
     make_model: MakeModel, device: torch.device, capability: tuple[int, int], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)

@@ -1,4 +1,4 @@
-"""Base begins with what pairs of tokens teach, once."""
+"""Base starts from bigram counts, once."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def measured(run: Run) -> list[float]:
     return [row["val_bpb"] for row in rows if "val_bpb" in row]
 
 
-def test_a_model_that_knows_pairs_begins_ahead(tmp_path: Path) -> None:
+def test_bigram_initialisation_lowers_the_first_loss(tmp_path: Path) -> None:
     with_pairs, without = run_of(tmp_path / "a"), run_of(tmp_path / "b", base__pair_tokens="0")
     for run in (with_pairs, without):
         base.train_base(run, RUNTIME)
@@ -53,7 +53,7 @@ def test_a_model_that_knows_pairs_begins_ahead(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("softmax_tokens", ["0", "64"])
-def test_a_run_that_goes_on_is_the_same_and_does_not_learn_pairs_again(
+def test_a_resumed_run_is_the_same_and_does_not_initialise_from_bigrams_again(
     softmax_tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, stopped = (run_of(tmp_path / name, base__softmax_tokens=softmax_tokens) for name in "ab")
@@ -69,6 +69,6 @@ def test_a_run_that_goes_on_is_the_same_and_does_not_learn_pairs_again(
         patch.setattr(base.Trainer, "update", stop)
         with pytest.raises(KeyboardInterrupt):
             base.train_base(stopped, RUNTIME)
-    monkeypatch.setattr(base, "start_from_pairs", lambda *_: pytest.fail("pairs again"))
+    monkeypatch.setattr(base, "init_from_bigrams", lambda *_: pytest.fail("bigrams again"))
     base.train_base(stopped, RUNTIME)
     assert measured(whole) == measured(stopped)

@@ -1,4 +1,4 @@
-"""`lanbot eval`, from the command line to what it prints: runs, models, wholes, pass@k."""
+"""`lanbot eval`, from the command line to its output: runs, models, benchmarks, pass@k."""
 
 import gzip
 import json
@@ -11,6 +11,7 @@ import pytest
 
 from lanbot import report
 from lanbot.chat.formats.base import ChatFormat
+from lanbot.chat.messages import chat
 from lanbot.cli import main
 from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
@@ -24,6 +25,7 @@ from lanbot.models.transformer import Transformer
 from lanbot.models.weights import save_model
 from lanbot.phases import eval_command, evaluation
 from lanbot.sandbox import sandbox
+from lanbot.tasks.builtin import WordProblems
 
 RUNTIME = Runtime.single()
 
@@ -98,7 +100,7 @@ def test_bits_per_byte(lanbot: Callable[..., str]) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_wholes_and_tasks_together(lanbot: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmarks_and_tasks_together(lanbot: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked_for = []
 
     def fake(engine: Any, name: str, limit: int | None, *rest: Any) -> ChatCore:
@@ -152,10 +154,21 @@ def test_pass_at_k_samples_what_is_checked(lanbot: Callable[..., str]) -> None:
         (("--tasks", "cor"), "cor: no such task"),
     ],
 )
-def test_what_cannot_be_asked(lanbot: Callable[..., str], arguments: tuple[str, ...], said: str) -> None:
+def test_invalid_combinations_are_refused(lanbot: Callable[..., str], arguments: tuple[str, ...], said: str) -> None:
     with_code = 1 if arguments[0] == "--tasks" else 2
     lines = lanbot("tiny", *arguments, code=with_code).rstrip().split("\n")
     assert said in lines[0] and len(lines) == 2
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("more", [(), ("--pass-k", "1")], ids=str)
+def test_a_task_none_of_whose_questions_fits_is_refused(
+    lanbot: Callable[..., str], more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WordProblems, "conversation", lambda *_: chat("What is it? " * 40, "It"))
+    lines = lanbot("tiny", "--tasks", "word_problems", *more, code=1).rstrip().split("\n")
+    assert lines[0] == "lanbot: word_problems: no question fits into model.context = 64 tokens"
+    assert len(lines) == 2 and "longer model.context" in lines[1]
 
 
 @pytest.fixture

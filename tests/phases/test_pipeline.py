@@ -62,7 +62,7 @@ def run_of(tmp_path: Path, text: str) -> Run:
         ("[evals]\ntasks = ['world_chat']", "world_chat: this task is for training only"),
     ],
 )
-def test_a_mistake_in_any_phase_is_told_before_the_first_begins(text: str, said: str, tmp_path: Path) -> None:
+def test_a_mistake_in_any_phase_is_reported_before_the_first_starts(text: str, said: str, tmp_path: Path) -> None:
     run = run_of(tmp_path, text)
     with pytest.raises(UserError) as caught:
         preflight(run, phases_of(run.recipe), RUNTIME)
@@ -88,7 +88,7 @@ def test_a_phase_none_of_whose_questions_fits_is_refused(
     assert caught.value.problem == said and caught.value.remedy
 
 
-def test_a_full_disk_is_told_by_the_tokenizer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_by_the_tokenizer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -253,7 +253,7 @@ def test_an_evaluation_writes_scores_prompts_transcripts_and_times(
     assert all(f"**{question}**" in samples for question in evaluation.prompts_of_change(run))
 
 
-def test_scores_alone_are_told_and_not_written(trained: Callable[..., Run]) -> None:
+def test_scores_alone_are_not_written(trained: Callable[..., Run]) -> None:
     run = trained(BUILT_IN)
     _, engine = evaluation.open_engine(run, "base", RUNTIME)
     scores = evaluation.score(run, engine, ("identity:builtin", "handwritten"), 4, {}, RUNTIME)
@@ -310,7 +310,7 @@ def test_contaminated_items_are_counted_and_asked_nevertheless(trained: Callable
     assert (counted["contaminated"], counted["items"], counted["dropped"]) == (2, 4, False)
 
 
-def test_contaminated_items_are_dropped_if_the_recipe_says_so(
+def test_contaminated_items_are_dropped_if_the_recipe_asks_for_it(
     trained: Callable[..., Run], real: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained(["identity:builtin", "gsm8k"], "drop_contaminated = true\n" + real)
@@ -332,7 +332,9 @@ def test_contaminated_items_are_dropped_if_the_recipe_says_so(
     assert of_gsm8k() == alone
 
 
-def test_data_that_is_looked_through_is_missed_before_any_phase_begins(real: str, tmp_path: Path) -> None:
+def test_missing_data_of_the_contamination_search_is_reported_before_any_phase_starts(
+    real: str, tmp_path: Path
+) -> None:
     def check(text: str) -> None:
         run = run_of(tmp_path, text)
         preflight(run, pipeline.choose(run.recipe, "base"), RUNTIME)
@@ -345,7 +347,7 @@ def test_data_that_is_looked_through_is_missed_before_any_phase_begins(real: str
     check(with_no_real_tasks)
 
 
-def test_contamination_is_looked_for_again_when_the_data_is_another(trained: Callable[..., Run], real: str) -> None:
+def test_contamination_is_searched_again_when_the_data_changed(trained: Callable[..., Run], real: str) -> None:
     run = trained(["gsm8k"], real)
     assert evaluation.contaminated(run, ["gsm8k"], RUNTIME, write=True) == {"gsm8k": [0, 2]}
     one_row = trained(["gsm8k"], real.replace("gz' }", "gz', rows = 1 }"))
@@ -369,7 +371,7 @@ def test_the_report_marks_what_was_sampled(trained: Callable[..., Run]) -> None:
     assert "* a sample of the task's" in (run.folder / "report.md").read_text()
 
 
-def test_the_built_in_world_is_not_looked_for(trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_built_in_world_is_not_searched(trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contamination, "check", None)
     run = trained(BUILT_IN)
     evaluation.evaluate(run, "sft", RUNTIME)

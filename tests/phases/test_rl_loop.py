@@ -1,4 +1,4 @@
-"""RL's loop: updates that are no numbers, stops in between, and the same end."""
+"""RL's loop: updates that are not finite, and stops."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ TIMES = ("seconds", "step_seconds", "tokens_per_second")
 def train(
     make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Train:
-    """train(name, bad, stop_at): the phase of that run, where those steps' advantages are no numbers; its folder."""
+    """train(name, bad, stop_at): the phase of that run, where the advantages of the steps `bad` are nan; its folder."""
 
     def train(name: str, bad: tuple[int, ...] = (), stop_at: int = 0) -> Path:
         run = Run(tmp_path / name, load("smoke", {"rl.steps": "10", "rl.checkpoint_every": "4"}))
@@ -74,7 +74,18 @@ def test_a_bad_update_is_skipped_and_counted_also_over_a_stop(train: Train, caps
         assert ours.isfinite().all() and ours.equal(theirs)
 
 
-def test_pass_at_k_says_of_how_many_questions_those_asked_are_a_sample(
+@pytest.mark.parametrize(("gap", "warned"), [(0.04, 0), (0.06, 10)])
+def test_a_gap_between_the_log_probabilities_of_engine_and_trainer_is_logged_and_warned_about(
+    train: Train, gap: float, warned: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rl, "logprob_gaps", lambda *_: [gap])
+    phase = train("gap")
+    assert [line["logprob_gap"] for line in metrics(phase)] == [gap] * 10
+    warning = "log probabilities of engine and trainer differ by 0.060 on average"
+    assert capsys.readouterr().err.count(warning) == warned
+
+
+def test_pass_at_k_reports_sample_and_total_of_the_questions(
     make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     run = Run(tmp_path, load("smoke", {"rl.max_tokens": "2", "rl.eval_questions": "3"}))
@@ -85,8 +96,8 @@ def test_pass_at_k_says_of_how_many_questions_those_asked_are_a_sample(
         assert one["sampled"] and one["items"] == there > one["n"] >= 3
 
 
-def test_too_many_in_a_row_end_the_run_and_name_the_question(train: Train, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"rl, step 6: .*5th update in a row.*question 24") as caught:
+def test_too_many_skipped_updates_in_a_row_end_the_run_and_name_the_question(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rl, step 6: .*5th skipped update in a row.*question 24") as caught:
         train("bad", tuple(range(2, 11)))
     assert str(caught.value).count("\n") == 1 and "rl.muon_lr" in caught.value.remedy
     last = saved.latest(tmp_path / "bad" / "rl")

@@ -1,4 +1,4 @@
-"""The report of a made-up run: what report.json holds, and that page and tables show it, whatever a model said."""
+"""The report of a made-up run: the content of report.json, the page and the tables."""
 
 import itertools
 import json
@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -92,7 +91,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def full(run: Run) -> Run:
-    """The same with everything that may be there."""
+    """The same with all optional parts."""
     for phase in PHASES:
         tasks = evals_of(phase)["tasks"]
         tasks["word_problems"]["parts"] = {"seen": score(0.5, 60), "unseen": score(0.125, 40)}
@@ -111,7 +110,7 @@ def full(run: Run) -> Run:
 
 
 def contamination_of(items: int) -> dict[str, Any]:
-    """contamination.json, so many items of word_problems found, and none of a task that is not evaluated any more."""
+    """contamination.json with this many items of word_problems, and none of a task that is no longer evaluated."""
     example = {"item": 4, "words": "thirteen words in a row"}
     sources = {"mid smoltalk": {"items": items, "example": example}, "base": {"items": 1, "example": example}}
     found = {"items": 1_319, "contaminated": list(range(items)), "sources": sources if items else {}}
@@ -127,7 +126,7 @@ def put(run: Run, phase: str, file: str, value: Any) -> None:
 
 
 class Seen(HTMLParser):
-    """The tags, attributes and text of a page; `open` holds what was not closed in order."""
+    """The tags, attributes and text of a page; `open` has the tags that were not closed in order."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -188,7 +187,7 @@ def test_the_transcripts_are_those_of_the_last_phase(full: Run) -> None:
     assert [one["title"] for one in report.collect(full)["transcripts"]] == ["rl"]
 
 
-def test_what_was_not_measured_is_null_and_breaks_nothing(run: Run) -> None:
+def test_figures_that_were_not_measured_are_null(run: Run) -> None:
     written = report.write(run)
     assert written["parameters"] is written["wall_seconds"] is written["phases"]["tokenizer"]["seconds"] is None
     assert written["transcripts"] == [] and written["pass"] == written["curves"] == {}
@@ -198,13 +197,13 @@ def test_what_was_not_measured_is_null_and_breaks_nothing(run: Run) -> None:
     assert "None" not in Seen(page).text + text + report.closing(run, written)
 
 
-def test_time_by_the_clock_is_not_summed_up_where_a_phase_lacks_it(full: Run) -> None:
+def test_wall_time_is_null_if_a_phase_lacks_it(full: Run) -> None:
     put(full, "mid", "evals.json", evals_of("mid"))
     assert report.collect(full)["wall_seconds"] is None
 
 
 @pytest.mark.parametrize("done", [0, 1, 2])
-def test_a_run_that_has_just_begun_has_a_report(run: Run, done: int) -> None:
+def test_an_unfinished_run_has_a_report(run: Run, done: int) -> None:
     for phase in ("tokenizer", *PHASES)[done:]:
         shutil.rmtree(run.phase(phase))
     written = report.write(run)
@@ -215,7 +214,7 @@ def test_a_run_that_has_just_begun_has_a_report(run: Run, done: int) -> None:
     assert ("nothing trained yet" in said) == (" chat " not in said) == (done < 2)
 
 
-def test_a_report_does_not_wait_for_torch() -> None:
+def test_reports_do_not_import_torch() -> None:
     code = "import sys, lanbot.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -242,16 +241,16 @@ def test_curves_are_loss_and_bpb_and_for_rl_reward(full: Run) -> None:
     assert curves["base"]["loss"][0] == [pytest.approx(100 * 2 / 450, abs=1e-6), 3.0]  # of the losses 3, 4, 2
     assert curves["base"]["val_bpb"] == [[0.0, 3.0]]
     assert curves["sft"]["mean_of"] == 1 and curves["sft"]["bpb"][-1] == [100.0, 2.0]
-    assert curves["sft"]["val_bpb"] == [[100.0, 3.5]], "where training measures none, that of the evaluation"
+    assert curves["sft"]["val_bpb"] == [[100.0, 3.5]], "the evaluation's value if training measured none"
 
 
-def test_a_line_of_metrics_that_a_kill_cut_short_is_left_out(full: Run) -> None:
+def test_an_incomplete_line_of_metrics_is_skipped(full: Run) -> None:
     path = full.phase("rl") / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 13, "rew')
     assert len(report.collect(full)["curves"]["rl"]["reward"]) == 12
 
 
-def test_the_page_says_of_how_many_steps_a_point_is_the_mean(full: Run) -> None:
+def test_the_page_states_how_many_steps_a_point_averages(full: Run) -> None:
     assert "the mean of several steps: 3 in base." in report.page(report.collect(full))
 
 
@@ -271,7 +270,7 @@ def test_an_axis_holds_its_values_and_few_ticks(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize(("share", "error"), [(0.0, 0.0), (1.0, 0.0), (0.98, 0.05), (0.01, 0.05)])
-def test_a_bar_stays_between_nothing_and_all(share: float, error: float) -> None:
+def test_a_bar_is_clipped_to_0_and_1(share: float, error: float) -> None:
     one = {"score": share, "stderr": error, "chance": 0.25}
     drawn = environment().get_template("parts.html.j2").module.bar(one, "p1", "x")  # type: ignore[attr-defined]
     assert all(0 <= float(percent) <= 100 for percent in re.findall(r'"(-?[\d.]+)%"', drawn))
@@ -299,7 +298,7 @@ def test_a_chart_has_axes_units_phases_and_a_legend(full: Run) -> None:
 # -- report.html -------------------------------------------------------------------------------------------
 
 
-def test_the_page_asks_nothing_of_a_network_and_runs_no_script(full: Run) -> None:
+def test_the_page_loads_nothing_and_runs_no_script(full: Run) -> None:
     source = report.page(report.collect(full))
     page = Seen(source)
     assert page.open == [], "every tag is closed, in order"
@@ -316,7 +315,7 @@ def test_the_page_asks_nothing_of_a_network_and_runs_no_script(full: Run) -> Non
     assert "default-src 'none'" in source
 
 
-def test_what_a_user_or_a_model_wrote_is_text_and_nothing_else(full: Run) -> None:
+def test_text_of_users_and_models_is_escaped(full: Run) -> None:
     for phase in PHASES:
         evals = evals_of(phase, HOSTILE)
         evals["samples"] += [sample(HOSTILE, ("python", HOSTILE), ("output", HOSTILE), ("text", HOSTILE))]
@@ -343,10 +342,10 @@ def test_control_characters_are_shown_and_letters_of_all_scripts_kept(run: Run) 
     page = (run.folder / "report.html").read_text()
     assert "a␀b␛[31mc שלום 你好 🚀 ?" in page
     assert "a␀b␛[31mc" in (run.folder / "report.md").read_text()
-    assert 'dd dir="auto"' in page, "what turns the direction of writing does so in its own answer only"
+    assert 'dd dir="auto"' in page, "marks of writing direction affect one answer only"
 
 
-def test_scores_stand_with_error_size_and_chance(full: Run) -> None:
+def test_scores_are_shown_with_error_n_and_chance(full: Run) -> None:
     page = report.page(report.collect(full))
     assert 'aria-label="word_problems: 0.600 ± 0.049, chance 0.25"' in page
     text = " ".join(Seen(page).text.split())
@@ -355,10 +354,10 @@ def test_scores_stand_with_error_size_and_chance(full: Run) -> None:
     assert "pass@8 before 0.600 ± 0.049 after 0.900 ± 0.030" in re.sub(r"(before|after)(\d)", r" \1 \2", text)
 
 
-def test_bits_per_byte_stand_with_error_size_and_chance_where_they_were_measured(full: Run) -> None:
+def test_bits_per_byte_are_shown_with_error_n_and_chance(full: Run) -> None:
     said = "Bits per byte: of 62,913 bytes of held-out text, 40 documents, read 256 tokens at a time; its chance is a"
     for written in (report.markdown(report.collect(full)), report.page(report.collect(full))):
-        assert "Bits per byte: of" not in written, "an older run's evaluation does not say"
+        assert "Bits per byte: of" not in written, "not measured"
     for phase in PHASES[1:]:
         measured = {"bits_per_byte": 2.5, "stderr": 0.0123, "chance": 3.214, "n": 62_913, "documents": 40}
         put(full, phase, "evals.json", {**full.read(phase, "evals.json"), "bpb": {**measured, "context": 256}})
@@ -373,8 +372,8 @@ def test_bits_per_byte_stand_with_error_size_and_chance_where_they_were_measured
     assert " ".join(row.split()) == "val bits per byte 3.21 1.5000 2.5000 ± 0.0123 3.5000 ± 0.0123 4.5000 ± 0.0123"
 
 
-def test_why_programs_failed_and_where_they_ran_stands_beneath_the_scores(full: Run) -> None:
-    assert "Programs" not in report.markdown(report.collect(full)), "a run without any has no such table"
+def test_program_faults_and_the_sandbox_level_are_shown(full: Run) -> None:
+    assert "Programs" not in report.markdown(report.collect(full)), "no table without programs"
     faults = {"base": {"no program": 164}, "mid": {"wrong": 150, "exit": 4}, "sft": {"timeout": 2, "wrong": 112}}
     for phase, failed in faults.items():
         evals = full.read(phase, "evals.json")
@@ -413,12 +412,7 @@ def test_calls_and_outputs_are_set_apart(full: Run) -> None:
     assert page.count("✓ right") == 3
 
 
-def test_samples_of_an_earlier_version_are_texts(run: Run) -> None:
-    put(run, "rl", "evals.json", evals_of("rl") | {"samples": [{"prompt": "Old?", "answer": "[1 → 1] Yes."}]})
-    assert "[1 → 1] Yes." in Seen(report.page(report.collect(run))).text
-
-
-def test_a_score_of_one_item_shows_how_little_is_known(run: Run) -> None:
+def test_a_score_of_one_item_has_a_wide_error_bar(run: Run) -> None:
     evals = evals_of("rl")
     evals["tasks"]["identity"] |= {**Score.of([True], 0.0).json(), "items": 40, "did_not_fit": 3}
     put(run, "rl", "evals.json", evals)
@@ -435,13 +429,13 @@ def test_templates_and_style_sheet_are_shipped() -> None:
     assert {"report/static/*.css", "report/templates/*.j2"} <= set(shipped)
 
 
-def test_contaminated_items_are_told_with_where_they_are_and_whether_they_count(full: Run) -> None:
+def test_contaminated_items_are_shown_with_sources_and_whether_they_count(full: Run) -> None:
     written = report.write(full)
     assert list(written["contamination"]["tasks"]) == ["word_problems"]
     row = "word_problems | mid smoltalk (3), base (1) | 1,319 | 3 | {}"
     says = "13 words of its question in a row are in the training data"
     looked = "mid smoltalk (505K), base (5.4M)"
-    told = "In the training data: 3 of 1,319 items of word_problems; scored {}."
+    summary = "In the training data: 3 of 1,319 items of word_problems; scored {}."
     for dropped, scored in ((0, "with them"), (3, "without them")):
         evals = full.read("rl", "evals.json")
         evals["tasks"]["word_problems"]["left_out"] = dropped
@@ -451,10 +445,10 @@ def test_contaminated_items_are_told_with_where_they_are_and_whether_they_count(
         text = re.sub(r" +", " ", (full.folder / "report.md").read_text())
         assert f"| {row.format(scored)} |" in text and says in text and looked in text
         assert row.format(scored).replace(" | ", "") in page and says in page and looked in page
-        assert told.format(scored) in report.closing(full, written)
+        assert summary.format(scored) in report.closing(full, written)
 
 
-def test_a_check_that_found_nothing_is_told_and_one_that_was_not_made_is_not(full: Run) -> None:
+def test_a_contamination_check_is_shown_only_if_it_was_made(full: Run) -> None:
     put(full, "", "contamination.json", contamination_of(0))
     written = report.write(full)
     assert "| word_problems |          | 1,319 |            0 |" in (full.folder / "report.md").read_text()
@@ -469,7 +463,7 @@ def test_a_check_that_found_nothing_is_told_and_one_that_was_not_made_is_not(ful
 # -- report.md and the terminal ----------------------------------------------------------------------------
 
 
-def test_parts_stand_below_their_task_for_the_last_phase(full: Run) -> None:
+def test_parts_are_listed_below_their_task(full: Run) -> None:
     lines = report.evaluation_table(report.collect(full)).split("\n")
     at = next(i for i, line in enumerate(lines) if line.startswith("word_problems"))
     seen, unseen = lines[at + 1 : at + 3]
@@ -486,21 +480,21 @@ def test_tables_are_aligned(full: Run, md: bool) -> None:
         assert len(ends) == 1 if md else len(lines[0]) == len(lines[1]) == max(ends)
 
 
-def test_the_text_has_what_the_page_has(full: Run) -> None:
+def test_markdown_has_the_content_of_the_page(full: Run) -> None:
     report.write(full)
     text = (full.folder / "report.md").read_text()
     assert "A chat model named Juniper, made by Ada, trained by LanBot." in text
     assert "2.36M parameters, 4K tokens in 6m40s of training, 10m07s with evaluation." in text
-    assert "### Find the price (right)" in text and "assistant: >>> Hello.\n  = Hello.\nHello." in text
+    assert "### Find the price (right)" in text and "## assistant\n\n    >>> Hello.\n    Hello.\n\nHello." in text
     assert "&nbsp;&nbsp;unseen" in text
 
 
-def test_a_fence_in_a_transcript_does_not_end_it(full: Run) -> None:
+def test_a_fence_in_a_transcript_does_not_end_its_code_block(full: Run) -> None:
     put(full, "rl", "evals.json", {**evals_of("rl"), "transcripts": [transcript("```` is a fence")]})
     assert report.markdown(report.collect(full)).count("`````\n") == 2
 
 
-def test_the_closing_word(full: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_summary_on_the_terminal(full: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lanbot.report.terminal.program", lambda: "lanbot")
     monkeypatch.setenv("LANBOT_RUNS", str(full.folder.parent))
     full = Run(full.folder, full.recipe, Options.from_environment())
@@ -523,13 +517,15 @@ def test_the_closing_word(full: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_the_closing_word_names_a_run_from_elsewhere_by_its_path(full: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_summary_names_a_run_outside_the_runs_folder_by_its_path(
+    full: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LANBOT_RUNS", str(full.folder.parent / "other"))
     full = Run(full.folder, full.recipe, Options.from_environment())
     assert f" chat {full.folder}\n" in report.closing(full, report.collect(full))
 
 
-def test_the_closing_word_before_rl_compares_nothing(run: Run) -> None:
+def test_the_summary_before_rl_has_no_comparison(run: Run) -> None:
     shutil.rmtree(run.phase("rl"))
     said = report.closing(run, report.collect(run))
     assert "sft ± error" in said and "->" not in said and "Not yet done: rl." in said
@@ -541,7 +537,7 @@ def test_a_name_cannot_move_the_cursor(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("on_path", "said"), [(True, "lanbot"), (False, ".venv/bin/lanbot")])
-def test_commands_are_told_so_that_this_shell_finds_them(
+def test_commands_are_written_as_this_shell_finds_them(
     on_path: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / ".venv" / "bin" / "lanbot"
@@ -560,9 +556,3 @@ def test_commands_are_told_so_that_this_shell_finds_them(
 )
 def test_counts_have_three_digits(number: float, said: str) -> None:
     assert count(number) == said
-
-
-def test_a_report_is_written_in_a_moment(full: Run) -> None:
-    began = time.process_time()
-    report.write(full)
-    assert time.process_time() - began < 1

@@ -100,7 +100,7 @@ def test_the_attack_fails(
     assert found[name] == ""
 
 
-def test_the_battery_sees_what_gets_through(folder: Path) -> None:
+def test_attacks_succeed_without_a_sandbox(folder: Path) -> None:
     """Those attacks that harm nothing on a machine that stops none of them."""
     names = [
         *("12 x 150 MB by fork", "another program", "loopback socket", "a secret in $HOME", "the host's key"),

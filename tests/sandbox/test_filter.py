@@ -1,4 +1,4 @@
-"""The seccomp program, interpreted: what it says on both machines, on one of which it cannot be loaded here."""
+"""The seccomp program in an interpreter, for both architectures."""
 
 import errno
 import re
@@ -14,7 +14,7 @@ MACHINES = list(seccomp.ARCHITECTURES)
 
 
 def judge(machine: str, number: int, *arguments: int, writes: bool = True, architecture: int | None = None) -> int:
-    """What the kernel would do: 0 to allow, an errno, or -1 to kill."""
+    """The kernel's decision: 0 to allow, an errno, or -1 to kill."""
     words = [argument & (1 << 64) - 1 for argument in (*arguments, 0, 0, 0, 0, 0, 0)[:6]]
     architecture = architecture or seccomp.ARCHITECTURES[machine]
     data = struct.pack("=IIQ6Q", number & 0xFFFFFFFF, architecture, 0, *words)
@@ -82,13 +82,13 @@ CASES = {
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_call_meets(machine: str, name: str) -> None:
+def test_system_calls_are_allowed_denied_or_fatal(machine: str, name: str) -> None:
     *numbers, arguments, expected = CASES[name]
     assert judge(machine, numbers[MACHINES.index(machine)], *arguments) == expected  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_where_nothing_is_written_more_is_denied(machine: str) -> None:
+def test_read_only_filters_deny_more(machine: str) -> None:
     column = MACHINES.index(machine)
     openat, chmod, truncate = (257, 56)[column], (268, 53)[column], (76, 45)[column]
     for writes in (True, False):

@@ -87,7 +87,7 @@ def test_nothing_is_left_when_the_host_is_killed(level: int, tmp_path: Path) -> 
 
 
 def running(pid: int) -> bool:
-    """A zombie waits for init and runs no more."""
+    """False for a zombie that waits for init."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

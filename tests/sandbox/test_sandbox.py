@@ -1,4 +1,4 @@
-"""What a caller of the sandbox sees. At the best level of this machine, and where it says so at another one."""
+"""The sandbox's interface, at the best level of this machine unless a test names another."""
 
 import os
 import signal
@@ -77,14 +77,14 @@ def test_exit_codes(box: Sandbox, code: str, exit: int, stderr: str) -> None:
     assert result.stdout == ("bye\n" if "bye" in code else "")
 
 
-def test_what_cannot_be_compiled_says_so(box: Sandbox) -> None:
+def test_a_syntax_error_is_reported(box: Sandbox) -> None:
     assert "SyntaxError" in box.run("def f(:").stderr
     assert box.run("\0").exit == 1
     assert box.run("x = '\ud800'").exit == 1
     assert box.run("").exit == 0
 
 
-def test_stdin_is_read_by_every_door(box: Sandbox) -> None:
+def test_stdin_is_read_by_every_api(box: Sandbox) -> None:
     assert box.run("print(input() + input())", stdin="a\nb\n").stdout == "ab\n"
     assert box.run("print(open(0).read())", stdin="a\nb").stdout == "a\nb\n"
     assert box.run("import sys; print(len(sys.stdin.buffer.read()))", stdin=bytes(3_000_000)).stdout == "3000000\n"
@@ -120,7 +120,7 @@ os.unlink('gone')
     "code",
     ["os.chmod('.', 0)", "os.utime('.', (5, 5))", "for _ in range(9): open('x', 'w').close(); os.unlink('x')"],
 )
-def test_what_is_done_to_an_empty_folder_is_not_there_for_the_next_run(box: Sandbox, code: str) -> None:
+def test_changes_of_an_empty_folder_do_not_reach_the_next_run(box: Sandbox, code: str) -> None:
     look = """
 import os
 open('y', 'w').close()
@@ -132,14 +132,14 @@ print(os.stat('.').st_mode, os.stat('.').st_mtime > 5, os.stat('y').st_ino)
 
 
 @needs_writing
-def test_more_files_than_fit_are_cut_and_it_is_said(box: Sandbox) -> None:
+def test_files_beyond_the_limits_are_dropped_and_reported(box: Sandbox) -> None:
     many = box.run("for i in range(100): open(f'{i:03}', 'w').write('x')")
     assert (len(many.files), many.truncated) == (64, True)
     large = box.run("open('big', 'wb').write(bytes(20 << 20)); open('small', 'w').write('x')")
     assert (large.files, large.truncated) == ({"small": b"x"}, True)
 
 
-def test_where_nothing_can_be_written_none_comes_back() -> None:
+def test_a_read_only_run_returns_no_files() -> None:
     if not canary.check(launch.LOCKED).holds:
         pytest.skip(canary.check(launch.LOCKED).why)
     with Sandbox(1, launch.LOCKED) as box:
@@ -179,7 +179,7 @@ def test_names_outside_the_folder_are_refused(box: Sandbox, name: str) -> None:
         ({"memory": 1 << 60}, ValueError),
     ],
 )
-def test_what_cannot_be_is_refused_and_costs_no_worker(
+def test_invalid_requests_are_refused_and_cost_no_worker(
     box: Sandbox, wrong: dict[str, object], error: type[Exception]
 ) -> None:
     box.run("1")
@@ -233,7 +233,7 @@ def test_functions_are_calls_to_the_host(box: Sandbox) -> None:
     assert seen == [(("a", [1, [2, 3]]), {"k": {"x": None}}, threading.current_thread())]
 
 
-def test_what_a_function_raises_arrives_as_words(box: Sandbox) -> None:
+def test_exceptions_of_functions_arrive_as_text(box: Sandbox) -> None:
     def fails(kind: str) -> object:
         if kind == "raise":
             raise KeyError("no such thing")
@@ -270,7 +270,7 @@ print([json.loads(os.read(3, struct.unpack('>I', os.read(3, 4))[0])) for _ in ra
     assert result.stdout == "[{'value': 1}, {'value': 2}, {'value': 3}]\n"
 
 
-def test_calls_are_bounded_and_their_time_is_not_the_runs(box: Sandbox) -> None:
+def test_calls_are_bounded_and_their_time_does_not_count(box: Sandbox) -> None:
     code = f"for _ in range({MOST_CALLS}): f()\nprint('all')"
     assert box.run(code, functions={"f": lambda: None}).stdout == "all\n"
     slow = box.run("f(); print('done')", functions={"f": lambda: time.sleep(0.6)}, timeout=0.5)
@@ -286,7 +286,7 @@ def test_an_exception_that_is_not_for_the_sandbox_reaches_the_caller(box: Sandbo
     assert box.run("print(1)").stdout == "1\n"
 
 
-def test_what_was_printed_before_the_time_was_over_is_there(box: Sandbox) -> None:
+def test_output_before_a_timeout_is_returned(box: Sandbox) -> None:
     result = box.run("print('begun')\nwhile True: pass", timeout=0.2)
     assert (result.stdout, result.timed_out, result.exit, result.ended) == ("begun\n", True, -9, "timeout")
 
@@ -318,7 +318,7 @@ def test_a_session_keeps_its_state(box: Sandbox) -> None:
     assert not box.sessions
 
 
-def test_a_session_that_does_not_end_by_itself_begins_anew(box: Sandbox) -> None:
+def test_a_session_whose_run_is_killed_restarts(box: Sandbox) -> None:
     box.run("x = 1", session="s")
     assert box.run("while True: pass", session="s", timeout=0.2).timed_out
     assert "NameError" in box.run("x", session="s").stderr
@@ -330,7 +330,7 @@ def test_a_session_that_does_not_end_by_itself_begins_anew(box: Sandbox) -> None
     box.close_session("s")
 
 
-def test_who_waits_for_a_session_that_breaks_off_begins_it_anew(box: Sandbox) -> None:
+def test_a_run_waiting_for_a_session_that_ended_restarts_it(box: Sandbox) -> None:
     begun, results = threading.Event(), {}
 
     def first() -> None:
@@ -353,7 +353,7 @@ def test_a_session_keeps_its_files_and_gives_each_change_once(box: Sandbox) -> N
     box.close_session("s")
 
 
-def test_a_sessions_threads_stand_still_between_its_runs(box: Sandbox) -> None:
+def test_threads_of_a_session_are_stopped_between_runs(box: Sandbox) -> None:
     count = "import threading, time\nn = 0\ndef go():\n    global n\n    while True: n += 1; time.sleep(0.001)\n"
     box.run(count + "threading.Thread(target=go, daemon=True).start(); time.sleep(0.05)", session="s")
     first = int(box.run("print(n)", session="s").stdout)
@@ -362,7 +362,7 @@ def test_a_sessions_threads_stand_still_between_its_runs(box: Sandbox) -> None:
     box.close_session("s")
 
 
-def test_the_oldest_session_goes_when_there_are_too_many(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_session_is_closed_when_there_are_too_many(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "MOST_SESSIONS", 2)
     for name in ("a", "b", "a", "c"):
         box.run(f"{name} = 1", session=name)
@@ -371,9 +371,7 @@ def test_the_oldest_session_goes_when_there_are_too_many(box: Sandbox, monkeypat
         box.close_session(name)
 
 
-def test_a_session_that_waits_for_another_does_not_have_to_go_for_it(
-    box: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_that_waits_for_another_is_not_closed_for_it(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "MOST_SESSIONS", 1)
     outputs, own = [], Sandbox(1, box.level)
 
@@ -413,7 +411,7 @@ def test_many_programs_come_back_in_their_order(box: Sandbox) -> None:
     assert len(box.idle) <= box.workers
 
 
-def test_programs_that_nobody_waits_for_are_not_begun(box: Sandbox) -> None:
+def test_abandoned_programs_are_not_started(box: Sandbox) -> None:
     begun, gate = [], threading.Event()
 
     def begin(number: int) -> None:
@@ -436,7 +434,7 @@ def test_a_worker_that_dies_is_replaced(box: Sandbox) -> None:
     assert box.run("print('again')").stdout == "again\n"
 
 
-def test_a_worker_that_dies_in_a_run_is_told(box: Sandbox) -> None:
+def test_a_worker_that_dies_in_a_run_is_reported(box: Sandbox) -> None:
     def kill() -> None:
         [worker] = [one for one in seen if one.process]
         worker.zygote.kill()
@@ -466,12 +464,12 @@ def test_a_host_that_forks_while_it_starts_a_run_and_closes_before_its_child(box
     with Sandbox(1, box.level) as own:
         own.run("1")
         [worker] = own.idle
-        held, told = threading.Event(), threading.Event()
+        held, released = threading.Event(), threading.Event()
 
         def hold() -> None:
             with own.lock:
                 held.set()
-                told.wait()
+                released.wait()
 
         thread = threading.Thread(target=hold)
         thread.start()
@@ -480,18 +478,18 @@ def test_a_host_that_forks_while_it_starts_a_run_and_closes_before_its_child(box
         if not (pid := os.fork()):
             signal.alarm(60)  # a hang is to fail, not to last
             os._exit(0 if own.run("print('child')").stdout == "child\n" and os.read(read_end, 1) else 1)
-        told.set()
+        released.set()
         thread.join()
         own.close()
-        assert worker.zygote.returncode == 0  # it ended by itself, though the child has its socket too
+        assert worker.zygote.returncode == 0  # it exited by itself, although the child has its socket too
         os.write(write_end, b"x")
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         os.close(read_end)
         os.close(write_end)
 
 
-def test_the_canary_sees_what_gets_through() -> None:
-    """Level 4 protects nothing: a canary that found nothing there would find nothing anywhere."""
+def test_the_canary_detects_leaks() -> None:
+    """Level 4 protects nothing, so the canary must report every attack."""
     worker = Worker(launch.OPEN)
     try:
         through, tried = canary.attack(worker)
@@ -503,7 +501,7 @@ def test_the_canary_sees_what_gets_through() -> None:
     assert tried > len(through)
 
 
-def test_without_a_level_that_holds_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_runs_without_a_level_that_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canary, "check", lambda level: Verdict(level, level == launch.OPEN, "got through: a socket"))
     with pytest.raises(UserError, match=r"no sandbox holds .*got through: a socket") as refusal:
         Sandbox()

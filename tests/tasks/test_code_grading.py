@@ -1,4 +1,4 @@
-"""Programs are judged by what they return, and nothing else that they do counts as passing."""
+"""Programs are judged by the values they return; nothing else that they do passes."""
 
 import ast
 import math
@@ -21,12 +21,10 @@ from lanbot.tasks.code_grading import extract, judge
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.sandbox_rpc import decode, encode
 
-REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 VERDICTS = sandbox.survey()
 needs_sandbox = pytest.mark.skipif(
     not VERDICTS[-1].holds, reason="no level of the sandbox holds here: " + "; ".join(map(str, VERDICTS))
 )
-needs_mirror = pytest.mark.skipif(not (REAL / "humaneval").is_dir(), reason=f"no mirror of real data at {REAL}")
 PROMPT = 'import math\n\n\ndef helper(x):\n    return x + 1\n\n\ndef f(x):\n    """Twice x."""\n'
 TESTS = "def check(candidate):\n    for x in (1, 2.5, -3):\n        assert candidate(x) == 2 * x\n"
 
@@ -61,7 +59,7 @@ def test_plain_data_crosses_with_its_types(value: object) -> None:
         assert types(back) == types(value)
 
 
-def test_no_number_crosses_as_none() -> None:
+def test_nan_crosses() -> None:
     assert math.isnan(decode(encode(math.nan)))
 
 
@@ -75,7 +73,7 @@ class Always(int):
 @pytest.mark.parametrize(
     "value", [Always(), object(), len, range(3), int, iter([]), bytearray(), frozenset(), type("C", (Counter,), {})()]
 )
-def test_nothing_else_crosses(value: object) -> None:
+def test_other_types_do_not_cross(value: object) -> None:
     for held in (value, [value], {"a": (value,)}):
         with pytest.raises(TypeError):
             encode(held)
@@ -121,10 +119,7 @@ MARGIN = '"""\n```python\nf(1)\n```\n"""\ndef f(x):\n    return 2\n'
         # a fence within a docstring, also at the margin, does not end the block
         (f"```python\n{DOCSTRING}```\nIt returns 2.", DOCSTRING),
         (f"```python\n{MARGIN}```\n\n```python\nf(1)\n```", MARGIN),
-        (
-            "```python\ndef f(x):\n    '''```f(1)```'''\n    return 2\n```",
-            "def f(x):\n    '''```f(1)```'''\n    return 2\n",
-        ),
+        (f"```python\n{INLINE}```", INLINE),
         # in a list
         (
             "1. First:\n\n   ```python\n   def f(x):\n       return 2\n   ```\n2. Then test.",
@@ -195,7 +190,7 @@ def test_extract(answer: str, code: str) -> None:
     ],
     ids=lambda text: text[:40],
 )  # fmt: skip
-def test_what_a_program_does_is_what_it_is_judged_by(code: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_are_judged_by_their_results(code: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code_grading, "SECONDS", 0.6 if expected == "timeout" else 20.0)
     assert fault(code) == expected
 
@@ -240,7 +235,7 @@ def test_forged_answers_do_not_pass(code: str) -> None:
 
 
 @needs_sandbox
-def test_a_test_that_catches_everything_passes_nothing_that_ended() -> None:
+def test_a_lenient_test_does_not_pass_a_program_that_exited() -> None:
     lenient = "def check(candidate):\n    try:\n        candidate(1)\n    except BaseException:\n        pass\n"
     assert fault("import os\ndef f(x): os._exit(0)", lenient) == "exit"
     assert fault("def f(x): return object()", lenient) == "type"
@@ -248,7 +243,7 @@ def test_a_test_that_catches_everything_passes_nothing_that_ended() -> None:
 
 
 @needs_sandbox
-def test_no_exception_ends_the_tests_as_if_there_were_no_more() -> None:
+def test_stop_iteration_does_not_end_the_tests_early() -> None:
     tests = """
 def check(candidate):
     for got, expected in zip(map(candidate, [1, 2]), [2, 4]):
@@ -259,7 +254,7 @@ def check(candidate):
 
 
 @needs_sandbox
-def test_exceptions_arrive_as_what_they_are() -> None:
+def test_exceptions_keep_their_type() -> None:
     tests = """
 def check(candidate):
     for kind in (ValueError, KeyError, UnicodeDecodeError, RuntimeError):
@@ -296,7 +291,7 @@ def test_without_a_sandbox_nothing_is_judged(monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Watched(Sandbox):
-    """Refuses a run that would have to wait for a worker: it could be one that waits for this run."""
+    """Refuses a run that would wait for a worker, which could deadlock."""
 
     running, most = 0, 0
     counting = threading.Lock()
@@ -317,7 +312,7 @@ class Watched(Sandbox):
 @needs_sandbox
 @pytest.mark.parametrize("workers", [(1, 1), (2, 3), (3, 2)])
 def test_no_program_waits_for_a_worker(workers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With more programs at a time than either pool has workers, two of them could wait for each other."""
+    """With more concurrent programs than workers in either pool, two could wait for each other."""
     pair = tuple(map(Watched, workers))
     monkeypatch.setattr(code_grading, "pools", lambda unsafe: pair)
     monkeypatch.setattr(code_grading, "SECONDS", 20.0)
@@ -359,7 +354,7 @@ ANSWERS: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
 
 @pytest.fixture
 def at_level(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """at_level(n): programs are judged at this level, where it holds."""
+    """at_level(n): judges programs at this level, or skips if it does not hold."""
     opened: list[Sandbox] = []
 
     def use(level: int) -> None:
@@ -373,23 +368,21 @@ def at_level(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]
         pool.close()
 
 
-@needs_mirror
+@pytest.mark.usefixtures("real_mirror")
 @pytest.mark.parametrize("level", [launch.BOXED, launch.LOCKED])
 @pytest.mark.parametrize("name", ANSWERS)
 def test_all_of_humaneval_passes_with_its_solutions_and_fails_with_tricks(
-    name: str, level: int, at_level: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    name: str, level: int, at_level: Callable[[int], None]
 ) -> None:
     at_level(level)
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
     task, (answer, fault) = make_task("humaneval", "test"), ANSWERS[name]
     said = [{"role": "assistant", "content": answer(task.row(i))} for i in range(len(task))]  # type: ignore[attr-defined]
     assert Counter(task.faults(list(range(164)), said)) == {fault: 164}  # type: ignore[attr-defined]
     assert task.sandbox_level == (None if name == "nothing" else level)
 
 
-@needs_mirror
-def test_solutions_may_be_said_without_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+@pytest.mark.usefixtures("real_mirror")
+def test_solutions_may_omit_the_prompt() -> None:
     task: Any = make_task("humaneval", "test")
     for i in range(164):
         row = task.row(i)
@@ -397,10 +390,9 @@ def test_solutions_may_be_said_without_the_prompt(monkeypatch: pytest.MonkeyPatc
         assert ast.dump(ast.parse(whole.code)) == ast.dump(ast.parse(body.code))
 
 
+@pytest.mark.usefixtures("real_mirror")
 @needs_sandbox
-@needs_mirror
-def test_the_check_of_one_answer_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+def test_the_check_of_one_answer_is_the_same() -> None:
     task = make_task("humaneval", "test")
     assert task.check(3, task.conversation(3)["messages"][-1])
     assert task.sandbox_level == VERDICTS[-1].level
@@ -408,5 +400,5 @@ def test_the_check_of_one_answer_is_the_same(monkeypatch: pytest.MonkeyPatch) ->
     assert task.faults([3, 4], [None, task.conversation(4)["messages"][-1]]) == ["no program", ""]
 
 
-def test_what_runs_in_the_sandbox_needs_the_standard_library_alone() -> None:
+def test_code_sent_into_the_sandbox_does_not_import_lanbot() -> None:
     assert "lanbot" not in Path(sandbox_rpc.__file__).read_text()

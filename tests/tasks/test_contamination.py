@@ -1,15 +1,13 @@
-"""Items of evaluations that are in the training data: what counts as found, what does not, and what is looked at."""
+"""Evaluation items in training data: which matches count, and which data is searched."""
 
 import gzip
 import json
-import os
 import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from lanbot.chat.messages import chat
@@ -33,7 +31,7 @@ def plan(recipe: Recipe, tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def found(items: list[str], text: str, tasks: list[int] | None = None) -> list[int]:
-    """The items that are in the text."""
+    """The items found in the text."""
     index = Index([[item] for item in items], tasks or [0] * len(items))
     return sorted(index.find(text)[1])
 
@@ -68,24 +66,24 @@ def test_words_are_of_all_scripts() -> None:
     assert found([item], item.replace("привет", "пока")) == []
 
 
-def test_no_n_gram_reaches_over_the_end_of_a_message() -> None:
+def test_n_grams_do_not_span_texts() -> None:
     assert found([QUESTION], " ".join(WORDS[:9]) + END + " ".join(WORDS[9:])) == []
     assert found([QUESTION], " ".join(WORDS[:9]) + END + QUESTION) == [0]
 
 
-def test_an_items_own_messages_are_apart_too() -> None:
+def test_n_grams_do_not_span_messages_of_an_item() -> None:
     index = Index([[" ".join(WORDS[:9]), " ".join(WORDS[9:])]], [0])
     assert index.find(QUESTION)[1] == {0: " ".join(WORDS[9:])}, "shorter than an n-gram, it is its longest message"
 
 
-def test_an_item_of_fewer_words_is_found_as_a_whole() -> None:
+def test_an_item_shorter_than_an_n_gram_is_found_as_a_whole() -> None:
     short = "Which planet is the largest?"
     assert found([short], "Tell me: which planet is the LARGEST (or so)?") == [0]
     assert found([short], "Which planet is the smallest? The largest planet is Jupiter.") == []
     assert found(["", "?!", short], "which planet is the largest") == [2]
 
 
-def test_what_many_items_of_a_task_say_is_not_theirs() -> None:
+def test_n_grams_of_many_items_are_ignored() -> None:
     common = " ".join(WORDS[:13])
     items = [f"{common} {i} " + " ".join(f"own{i}x{k}" for k in range(13)) for i in range(COMMON + 1)]
     assert found(items, common) == []
@@ -95,7 +93,7 @@ def test_what_many_items_of_a_task_say_is_not_theirs() -> None:
     assert found([" ".join([common] * (COMMON + 2))], common) == [0], "often in one item is not in many"
 
 
-def test_an_item_comes_with_the_first_n_gram_that_was_found() -> None:
+def test_a_match_comes_with_its_first_n_gram() -> None:
     words, hits = Index([[QUESTION], ["none of it " * 9]], [0, 1]).find(f"well {END} {QUESTION} {QUESTION}")
     assert hits == {0: " ".join(WORDS[:13])}
     assert words == 1 + 2 * len(WORDS)
@@ -115,17 +113,9 @@ def brute(items: list[list[str]], tasks: list[int], texts: list[list[str]], n: i
     return [i for i in range(len(items)) if any(gram in read and not many(i, gram) for gram in own[i])]
 
 
-@pytest.mark.parametrize("weak", [False, True])
-def test_the_index_finds_what_a_plain_search_finds_whatever_the_hash(
-    weak: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """weak: three hashes for all n-grams. It may then take no notice of what is common, so that nothing is here."""
-    common = 99 if weak else 2
+def test_the_index_finds_what_a_plain_search_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contamination, "N", 4)
-    monkeypatch.setattr(contamination, "COMMON", common)
-    if weak:
-        rolling = contamination.rolling
-        monkeypatch.setattr(contamination, "rolling", lambda ids, n: rolling(ids, n) % np.uint64(3))
+    monkeypatch.setattr(contamination, "COMMON", 2)
     some = 0
     for seed in range(150):
         rng = random.Random(seed)
@@ -138,12 +128,12 @@ def test_the_index_finds_what_a_plain_search_finds_whatever_the_hash(
         texts = [text(30) for _ in range(4)]
         index = Index([[" ".join(words)] for words in items], tasks)
         hits = sorted(index.find(END.join(" ".join(words) for words in texts))[1])
-        assert hits == brute(items, tasks, texts, 4, common)
+        assert hits == brute(items, tasks, texts, 4, 2)
         some += 0 < len(hits) < len(items)
     assert some > 100, "most trials find some and not all"
 
 
-# -- what is looked at -------------------------------------------------------------------------------------
+# -- what is searched --------------------------------------------------------------------------------------
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -204,7 +194,7 @@ def recipe_of(folder: Path, text: str) -> Recipe:
     return load(path)
 
 
-def test_all_that_a_recipe_trains_on_is_looked_through(recipe: Recipe) -> None:
+def test_all_training_data_of_a_recipe_is_searched(recipe: Recipe) -> None:
     result = check(recipe, recipe.evals.tasks)
     assert list(result["tasks"]) == ["gsm8k", "arc_easy"]
     gsm8k = result["tasks"]["gsm8k"]
@@ -214,12 +204,12 @@ def test_all_that_a_recipe_trains_on_is_looked_through(recipe: Recipe) -> None:
     sources = {source: hits["items"] for source, hits in gsm8k["sources"].items()}
     assert sources == {"mid smoltalk": 2, "sft gsm8k": 1, "base": 1}
     assert gsm8k["sources"]["base"]["example"] == {"item": 6, "words": sentence("g", 13)[:-1]}
-    assert set(result["words"]) == {"mid smoltalk", "sft gsm8k", "rl gsm8k", "base"}, "what LanBot makes is passed over"
+    assert set(result["words"]) == {"mid smoltalk", "sft gsm8k", "rl gsm8k", "base"}, "generated parts are skipped"
     assert result["words"]["mid smoltalk"] == 1 + 15 + 15 + 12 + 9
     assert json.loads(json.dumps(result)) == result == check(recipe, recipe.evals.tasks)
 
 
-def test_only_so_much_of_the_corpus_is_read(recipe: Recipe) -> None:
+def test_the_corpus_is_searched_up_to_a_limit(recipe: Recipe) -> None:
     whole = check(recipe, ["gsm8k"])["words"]["base"]
     assert whole >= 8 * 15
     some = check(recipe, ["gsm8k"], base_chars=300)
@@ -228,7 +218,7 @@ def test_only_so_much_of_the_corpus_is_read(recipe: Recipe) -> None:
     assert plan(recipe, ["gsm8k"])["corpus"][3] == 6 * 10_000, "no more than base can have read"
 
 
-def test_only_the_rows_that_a_mixture_takes_are_looked_through(recipe: Recipe, tmp_path: Path) -> None:
+def test_only_rows_of_the_mixture_are_searched(recipe: Recipe, tmp_path: Path) -> None:
     one = recipe_of(tmp_path, '[mid]\nmixture = [{ task = "smoltalk", rows = 1, epochs = 3 }]')
     assert check(one, ["gsm8k"])["words"]["mid smoltalk"] in (31, 21)
 
@@ -252,7 +242,7 @@ def test_a_broken_row_is_an_error_only_where_training_has_it(recipe: Recipe, tmp
     assert check(recipe, ["gsm8k"])["tasks"]["gsm8k"]["items"] == 8
 
 
-def test_a_plan_changes_with_the_data_and_with_nothing_else(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_plan_changes_only_with_the_data(recipe: Recipe, tmp_path: Path) -> None:
     text = (tmp_path / "recipe.toml").read_text()
     before = plan(recipe, recipe.evals.tasks)
     assert json.loads(json.dumps(before)) == before and before["tasks"] == ["gsm8k", "arc_easy"]
@@ -265,12 +255,12 @@ def test_a_plan_changes_with_the_data_and_with_nothing_else(recipe: Recipe, tmp_
         assert plan(changed, changed.evals.tasks) != before
 
 
-def test_what_the_world_makes_is_not_real() -> None:
+def test_generated_tasks_are_not_checked() -> None:
     assert real(load("demo").evals.tasks) == [] and plan(load("demo"), ["gsm8k"])["corpus"] == []
     assert real(["mmlu", "identity", "jsonl:x", "spelling_bee"]) == ["mmlu", "jsonl:x"]
 
 
-def test_a_summary_says_how_many_where_and_shows_one(recipe: Recipe) -> None:
+def test_the_summary_has_counts_sources_and_an_example(recipe: Recipe) -> None:
     lines = contamination.summary(check(recipe, recipe.evals.tasks)).split("\n")
     assert " ".join(lines[2].split()) == "gsm8k mid smoltalk 2, sft gsm8k 1, base 1 8 4"
     assert f'gsm8k, item 1, in mid smoltalk: "{sentence("b", 13)[:-1]}"' in lines
@@ -278,14 +268,9 @@ def test_a_summary_says_how_many_where_and_shows_one(recipe: Recipe) -> None:
 
 # -- the real mirror ---------------------------------------------------------------------------------------
 
-REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 
-
-@pytest.mark.skipif(not (REAL / "gsm8k").is_dir(), reason=f"no mirror of real data at {REAL}")
-def test_real_questions_in_ones_own_chats_are_found_and_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+@pytest.mark.usefixtures("real_mirror")
+def test_real_questions_in_a_jsonl_file_are_found(tmp_path: Path) -> None:
     tasks, taken = ("gsm8k", "arc_challenge"), [3, 100, 700]
     asked = [make_task(name, "test").conversation(i)["messages"][0]["content"] for name in tasks for i in taken]
     asked = [re.sub(r"- (.*) = (.)\n", r"(\2) \1\n", str(said)) for said in asked]  # as others write choices

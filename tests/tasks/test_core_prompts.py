@@ -4,7 +4,6 @@ import csv
 import gzip
 import hashlib
 import json
-import os
 import random
 import re
 import zipfile
@@ -13,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from lanbot.core.errors import UserError
+from lanbot.evals.score import Centered, Score
 from lanbot.tasks import core
 from lanbot.tasks.core import ANSWER, CHOICE, GREEDY, SCHEMA, TASKS, CoreTask, Prompt, prompts, shots, texts
 
-REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
-needs_bundle = pytest.mark.skipif(not (REAL / "core").is_dir(), reason=f"no CORE bundle at {REAL / 'core'}")
 LABELS = [task.label for task in TASKS]
 
 QUIZ = [
@@ -51,7 +49,7 @@ def ids(text: str) -> list[int]:
 
 
 def judged(prompt: Prompt) -> tuple[str, str]:
-    """(what is given, what is judged) of a prompt of bytes."""
+    """(prefix, scored text) of a prompt of bytes."""
     start = prompt.start
     return bytes(prompt.ids[1:start]).decode(), bytes(prompt.ids[start:]).decode()
 
@@ -152,14 +150,14 @@ def test_a_continuation_longer_than_the_context_is_judged_as_far_as_it_goes() ->
 
 
 def test_a_choice_that_another_begins_with_is_judged_by_its_last_token() -> None:
-    """The tokens that all have in common are all of the shorter one: nothing would be left to judge."""
+    """The common prefix is the whole shorter choice, so its last token is scored."""
     task = CoreTask("quiz", "quiz", CHOICE, 0)
     made = prompts(task, [[0, 5, 6], [0, 5, 6, 7]])
     assert made == [Prompt([0, 5, 6], 2), Prompt([0, 5, 6, 7], 2)]
 
 
 def test_tokens_that_merge_over_the_prompts_end_are_judged() -> None:
-    """A tokenizer may join the prompt's end and the continuation: what differs is what is judged."""
+    """A tokenizer may merge the prompt's end with the continuation; the tokens that differ are scored."""
     task = CoreTask("facts", "facts", GREEDY, 0)
     assert prompts(task, [[0, 5, 6], [0, 5, 9, 7]]) == [Prompt([0, 5, 9, 7], 2)]
 
@@ -167,7 +165,7 @@ def test_tokens_that_merge_over_the_prompts_end_are_judged() -> None:
 # -- shots -------------------------------------------------------------------------------------------------
 
 
-def test_shots_are_drawn_from_all_others_as_the_field_draws_them() -> None:
+def test_shots_are_drawn_as_in_the_reference_implementation() -> None:
     items = [{"query": str(i)} for i in range(300)]
     task = CoreTask("quiz", "quiz", CHOICE, 10)
     for i in (0, 1, 7, 150, 299):
@@ -202,7 +200,7 @@ random.Random(1337).shuffle(SHUFFLED)
 
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the downloaded zip would be."""
+    """The path of the downloaded zip."""
     path = tmp_path / "eval_bundle.zip"
     monkeypatch.setattr("lanbot.tasks.core.hub.url_file", lambda url, mirror, options: path)
     return path
@@ -220,7 +218,7 @@ def test_the_bundle_is_read_out_of_its_zip(bundle: Path, top: str) -> None:
     assert [item["query"] for item in core.load(COPA)] == [f"Q{i}\u2028" for i in SHUFFLED]
 
 
-def test_what_is_wrong_with_a_bundle_is_told(bundle: Path) -> None:
+def test_a_damaged_bundle_is_an_error(bundle: Path) -> None:
     bundle.write_bytes(b"<html>not found</html>")
     with pytest.raises(UserError, match="cannot be read") as error:
         core.load(COPA)
@@ -244,9 +242,9 @@ def test_what_is_wrong_with_a_bundle_is_told(bundle: Path) -> None:
         (["no", "columns"], "TypeError"),
     ],
 )
-def test_a_row_that_is_no_item_is_named(bundle: Path, row: object, problem: str) -> None:
+def test_an_invalid_row_is_an_error_with_its_place(bundle: Path, row: object, problem: str) -> None:
     zipped(bundle, "eval_data/" + DATA, LINES + json.dumps(row).encode())
-    with pytest.raises(UserError, match=f"line 6: no item of copa .*{problem}"):
+    with pytest.raises(UserError, match=f"line 6: not an item of copa .*{problem}"):
         core.load(COPA)
 
 
@@ -279,14 +277,9 @@ FIRST_20 = {
 """Of the rendered prompts of each task's first 20 items. HellaSwag's are those of a mirror that strips its choices."""
 
 
-@pytest.fixture
-def mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
-
-
-@needs_bundle
+@pytest.mark.usefixtures("real_mirror")
 @pytest.mark.parametrize("task", TASKS, ids=LABELS)
-def test_prompts_do_not_drift(task: CoreTask, mirror: None) -> None:
+def test_prompts_are_pinned(task: CoreTask) -> None:
     items = core.load(task)
     rendered = [texts(task, items, i) for i in range(20)]
     assert all(
@@ -296,31 +289,27 @@ def test_prompts_do_not_drift(task: CoreTask, mirror: None) -> None:
     assert hashlib.sha256(json.dumps(rendered).encode()).hexdigest()[:16] == FIRST_20[task.label]
 
 
-@needs_bundle
-def test_the_table_of_tasks_is_the_bundles() -> None:
+def test_the_table_of_tasks_is_the_bundles(real_mirror: Path) -> None:
     said = {}
-    for entry in (REAL / "core" / "core.yaml").read_text().split("\n-\n")[1:]:
+    for entry in (real_mirror / "core" / "core.yaml").read_text().split("\n-\n")[1:]:
         values = dict(re.findall(r"^ +(\w+): (.*)$", entry, re.MULTILINE))
         delimiter = json.loads(values.get("continuation_delimiter", '" "'))
         shots = json.loads(values["num_fewshot"])[0]
         said[values["label"]] = (values["dataset_uri"], values["icl_task_type"], shots, delimiter)
     assert {task.label: (f"{task.file}.jsonl", task.kind, task.shots, task.delimiter) for task in TASKS} == said
     assert list(said) == LABELS and len(said) == 22
-    with (REAL / "core" / "eval_meta_data.csv").open(newline="") as file:
+    with (real_mirror / "core" / "eval_meta_data.csv").open(newline="") as file:
         baselines = {row["Eval Task"]: float(row["Random baseline"]) for row in csv.DictReader(file)}
     assert {task.label: task.baseline for task in TASKS} == {label: baselines[label] for label in LABELS}
 
 
-@needs_bundle
-def test_centering_gives_the_published_figures() -> None:
+def test_centering_gives_the_published_figures(real_mirror: Path) -> None:
     found = 0
-    for path in (REAL / "core" / "reference").glob("*.csv"):
+    for path in (real_mirror / "core" / "reference").glob("*.csv"):
         lines = [[cell.strip() for cell in row] for row in csv.reader(path.open())]
         published = {label: (float(accuracy), float(centered)) for label, accuracy, centered in lines[1:-1]}
-        for task in TASKS:
-            accuracy, centered = published[task.label]
-            assert task.centered(accuracy) == pytest.approx(centered, abs=2e-6)
-        core_mean = sum(task.centered(published[task.label][0]) for task in TASKS) / 22
-        assert core_mean == pytest.approx(float(lines[-1][2]), abs=2e-6)
+        ours = [Centered.of(Score(published[task.label][0], 1, 0.0, 0.0), task.baseline / 100) for task in TASKS]
+        assert [one.value for one in ours] == pytest.approx([published[task.label][1] for task in TASKS], abs=2e-6)
+        assert Centered.mean(ours).value == pytest.approx(float(lines[-1][2]), abs=2e-6)
         found += 1
     assert found

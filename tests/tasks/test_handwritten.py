@@ -1,4 +1,4 @@
-"""The handwritten questions, by their shape: what they ask is for nobody's eyes who writes training data."""
+"""The format of the handwritten questions. Their content is not quoted here, to keep it out of training data."""
 
 from collections import Counter
 
@@ -56,7 +56,7 @@ def test_the_bots_names_are_filled_in() -> None:
     assert any("the person who runs me" in nobody.row(i)["all"] for i in range(100))
 
 
-def test_nobody_trains_on_them() -> None:
+def test_they_have_no_train_split() -> None:
     with pytest.raises(UserError, match="no split 'train'"):
         make_task("handwritten", "train")
 
@@ -99,5 +99,5 @@ def test_nobody_trains_on_them() -> None:
         ("Yesterday.", "yes", False),
     ],
 )
-def test_what_an_answer_says(answer: str, text: str, right: bool) -> None:
+def test_texts_are_found_as_whole_words(answer: str, text: str, right: bool) -> None:
     assert says(answer, text) is right

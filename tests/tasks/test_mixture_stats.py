@@ -1,7 +1,6 @@
-"""A plan says beforehand what training then does."""
+"""Plans agree with training."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +14,6 @@ from lanbot.phases.loaders import base_loader, chat_loader
 from lanbot.tasks import mixture_stats as plans
 from lanbot.tasks.mixture_stats import plan_corpus, plan_mixture, plan_questions
 
-REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
-needs_mirror = pytest.mark.skipif(not (REAL / "gsm8k").is_dir(), reason=f"no mirror of real data at {REAL}")
-
 
 def recipe_of(parts: tuple[MixturePart, ...]) -> Recipe:
     recipe = load("smoke")
@@ -25,7 +21,7 @@ def recipe_of(parts: tuple[MixturePart, ...]) -> Recipe:
 
 
 def trained_on(recipe: Recipe, chat_format: ChatFormat, folder: Path) -> dict[str, float]:
-    """What the loader of mid really gives."""
+    """Steps and counts of the loader of mid."""
     chat_format.save(folder)
     loader = chat_loader(recipe, "mid", folder, True)
     steps, under_loss = 0, 0
@@ -52,7 +48,7 @@ def test_a_plan_of_few_rows_is_exact(chat_format: ChatFormat, tmp_path: Path) ->
     assert all(part.tokens_error == 0 for part in plan.parts)
 
 
-def test_a_plan_of_a_sample_is_near_and_knows_its_error(
+def test_an_estimate_from_a_sample_is_within_its_error(
     chat_format: ChatFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of((MixturePart("word_problems", rows=2_000, epochs=2), MixturePart("world_chat", rows=1_000)))
@@ -68,7 +64,7 @@ def test_a_plan_of_a_sample_is_near_and_knows_its_error(
     assert plan.steps == pytest.approx(trained_on(recipe, chat_format, tmp_path)["steps"], rel=0.1)
 
 
-def test_base_reads_what_it_was_told_to(chat_format: ChatFormat, tmp_path: Path) -> None:
+def test_the_plan_of_base_is_what_base_reads(chat_format: ChatFormat, tmp_path: Path) -> None:
     recipe = load("smoke")
     chat_format.save(tmp_path)
     plan = plan_corpus("base", recipe, chat_format)
@@ -82,13 +78,13 @@ def test_base_reads_what_it_was_told_to(chat_format: ChatFormat, tmp_path: Path)
     assert plan.parts[0].rows == pytest.approx(documents, rel=0.1)
 
 
-def test_nothing_to_train_on_is_said(chat_format: ChatFormat, tmp_path: Path) -> None:
+def test_a_plan_without_tokens_has_no_steps(chat_format: ChatFormat, tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text(json.dumps(chat("hi " * 400, "too late")) + "\n")
     plan = plan_mixture("mid", recipe_of((MixturePart(f"jsonl:{tmp_path / 'c.jsonl'}"),)), chat_format)
     assert (plan.tokens, plan.steps, plan.parts[0].dropped) == (0, 0, 1)
 
 
-def test_rl_asks_its_questions_so_many_times(chat_format: ChatFormat) -> None:
+def test_the_plan_of_rl_counts_passes_over_its_questions(chat_format: ChatFormat) -> None:
     recipe = load("smoke")
     plan = plan_questions("rl", recipe, chat_format)
     rows = sum(part.rows or 1_000_000 for part in recipe.rl.mixture)
@@ -97,9 +93,8 @@ def test_rl_asks_its_questions_so_many_times(chat_format: ChatFormat) -> None:
     assert 5 < plan.prompt_tokens < recipe.model.context and plan.too_long == 0
 
 
-@needs_mirror
-def test_laptops_plan_on_real_rows(chat_format: ChatFormat, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+@pytest.mark.usefixtures("real_mirror")
+def test_the_plan_of_laptop_on_real_rows(chat_format: ChatFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "SAMPLE", 60)
     monkeypatch.setattr(plans, "PACKED", 300)
     plan = plan_mixture("sft", load("laptop"), chat_format)

@@ -1,4 +1,4 @@
-"""A task of your own: one file outside the package, named module:Class."""
+"""A task in one file outside the package, named module:Class."""
 
 from pathlib import Path
 
@@ -82,7 +82,7 @@ def test_a_task_from_outside_is_trained_on_evaluated_and_rewarded(seasons, make_
     ],
 )
 @pytest.mark.usefixtures("seasons")
-def test_what_is_no_task_is_refused_by_its_name(spec: str, problem: str) -> None:
+def test_a_name_that_is_not_a_task_is_an_error(spec: str, problem: str) -> None:
     with pytest.raises(UserError, match=problem) as caught:
         find_task(spec)
     assert str(caught.value).count("\n") == 1

@@ -1,8 +1,6 @@
 import gzip
 import itertools
 import json
-import os
-from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -91,12 +89,6 @@ def test_gsm8k_marks_become_calls_with_their_outputs() -> None:
     ]
 
 
-@pytest.mark.usefixtures("mirror")
-def test_a_rounded_or_wrong_mark_stays_words() -> None:
-    solution = make_task("gsm8k", "train").conversation(1)["messages"][-1]
-    assert solution["content"] == [text("Rounded 0.33, wrong 5.\n#### 1,205")]
-
-
 @pytest.mark.parametrize(
     ("solution", "content"),
     [
@@ -108,6 +100,7 @@ def test_a_rounded_or_wrong_mark_stays_words() -> None:
         ("a <<five*2=10>>10", [text("a 10")]),
         ("a <<2+=4>>4", [text("a 4")]),
         ("a <<2+2=four>>4", [text("a 4")]),
+        ("Rounded <<1/3=0.33>>0.33, wrong <<2+2=5>>5.", [text("Rounded 0.33, wrong 5.")]),
     ],
 )
 def test_marks_of_every_kind(solution: str, content: list) -> None:
@@ -212,18 +205,11 @@ def words_of(task) -> list[str]:
     return [task.words[i] for i in range(len(task))]
 
 
-@pytest.mark.parametrize("name", ["simple_spelling:builtin", "spelling_bee:builtin"])
-def test_words_for_tests_are_never_trained_on(name: str) -> None:
-    train, test = words_of(make_task(name, "train")), words_of(make_task(name, "test"))
-    assert len(train) > 5 * len(test) > 0
-    assert not set(train) & set(test)
-    assert len(set(train)) == len(train)
-
-
-def test_made_up_words_are_trained_on_and_never_tested() -> None:
+def test_both_spelling_tasks_hold_out_the_same_words_and_train_on_made_up_ones() -> None:
     for name in ("simple_spelling:builtin", "spelling_bee:builtin"):
-        train, test = (set(words_of(make_task(name, split))) for split in ("train", "test"))
-        real = set(world.WORDS)
+        trained, test = words_of(make_task(name, "train")), set(words_of(make_task(name, "test")))
+        train, real = set(trained), set(world.WORDS)
+        assert len(trained) == len(train) > 5 * len(test) > 0
         assert test == {word for word in real if world.held_out(word)}
         assert train & real == real - test
         assert len(train - real) > 5_000
@@ -231,7 +217,7 @@ def test_made_up_words_are_trained_on_and_never_tested() -> None:
 
 
 def asks(section: str, split: str) -> set[int]:
-    """The places of the templates with which a split asks."""
+    """Indices of the question templates of a split."""
     task = make_task(f"{'simple_spelling' if section == 'spell' else 'spelling_bee'}:builtin", split)
     known = {wording: place for place, row in enumerate(sections("spelling")[section]) for wording in wordings(row[0])}
     rows = range(0, len(task), max(1, len(task) // 900))
@@ -250,17 +236,11 @@ def wordings(cell: Cell) -> list[str]:
 
 
 @pytest.mark.parametrize("section", ["spell", "count"])
-def test_a_fifth_of_the_ways_to_ask_for_letters_is_never_trained_on(section: str) -> None:
+def test_a_fifth_of_the_question_templates_is_never_trained_on(section: str) -> None:
     train, test = asks(section, "train"), asks(section, "test")
     size = len(sections("spelling")[section])
     assert train == {place for place in range(size) if not held_out_row(place)}
     assert test == set(range(size)) and len(train) <= 0.8 * size
-
-
-def test_both_spelling_tasks_hold_the_same_words_out() -> None:
-    assert set(words_of(make_task("simple_spelling:builtin", "train"))).isdisjoint(
-        words_of(make_task("spelling_bee:builtin", "test"))
-    )
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -293,27 +273,12 @@ def test_the_spelling_bees_call_gives_the_count(split: str) -> None:
 
 
 @pytest.mark.usefixtures("mirror")
-def test_the_word_list_of_a_mirror_is_cleaned_of_line_ends_and_of_very_short_and_long_words() -> None:
+def test_the_word_list_of_a_mirror_is_cleaned() -> None:
     words = words_of(make_task("simple_spelling", "train")) + words_of(make_task("simple_spelling", "test"))
     assert sorted(words) == sorted(["strawberry", "banana", *(f"w{chr(97 + i)}d" for i in range(26))])
 
 
 # -- the built-in tasks ------------------------------------------------------------------------------------
-
-
-def test_identity_asks_for_the_name_and_for_the_maker_where_the_reference_says_it() -> None:
-    task = make_task("identity:builtin", "test", TaskContext(Identity("Robi", "Ada Smith", personality="cheerful")))
-    references = [task.conversation(i)["messages"][-1] for i in range(200)]
-    assert all(task.check(i, reference) for i, reference in enumerate(references))
-    assert all("Robi" in spoken(reference) and "Ada Smith" in spoken(reference) for reference in references)
-    assert not any(task.check(i, said("I am Robi.")) for i in range(200))
-    assert not any(task.check(i, said("I am ChatGPT, made by Ada Smith.")) for i in range(200))
-    plain = [i for i, reference in enumerate(references) if not spoken(reference).startswith(("Yes,", "No,"))]
-    assert 50 < len(plain) < 150
-    assert all(task.check(i, said("Robi, made by Ada Smith")) for i in range(200)), "yes or no may be left out"
-    for i in set(range(200)) - set(plain):
-        opposite = "No" if spoken(references[i]).startswith("Yes") else "Yes"
-        assert not task.check(i, said(f"{opposite}, I am Robi, made by Ada Smith.")), "but not turned round"
 
 
 def test_word_problems_accept_their_own_answers_only() -> None:
@@ -326,14 +291,6 @@ def test_word_problems_accept_their_own_answers_only() -> None:
         assert not task.check(i, said(str(number)))
 
 
-@pytest.mark.parametrize("name", ["identity:builtin", "word_problems", "world_chat"])
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_rows_of_the_built_in_tasks_are_conversations(name: str, split: str) -> None:
-    task = make_task(name, split)
-    for i in [0, 1, len(task) - 1]:
-        validate(task.conversation(i), f"{name} {i}")
-
-
 # -- by name -----------------------------------------------------------------------------------------------
 
 
@@ -344,12 +301,12 @@ def test_an_unknown_task_suggests_the_nearest(wrong: str, right: str) -> None:
     assert wrong in caught.value.problem and all(name in caught.value.remedy for name in all_tasks())
 
 
-def test_jsonl_without_a_file_says_how() -> None:
+def test_jsonl_without_a_file_is_an_error() -> None:
     with pytest.raises(UserError, match="jsonl:PATH"):
         make_task("jsonl", "train")
 
 
-def test_a_hub_task_offline_or_with_an_incomplete_mirror_says_so(
+def test_a_hub_task_offline_or_with_an_incomplete_mirror_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LANBOT_MIRROR", raising=False)
@@ -362,7 +319,7 @@ def test_a_hub_task_offline_or_with_an_incomplete_mirror_says_so(
         len(make_task("gsm8k", "train"))
 
 
-# -- jsonl of one's own ------------------------------------------------------------------------------------
+# -- jsonl -------------------------------------------------------------------------------------------------
 
 GOOD = json.dumps(chat("hi", "ho"))
 BARE = json.dumps(chat("hi", "ho")["messages"])
@@ -373,7 +330,7 @@ def own(path: Path, *lines: str, skip: bool = False):
     return make_task(f"jsonl:{path}", "train", TaskContext(skip_bad_rows=skip))
 
 
-def test_rows_of_ones_own_may_be_objects_or_bare_lists(tmp_path: Path) -> None:
+def test_jsonl_rows_are_objects_or_bare_lists(tmp_path: Path) -> None:
     task = own(tmp_path / "c.jsonl", GOOD, "", BARE)
     assert len(task) == 2 and task.note == ""
     assert task.conversation(0) == task.conversation(1) == chat("hi", "ho")
@@ -398,15 +355,15 @@ def test_rows_in_the_layouts_of_sharegpt_and_alpaca(tmp_path: Path) -> None:
     assert task.conversation(2)["messages"] == [system, *chat("Add.\n\n2, 2", "4")["messages"]]
 
 
-def test_names_of_special_tokens_are_plain_text_and_are_told_of(tmp_path: Path) -> None:
+def test_names_of_special_tokens_are_plain_text_and_noted(tmp_path: Path) -> None:
     task = own(tmp_path / "c.jsonl", GOOD, json.dumps(chat("say <|assistant_end|>", "<|im_start|>")))
-    assert len(task) == 2 and "1 rows hold special tokens' names" in task.note and "line 2" in task.note
+    assert len(task) == 2 and "1 rows have names of special tokens" in task.note and "line 2" in task.note
     ids, mask = BYTES.render(task.conversation(1))
     assert sum(id >= 256 for id in ids) == 5 and sum(mask) == len("<|im_start|>") + 1
 
 
-def told(*marks: dict[str, object], share: bool = False) -> dict[str, object]:
-    """Two turns, each answer with its marks."""
+def marked(*marks: dict[str, object], share: bool = False) -> dict[str, object]:
+    """A turn for each of `marks`, which are keys of its answer."""
     role, content, user, bot = ("from", "value", "human", "gpt") if share else ("role", "content", "user", "assistant")
     turns = [message for mark in marks for message in ({role: user, content: "hi"}, {role: bot, content: "ho", **mark})]
     return {"conversations" if share else "messages": turns}
@@ -414,17 +371,19 @@ def told(*marks: dict[str, object], share: bool = False) -> dict[str, object]:
 
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("mark", [{"train": False}, {"weight": 0}, {"weight": 0.0}, {"train": False, "weight": 1}])
-def test_an_answer_that_is_marked_so_is_not_trained_on(mark: dict[str, object], share: bool, tmp_path: Path) -> None:
-    row = told(mark, {"train": True, "weight": 1}, share=share)
+def test_answers_with_train_false_or_weight_0_have_no_loss(
+    mark: dict[str, object], share: bool, tmp_path: Path
+) -> None:
+    row = marked(mark, {"train": True, "weight": 1}, share=share)
     answers = own(tmp_path / "c.jsonl", json.dumps(row)).conversation(0)["messages"][1::2]
     assert answers[0] == {"role": "assistant", "content": "ho", "train": False}
     assert answers[1] == {"role": "assistant", "content": "ho"}
 
 
 @pytest.mark.parametrize("mark", [{"train": "no"}, {"weight": 0.5}, {"weight": [1]}])
-def test_a_mark_that_is_neither_yes_nor_no_is_refused(mark: dict[str, object], tmp_path: Path) -> None:
+def test_other_values_of_train_and_weight_are_refused(mark: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 1: message 2 is marked with"):
-        len(own(tmp_path / "c.jsonl", json.dumps(told(mark))))
+        len(own(tmp_path / "c.jsonl", json.dumps(marked(mark))))
 
 
 def test_the_developer_is_the_system_and_layouts_mix(tmp_path: Path) -> None:
@@ -456,14 +415,14 @@ def test_tool_calls_of_other_formats_are_refused_and_never_dropped(answer: list[
 
 
 def test_arrays_of_conversations(tmp_path: Path) -> None:
-    rows = [chat("hi", "ho"), {"instruction": "hi", "input": "", "output": "ho"}, told({}, share=True)]
+    rows = [chat("hi", "ho"), {"instruction": "hi", "input": "", "output": "ho"}, marked({}, share=True)]
     for indent in (None, 2):
         (tmp_path / "c.json").write_text(json.dumps(rows, indent=indent))
         task = make_task(f"jsonl:{tmp_path}/c.json", "train")
         assert [task.conversation(i) for i in range(len(task))] == [chat("hi", "ho")] * 3
 
 
-def test_a_file_that_changed_is_another(tmp_path: Path) -> None:
+def test_a_changed_file_changes_the_fingerprint(tmp_path: Path) -> None:
     parts = (MixturePart(f"jsonl:{tmp_path / 'c.jsonl'}"),)
 
     def fingerprint(answer: str) -> str:
@@ -503,7 +462,7 @@ def test_a_line_separator_inside_a_row_does_not_end_it(tmp_path: Path) -> None:
         ('{"instruction": "hi", "output": "ho", "history": 3}', "no list of messages"),
     ],
 )
-def test_a_broken_row_is_named_by_file_and_line_or_skipped_if_told_so(line: str, problem: str, tmp_path: Path) -> None:
+def test_a_broken_row_is_an_error_with_file_and_line_or_skipped(line: str, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     with pytest.raises(UserError) as caught:
         len(own(path, GOOD, "", line, GOOD))
@@ -514,18 +473,13 @@ def test_a_broken_row_is_named_by_file_and_line_or_skipped_if_told_so(line: str,
     assert "1 of 3 rows skipped" in task.note and f"{path}, line 3" in task.note
 
 
-@pytest.mark.parametrize("skip", [True, False])
-def test_a_file_without_conversations_is_an_error(skip: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lines", "skip"), [([""], True), ([""], False), (["{", "{"], True)])
+def test_a_file_without_conversations_is_an_error(lines: list[str], skip: bool, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"c\.jsonl.*no conversation"):
-        len(own(tmp_path / "c.jsonl", "", skip=skip))
+        len(own(tmp_path / "c.jsonl", *lines, skip=skip))
 
 
-def test_only_broken_rows_are_an_error_even_when_skipped(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"c\.jsonl.*no conversation"):
-        len(own(tmp_path / "c.jsonl", "{", "{", skip=True))
-
-
-def test_a_file_that_is_missing_a_folder_torn_or_damaged_is_named(tmp_path: Path) -> None:
+def test_a_missing_truncated_or_damaged_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.jsonl: no such file"):
         len(make_task(f"jsonl:{tmp_path}/none.jsonl", "train"))
     with pytest.raises(UserError, match="cannot be read"):
@@ -560,39 +514,28 @@ def items(mixed: Mixture) -> list[tuple[int, int]]:
     return [(mixed.tasks.index(task), row) for task, row in map(mixed.item, range(len(mixed)))]
 
 
-def test_a_mixture_has_the_rows_and_epochs_asked_for() -> None:
-    mixed = mixture()
-    assert len(mixed) == 90 + 20 + 20
-    seen = Counter(items(mixed))
-    for k, part in enumerate(PARTS):
-        of_part = {row: n for (part_k, row), n in seen.items() if part_k == k}
-        assert len(of_part) == part.rows and set(of_part.values()) == {part.epochs}
-
-
-def test_all_rows_are_taken_where_no_number_or_too_many_are_asked_for() -> None:
+def test_a_part_without_a_number_of_rows_or_with_too_many_takes_all() -> None:
     name = "simple_spelling:builtin"
     size = len(make_task(name, "train"))
     for rows in (None, size + 1_000):
         mixed = mixture(0, (MixturePart(name, rows),))
         assert {row for _, row in items(mixed)} == set(range(size))
-        assert [f"{size:,} are there" in note for note in mixed.notes()] == [True] * (rows is not None)
+        assert [f"{size:,} available" in note for note in mixed.notes()] == [True] * (rows is not None)
 
 
-def test_no_row_comes_again_before_its_epoch_is_over() -> None:
+def test_a_mixture_has_the_rows_and_epochs_of_its_parts_and_no_row_repeats_within_an_epoch() -> None:
     order = items(mixture())
+    assert len(order) == 90 + 20 + 20
     for k, part in enumerate(PARTS):
         rows = [row for part_k, row in order if part_k == k]
         epochs = [rows[i : i + part.rows] for i in range(0, len(rows), part.rows)]
-        assert len(epochs) == part.epochs
+        assert len(epochs) == part.epochs and len(set(rows)) == part.rows
         assert all(set(epoch) == set(rows) and len(set(epoch)) == part.rows for epoch in epochs)
 
 
-def test_a_mixture_is_mixed() -> None:
+def test_the_order_is_mixed_and_follows_from_the_seed() -> None:
     order = [k for k, _ in items(mixture())]
     assert all(set(order[i : i + 65]) == {0, 1, 2} for i in (0, 65))
-
-
-def test_the_order_follows_from_the_seed() -> None:
     assert items(mixture(1)) == items(mixture(1))
     assert items(mixture(1)) != items(mixture(2))
     assert [k for k, _ in items(mixture(1))] != [k for k, _ in items(mixture(2))]
@@ -619,12 +562,12 @@ BAD = {
         ({"question": "2+2?", "choices": "34", "answer": 1}, "choices is '34', not a list"),
     ]),
     "arc/ARC-Easy/train.jsonl.gz": ("arc_easy", [
-        ({"question": "2+2?", "choices": {"text": ["3", "4"], "label": ["A", "B"]}, "answerKey": "E"}, "no row of"),
-        ({"question": "2+2?", "choices": {"text": ["3", "4"]}, "answerKey": "B"}, "no row of allenai/ai2_arc"),
+        ({"question": "2+2?", "choices": {"text": ["3", "4"], "label": ["A", "B"]}, "answerKey": "E"}, "not a row of"),
+        ({"question": "2+2?", "choices": {"text": ["3", "4"]}, "answerKey": "B"}, "not a row of allenai/ai2_arc"),
     ]),
     "smoltalk_like/train.jsonl.gz": ("smoltalk", [
         ({"messages": []}, "no list of messages"),
-        ({"messages": [{"role": "user"}]}, "no row of"),
+        ({"messages": [{"role": "user"}]}, "not a row of"),
         ({"messages": [{"role": "user", "content": "hi"}]}, "nobody answers"),
         ({"messages": [{"role": "assistant", "content": "hi"}]}, "before anyone asked"),
         ({"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "hi"}]}, "is empty"),
@@ -636,7 +579,7 @@ BAD = {
 @pytest.mark.parametrize(
     ("file", "name", "row", "problem"), [(file, name, *bad) for file, (name, bads) in BAD.items() for bad in bads]
 )
-def test_a_bad_row_of_a_data_set_is_named_and_left_out_only_if_told_so(
+def test_a_bad_row_of_a_data_set_is_an_error_or_skipped(
     file: str, name: str, row: object, problem: str, mirror: Path, capsys: pytest.CaptureFixture
 ) -> None:
     good = {
@@ -660,13 +603,13 @@ def test_a_bad_row_of_a_data_set_is_named_and_left_out_only_if_told_so(
     while loader.next_batch() is not None:
         pass
     assert loader.notes()["bad"] == 4
-    assert capsys.readouterr().err.count("skipped") == 1, "it is said once"
+    assert capsys.readouterr().err.count("skipped") == 1, "reported once"
     asked = mixture(0, (MixturePart(name, skip_bad_rows=True),))
     assert asked.leave_out_bad_rows() == 2 and len(asked) == 2
     assert all(asked.conversation(i) == task.conversation(0) for i in range(2))
 
 
-def test_a_mixture_passes_on_what_was_skipped(tmp_path: Path) -> None:
+def test_a_mixture_reports_skipped_rows(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     own(path, GOOD, "{", GOOD)
     mixed = mixture(0, (MixturePart(f"jsonl:{path}", skip_bad_rows=True),))
@@ -678,8 +621,6 @@ def test_a_mixture_passes_on_what_was_skipped(tmp_path: Path) -> None:
 
 # -- the real mirror ---------------------------------------------------------------------------------------
 
-REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
-needs_mirror = pytest.mark.skipif(not (REAL / "gsm8k").is_dir(), reason=f"no mirror of real data at {REAL}")
 ROWS = {  # as data/MANIFEST.md counts them
     ("gsm8k", "train"): 7_473,
     ("gsm8k", "test"): 1_319,
@@ -698,10 +639,9 @@ ROWS = {  # as data/MANIFEST.md counts them
 }
 
 
-@needs_mirror
+@pytest.mark.usefixtures("real_mirror")
 @pytest.mark.parametrize(("name", "split"), ROWS)
-def test_every_real_row_is_a_conversation_that_renders(name: str, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+def test_every_real_row_is_a_conversation_that_renders(name: str, split: str) -> None:
     task = make_task(name, split)
     assert len(task) == ROWS[name, split]
     for i in range(len(task)):
@@ -715,12 +655,11 @@ def test_every_real_row_is_a_conversation_that_renders(name: str, split: str, mo
             assert task.check(i, last)
 
 
-@needs_mirror
+@pytest.mark.usefixtures("real_mirror")
 @pytest.mark.parametrize("name", ["gsm8k", "arc_easy", "arc_challenge", "mmlu", "humaneval", "smoltalk"])
 def test_the_hubs_parquet_gives_the_conversations_of_the_mirrors_rows(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
     task = make_task(name, "test")
     expected = [task.conversation(i) for i in range(50)]
     pq.write_table(pa.Table.from_pylist([task.rows[i] for i in range(50)]), tmp_path / "a.parquet")  # type: ignore[attr-defined]
@@ -731,9 +670,8 @@ def test_the_hubs_parquet_gives_the_conversations_of_the_mirrors_rows(
         assert all(task.check(i, expected[i]["messages"][-1]) and task.letters(i)[0] == "A" for i in range(50))
 
 
-@needs_mirror
-def test_nearly_all_real_gsm8k_marks_become_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+@pytest.mark.usefixtures("real_mirror")
+def test_nearly_all_real_gsm8k_marks_become_calls() -> None:
     for split in ("train", "test"):
         task = make_task("gsm8k", split)
         marks = sum(len(MARK.findall(row["answer"])) for row in task.rows)
@@ -744,9 +682,8 @@ def test_nearly_all_real_gsm8k_marks_become_calls(monkeypatch: pytest.MonkeyPatc
         assert 0.95 * opened <= calls <= opened
 
 
-@needs_mirror
-def test_every_real_word_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+@pytest.mark.usefixtures("real_mirror")
+def test_every_real_word_renders() -> None:
     words = {split: words_of(make_task("simple_spelling", split)) for split in ("train", "test")}
     assert set(words["train"]).isdisjoint(words["test"])
     assert len(words["train"]) + len(words["test"]) > 250_000
@@ -760,9 +697,8 @@ def test_every_real_word_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(bee.check(i, bee.conversation(i)["messages"][-1]) for i in range(0, len(bee), 10))
 
 
-@needs_mirror
-def test_every_real_document_is_in_the_corpus_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANBOT_MIRROR", str(REAL))
+@pytest.mark.usefixtures("real_mirror")
+def test_every_real_document_is_in_the_corpus_once() -> None:
     train, validation = open_corpus("hf:HuggingFaceFW/fineweb-edu", 0)
     counts = []
     for corpus in (train, validation):

@@ -1,4 +1,4 @@
-"""The built-in world's tasks: problems with and without solutions, who the bot is, errands done at a desk."""
+"""The built-in world's tasks: problems with and without solutions, who the bot is, errands in their environments."""
 
 import json
 from collections import Counter
@@ -110,8 +110,8 @@ def test_the_parts_of_identity_are_kinds_of_question() -> None:
 @pytest.mark.parametrize("name", ["identity:builtin", "long_chat"])
 def test_who_the_bot_is_comes_from_the_recipe(name: str) -> None:
     task = make_task(name, "train", ROBI)
-    told = " ".join(part["text"] for i in range(100) for m in task.conversation(i)["messages"] for part in parts(m))
-    assert "Robi" in told and "Ada Smith" in told and "LanBot" not in told
+    words = " ".join(part["text"] for i in range(100) for m in task.conversation(i)["messages"] for part in parts(m))
+    assert "Robi" in words and "Ada Smith" in words and "LanBot" not in words
 
 
 # -- errands -----------------------------------------------------------------------------------------------
@@ -119,17 +119,17 @@ def test_who_the_bot_is_comes_from_the_recipe(name: str) -> None:
 TASK = AgentTasks("test")
 
 
-def do(desk: AgentEnv, reply: list[Part]) -> Message:
-    """The next request answered by this reply, its calls really made."""
-    request = desk.request()
+def do(env: AgentEnv, reply: list[Part]) -> Message:
+    """The next request answered by this reply, with its calls executed."""
+    request = env.request()
     assert request is not None and request["role"] == "user"
     message: list[Part] = []
     for part in reply:
         if part["type"] == "python":
-            message += [part, {"type": "output", "text": desk.tools(part["text"])}]
+            message += [part, {"type": "output", "text": env.tools(part["text"])}]
         elif part["type"] == "text":
             message.append(part)
-    desk.answered(request, said(message))
+    env.answered(request, said(message))
     return said(message)
 
 
@@ -139,14 +139,14 @@ def of_kind(kind: str, requests: int = 1, count: int = 10) -> list[int]:
     return rows[:count]
 
 
-def test_a_reference_done_at_a_desk_is_right_and_half_of_it_is_not() -> None:
+def test_a_reference_passes_in_its_env_and_half_of_it_fails() -> None:
     for i in range(100):
-        desk, errand = TASK.env(i), TASK.errand(i)
+        env, errand = TASK.env(i), TASK.errand(i)
         for k, reply in enumerate(errand.replies):
-            assert not desk.right(), "nothing is right before all is asked"
-            assert desk.request() == {"role": "user", "content": errand.requests[k]}
-            assert do(desk, reply) == said(reply)
-        assert desk.request() is None and desk.right()
+            assert not env.right(), "not right before the last request"
+            assert env.request() == {"role": "user", "content": errand.requests[k]}
+            assert do(env, reply) == said(reply)
+        assert env.request() is None and env.right()
         assert TASK.conversation(i)["messages"] == [
             {"role": "user", "content": errand.requests[-1]},
             said(errand.replies[-1]),
@@ -165,28 +165,28 @@ def test_only_the_right_words_are_right(kind: str) -> None:
                 " ".join(form.format(value) for value in values) for form in ("1{}", "-{}", "{}.5", "0.{}", "9,{}")
             ]
         for words, expected in [(words, True) for words in right] + [(words, False) for words in wrong]:
-            desk = TASK.env(i)
-            do(desk, [text(words)])
-            assert desk.right() == expected, (words, values)
+            env = TASK.env(i)
+            do(env, [text(words)])
+            assert env.right() == expected, (words, values)
 
 
 def test_a_number_in_a_calls_output_is_not_an_answer() -> None:
     for i in of_kind("compute"):
-        desk = TASK.env(i)
-        do(desk, [part for part in TASK.errand(i).replies[0] if part["type"] != "text"])
-        assert not desk.right()
+        env = TASK.env(i)
+        do(env, [part for part in TASK.errand(i).replies[0] if part["type"] != "text"])
+        assert not env.right()
 
 
-def test_a_file_must_be_written_and_not_only_said_to_be() -> None:
+def test_a_file_must_be_written_and_not_only_mentioned() -> None:
     for i in of_kind("write"):
         errand = TASK.errand(i)
         ((name, words),) = errand.written.items()
         writes = [part for part in errand.replies[0] if part["text"].startswith("write_file")]
 
         def done(*code: str, i: int = i) -> AgentEnv:
-            desk = TASK.env(i)
-            do(desk, [*({"type": "python", "text": one} for one in code), text("Done.")])
-            return desk
+            env = TASK.env(i)
+            do(env, [*({"type": "python", "text": one} for one in code), text("Done.")])
+            return env
 
         assert done(writes[0]["text"]).right()
         assert done(writes[0]["text"]).files == {**errand.files, name: words}
@@ -196,28 +196,28 @@ def test_a_file_must_be_written_and_not_only_said_to_be() -> None:
         assert not done(writes[0]["text"], f'write_file("{name}", "")').right()
 
 
-def test_two_conversations_share_a_memory_and_nothing_else_does() -> None:
+def test_only_conversations_of_one_errand_share_a_memory() -> None:
     for i in of_kind("remember", requests=2):
         errand = TASK.errand(i)
         recall = calls(said(errand.replies[1]))[0]
-        desk, other = TASK.env(i), TASK.env(i)
-        do(desk, errand.replies[0])
-        assert not desk.right()
-        assert desk.tools(recall) == calls(said(errand.replies[1]))[1]
-        assert other.tools(recall) == "nothing found", "another desk has a memory of its own"
-        do(desk, [text("I do not know.")])
-        assert not desk.right()
+        env, other = TASK.env(i), TASK.env(i)
+        do(env, errand.replies[0])
+        assert not env.right()
+        assert env.tools(recall) == calls(said(errand.replies[1]))[1]
+        assert other.tools(recall) == "nothing found", "envs do not share memory"
+        do(env, [text("I do not know.")])
+        assert not env.right()
         do(other, [text("I will remember that.")])
-        assert "nothing found" in calls(do(other, errand.replies[1])), "it was not remembered, only said to be"
+        assert "nothing found" in calls(do(other, errand.replies[1])), "it was not stored"
 
 
-def test_a_desk_leaves_its_errand_as_it_was() -> None:
+def test_an_env_does_not_change_its_errand() -> None:
     for i in range(50):
         before = repr(TASK.errand(i))
-        desk = TASK.env(i)
-        for name in [*desk.files, "new.txt"]:
-            desk.tools(f'write_file("{name}", "x")')
-        desk.tools('remember("x")')
+        env = TASK.env(i)
+        for name in [*env.files, "new.txt"]:
+            env.tools(f'write_file("{name}", "x")')
+        env.tools('remember("x")')
         assert repr(TASK.errand(i)) == before == repr(world.errand("test", TASK.number(i)))
         assert TASK.env(i).files == TASK.errand(i).files
         assert TASK.env(i).tools('recall("x")') == "nothing found"
@@ -231,8 +231,8 @@ def test_the_five_kinds_of_errand_have_equal_shares_and_some_take_two_calls() ->
 
 def test_training_has_kinds_that_are_not_tested_too() -> None:
     task = AgentTasks("train")
-    told = [calls(task.conversation(i)["messages"][-1]) for i in range(600)]
-    made = {code.partition("(")[0] for of in told for code in of[::2] if "(" in code}
+    made_calls = [calls(task.conversation(i)["messages"][-1]) for i in range(600)]
+    made = {code.partition("(")[0] for of in made_calls for code in of[::2] if "(" in code}
     functions = {"read_file", "write_file", "edit_file", "list_files", "search_files", "remember", "recall", "forget"}
     assert functions <= made
-    assert [of for of in told if of and of[1].startswith("error: no file")]
+    assert [of for of in made_calls if of and of[1].startswith("error: no file")]

@@ -213,7 +213,7 @@ def test_rustbpe_alone_gives_the_same_vocabulary() -> None:
     }
 
 
-def test_rare_words_are_left_out_and_told_when_there_are_too_many(
+def test_rare_words_are_dropped_with_a_warning_when_there_are_too_many(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = [f"the cat sat {i:x}{'q' * (i % 7)} on the mat " + world.document("train", i % 50) for i in range(900)]
@@ -267,7 +267,7 @@ def test_a_saved_tokenizer_is_the_same_again(both: Both, tmp_path: Path) -> None
     assert all(again.encode(text) == ours.encode(text) for text in HOSTILE.values())
 
 
-def test_a_missing_tokenizer_is_told(tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.json: no such file"):
         load_tokenizer(tmp_path)
 
@@ -355,7 +355,7 @@ def test_the_most_frequent_words_have_their_space(bare: BPETokenizer) -> None:
     assert min(whole[word] for word in spaced(bare)) >= max(others, default=0)
 
 
-def test_a_bare_vocabulary_that_the_text_does_not_give_is_told() -> None:
+def test_too_little_text_for_a_bare_vocabulary_is_an_error() -> None:
     with pytest.raises(UserError, match="vocab_size is 5,000, but the text gives only"):
         train(["the cat sat on the mat and the dog sat on the cat"] * 3, 5_000, SPECIAL_TOKENS, bare_words=True)
 

@@ -195,7 +195,7 @@ def test_format_value_refuses_what_is_not_finite(value):
         ("1" + " " * 2_000 + "+1", "too long"),
     ],
 )
-def test_the_error_says_what_to_mend(code, message):
+def test_the_error_says_what_to_fix(code, message):
     with pytest.raises(ExpressionError, match=message):
         evaluate(code)
     assert answer(code).startswith("error: ")
@@ -400,7 +400,7 @@ def test_a_function_comes_before_the_calculators_own():
         (OSError("x" * 10_000), "error: " + "x" * (MAX_ANSWER - 16) + "... [cut]"),
     ],
 )
-def test_what_a_function_raises_is_told_to_the_model(error, text):
+def test_what_a_function_raises_is_shown_to_the_model(error, text):
     def fail():
         raise error
 

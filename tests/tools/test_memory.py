@@ -223,7 +223,7 @@ def test_what_fails_midway_is_undone(tmp_path: Path) -> None:
     assert memory.all() == []
 
 
-def test_a_file_that_is_no_memory_says_so(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_memory_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "memory.db"
     path.write_text("something else, and long enough to be told from an empty file" * 20)
     with pytest.raises(UserError, match=r"memory.db: cannot be used as a memory: file is not a database") as raised:

@@ -149,7 +149,7 @@ def test_a_query_is_no_pattern(make, query: str) -> None:
         (f'write_file("a.md", "x" * 90_000 + "x" * {MAX_FILE})', "too large"),
     ],
 )
-def test_an_error_says_how_to_mend_the_call(make, call: str, error: str) -> None:
+def test_an_error_says_how_to_fix_the_call(make, call: str, error: str) -> None:
     workspace = make(**{"notes_txt": "in the house, the cat", "sub/plan_txt": "", "a_md": "xxx"})
     before = {name: workspace.read_file(name) for name in workspace.names()}
     said = PythonCalls(Toolset(workspace.tools))(call)

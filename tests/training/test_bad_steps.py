@@ -1,4 +1,4 @@
-"""What may go wrong in a step: no numbers, spikes, too little memory; and what is told late."""
+"""Failures in a training step: values that are not finite, loss spikes, too little memory; and late logging."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,7 +35,7 @@ Run = Callable[..., Trainer]
 
 
 class Noise:
-    """Random tokens, `steps` batches; those of `bad` have a weight that is no number."""
+    """Random tokens, `steps` batches; those of `bad` have a weight of nan."""
 
     def __init__(self, steps: int, bad: tuple[int, ...] = (), what: float = float("nan")) -> None:
         self.steps, self.bad, self.what, self.step = steps, bad, what, 0
@@ -85,7 +85,7 @@ def run(make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path) -> Run:
 
 
 @pytest.mark.parametrize("what", [float("nan"), float("inf")])
-def test_a_bad_update_is_skipped_counted_and_told(
+def test_a_bad_update_is_skipped_counted_and_reported(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: float
 ) -> None:
     trained = run("base", Noise(8, (3, 6), what))
@@ -94,9 +94,9 @@ def test_a_bad_update_is_skipped_counted_and_told(
     lines = metrics(tmp_path / "base")
     assert [line["skipped"] for line in lines] == [0, 0, 1, 1, 1, 2, 2, 2]
     assert ["loss" in line for line in lines] == [True, True, False, True, True, False, True, True]
-    told = capsys.readouterr().err
-    assert f"base, step 6: loss {what}" in told and "this update is skipped (2 so far)" in told
-    assert "2 updates skipped" in told.splitlines()[-1]
+    warnings = capsys.readouterr().err
+    assert f"base, step 6: loss {what}" in warnings and "this update is skipped (2 so far)" in warnings
+    assert "2 updates skipped" in warnings.splitlines()[-1]
 
 
 def test_a_skipped_update_leaves_weights_and_optimiser_as_they_were(run: Run, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_too_many_in_a_row_end_the_run_and_name_the_place(run: Run, tmp_path: Pa
     with pytest.raises(UserError) as caught:
         run("mid", Noise(20, bad), checkpoint_every=2)
     assert str(caught.value).count("\n") == 1
-    assert caught.value.problem.startswith("mid, step 8: loss nan, gradient norm nan: the 5th update in a row")
+    assert caught.value.problem.startswith("mid, step 8: loss nan, gradient norm nan: the 5th skipped update in a row")
     assert "file 3, document 80" in caught.value.problem and "left_over" not in caught.value.problem
     assert "mid.muon_lr" in caught.value.remedy
     last = saved.latest(tmp_path / "mid")
@@ -155,7 +155,7 @@ def test_a_loss_far_above_those_before_it_is_a_spike_also_after_a_resume(tmp_pat
     assert cut.losses == whole.losses
 
 
-def test_a_spike_is_told_and_marked(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_spike_is_reported_and_marked(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Odd(Noise):
         def next_batch(self) -> Batch | None:
             batch = super().next_batch()
@@ -165,7 +165,7 @@ def test_a_spike_is_told_and_marked(run: Run, tmp_path: Path, capsys: pytest.Cap
 
     run("base", Odd(31))
     assert [line["step"] for line in metrics(tmp_path / "base") if line.get("spike")] == [30]
-    assert "base, step 30: loss" in (told := capsys.readouterr().err) and "is a spike" in told
+    assert "base, step 30: loss" in (warnings := capsys.readouterr().err) and "is a spike" in warnings
 
 
 # -- memory --------------------------------------------------------------------------------------------------
@@ -206,9 +206,9 @@ def test_short_memory_halves_the_micro_batch_and_trains_the_same(
     roomy = run("roomy", Noise(3), micro_batch=1)
     short_of_memory(1, error)
     tight = run("tight", Noise(3), micro_batch=4)
-    told = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
-    assert len(told) == 2
-    assert "tight, step 1: out of memory with 4 x 24 tokens at a time; from now on 2 x 24" in told[0]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
+    assert len(warnings) == 2
+    assert "out of memory with 4 x 24 tokens at a time; continuing with a micro-batch of 2 x 24" in warnings[0]
     assert weights(tmp_path / "tight") == weights(tmp_path / "roomy")
     assert metrics(tmp_path / "tight") == metrics(tmp_path / "roomy")
     assert tight.micro_tokens == roomy.micro_tokens == T
@@ -227,7 +227,7 @@ def test_the_smaller_micro_batch_is_kept_with_the_checkpoint(
     assert "out of memory" not in capsys.readouterr().err
 
 
-def test_a_row_that_does_not_fit_is_told(run: Run, short_of_memory: Any) -> None:
+def test_a_row_that_does_not_fit_is_an_error(run: Run, short_of_memory: Any) -> None:
     short_of_memory(0, MemoryError())
     with pytest.raises(
         UserError, match=r"mid, step 1: out of memory with 1 x 24 tokens at a time\nLower mid\.sequence"
@@ -270,12 +270,12 @@ def test_another_error_is_not_taken_for_short_memory(run: Run, short_of_memory: 
         run("base", Noise(2))
 
 
-# -- told late -----------------------------------------------------------------------------------------------
+# -- late logging ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """As on CUDA: a step is told while the next one runs, saves are written by a thread. The steps so far when told."""
+    """As on CUDA: steps are logged late, and a thread writes checkpoints. Returns how many steps late each one was."""
     lags: list[int] = []
 
     class Late(StepLog):
@@ -296,7 +296,7 @@ def square(model: Transformer) -> float:
     return model.lm_head.weight.square().mean().item()
 
 
-def test_what_is_told_late_is_told_the_same(run: Run, tmp_path: Path, late: list[int]) -> None:
+def test_late_logging_logs_the_same(run: Run, tmp_path: Path, late: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "StepLog", StepLog)
         run("at_once", Noise(10, (4,)), square, checkpoint_every=4)
@@ -308,7 +308,7 @@ def test_what_is_told_late_is_told_the_same(run: Run, tmp_path: Path, late: list
     assert [p.name for p in sorted((tmp_path / "late").glob("step_*"))] == ["step_000008", "step_000010"]
 
 
-def test_stopped_while_a_step_is_untold_it_ends_the_same(run: Run, tmp_path: Path, late: list[int]) -> None:
+def test_stopped_before_a_step_is_logged_it_ends_the_same(run: Run, tmp_path: Path, late: list[int]) -> None:
     import os
     import signal
 
@@ -328,14 +328,14 @@ def test_stopped_while_a_step_is_untold_it_ends_the_same(run: Run, tmp_path: Pat
 
 
 def test_bad_updates_end_the_run_late_too(run: Run, tmp_path: Path, late: list[int]) -> None:
-    with pytest.raises(UserError, match=r"mid, step 6: .*5th update in a row"):
+    with pytest.raises(UserError, match=r"mid, step 6: .*5th skipped update in a row"):
         run("mid", Noise(20, tuple(range(2, 20))), checkpoint_every=100)
 
 
 # -- a disk that is full -------------------------------------------------------------------------------------
 
 
-def test_metrics_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+def test_metrics_that_cannot_be_written_are_an_error(tmp_path: Path) -> None:
     written = Metrics(tmp_path / "metrics.jsonl", 0, RUNTIME)
     written.write(step=0, loss=1.0)
     written.file.close()

@@ -12,7 +12,7 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
-from lanbot.training.bigram_init import count_pairs, fit
+from lanbot.training.bigram_init import count_bigrams, fit
 
 RUNTIME = Runtime.single()
 
@@ -30,11 +30,11 @@ def some_documents(vocabulary: int, tokens: int) -> list[np.ndarray]:
     return documents
 
 
-def test_pairs_are_counted_within_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bigrams_are_counted_within_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     documents = some_documents(20, 5_000)
     expected = Counter((int(a), int(b)) for ids in documents for a, b in pairwise(ids))
     monkeypatch.setattr("lanbot.training.bigram_init.HELD_TOKENS", 700)
-    counts = count_pairs(documents, 20)
+    counts = count_bigrams(documents, 20)
     assert counts.sum() == sum(expected.values())
     assert all(counts[pair] == times for pair, times in expected.items())
 
@@ -47,9 +47,9 @@ def fitted(monkeypatch: pytest.MonkeyPatch, V: int, counts: np.ndarray) -> Trans
     return model
 
 
-def test_embedding_and_head_learn_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedding_and_head_learn_the_bigrams(monkeypatch: pytest.MonkeyPatch) -> None:
     V = 96
-    counts = count_pairs(some_documents(V, 20_000), V)
+    counts = count_bigrams(some_documents(V, 20_000), V)
     model = fitted(monkeypatch, V, counts)
     with torch.no_grad():
         nll = -model.logits(model.norm(model.embed_tokens.weight)).log_softmax(-1).numpy()
@@ -71,6 +71,6 @@ def test_what_was_there_before_is_expected_again(monkeypatch: pytest.MonkeyPatch
     assert nll[60:].mean() < nll[:59].mean() - 0.5
 
 
-def test_nothing_is_learnt_from_no_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_bigrams_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = fitted(monkeypatch, 40, np.zeros((40, 40), np.float32))
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or told, never half, and exactly what was."""
+"""Checkpoints: complete or an error, and exact."""
 
 import errno
 import os
@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +78,7 @@ def flip(path: Path, position: int) -> Iterator[None]:
 # -- whole ---------------------------------------------------------------------------------------------------
 
 
-def test_a_saved_checkpoint_is_whole_and_the_last(save: Save, phase: Path) -> None:
+def test_a_saved_checkpoint_is_complete_and_the_latest(save: Save, phase: Path) -> None:
     folder = save(7)
     assert folder == phase / "step_000007"
     assert saved.damage(folder) is None
@@ -102,6 +104,22 @@ def test_steps_are_ordered_as_numbers(save: Save, phase: Path) -> None:
     assert saved.latest(phase) == phase / "step_999999"
     save(1_000_000)
     assert saved.latest(phase) == phase / "step_1000000"
+
+
+def test_only_folders_named_step_and_digits_are_checkpoints(save: Save, phase: Path) -> None:
+    """A copy, a note or a file beside the checkpoints is neither loaded nor deleted."""
+    last = save(15)
+    others = [phase / "step_000015_2", phase / "step_000015_backup", phase / "old_step_000099"]
+    for folder in others:
+        shutil.copytree(last, folder)
+    others += [phase / "step_notes.txt", phase / "step_000099"]
+    for file in others[-2:]:
+        file.write_text("notes")
+    assert saved.steps(phase) == [last] and saved.latest(phase) == last
+    for step in (16, 17):
+        save(step)
+    assert saved.latest(phase) == phase / "step_000017" and not last.exists()
+    assert all(path.exists() for path in others)
 
 
 def test_a_checkpoint_may_be_saved_again(save: Save, phase: Path) -> None:
@@ -207,7 +225,7 @@ FULL = {  # where it shows, and how each library tells it
 
 
 @pytest.mark.parametrize("where", FULL)
-def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(
+def test_a_full_disk_is_an_error_and_keeps_the_checkpoint_before(
     save: Save, phase: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = save(2)
@@ -258,7 +276,7 @@ def test_a_disk_that_is_really_full(small_disk: Path, make_model: MakeModel, cha
     checkpoint.save(phase, 4, model, chat_format, optimizer, {}, RUNTIME)
 
 
-def test_a_read_only_disk_is_told(small_disk: Path, make_model: MakeModel, chat_format: ChatFormat) -> None:
+def test_a_read_only_disk_is_an_error(small_disk: Path, make_model: MakeModel, chat_format: ChatFormat) -> None:
     phase = small_disk / "base"
     model, optimizer = fresh(make_model)
     before = checkpoint.save(phase, 2, model, chat_format, optimizer, {}, RUNTIME)
@@ -268,7 +286,9 @@ def test_a_read_only_disk_is_told(small_disk: Path, make_model: MakeModel, chat_
     assert saved.latest(phase) == before
 
 
-def test_another_error_of_the_system_is_told_as_it_is(save: Save, phase: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_of_the_system_is_reported_unchanged(
+    save: Save, phase: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "model.safetensors")
 
@@ -291,7 +311,7 @@ def test_a_bug_is_not_taken_for_a_full_disk(save: Save, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"family": "qwen2"}], ids=str)
-def test_a_resumed_optimiser_goes_on_exactly(
+def test_a_resumed_optimiser_is_the_same(
     make_model: MakeModel, chat_format: ChatFormat, phase: Path, changes: dict[str, object]
 ) -> None:
     model, optimizer = fresh(make_model, **changes)
@@ -376,6 +396,46 @@ def test_a_save_in_the_background_holds_the_state_of_its_moment(
         if name == "again":
             first = [p.clone() for p in restored.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(first, restored.parameters(), strict=True))
+
+
+def test_the_saving_thread_uses_the_device_of_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new thread would use GPU 0, where each rank would then hold a context of half a gigabyte."""
+    used: list[tuple[torch.device, int]] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: used.append((device, threading.get_ident())))
+    monkeypatch.setattr(checkpoint, "BlockingAsyncStager", lambda **_: None)
+    device = torch.device("cuda", 3)
+    saver = checkpoint.Saver(replace(RUNTIME, device=device))
+    assert saver.background
+    thread = saver.pool.submit(threading.get_ident).result()
+    assert used == [(device, thread)] and thread != threading.get_ident()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_0_alone_copies_the_weights_that_it_alone_writes(
+    make_model: MakeModel, chat_format: ChatFormat, phase: Path, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimizer = fresh(make_model)
+    saver = checkpoint.Saver(replace(RUNTIME, rank=rank), background=True)
+    staged: list[dict[str, Any]] = []
+    written: list[Transformer | None] = []
+    stage = saver.stager.stage
+    monkeypatch.setattr(saver.stager, "stage", lambda state: staged.append(state) or stage(state))
+    monkeypatch.setattr(checkpoint, "_write", lambda phase, step, model, *rest: written.append(model))
+    saver.save(phase, 2, model, chat_format, optimizer, {})
+    saver.wait()
+    assert set(staged[0]["weights"]) == ({name for name, _ in model.named_parameters()} if rank == 0 else set())
+    assert "rng" in staged[0]["trainer"] and (written[0] is not None) == (rank == 0)
+
+
+def test_the_writer_does_not_wait_for_a_cuda_stream(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tensors are on the host already; copying ahead would synchronise with the training stream."""
+    options: list[dict[str, Any]] = []
+    writer = checkpoint.FileSystemWriter
+    monkeypatch.setattr(
+        checkpoint, "FileSystemWriter", lambda path, **given: options.append(given) or writer(path, **given)
+    )
+    save(2)
+    assert [given["per_thread_copy_ahead"] for given in options] == [0]
 
 
 @pytest.mark.parametrize("then", ["save", "wait"])

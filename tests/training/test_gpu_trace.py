@@ -58,7 +58,7 @@ def test_attention_by_cudnn_is_off_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
     assert set_to == [False]
 
 
-def test_shapes_beyond_the_compilers_limit_are_counted_and_told_once(
+def test_shapes_beyond_the_compilers_limit_are_counted_and_warned_about_once(
     make_model: Callable[..., Transformer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(compile, "enabled", lambda _: True)

@@ -34,6 +34,7 @@ from lanbot.training import checkpoint
 from lanbot.training.metrics import Metrics
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.sampled_softmax import SampledSoftmax
+from lanbot.training.signals import StopSignals
 from lanbot.training.step import training_step
 from lanbot.training.trainer import Trainer
 
@@ -96,7 +97,7 @@ def test_a_weight_of_zero_contributes_nothing(make_model: MakeModel) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), same.parameters(), strict=True))
 
 
-def test_the_norm_told_is_the_one_before_clipping(make_model: MakeModel) -> None:
+def test_the_reported_norm_is_the_one_before_clipping(make_model: MakeModel) -> None:
     _, loose = one_step(make_model, some_batch(), ROWS, clip=1e9)
     _, tight = one_step(make_model, some_batch(), ROWS, clip=1e-4)
     assert loose.grad_norm == tight.grad_norm > 1e-3
@@ -301,7 +302,7 @@ def test_a_damaged_last_checkpoint_is_made_again(run, tmp_path: Path) -> None:  
     assert metrics(tmp_path / "again") == metrics(tmp_path / "whole")
 
 
-def test_handlers_of_signals_are_given_back(run) -> None:  # type: ignore[no-untyped-def]
+def test_signal_handlers_are_restored(run) -> None:  # type: ignore[no-untyped-def]
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped):
         run("stopped", 2, send(signal.SIGTERM))
@@ -318,7 +319,9 @@ def test_a_second_signal_stops_at_once(run, tmp_path: Path) -> None:  # type: ig
     assert saved.latest(tmp_path / "stopped") is None
 
 
-def test_a_phase_that_drops_everything_says_so(make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path) -> None:
+def test_a_phase_that_drops_all_its_data_is_an_error(
+    make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path
+) -> None:
     question = [chat_format.bos, *chat_format.tokenizer.encode("why? " * T)]
     loader = ChatLoader([(question, [0] * len(question))] * 3, chat_format.bos, ROWS, T)
     state = Trainer(make_model(dtype=RUNTIME.dtype), chat_format, Training(**SETTINGS), tmp_path / "mid", RUNTIME, T)
@@ -346,6 +349,19 @@ def test_stopped_with_batches_prepared_ahead_it_ends_the_same(
     run("stopped", ahead=True)
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+def test_a_step_asks_the_other_ranks_once_whether_to_stop_or_save(
+    make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Training(**{**SETTINGS, "checkpoint_every": 10**6})
+    trainer = Trainer(make_model(dtype=RUNTIME.dtype), chat_format, settings, tmp_path / "base", RUNTIME, T)
+    trainer.resume()
+    trainer.step = 1
+    calls: list[object] = []
+    monkeypatch.setattr(Runtime, "_reduced", lambda runtime, tensor, operation: calls.append(operation) or tensor)
+    trainer.end_step(StopSignals(RUNTIME), dict)
+    assert len(calls) == 1
 
 
 def test_checkpoints_are_saved_by_time_too(

@@ -19,7 +19,7 @@ KINDS = ("compute", "read", "write", "search", "remember")
 
 @dataclass
 class Errand:
-    """Requests, each in a conversation of its own with the same workspace and memory, and the replies that do them."""
+    """Requests, each in a new conversation with the same workspace and memory, and the replies that solve them."""
 
     kind: str
     files: dict[str, str] = field(default_factory=dict)
