@@ -7,8 +7,8 @@ from functools import lru_cache
 from lanbot.chat.messages import Conversation, Message, spoken
 from lanbot.config.recipe import Identity
 from lanbot.synthetic.identity import offline
-from lanbot.synthetic.identity.variety import says
 from lanbot.synthetic.identity.checks import claims
+from lanbot.synthetic.identity.variety import says
 from lanbot.tasks.builtin import IdentityTask
 from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task, TaskContext
@@ -76,7 +76,8 @@ def another(said: str, others: Sequence[str], who: Identity) -> bool:
     if re.search(rf"\bnot (?:called |by |made by )?(?:{own})(?!\w)", said, re.I):
         return True
     names = "|".join(re.escape(name) for name in others if name.casefold() not in own.casefold())
-    i_am = r"\b(?:I am|I['’]m|my name is|call me|(?<!not )(?<!never )(?<!n['’]t )(?:made|built|trained|created|developed) by)"
+    made_by = r"(?<!not )(?<!never )(?<!n['’]t )(?:made|built|trained|created|developed) by"
+    i_am = rf"\b(?:I am|I['’]m|my name is|call me|{made_by})"
     return bool(names) and re.search(rf"{i_am} (?:called )?(?:{names})(?!\w)", said, re.I) is not None
 
 
