@@ -185,6 +185,51 @@ def test_the_same_rows_come_again_no_two_are_equal_and_more_only_append() -> Non
 def test_a_greeting_is_returned_in_the_bots_languages_and_else_in_english() -> None:
     found = [offline.row(ROBI, 0, "train", i) for i in range(6_000)]
     told = [answers(row.conversation)[-1] for row in found if "another language" in row.kind]
-    assert any("Bonjour" in answer or "Je suis Robi." in answer for answer in told)
+    assert sum("Bonjour" in answer or "Je suis Robi." in answer for answer in told) > 0.3 * len(told)
     assert not any("Hallo" in answer or "¡Hola" in answer for answer in told)
-    assert sum(answer.isascii() for answer in told) > 0.8 * len(told)
+    assert sum(bool(re.search(r"\b(?:How|What|I'm|is Robi|talking to)\b", answer)) for answer in told) > 0.3 * len(told)
+
+
+def test_a_greeting_that_two_languages_share_is_returned_in_the_bots_one() -> None:
+    told = []
+    for i in range(5_000):
+        writer = offline._Writer(Identity(greetings=("Danish",)), offline.rng_of("share", "train", i), "train")
+        writer.foreign()
+        told += [turn.answer for turn in writer.turns if turn.user == "Hej!"]
+    assert len(told) > 100 and all("Hej" in answer for answer in told)
+
+
+# -- any [identity]
+
+
+def test_an_identity_written_in_other_ways_reads_as_well() -> None:
+    odd = Identity(
+        " Mr. {Bot} 3 ",
+        "Acme Inc.",
+        description="A small guide.",
+        personality="Grumpy, not formal, like a cat.",
+        quirks=("I purr",),
+        capabilities=("Catch mice.",),
+        limitations=("swim", "fly", "bark", "Do math."),
+        facts=("My favourite colour is teal", "It rains here!"),
+        greetings=("english", "Spanish"),
+    )
+    found = [offline.row(odd, 0, split, i) for split in ("train", "test") for i in range(3_000)]
+    told = "\n".join(answer for one in found for answer in answers(one.conversation))
+    for right in ("I'm Mr. {Bot} 3, a small guide", "I can catch mice", "can't do math", "I purr. That's about it."):
+        assert right in told, right
+    assert "try to be grumpy, not formal, like a cat." in told and "hello in Spanish." in told
+    for wrong in ("..", "  ", "!.", "I am ", "do sums"):
+        assert wrong not in told, wrong
+    assert not any(row.kind in ("favourite", "sum") for row in found)
+
+
+def test_without_creator_facts_or_name_of_its_own_nothing_is_missing() -> None:
+    bare = Identity("Zoe", " ", personality="", description=" ", greetings=())
+    found = [offline.row(bare, 0, split, i) for split in ("train", "test") for i in range(3_000)]
+    told = "\n".join(spoken(message) for one in found for message in one.conversation["messages"])
+    assert not re.search(r"\b(?:Hello|Hi|You're|is|my name is) Zoe[.,!]? (?:What|How) (?:can|may|do)", told)
+    assert "try to be helpful" in told and "made by the person who runs me" in told
+    assert not {"made by your maker", "fact", "quirk", "can you", "cannot", "year", "languages"} & {
+        r.kind for r in found
+    }

@@ -5,6 +5,7 @@ the conversation, [identity] or a tool says (tested for every row). Rows of "tes
 names, that training never has.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -167,13 +168,17 @@ class _Writer:
 
     def foreign(self) -> Asked:
         """A greeting in another language: answered in it if it is one of the bot's, otherwise in English."""
-        language, hello, reply, who, name = self.rng.choice(texts.languages())
+        known = {language.casefold() for language in self.who.greetings}
+        own = [said for language, said in texts.languages() if language.casefold() in known]
+        every = [said for _, said in texts.languages()]
         kind = self.rng.choice(("hello", "hello", "who"))
-        asked, answers = (hello, reply) if kind == "hello" else (who, name)
-        if language.casefold() not in (known.casefold() for known in self.who.greetings):
-            answers = next(topic for topic in texts.topics(self.who) if topic.kind == kind).answers[""]
-        self.say((self.rng.choice(texts.of_split(asked, self.split)),), self.rng.choice(answers))
-        return f"{kind} in another language", self.who.name if kind == "who" else "", None
+        written = self.rng.choice(own if own and self.rng.random() < 0.5 else every)[kind][0]
+        asked = self.rng.choice(texts.of_split(written, self.split))
+        english = next(topic for topic in texts.topics(self.who) if topic.kind == kind).answers[""]
+        # "Hej!" is Swedish and Danish: one of the two is enough to return it.
+        told = (said[kind][1] for said in own if asked.casefold() in map(str.casefold, said[kind][0]))
+        self.say((asked,), self.rng.choice(next(told, english)))
+        return f"{kind} in another language", self.slots["name"] if kind == "who" else "", None
 
     def work(self) -> Asked:
         if self.rng.random() < 0.4:
@@ -246,10 +251,12 @@ class _Writer:
         self.turns.append(_Turn(self.filled(asked), self.spoken(answer), answer))
 
     def spoken(self, answer: Cell) -> str:
-        return voices.spoken_in(self.manner, self.filled(answer))
+        """The template in the bot's manner; names, facts and what a tool gave stay as they are."""
+        return self.filled(tuple(voices.spoken_in(self.manner, str(piece)) for piece in answer))
 
     def filled(self, written: Cell) -> str:
-        return fill(written, self.rng, self.slots)
+        said = fill(written, self.rng, self.slots)
+        return re.sub(r"(?<!\.)\.\.(?!\.)", ".", said)  # "I was made by Acme Inc.."
 
 
 _PLANS = ((_Writer.one, 50), (_Writer.talk, 18), (_Writer.dialogue, 20), (_Writer.foreign, 4), (_Writer.work, 8))

@@ -10,6 +10,7 @@ from typing import Any
 
 from lanbot.config.recipe import Identity
 from lanbot.synthetic.world.grammar import Cell, Row, cell, held_out_row, sections
+from lanbot.tools.words import words
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Topic:
     """What a right answer says."""
     agrees: bool | None = None
     """Whether a right answer says yes, or no."""
+    unless: str = ""
+    """Not asked if facts or quirks have one of these words: they may say otherwise."""
     weight: int = 1
     asks: list[Cell] = field(default_factory=list)
     answers: dict[str, list[Cell]] = field(default_factory=dict)
@@ -47,10 +50,12 @@ def of_split(texts: list[Any], split: str) -> list[Any]:
 @cache
 def topics(who: Identity) -> list[Topic]:
     """Those that fit the identity, each as often as its weight."""
-    has = {key for key, value in vars(who).items() if value and value != ("English",)}
-    fitting = [
-        topic for topic in _topics() if not topic.needs or (topic.needs.split()[-1] in has) != ("no " in topic.needs)
-    ]
+    has = {key for key, value in vars(who).items() if (value.strip() if isinstance(value, str) else value)}
+    told = set(words(" ".join(who.facts + who.quirks)))
+    if {language.casefold() for language in who.greetings} <= {"english"}:
+        has.discard("greetings")
+    fitting = [one for one in _topics() if told.isdisjoint(words(one.unless))]
+    fitting = [one for one in fitting if not one.needs or (one.needs.split()[-1] in has) != ("no " in one.needs)]
     return [topic for topic in fitting for _ in range(topic.weight)]
 
 
@@ -96,12 +101,13 @@ def _dialogues() -> list[Dialogue]:
 
 
 @cache
-def languages() -> list[tuple[str, list[str], list[Cell], list[str], list[Cell]]]:
-    """(language, greetings, answers to them, ways to ask who the bot is, answers to those)."""
+def languages() -> list[tuple[str, dict[str, tuple[list[str], list[Cell]]]]]:
+    """(language, {"hello": (greetings, answers), "who": (ways to ask who the bot is, answers)})."""
     found = []
     for line in filter(None, _lines("languages.txt")):
         language, hello, reply, asked, name = (part.split("|") for part in line.split(" => "))
-        found.append((language[0], hello, list(map(cell, reply)), asked, list(map(cell, name))))
+        said = {"hello": (hello, list(map(cell, reply))), "who": (asked, list(map(cell, name)))}
+        found.append((language[0], said))
     return found
 
 

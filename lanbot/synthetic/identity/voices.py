@@ -20,7 +20,8 @@ UNCONTRACTED = {
     **{"I'm": "I am", "I'll": "I will", "I've": "I have", "I'd": "I would", "can't": "cannot", "don't": "do not"},
     **{"didn't": "did not", "doesn't": "does not", "isn't": "is not", "wasn't": "was not", "won't": "will not"},
     **{"haven't": "have not", "hasn't": "has not", "wouldn't": "would not", "that's": "that is", "it's": "it is"},
-    **{"you're": "you are", "what's": "what is", "there's": "there is", "who's": "who is"},
+    **{"you're": "you are", "what's": "what is", "there's": "there is", "who's": "who is", "you'll": "you will"},
+    **{"we'll": "we will", "hi": "hello", "bye": "goodbye", "thanks": "thank you"},
 }
 _CONTRACTED = re.compile(rf"\b(?:{'|'.join(UNCONTRACTED)})\b", re.I)
 SHORT = {
@@ -34,15 +35,15 @@ QUESTIONING, GREETING = ("🤔", "🙏", "👀"), ("🙂", "👋", "😄")
 
 
 def manners(who: Identity) -> list[str]:
-    """The manners that the personality names; none if it names none."""
-    said = set(words(who.personality))
+    """The manners that the personality names, "not too formal" aside; none if it names none."""
+    said = set(words(re.sub(r"\b(?:not|never|less) (?:too |very )?\w+", " ", who.personality, flags=re.I)))
     return [manner for manner, known in MANNERS.items() if said & set(known.split())]
 
 
 def spoken_in(manner: str, answer: str) -> str:
     """The answer in a manner: without exclamation where that does not suit, formally without contractions."""
     if manner in ("formal", "dry", "calm"):
-        answer = answer.replace("!", ".")
+        answer = re.sub(r" ?!", ".", answer.replace("¡", ""))
     return _CONTRACTED.sub(_whole, answer) if manner == "formal" else answer
 
 
@@ -89,7 +90,7 @@ def _loud(text: str, rng: Rng) -> str:
 
 def _emoji(text: str, rng: Rng) -> str:
     """After questions and short exclamations only."""
-    signs = QUESTIONING if text.endswith("?") else GREETING if len(text) < 20 else ("",)
+    signs = QUESTIONING if text.endswith("?") else GREETING if text.endswith("!") and len(text) < 20 else ("",)
     return f"{text} {rng.choice(signs)}".rstrip()
 
 
@@ -110,4 +111,5 @@ _TYPING = [typed for typed, share in TYPING for _ in range(share)]
 
 
 def typing(rng: Rng) -> Callable[[str, Rng], str]:
-    return rng.choice(_TYPING)  # type: ignore[no-any-return]
+    """A user's way to type."""
+    return rng.choice(_TYPING)
