@@ -16,7 +16,7 @@ from lanbot.chat.messages import Conversation, parts
 from lanbot.config import recipe_file
 from lanbot.core.console import table
 from lanbot.synthetic import world
-from lanbot.synthetic.identity import offline, quality
+from lanbot.synthetic.identity import offline, variety
 
 COUNTS = (2_000, 10_000)
 
@@ -38,7 +38,7 @@ def main() -> None:
         made = make()
         seconds = time.perf_counter() - start
         start = time.perf_counter()
-        found = quality.stats(made)
+        found = variety.stats(made)
         checked = time.perf_counter() - start
         calls = sum(part["type"] == "python" for row in made for message in row["messages"] for part in parts(message))
         results[name] = found | {"seconds": seconds, "seconds_checked": checked, "calls": calls}

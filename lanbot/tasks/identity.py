@@ -1,4 +1,4 @@
-"""The recipe's [identity] as conversations of many kinds, or the demo's short ones."""
+"""The recipe's [identity] as conversations: generated ones of many kinds, or the demo's short ones."""
 
 import re
 from collections.abc import Sequence
@@ -7,64 +7,51 @@ from functools import lru_cache
 from lanbot.chat.messages import Conversation, Message, spoken
 from lanbot.config.recipe import Identity
 from lanbot.synthetic.identity import offline
-from lanbot.synthetic.identity.quality import says
-from lanbot.synthetic.identity.validate import claims
+from lanbot.synthetic.identity.checks import claims
+from lanbot.synthetic.identity.variety import says
 from lanbot.tasks.builtin import IdentityTask
 from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task, TaskContext
 
-ROWS = {"train": 2_000, "test": 500}
+ROWS = {"train": 10_000, "test": 500}
 SEED = 0
-OPEN = {
-    *("who", "maker", "year", "like", "fact", "hello", "hello in"),
-    *("pressure", "the user's name", "what the user told", "able", "unable"),
-}
-"""Kinds whose questions are not answered with yes or no, unless the reference does."""
-DENIAL = re.compile(r"\b(?:no|not|never|nobody|nothing|another|somebody else)\b|n['’]t\b", re.I)
+DENIAL = re.compile(r"\b(?:no|not|never|nope|neither|nobody|nothing|cannot|another|somebody else)\b|n['’]t\b", re.I)
 
 
 @register("identity")
 class Persona(Task):
-    """Who the bot is, in many kinds of conversation; identity:builtin has the demo's short chats."""
+    """Who the bot is, in many kinds of conversation; identity:builtin are the demo's short chats about it."""
 
     arguments = ("builtin",)
-    chance = 0.44
-    """Approximate score of always answering "I am NAME, a program, not another, made by MAKER."."""
+    chance = 0.53
+    """About what always answering "I am NAME, a program, not another, made by MAKER." scores."""
 
     def __init__(self, split: str, argument: str = "", context: TaskContext | None = None) -> None:
         super().__init__(split, argument, context)
         self.builtin = IdentityTask(split, "", context) if argument else None
         self.chance = IdentityTask.chance if argument else Persona.chance
 
-    @property
-    def rows(self) -> Sequence[offline.Made]:
-        return _rows(self.context.identity, self.split)
+    def row(self, i: int) -> offline.Row:
+        return _row(self.context.identity, self.split, i)
 
     def __len__(self) -> int:
         return ROWS[self.split] if self.builtin is None else len(self.builtin)
 
     def conversation(self, i: int) -> Conversation:
-        return self.rows[i].conversation if self.builtin is None else self.builtin.conversation(i)
+        return self.row(i).conversation if self.builtin is None else self.builtin.conversation(i)
 
     def check(self, i: int, answer: Message) -> bool:
-        """Right if it has the facts of the reference (name, maker, year, or what the user said) and its yes or no, and
-        does not claim another identity or deny this one."""
+        """Right if it says what was asked for (the bot's name, its maker's, the year, what the user told), agrees or
+        denies as the reference does, and does not say that the bot is another, or is not itself."""
         if self.builtin is not None:
             return self.builtin.check(i, answer)
-        row, said, who = self.rows[i], spoken(answer), self.context.identity
-        if another(said, row.others, who):
+        row, said, who = self.row(i), spoken(answer), self.context.identity
+        if another(said, row.others, who) or not said.strip() or (row.says and not says(said, row.says)):
             return False
-        wanted, given = offline.yes_or_no(row.conversation["messages"][-1]), offline.yes_or_no(answer)
-        if wanted is None:
-            wrong = given is not None and row.kind in OPEN
-        elif given is None:
-            wrong = not row.said or (wanted == "No" and not _denies(said, row.others))
-        else:
-            wrong = given != wanted
-        return not wrong and all(any(says(said, text) for text in group) for group in row.said)
+        return row.agrees is None or agrees(said) is row.agrees
 
     def guess(self, i: int) -> float:
-        """Whether a constant sentence with the names is right."""
+        """Whether a sentence with the names that ignores the question is right."""
         if self.builtin is not None:
             return self.builtin.guess(i)
         who = self.context.identity
@@ -72,7 +59,13 @@ class Persona(Task):
         return float(self.check(i, {"role": "assistant", "content": said}))
 
     def part(self, i: int) -> str:
-        return self.rows[i].kind if self.builtin is None else self.builtin.part(i)
+        return self.row(i).kind if self.builtin is None else self.builtin.part(i)
+
+
+def agrees(said: str) -> bool:
+    """Whether the text says yes: it begins so, or does not begin with no and denies nothing."""
+    begins = re.match(r"\W*(yes|no)\b", said, re.I)
+    return begins[1].casefold() == "yes" if begins else DENIAL.search(said) is None
 
 
 def another(said: str, others: Sequence[str], who: Identity) -> bool:
@@ -83,15 +76,11 @@ def another(said: str, others: Sequence[str], who: Identity) -> bool:
     if re.search(rf"\bnot (?:called |by |made by )?(?:{own})(?!\w)", said, re.I):
         return True
     names = "|".join(re.escape(name) for name in others if name.casefold() not in own.casefold())
-    i_am = r"\b(?:I am|I['’]m|my name is|call me|(?<!not )(?<!never )(?:made|built|trained|created|developed) by)"
+    made_by = r"(?<!not )(?<!never )(?<!n['’]t )(?:made|built|trained|created|developed) by"
+    i_am = rf"\b(?:I am|I['’]m|my name is|call me|{made_by})"
     return bool(names) and re.search(rf"{i_am} (?:called )?(?:{names})(?!\w)", said, re.I) is not None
 
 
-def _denies(said: str, others: Sequence[str]) -> bool:
-    """Whether the text denies in other words than no. If the question names another bot, the text must too."""
-    return DENIAL.search(said) is not None and (not others or any(says(said, name) for name in others))
-
-
-@lru_cache(maxsize=8)
-def _rows(who: Identity, split: str) -> Sequence[offline.Made]:
-    return tuple(offline.made(who, ROWS[split], SEED, split))
+@lru_cache(maxsize=20_000)
+def _row(who: Identity, split: str, i: int) -> offline.Row:
+    return offline.row(who, SEED, split, i)

@@ -1,4 +1,4 @@
-"""A local endpoint like OpenAI's that writes conversations, and misbehaves as it is told."""
+"""A local endpoint like OpenAI's that writes conversations, with faults on request."""
 
 import json
 import random
@@ -21,15 +21,15 @@ HANG = 1.5
 
 BODY_FAULTS = ("cut body", "no json body", "no choices", "hang")
 STATUS_FAULTS = ("429", "500", "503", "400")
-WRITTEN_FAULTS = ("prose", "cut", "cut silently", "narrator", "lying words", "failing call", "other bot", "duplicate")
-MENDED = ("fenced", "roles", "lie", "no usage")
-"""Faults that cost nothing: what is good in them is kept."""
+WRITTEN_FAULTS = ("prose", "cut", "cut silently", "narrator", "wrong output", "failing call", "other bot", "duplicate")
+REPAIRED = ("fenced", "format", "no usage")
+"""Faults for which nothing is requested again."""
 
 
 class Server:
-    """`with Server(faults) as server`: each request takes the next fault, then all are answered well.
+    """`with Server(faults) as server`: each request takes the next fault, later ones none.
 
-    It counts what a real one would charge for: every answer that it worked out, sent whole or not.
+    It counts what a real one would charge for: every answer that it worked out, sent completely or not.
     """
 
     def __init__(self, faults: Iterable[str] = (), key: str = "", delay: float = 0.0) -> None:
@@ -73,6 +73,8 @@ class Server:
             daemon_threads = True
             block_on_close = False
             request_queue_size = 64
+
+            def handle_error(self, *_: object) -> None: ...
 
         self.http = Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
@@ -144,7 +146,7 @@ def written(messages: list[dict[str, str]], fault: str) -> tuple[str, str]:
     """(content, finish_reason): the conversation that is asked for, as JSON, or what the fault makes of it."""
     said = "\n".join(message["content"] for message in messages)
     kind = re.findall(r"Kind of conversation: (\w+)", said)[0]
-    name = re.findall(r"^Name: (.*)$", said, re.M)[0]
+    name = re.findall(r"^name: (.*)$", said, re.M)[0]
     made = conversation(kind, name, random.Random("same" if fault == "duplicate" else said), fault)
     content, finish = json.dumps(made), "stop"
     if fault == "prose":
@@ -155,8 +157,6 @@ def written(messages: list[dict[str, str]], fault: str) -> tuple[str, str]:
         content = f"<think>{{hm}}</think>Here {{it}} is:\n```json\n{content[:-1]},}}\n```\nEnjoy!"
     elif fault == "narrator":
         content = content.replace('"role": "user"', '"role": "narrator"')
-    elif fault == "roles":
-        content = content.replace('"role": "user"', '"role": "Human"').replace('"role": "assistant"', '"role": "bot"')
     return content, finish
 
 
@@ -168,7 +168,7 @@ def conversation(kind: str, name: str, rng: random.Random, fault: str) -> dict[s
         return {"type": "text", "text": words}
 
     def call(code: str, result: str) -> list[dict[str, str]]:
-        result = "wrong" if fault in ("lie", "lying words") else result
+        result = {"wrong output": "wrong", "format": f"  {result}\n"}.get(fault, result)
         return [{"type": "python", "text": code}, {"type": "output", "text": result}]
 
     a, b = rng.randint(100, 999), rng.randint(100, 999)
@@ -181,14 +181,14 @@ def conversation(kind: str, name: str, rng: random.Random, fault: str) -> dict[s
         answer = [text(f"First, {some(5)}. Then {some(5)}, because {some(4)}. So the answer is {some(2)}.")]
     elif kind == "tool_use":
         asked = f"What is {a} times {b}? {some(6)}"
-        answer = [text(f"{some(4)}: "), *call(f"{a}*{b}", str(a * b)), text(f" is {a * b + (fault == 'lying words')}.")]
+        answer = [text(f"{some(4)}: "), *call(f"{a}*{b}", str(a * b)), text(f" is {a * b}.")]
     else:
         files = [{"name": "notes.txt", "text": f"{some(2)}: {a}"}]
         asked = f"Add {b} to the number in notes.txt. {some(6)}"
         plan = [text(f"First I read the file, then I add {b}. {some(4)}.")] if kind == "tool_planning" else []
         read, added = call('read_file("notes.txt")', files[0]["text"]), call(f"{a}+{b}", str(a + b))
-        answer = [*plan, *read, text(f"{some(3)}."), *added, text(f"That is {a + b + (fault == 'lying words')}.")]
+        answer = [*plan, *read, text(f"{some(3)}."), *added, text(f"That is {a + b}.")]
     if fault == "failing call":
         answer = [*call("1/0", "0"), *answer]
-    messages = [{"role": "user", "parts": [text(asked)]}, {"role": "assistant", "parts": answer}]
+    messages = [{"role": "user", "content": [text(asked)]}, {"role": "assistant", "content": answer}]
     return {"files": files, "known": [], "messages": messages}

@@ -1,11 +1,14 @@
 """Data that teach a bot who it is: conversations made from a recipe's [identity].
 
-offline.py    makes them of templates, without a network
-talk.py       what the turns of a conversation share, and what is said around a question
-turns.py      one question and its answer, of every kind
-work.py       those in which the tools are used
-scene.py      what a conversation is about: the slots of the templates
-styles.py     how users write
-quality.py    how much two conversations have in common, and how varied many are
-*.txt         the English (and the greetings of other languages)
+offline.py    makes them of written questions and answers, without a network
+texts.py      the questions and answers: topics.txt, dialogues.txt, jobs.txt, languages.txt
+slots.py      what fills the slots of the texts
+voices.py     how users type, and manners of the bot
+
+endpoint.py   has a model at an endpoint write them: the run, resumed and saved row by row
+client.py     requests: retries, budget
+prompts.py    what is asked for, drawn from prompts.toml
+drafts.py     the model's JSON as a conversation with executed calls
+checks.py     whether a conversation is fit to train on
+variety.py    statistics of a set, near duplicates
 """

@@ -64,7 +64,7 @@ def sections(file: str) -> dict[str, tuple[Row, ...]]:
         if line.startswith("[") and line.endswith("]") and "|" not in line:
             rows_here = found.setdefault(line[1:-1], [])
         elif line and not line.startswith("#"):
-            rows_here.append(tuple(_cell(cell) for cell in line.split(" => ")))
+            rows_here.append(tuple(map(cell, line.split(" => "))))
     return {name: tuple(table) for name, table in found.items()}
 
 
@@ -81,7 +81,8 @@ def filled(file: str, section: str, split: str, index: int, **slots: str) -> str
     return fill(rng.choice(rows(file, section, split))[0], rng, slots)
 
 
-def _cell(text: str) -> Cell:
+def cell(text: str) -> Cell:
+    """A text with its choices in brackets, parsed."""
     pieces: list[str | tuple[str, ...]] = []
     for i, piece in enumerate(_CHOICE.split(text)):  # text, choices, text, ...
         choices = piece.split("|")
