@@ -1,0 +1,388 @@
+"""python -m lanbot.cloud.node JOB.json: runs a job on a rented machine, which may be lost at any time.
+
+It fetches the inputs, runs `lanbot run` and starts it again if it dies, pushes checkpoints, metrics and logs to the store
+as they appear, compares all of it at the end, and writes done.json or failed.json there. It does not delete the
+machine: whoever launched it does, on reading either, so the provider's key never is on the machine.
+
+In the store: runs/NAME/ as in LanBot's runs folder, and in runs/NAME/node/ status.json (every 30 seconds), train.log,
+node.log, done.json or failed.json. Exit codes: 0 done; 1 failed; 143 stopped by a signal, saved and pushed. Any other
+is a crash, after which the same command goes on.
+"""
+
+import ctypes
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lanbot.cloud.script import Job, load_job
+from lanbot.cloud.stores import Store, open_store, safe
+from lanbot.cloud.sync import NODE, RunSync
+from lanbot.config.run import LOCK
+from lanbot.core.console import duration, say
+from lanbot.core.errors import UserError
+
+MARGIN = 600.0
+"""Seconds before the deadline at which training is stopped, so that its last checkpoint can be pushed; at most a tenth
+of the time that there was."""
+CRASHES, ERRORS = 5, 2
+"""Ends at the same step, by a signal and with an error, after which training is not started again."""
+PAUSE, PAUSE_MOST = 5.0, 300.0
+"""Seconds before the second start and before a second push; doubled with each further failure; the most."""
+POLL = 0.5
+TAIL = 40
+"""Lines of the training's log that failed.json has."""
+TREE = re.compile(r"(\w+_checkpoints)/([^/]+)/(?:model|meta)_(\d+)\.(?:pt|json)")
+BEFORE = {"mid": "base", "sft": "mid", "rl": "sft", "agent_rl": "sft"}
+FOLDERS = {"base": "base", "mid": "mid", "sft": "chatsft", "rl": "chatrl", "agent_rl": "agentrl"}
+"""nanochat's names of the phases, in NAME_checkpoints."""
+
+
+class GivenUp(Exception):  # noqa: N818
+    """The job failed for good; the message says why."""
+
+
+class Node:
+    def __init__(self, job: Job, root: Path, store: Store | None = None) -> None:
+        self.job, self.root, self.store = job, root, store or open_store(job.store)
+        self.folder = root / "runs" / job.run
+        self.sync = RunSync(self.store, job.run, self.folder)
+        self.began, self.ends = time.time(), job.ends()
+        self.stop_training_at = self.ends - min(MARGIN, 0.1 * max(0.0, self.ends - self.began))
+        self.state, self.problem, self.restarts = "starting", "", 0
+        self.stopped = 0
+        self.training: subprocess.Popen[bytes] | None = None
+        self.log: deque[str] = deque(maxlen=TAIL)
+        self.over = threading.Event()
+        self.pushing = threading.Lock()
+
+    def run(self) -> int:
+        """Runs the job to its end; the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signal)
+        threads = [threading.Thread(target=work, daemon=True) for work in (self._heartbeat, self._push_all_the_time)]
+        threads[0].start()
+        try:
+            self._tried("the last launch's result", self._forget)
+            arguments = self._tried("the inputs", self.inputs)
+            threads[1].start()
+            self._train(arguments)
+            self.state = "verifying"
+            self._tried("the push", self._finish)
+        except (GivenUp, UserError) as error:
+            return self._failed(str(error))
+        finally:
+            self.over.set()
+        self.state = "done"
+        return 0 if not self.stopped else 143
+
+    # -- inputs --------------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self.store.delete([f"{self.sync.prefix}{NODE}{name}" for name in ("done.json", "failed.json")])
+
+    def inputs(self) -> list[str]:
+        """Fetches the run, or what it begins from, and the data. Returns further arguments for `lanbot run`."""
+        self.state = "fetching"
+        self.root.mkdir(parents=True, exist_ok=True)
+        where, _, step = self.job.source.partition("#")
+        there = self.sync.pull()
+        source = open_store(where) if where else self.store
+        for local, name in self.job.data.items():
+            self._fetch(self.store, name, local)
+        if not self.job.source:
+            return []
+        names = sorted(filter(safe, source.names()))
+        for name in names:
+            if "/" not in name and name.endswith(".jsonl"):
+                self._fetch(source, name, name)
+        if there:  # its recipe.toml says what it began from
+            return []
+        step = step or BEFORE.get(self.job.phases.partition("+")[0], "")
+        if not step:
+            problem = f"source = {self.job.source!r}: which of its models?"
+            raise GivenUp(f"{problem} Write it after a #: {self.job.source}#mid")
+        if where.startswith("hf:"):
+            return [f"--model.init_from={where}#{step}"]  # LanBot fetches what it needs of it
+        for name in names:
+            if "/" in name and wanted(name, step, names):
+                self._fetch(source, name, f"source/{name}")
+        return [f"--model.init_from={self.root / 'source'}#{step}"]
+
+    def _fetch(self, store: Store, name: str, local: str) -> None:
+        if not (self.root / local).is_file():
+            say(f"fetching {name} from {store.url}")
+            store.pull(name, self.root / local)
+
+    # -- training ------------------------------------------------------------------------------------------
+
+    def command(self, arguments: list[str]) -> list[str]:
+        lanbot = str(Path(sys.executable).with_name("lanbot"))
+        many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.job.gpus), "--no-python"]
+        recipe = self.root / "recipe.toml"
+        recipe.write_text(self.job.recipe, encoding="utf-8")
+        start = [sys.executable, *many, lanbot] if self.job.gpus > 1 else [lanbot]
+        return [*start, "run", str(recipe), f"--name={self.job.run}", "--phase", self.job.phases, *self.job.overrides,
+                *arguments]  # fmt: skip
+
+    def _train(self, arguments: list[str]) -> None:
+        """Until training is done, or stopped by a signal. Raises GivenUp."""
+        place: Any = None
+        failures = 0
+        while not self.stopped:
+            self._wait_for_lock()
+            self.state = "training"
+            code = self._once(self.command(arguments))
+            if code == 0 or self.stopped:
+                return
+            if time.time() >= self.stop_training_at:
+                raise GivenUp("the deadline came before the end; what was trained is saved")
+            now = self._place()
+            failures, place = (failures + 1 if now == place else 1), now
+            phase, step = now[:2]
+            what = f"training ended with {code} at {phase or 'its start'}, step {step}"
+            if code == 2 or failures >= (ERRORS if code > 0 else CRASHES):
+                raise GivenUp(f"{what}, {failures} times there: it is not started again")
+            self.restarts += 1
+            pause = min(PAUSE_MOST, PAUSE * 2 ** (failures - 1))
+            say(f"{what}; starting it again in {duration(pause)}")
+            self.state = "restarting"
+            self._sleep(pause)
+
+    def _once(self, command: list[str]) -> int:
+        """Runs training to its end, or stops it at the deadline; its exit code."""
+        environment = {**os.environ, "LANBOT_RUNS": str(self.root / "runs"), "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(
+            command, cwd=self.root, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent,
+        )  # fmt: skip
+        self.training = process
+        reader = threading.Thread(target=self._copy_log, args=(process,), daemon=True)
+        reader.start()
+        if self.stopped:  # a signal came while it was started
+            self._stop_training()
+        late = False
+        while process.poll() is None:
+            if not late and time.time() >= self.stop_training_at:
+                late = True
+                say("the deadline is near: training is stopped and saved")
+                self._stop_training()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL)
+        reader.join(10)
+        self.training = None
+        return process.returncode
+
+    def _copy_log(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            text = line.decode(errors="replace").rstrip("\n")
+            self.log.append(text)
+            say(text)
+            with suppress(OSError), (self.root / "train.log").open("ab") as file:  # the disk may be full
+                file.write(line)
+
+    def _signal(self, number: int, frame: Any) -> None:
+        self.stopped = number
+        self._stop_training()
+
+    def _stop_training(self) -> None:
+        """Sends SIGTERM to training itself: torchrun would kill its workers before they have saved."""
+        if (process := self.training) and process.poll() is None:
+            workers = _children(process.pid) if self.job.gpus > 1 else []
+            for pid in workers or [process.pid]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+
+    def _wait_for_lock(self) -> None:
+        """Until the training that an earlier, killed node started has ended."""
+        if not (path := self.folder / LOCK).is_file():
+            return
+        with path.open() as file:
+            while not self.stopped and time.time() < self.stop_training_at:
+                with suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                time.sleep(POLL)
+
+    def _place(self) -> tuple[Any, ...]:
+        """Where training is: phase, step, and the micro-batch, which is halved where memory runs out."""
+        last = self._last_metrics()
+        lowered = [path.read_text() for path in sorted(self.folder.glob("*/micro_tokens"))]
+        return last.get("phase", ""), last.get("step", 0), lowered
+
+    # -- the store -----------------------------------------------------------------------------------------
+
+    def _tried(self, what: str, work: "Callable[[], Any]") -> Any:
+        """What `work` returns, tried until the deadline. Raises GivenUp, and UserError at once."""
+        pause = PAUSE
+        while True:
+            try:
+                with self.pushing:
+                    result = work()
+                self.problem = ""
+                return result
+            except (UserError, GivenUp):
+                raise
+            except Exception as error:  # every client has its own
+                self.problem = f"{what}: {type(error).__name__}: {error}".splitlines()[0]
+                if time.time() + pause >= self.ends or (self.stopped and self.state in ("starting", "fetching")):
+                    raise GivenUp(self.problem) from None
+                say(f"{self.problem}; trying again in {duration(pause)}")
+            time.sleep(pause)
+            pause = min(PAUSE_MOST, 2 * pause)
+
+    def _push_all_the_time(self) -> None:
+        """Training goes on if this fails; the next pass tries again."""
+        while not self.over.wait(self.store.every):
+            if self.folder.is_dir():
+                with self.pushing:
+                    try:
+                        self._push()
+                        self.problem = ""
+                    except Exception as error:
+                        self.problem = f"push: {type(error).__name__}: {error}".splitlines()[0]
+                        say(self.problem)
+
+    def _push(self) -> bool:
+        extra = {}
+        if (log := self.root / "train.log").is_file():
+            extra[f"{NODE}train.log"] = log.read_bytes()
+        return self.sync.push(extra)
+
+    def _finish(self) -> None:
+        """Pushes the rest, compares everything, and says so."""
+        if not self._push():
+            raise OSError("a checkpoint went away while it was pushed")
+        if problems := self.sync.verify():
+            for name in problems:
+                self.sync.forget(name.partition(" ")[0].removeprefix(self.sync.prefix))
+            raise OSError(problems[0])
+        if not self.stopped:
+            result = {**self._status(), "state": "done", "files": self.sync.pushed}
+            self._say_in_store("done.json", result)
+        self._say_in_store("status.json", {**self._status(), "state": "stopped" if self.stopped else "done"})
+
+    def _failed(self, why: str) -> int:
+        self.state = "failed"
+        say(why)
+
+        def push() -> None:
+            if self.folder.is_dir():
+                self._push()
+            result = {**self._status(), "reason": why, "log": list(self.log)}
+            self._say_in_store("failed.json", result)
+            self._say_in_store("status.json", self._status())
+
+        with suppress(GivenUp, UserError):
+            self._tried("the push", push)
+        return 143 if self.stopped else 1
+
+    def _heartbeat(self) -> None:
+        while not self.over.wait(self.store.every):
+            with suppress(Exception):
+                self._say_in_store("status.json", self._status())
+
+    def _say_in_store(self, name: str, values: dict[str, Any]) -> None:
+        text = json.dumps(values, indent=1) + "\n"
+        self.store.push({f"{self.sync.prefix}{NODE}{name}": text.encode()})
+
+    def _status(self) -> dict[str, Any]:
+        """What `lanbot cloud status` shows."""
+        last = self._last_metrics()
+        progress, seconds = last.get("progress"), last.get("seconds")
+        left = round(seconds / progress * (1 - progress)) if progress and seconds else None
+        return {
+            "run": self.job.run,
+            "phases": self.job.phases,
+            "state": self.state,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - self.began),
+            "phase": last.get("phase"),
+            "step": last.get("step"),
+            "progress": progress,
+            "loss": last.get("loss"),
+            "tokens_per_second": last.get("tokens_per_second"),
+            "phase_seconds_left": left,
+            "pushed": self.sync.checkpoints(),
+            "restarts": self.restarts,
+            "problem": self.problem,
+        }
+
+    def _last_metrics(self) -> dict[str, Any]:
+        """The last step's line of the phase that wrote last, with its name; {} before the first step."""
+        with suppress(OSError, ValueError):
+            path = max(self.folder.glob("*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - 65_536))
+                lines = file.read().split(b"\n")[:-1]  # the last one may be half written
+            for line in reversed(lines):
+                if b'"loss"' in line:
+                    return {"phase": path.parent.name, **json.loads(line)}
+        return {}
+
+    def _sleep(self, seconds: float) -> None:
+        end = time.time() + seconds
+        while not self.stopped and time.time() < min(end, self.stop_training_at):
+            time.sleep(min(POLL, seconds))
+
+
+def wanted(name: str, step: str, names: list[str]) -> bool:
+    """Whether a file of a source is needed for PHASE[/TAG][/STEP]: of a tree of nanochat the tokenizer and the phase's
+    model, the newest if no step is named; of a run everything but optimizer states."""
+    if "recipe.toml" in names:
+        return "/trainer/" not in name
+    if name.startswith("tokenizer/"):
+        return True
+    phase, *rest = step.split("/")
+    number = int(rest.pop()) if rest and rest[-1].isdecimal() else None
+    matches = [match for other in names if (match := TREE.fullmatch(other))]
+    here = [m for m in matches if m[1] == f"{FOLDERS.get(phase)}_checkpoints" and (not rest or m[2] == rest[0])]
+    match = TREE.fullmatch(name)
+    if match is None or match.groups() not in [m.groups() for m in here]:
+        return False
+    newest = max(int(m[3]) for m in here if m[2] == match[2])
+    return int(match[3]) == (newest if number is None else number)
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def _die_with_parent() -> None:
+    """In a child on Linux: SIGTERM when this process is killed."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m lanbot.cloud.node JOB.json")
+    path = Path(sys.argv[1]).absolute()
+    try:
+        sys.exit(Node(load_job(path), path.parent).run())
+    except UserError as error:
+        say(str(error))
+        sys.exit(1)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        sys.exit(70)
+
+
+if __name__ == "__main__":
+    main()
