@@ -1,17 +1,18 @@
 """python -m lanbot.cloud.node JOB.json: runs a job on a rented machine, which may be lost at any time.
 
-It fetches the inputs, runs `lanbot run` and starts it again if it dies, pushes checkpoints, metrics and logs to the store
-as they appear, compares all of it at the end, and writes done.json or failed.json there. It does not delete the
+It fetches the inputs, runs `lanbot run` and starts it again if it dies, pushes checkpoints, metrics and logs to the
+store as they appear, compares all of it at the end, and writes done.json or failed.json there. It does not delete the
 machine: whoever launched it does, on reading either, so the provider's key never is on the machine.
 
 In the store: runs/NAME/ as in LanBot's runs folder, and in runs/NAME/node/ status.json (every 30 seconds), train.log,
-node.log, done.json or failed.json. Exit codes: 0 done; 1 failed; 143 stopped by a signal, saved and pushed. Any other
+done.json or failed.json. Exit codes: 0 done; 1 failed; 143 stopped by a signal, saved and pushed. Any other
 is a crash, after which the same command goes on.
 """
 
 import ctypes
 import fcntl
 import json
+import math
 import os
 import re
 import signal
@@ -40,6 +41,8 @@ CRASHES, ERRORS = 5, 2
 """Ends at the same step, by a signal and with an error, after which training is not started again."""
 PAUSE, PAUSE_MOST = 5.0, 300.0
 """Seconds before the second start and before a second push; doubled with each further failure; the most."""
+INPUTS = 900.0
+"""Seconds after which inputs that cannot be fetched end the job."""
 POLL = 0.5
 TAIL = 40
 """Lines of the training's log that failed.json has."""
@@ -74,8 +77,7 @@ class Node:
         threads = [threading.Thread(target=work, daemon=True) for work in (self._heartbeat, self._push_all_the_time)]
         threads[0].start()
         try:
-            self._tried("the last launch's result", self._forget)
-            arguments = self._tried("the inputs", self.inputs)
+            arguments = self._tried("the inputs", self.inputs, min(self.ends, self.began + INPUTS))
             threads[1].start()
             self._train(arguments)
             self.state = "verifying"
@@ -89,16 +91,21 @@ class Node:
 
     # -- inputs --------------------------------------------------------------------------------------------
 
-    def _forget(self) -> None:
-        self.store.delete([f"{self.sync.prefix}{NODE}{name}" for name in ("done.json", "failed.json")])
-
     def inputs(self) -> list[str]:
         """Fetches the run, or what it begins from, and the data. Returns further arguments for `lanbot run`."""
         self.state = "fetching"
         self.root.mkdir(parents=True, exist_ok=True)
         where, _, step = self.job.source.partition("#")
+        self.store.delete(
+            [f"{self.sync.prefix}{NODE}{name}" for name in ("done.json", "failed.json")]
+        )  # another launch's
         there = self.sync.pull()
         source = open_store(where) if where else self.store
+        missing = sorted(set(self.job.data.values()) - self.store.names().keys()) if self.job.data else []
+        if missing:
+            raise UserError(
+                f"{self.store.url}: it has no {missing[0]}", "Put the job's data there, and launch it again."
+            )
         for local, name in self.job.data.items():
             self._fetch(self.store, name, local)
         if not self.job.source:
@@ -219,13 +226,13 @@ class Node:
     def _place(self) -> tuple[Any, ...]:
         """Where training is: phase, step, and the micro-batch, which is halved where memory runs out."""
         last = self._last_metrics()
-        lowered = [path.read_text() for path in sorted(self.folder.glob("*/micro_tokens"))]
+        lowered = [path.read_text("utf-8") for path in sorted(self.folder.glob("*/micro_tokens"))]
         return last.get("phase", ""), last.get("step", 0), lowered
 
     # -- the store -----------------------------------------------------------------------------------------
 
-    def _tried(self, what: str, work: "Callable[[], Any]") -> Any:
-        """What `work` returns, tried until the deadline. Raises GivenUp, and UserError at once."""
+    def _tried(self, what: str, work: Callable[[], Any], until: float = math.inf) -> Any:
+        """What `work` returns, tried until then or the deadline. Raises GivenUp, and UserError at once."""
         pause = PAUSE
         while True:
             try:
@@ -237,7 +244,9 @@ class Node:
                 raise
             except Exception as error:  # every client has its own
                 self.problem = f"{what}: {type(error).__name__}: {error}".splitlines()[0]
-                if time.time() + pause >= self.ends or (self.stopped and self.state in ("starting", "fetching")):
+                if time.time() + pause >= min(until, self.ends) or (
+                    self.stopped and self.state in ("starting", "fetching")
+                ):
                     raise GivenUp(self.problem) from None
                 say(f"{self.problem}; trying again in {duration(pause)}")
             time.sleep(pause)
@@ -266,8 +275,6 @@ class Node:
         if not self._push():
             raise OSError("a checkpoint went away while it was pushed")
         if problems := self.sync.verify():
-            for name in problems:
-                self.sync.forget(name.partition(" ")[0].removeprefix(self.sync.prefix))
             raise OSError(problems[0])
         if not self.stopped:
             result = {**self._status(), "state": "done", "files": self.sync.pushed}
@@ -358,7 +365,7 @@ def wanted(name: str, step: str, names: list[str]) -> bool:
 
 def _children(pid: int) -> list[int]:
     with suppress(OSError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()]
     return []
 
 

@@ -115,9 +115,16 @@ class RunSync:
             self.pushed = {name: of for name, of in self.pushed.items() if not name.startswith(f"{step}/")}
 
     def verify(self) -> list[str]:
-        """The problems of all that was pushed and is still in the folder, compared with it once more."""
-        there = [name for name in self.pushed if (self.folder / name).is_file()]
-        return self.store.verify(self.folder, there, self.prefix)
+        """The problems of all that was pushed and is still in the folder, compared with it once more. What has one is
+        pushed again by the next push."""
+        problems = []
+        for name in [name for name in self.pushed if (self.folder / name).is_file()]:
+            if found := self.store.verify(self.folder, [name], self.prefix):
+                problems += found
+                step = _STEP_FILE.fullmatch(name)
+                self.pushed.pop(f"{step[1]}/{step[2]}/manifest.json" if step else name, None)
+                self.stamps.pop(name, None)
+        return problems
 
     def checkpoints(self) -> dict[str, int]:
         """The newest step of each phase that is in the store."""
