@@ -61,14 +61,15 @@ class Node:
         self.job, self.root, self.store = job, root, store or open_store(job.store)
         self.folder = root / "runs" / job.run
         self.sync = RunSync(self.store, job.run, self.folder)
+        self.every = job.push_seconds or self.store.every
         self.began, self.ends = time.time(), job.ends()
         self.stop_training_at = self.ends - min(MARGIN, 0.1 * max(0.0, self.ends - self.began))
         self.state, self.problem, self.restarts = "starting", "", 0
         self.stopped = 0
         self.training: subprocess.Popen[bytes] | None = None
         self.log: deque[str] = deque(maxlen=TAIL)
-        self.over = threading.Event()
-        self.pushing = threading.Lock()
+        self.trained, self.over = threading.Event(), threading.Event()
+        self.pushing, self.talking = threading.Lock(), threading.Lock()
 
     def run(self) -> int:
         """Runs the job to its end; the exit code."""
@@ -80,13 +81,11 @@ class Node:
             arguments = self._tried("the inputs", self.inputs, min(self.ends, self.began + INPUTS))
             threads[1].start()
             self._train(arguments)
+            self.trained.set()
             self.state = "verifying"
             self._tried("the push", self._finish)
         except (GivenUp, UserError) as error:
             return self._failed(str(error))
-        finally:
-            self.over.set()
-        self.state = "done"
         return 0 if not self.stopped else 143
 
     # -- inputs --------------------------------------------------------------------------------------------
@@ -254,7 +253,7 @@ class Node:
 
     def _push_all_the_time(self) -> None:
         """Training goes on if this fails; the next pass tries again."""
-        while not self.over.wait(self.store.every):
+        while not self.trained.wait(self.every):
             if self.folder.is_dir():
                 with self.pushing:
                     try:
@@ -276,34 +275,39 @@ class Node:
             raise OSError("a checkpoint went away while it was pushed")
         if problems := self.sync.verify():
             raise OSError(problems[0])
-        if not self.stopped:
-            result = {**self._status(), "state": "done", "files": self.sync.pushed}
-            self._say_in_store("done.json", result)
-        self._say_in_store("status.json", {**self._status(), "state": "stopped" if self.stopped else "done"})
+        self.problem, self.state = "", "stopped" if self.stopped else "done"
+        self._last_words({} if self.stopped else {"done.json": {"files": self.sync.pushed}})
 
     def _failed(self, why: str) -> int:
         self.state = "failed"
+        self.trained.set()
         say(why)
 
         def push() -> None:
             if self.folder.is_dir():
                 self._push()
-            result = {**self._status(), "reason": why, "log": list(self.log)}
-            self._say_in_store("failed.json", result)
-            self._say_in_store("status.json", self._status())
+            self._last_words({"failed.json": {"reason": why, "log": list(self.log)}})
 
         with suppress(GivenUp, UserError):
             self._tried("the push", push)
         return 143 if self.stopped else 1
 
     def _heartbeat(self) -> None:
-        while not self.over.wait(self.store.every):
-            with suppress(Exception):
-                self._say_in_store("status.json", self._status())
+        while not self.over.wait(self.every):
+            with suppress(Exception), self.talking:
+                if not self.over.is_set():
+                    self._say({"status.json": {}})
 
-    def _say_in_store(self, name: str, values: dict[str, Any]) -> None:
-        text = json.dumps(values, indent=1) + "\n"
-        self.store.push({f"{self.sync.prefix}{NODE}{name}": text.encode()})
+    def _last_words(self, files: dict[str, dict[str, Any]]) -> None:
+        with self.talking:
+            self.over.set()
+            self._say({**files, "status.json": {}})
+
+    def _say(self, files: dict[str, dict[str, Any]]) -> None:
+        """Writes JSON files to the store: the status and what is given."""
+        for name, more in files.items():
+            text = json.dumps({**self._status(), **more}, indent=1) + "\n"
+            self.store.push({f"{self.sync.prefix}{NODE}{name}": text.encode()})
 
     def _status(self) -> dict[str, Any]:
         """What `lanbot cloud status` shows."""

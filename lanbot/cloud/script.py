@@ -38,6 +38,8 @@ class Job:
     """Further files: the path that the recipe names (jsonl:PATH), and the name in the store."""
     deadline: str = ""
     """RFC 3339: when the machine is deleted. The node stops earlier and saves."""
+    push_seconds: float = 0.0
+    """Between two pushes; 0: as the store can bear it."""
     overrides: list[str] = field(default_factory=list)
     """Further arguments of `lanbot run`."""
 

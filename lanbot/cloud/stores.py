@@ -163,8 +163,9 @@ class FolderStore(Store):
         for name in names:
             path = self.root / name
             path.unlink(missing_ok=True)
-            with suppress(OSError):  # the folder has more in it
-                path.parent.rmdir()
+            with suppress(OSError):  # until a folder has more in it
+                for folder in path.relative_to(self.root).parents[:-1]:
+                    (self.root / folder).rmdir()
 
     def _put(self, files: Mapping[str, Content]) -> None:
         for name, content in files.items():

@@ -214,7 +214,7 @@ def test_a_store_without_checksums_is_read_back(
 def test_a_push_whose_copy_differs_fails(tmp_path: Path) -> None:
     class Lossy(FolderStore):
         def _put(self, files: Any) -> None:
-            super()._put({name: b"1" for name in files})
+            super()._put(dict.fromkeys(files, b"1"))
 
     with pytest.raises(StoreError, match="a has another digest"):
         Lossy("x", tmp_path).push({"a": b"2"})
