@@ -11,9 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lanbot.chat.formats import load_format
+from lanbot.chat.formats import get_format, load_format
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.chat.formats.nanochat import NanoChatFormat
 from lanbot.config import recipe_file
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
@@ -159,7 +158,7 @@ class NanoChatTree(Origin):
 
     def chat_format(self, step: Step) -> ChatFormat:
         name = "tokenizer/tokenizer.pkl"
-        return NanoChatFormat(read_pickle(self.files.get(name) / name))
+        return get_format("nanochat")(read_pickle(self.files.get(name) / name))
 
     def model(self, step: Step) -> Transformer:
         return nanochat_checkpoint.load(self._path(step, "model_{}.pt"), self.config(step))
