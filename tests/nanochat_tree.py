@@ -51,7 +51,11 @@ def weights_of(vocab: int, seed: int) -> dict[str, Tensor]:
     shapes = {"transformer.wte": (vocab, DIM), "lm_head": (vocab, DIM)}
     for at in ("transformer.h.0", "transformer.h.1"):
         shapes |= {f"{at}.attn.c_q": (DIM, DIM), f"{at}.attn.c_k": (kv, DIM), f"{at}.attn.c_v": (kv, DIM)}
-        shapes |= {f"{at}.attn.c_proj": (DIM, DIM), f"{at}.mlp.c_fc": (4 * DIM, DIM), f"{at}.mlp.c_proj": (DIM, 4 * DIM)}
+        shapes |= {
+            f"{at}.attn.c_proj": (DIM, DIM),
+            f"{at}.mlp.c_fc": (4 * DIM, DIM),
+            f"{at}.mlp.c_proj": (DIM, 4 * DIM),
+        }
     generator = torch.Generator().manual_seed(seed)
     weights = {f"{name}.weight": 0.2 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     return weights | {"transformer.wte.weight": weights["transformer.wte.weight"].bfloat16()}
