@@ -12,10 +12,11 @@ from lanbot.tokenizers.bpe import PATTERNS, BPETokenizer
 MAX_BYTES = 200_000_000
 """A vocabulary of 262,144 tokens takes some 5 MB."""
 
-ADMITTED = frozenset(
-    "PROTO FRAME STOP MARK MEMOIZE BINGET LONG_BINGET EMPTY_DICT SETITEM SETITEMS EMPTY_TUPLE NONE "
-    "SHORT_BINUNICODE BINUNICODE SHORT_BINBYTES BINBYTES BININT BININT1 BININT2 STACK_GLOBAL NEWOBJ BUILD".split()
-)
+ADMITTED = {
+    *("PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINGET", "LONG_BINGET"),
+    *("EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_TUPLE", "NONE", "BININT", "BININT1", "BININT2"),
+    *("SHORT_BINUNICODE", "BINUNICODE", "SHORT_BINBYTES", "BINBYTES", "STACK_GLOBAL", "NEWOBJ", "BUILD"),
+}
 """What protocols 4 and 5 make of a dictionary of bytes and numbers in an object. None of it takes more memory than the
 file, or builds a key that is slow to hash."""
 

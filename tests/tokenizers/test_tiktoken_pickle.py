@@ -129,12 +129,14 @@ def test_a_cut_pickle_is_refused(share: float, tokenizer: BPETokenizer, tmp_path
 
 def test_every_changed_byte_is_refused_or_harmless(tokenizer: BPETokenizer, tmp_path: Path) -> None:
     data = nanochat_tree.pickled(nanochat_tree.state_of(tokenizer))
+    outcomes = set()
     for at in range(0, len(data), 37):
         path = written(tmp_path, data[:at] + bytes([data[at] ^ 0x15]) + data[at + 1 :])
         try:
-            assert isinstance(read_pickle(path), BPETokenizer)
+            outcomes.add(type(read_pickle(path)))
         except UserError as error:
-            assert str(error).count("\n") == 1
+            outcomes.add(str(error).count("\n"))
+    assert outcomes == {BPETokenizer, 1}
 
 
 @pytest.mark.parametrize("data", [b"text\n", b"\x80\x04}.", b"\x80\x04N.", b"\x80\x04K\x05.", b"{}", b"PK\x03\x04"])
