@@ -5,7 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lanbot.config import recipe_file
 from lanbot.config.recipe import Recipe
@@ -14,6 +14,9 @@ from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.core.files import unwritable, write_atomic
 from lanbot.core.options import Options
+
+if TYPE_CHECKING:
+    from lanbot.phases.origins import Origin, Step
 
 OURS = {"agent_rl": "rl"}
 """nanochat's phases that have another name here."""
@@ -81,8 +84,12 @@ def make(recipe: Recipe, options: Options, as_phase: str = "") -> Path:
         raise UserError(f"{folder}: there is a run {made}", remedy)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: not a run (it has no recipe.toml)", "Choose another name.")
+    import torch
+
+    from lanbot.distributed.runtime import Runtime
     from lanbot.phases.origins import open_origin, split
     from lanbot.phases.phase import phases_of
+    from lanbot.training import checkpoint
 
     where, wanted = split(recipe.model.init_from)
     origin = open_origin(where, options)
@@ -93,13 +100,20 @@ def make(recipe: Recipe, options: Options, as_phase: str = "") -> Path:
         remedy = f"Its phases with a model: {', '.join(models)}; say which one counts as done: #PHASE or --phase."
         raise UserError(f"{where}: {phase} is not such a phase of the recipe", remedy)
     say(f"importing {step} from {where}: {origin.what}")
+    chat_format, model = origin.chat_format(step), origin.model(step)
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        _write(origin, step, recipe, beside, phase)
+        chat_format.save(beside / "tokenizer")
+        runtime = Runtime.single(torch.device("cpu"))
+        written = checkpoint.save_model_alone(beside / phase, step.number, model, chat_format, runtime)
+        _note(origin, step, recipe, beside, phase, written.name)
         beside.rename(folder)
     except OSError as error:
         raise unwritable(folder, error) from None
+    except UserError as error:
+        again = "Free some space or choose another LANBOT_RUNS, and run the same command again."
+        raise UserError(error.problem.replace(str(beside), str(folder)), again) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return folder
@@ -111,27 +125,18 @@ def _imported_phase(recipe: Recipe, folder: Path) -> str:
     return next((phase for phase in recipe.phase_names if "checkpoint" in run.read(phase, "imported.json")), "")
 
 
-def _write(origin: Any, step: Any, recipe: Recipe, folder: Path, phase: str) -> None:
-    import torch
-
-    from lanbot.distributed.runtime import Runtime
-    from lanbot.training import checkpoint
-
-    chat_format = origin.chat_format(step)
-    chat_format.save(folder / "tokenizer")
-    model = origin.model(step)
-    runtime = Runtime.single(torch.device("cpu"))
-    written = checkpoint.save_model_alone(folder / phase, step.number, model, chat_format, runtime)
+def _note(origin: "Origin", step: "Step", recipe: Recipe, folder: Path, phase: str, written: str) -> None:
+    """Writes imported.json of the phases that count as done, and the recipe. written: the checkpoint's name."""
     revision = f"@{origin.files.revision[:12]}" if origin.files.revision else ""
     where = origin.name if "@" in origin.name or not revision else f"{origin.name}{revision}"
     facts = {
         "note": f"imported from {where}, {step}",
-        "checkpoint": written.name,
+        "checkpoint": written,
         "source": origin.name,
         "revision": origin.files.revision,
         "kind": origin.what,
         "step": step.number,
-        **origin.details(step),
+        "scores": origin.details(step),
     }
     for name in recipe.phase_names:
         notes = facts if name == phase else {"note": facts["note"]}

@@ -22,9 +22,9 @@ def collect(run: Run) -> dict[str, Any]:
     """All figures of a run, as report.json has them.
 
     evals[task][phase] is a score, pass[before | after][k] too. what_changed holds the same prompts after each phase,
-    transcripts the agent's tasks after the last. phases[phase]["imported"] says where a phase is from that was not
-    trained in this run: its figures are null, and totals, curves and scores leave it out. contamination counts, for each task with real rows, the items found
-    in the training data. compared: the phase whose scores are shown beside the last phase's, if any.
+    transcripts the agent's tasks after the last. contamination counts, for each task with real rows, the items found
+    in the training data. compared: the phase whose scores are shown beside the last phase's, if any. imported, of a
+    phase, says where it is from: its figures are null, and totals, curves and scores leave it out.
     """
     order = run.recipe.phase_names
     done = [phase for phase in order if run.done(phase)]

@@ -11,8 +11,6 @@ Score = dict[str, Any]
 Row = tuple[str, ...]
 
 CONTAMINATION = ("task", "found in", "items", "contaminated", "scores")
-ABOUT = ("note", "checkpoint", "source", "revision", "kind", "step")
-"""The keys of imported.json that are not scores."""
 TRAINING = ("phase", "steps", "tokens", "training", "in all", "tok/s", "util", "loss", "peak memory")
 
 
@@ -54,8 +52,7 @@ def imported_rows(report: dict[str, Any]) -> list[Row]:
     rows = []
     for phase, figures in report["phases"].items():
         if origin := figures.get("imported"):
-            said = {key: value for key, value in origin.items() if key not in ABOUT}
-            measured = ", ".join(f"{key} {value:g}" for key, value in said.items())
+            measured = ", ".join(f"{key} {value:g}" for key, value in origin.get("scores", {}).items())
             rows.append((phase, visible(origin.get("note", "imported") + (f"; there: {measured}" if measured else ""))))
     return rows
 

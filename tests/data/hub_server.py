@@ -1,7 +1,7 @@
 """A mock of the Hugging Face hub on localhost, with its storage on another port and injected faults.
 
-It implements what LanBot and huggingface_hub use: commits of data sets and models, paginated listings, redirects to the storage,
-range requests. Each request consumes one entry of `faults`.
+It implements what LanBot and huggingface_hub use: commits of data sets and models, paginated listings, redirects to the
+storage, range requests. Each request consumes one entry of `faults`.
 """
 
 import hashlib
@@ -92,7 +92,7 @@ def without_ranges(after: int | None = None) -> Fault:
 class Hub:
     def __init__(self) -> None:
         self.sets: dict[str, dict[str, bytes]] = {}
-        """Data set -> path -> content. Files that end in one of LARGE are in the storage, as large ones are on the hub."""
+        """Data set -> path -> content. Files whose names end as in LARGE are in the storage, as on the hub."""
         self.models: dict[str, dict[str, bytes]] = {}
         """The same for models, whose names are none of a data set's."""
         self.plain: dict[str, bytes] = {}

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nanochat_tree
 import pytest
 import torch
 from torch import Tensor
@@ -305,6 +304,3 @@ def test_weights_that_are_not_finite_are_refused(tree: Path, model_path: Path) -
     weights["_orig_mod.transformer.h.1.mlp.c_fc.weight"][3, 4] = float("nan")
     torch.save(weights, model_path)
     refused(tree, str(model_path), "h.1.mlp.c_fc", "not finite")
-
-
-assert nanochat_tree.HEADS > nanochat_tree.KV_HEADS
