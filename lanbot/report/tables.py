@@ -49,7 +49,7 @@ def training_table(report: dict[str, Any], md: bool = False) -> str:
 
 def imported_rows(report: dict[str, Any]) -> list[Row]:
     """(phase, where it was imported from), with what its origin says of it."""
-    rows = []
+    rows: list[Row] = []
     for phase, figures in report["phases"].items():
         if origin := figures.get("imported"):
             measured = ", ".join(f"{key} {value:g}" for key, value in origin.get("scores", {}).items())

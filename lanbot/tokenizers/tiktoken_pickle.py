@@ -63,7 +63,7 @@ def read_pickle(path: Path) -> BPETokenizer:
     except Exception as error:  # a damaged pickle raises errors of many kinds
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise UserError(f"{path}: not a pickled tokenizer, and nothing of it was run ({reason})", again) from None
-    state = loaded.state if isinstance(loaded, _State) else None
+    state: Any = loaded.state if isinstance(loaded, _State) else None
     if isinstance(state, str):
         problem = f"{path}: it holds only the name of tiktoken's registered encoding {state[:60]!r}, not a vocabulary"
         raise UserError(problem, "Save the encoding itself with its ranks.")

@@ -136,6 +136,14 @@ def test_imported_phases_say_so_in_every_table(tree: Path, place: Path, capsys: 
         assert (folder / name).read_text().count("val_bpb 0.45") >= 1
 
 
+def test_a_phase_before_the_imported_one_has_no_model(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown(capsys, "import", str(tree), "--run", "mine", "--phase", "mid")
+    for command in (("eval", "mine", "--tasks", "identity"), ("chat", "mine", "--ask", "Hello")):
+        lines = refused(capsys, *command, "--phase", "base")
+        assert f"no model of base, only of a later phase (imported from {tree}, mid/d2/7)" in lines[0]
+        assert "mid" in lines[1]
+
+
 def test_the_data_of_imported_phases_is_neither_planned_nor_prepared(
     tree: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
