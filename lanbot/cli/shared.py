@@ -70,6 +70,9 @@ def chosen_phase(made: "Run", phase: str | None) -> str:
         raise UserError(f"{made.folder}: no model yet", "Run its recipe first: lanbot run RECIPE.")
     if not made.done(chosen):
         raise UserError(f"{made.folder}: {chosen} is not done", "Name a phase that is, or run the recipe again.")
+    if made.imported(chosen) and not made.checkpoint(chosen):
+        problem = f"{made.folder}: there is no model of {chosen}, only of a later phase ({made.note(chosen)})"
+        raise UserError(problem, f"Name another phase: {made.last_model()} is the latest.")
     if not made.checkpoint(chosen):
         raise UserError(f"{made.folder}: {chosen} makes no model", "Name a phase that does.")
     return chosen

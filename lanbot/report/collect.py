@@ -23,7 +23,8 @@ def collect(run: Run) -> dict[str, Any]:
 
     evals[task][phase] is a score, pass[before | after][k] too. what_changed holds the same prompts after each phase,
     transcripts the agent's tasks after the last. contamination counts, for each task with real rows, the items found
-    in the training data. compared: the phase whose scores are shown beside the last phase's, if any.
+    in the training data. compared: the phase whose scores are shown beside the last phase's, if any. imported, of a
+    phase, says where it is from: its figures are null, and totals, curves and scores leave it out.
     """
     order = run.recipe.phase_names
     done = [phase for phase in order if run.done(phase)]
@@ -83,7 +84,9 @@ def _figures(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _untrained(run: Run, phase: str) -> dict[str, Any]:
-    """The figures of a phase without a model, which has no loss: the tokenizer's."""
+    """The figures of a phase that trained no model here: the tokenizer's, or where an imported phase is from."""
+    if origin := run.read(phase, "imported.json"):
+        return dict.fromkeys(FIGURES) | {"imported": origin}
     rows, times = run.read(phase, "compression.json"), run.read(phase, "evals.json")
     figures: dict[str, Any] = dict.fromkeys(FIGURES)
     if rows:

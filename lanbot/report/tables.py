@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lanbot.core.console import duration, size, table
+from lanbot.core.console import duration, size, table, visible
 from lanbot.evals.score import footnotes, items_asked
 from lanbot.report.collect import trained
 from lanbot.tasks.code_grading import FAULTS
@@ -35,8 +35,26 @@ def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
 
 
 def training_table(report: dict[str, Any], md: bool = False) -> str:
-    rows = training_rows(report)
-    return table([row for row in rows if row[0] in trained(report)], TRAINING, markdown=md)
+    """The phases that trained a model, after those that were imported, whose rows are their origin alone."""
+    origins = imported_rows(report)
+    rows = [row for row in training_rows(report) if row[0] in trained(report)]
+    lines = table([(phase, *[""] * (len(TRAINING) - 1)) for phase, _ in origins] + rows, TRAINING, markdown=md)
+    shown = lines.split("\n")
+    for i, (phase, origin) in enumerate(origins, 2):
+        width = len(shown[1].partition(" ")[0]) if not md else len(shown[1].split(" ")[1])
+        cells = [f"{phase:<{width}}", origin.replace("|", "\\|") if md else origin]
+        shown[i] = f"| {' | '.join(cells)} |{' |' * (len(TRAINING) - 2)}" if md else "  ".join(cells)
+    return "\n".join(shown)
+
+
+def imported_rows(report: dict[str, Any]) -> list[Row]:
+    """(phase, where it was imported from), with what its origin says of it."""
+    rows: list[Row] = []
+    for phase, figures in report["phases"].items():
+        if origin := figures.get("imported"):
+            measured = ", ".join(f"{key} {value:g}" for key, value in origin.get("scores", {}).items())
+            rows.append((phase, visible(origin.get("note", "imported") + (f"; there: {measured}" if measured else ""))))
+    return rows
 
 
 def training_rows(report: dict[str, Any]) -> list[Row]:
