@@ -79,7 +79,11 @@ def parameters(run: Run) -> int | None:
 def _figures(result: dict[str, Any]) -> dict[str, Any]:
     """The figures of a trained phase, from its evals.json."""
     figures = {"val_bpb": result["val_bpb"], "checkpoint": result["checkpoint"], **result["training"]}
-    more = {name: result[name] for name in ("bpb", "wall_seconds", "description") if name in result}
+    more = {
+        name: result[name]
+        for name in ("bpb", "mixture_bpb", "mixture_bpb_all", "wall_seconds", "description")
+        if name in result
+    }
     return dict.fromkeys(FIGURES) | figures | more
 
 
@@ -129,7 +133,8 @@ def curves(run: Run, phases: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
         curve: dict[str, Any] = {"mean_of": every}
         for name in ("reward",) if "reward" in steps[0] else ("loss", "bpb"):
             curve[name] = thin([[line["seconds"], line[name]] for line in steps if name in line], every)
-        curve["val_bpb"] = [[line["seconds"], line["val_bpb"]] for line in lines if "val_bpb" in line]
+        own = "mixture_bpb" in figures  # then the phase validates on its own rows, not on the text
+        curve["val_bpb"] = [[line["seconds"], line["val_bpb"]] for line in lines if "val_bpb" in line and not own]
         if not curve["val_bpb"]:
             curve["val_bpb"] = [[steps[-1]["seconds"], figures["val_bpb"]]]
         found[phase] = curve
