@@ -136,6 +136,23 @@ def test_imported_phases_say_so_in_every_table(tree: Path, place: Path, capsys: 
         assert (folder / name).read_text().count("val_bpb 0.45") >= 1
 
 
+def test_the_shape_of_an_imported_model_is_not_set_on_the_command_line(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown(capsys, "import", str(tree), "--run", "mine", "--phase", "mid")
+    for key in ("model.context", "base.depth"):
+        lines = refused(capsys, "run", "tiny.toml", "--name", "mine", f"--{key}", "64", code=2)
+        assert f"--{key}" in lines[0] and str(tree) in lines[0]
+
+
+def test_a_damaged_import_is_to_be_imported_again(tree: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown(capsys, "import", str(tree), "--run", "mine", "--phase", "mid")
+    (next((place / "runs" / "mine" / "mid").glob("step_*")) / "model.safetensors").write_bytes(b"cut")
+    assert exit_code("run", "tiny.toml", "--name", "mine", "--phase", "sft") == 1
+    lines = capsys.readouterr().err.rstrip("\n").split("\n")[-2:]
+    assert "is damaged" in lines[0] and "lanbot runs delete mine" in lines[1]
+
+
 def test_a_phase_before_the_imported_one_has_no_model(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown(capsys, "import", str(tree), "--run", "mine", "--phase", "mid")
     for command in (("eval", "mine", "--tasks", "identity"), ("chat", "mine", "--ask", "Hello")):
