@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lanbot.cli.shared import Mirror, make_options
-from lanbot.core.errors import UsageError
+from lanbot.core.errors import UsageError, UserError
 
 
 def import_model(
@@ -45,10 +45,22 @@ def import_model(
     from dataclasses import replace
 
     from lanbot.config.recipe import ModelSettings, Recipe
+    from lanbot.core.console import say
     from lanbot.phases import imported
 
-    recipe = replace(Recipe(name=run), model=ModelSettings(init_from=f"{where}#{wanted}"))
-    imported.make(imported.adopted(recipe, options).resolve(), options, phase)
+    try:
+        recipe = replace(Recipe(name=run), model=ModelSettings(init_from=f"{where}#{wanted}"))
+    except ValueError:
+        remedy = "It names a folder: at most 100 letters, digits, '-', '_' and '.'."
+        raise UsageError(f"--run {run[:100]!r}: not a run's name", remedy) from None
+    recipe = imported.adopted(recipe, options)
+    try:
+        recipe = recipe.resolve()
+    except ValueError as error:
+        begin = f"lanbot run RECIPE --name {run} --model.init_from {recipe.model.init_from}"
+        raise UserError(str(error), f"Import it by a recipe that sets it: {begin}") from None
+    folder = imported.make(recipe, options, phase)
+    say(f"{folder} is there; go on with: lanbot run RECIPE --name {run}")
 
 
 def _held(origin) -> str:  # type: ignore[no-untyped-def]

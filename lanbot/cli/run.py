@@ -47,6 +47,9 @@ def prepare(recipe: str, *overrides: Overrides, mirror: Mirror = None) -> None:
     import torch
 
     from lanbot.distributed.runtime import Runtime
+    from lanbot.phases import imported
     from lanbot.phases.preflight import prepare
 
+    if loaded.model.init_from:
+        imported.make(loaded, options)
     prepare(loaded, options, Runtime.single(torch.device("cpu")))

@@ -1,4 +1,4 @@
-"""Data sets of the hub, or of a mirror folder in its place."""
+"""Data sets and models of the hub, or of a mirror folder in its place."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def url_file(url: str, mirror_path: str, options: Options) -> Path:
 
 
 def find(hub_id: str, mirror_path: str, mirror: Path) -> Path:
-    """The file or folder of the mirror for a hub data set. Raises UserError if it does not exist."""
+    """The file or folder of the mirror for a repository of the hub. Raises UserError if it does not exist."""
     path = mirror / mirror_path
     if not path.exists():
         raise UserError(f"{hub_id}: the mirror has no {path}", "Check --mirror; docs/architecture.md shows its layout.")
@@ -60,7 +60,7 @@ def find(hub_id: str, mirror_path: str, mirror: Path) -> Path:
 
 
 def listing(hub_id: str, options: Options, kind: str = "datasets") -> dict[str, Remote]:
-    """The files of a data set (OWNER/NAME, or OWNER/NAME@REVISION) by their paths in it, sorted; none is downloaded.
+    """The files of a repository (OWNER/NAME, or OWNER/NAME@REVISION) by their paths in it, sorted; none is downloaded.
     kind: "datasets" or "models".
 
     The hub is asked once; then the cache pins the commit, so that a resumed run, another rank, or one without a network
@@ -136,6 +136,6 @@ def _ask(hub_id: str, kind: str) -> dict[str, Any]:
 
 
 def holds(listed: dict[str, Remote]) -> str:
-    """The top-level names of a data set, for an error's remedy."""
+    """The top-level names of a repository, for an error's remedy."""
     tops = sorted({path.partition("/")[0] + "/" * ("/" in path) for path in listed})
     return f"It holds {', '.join(tops[:8])}{' ...' if len(tops) > 8 else ''}." if tops else "It is empty."

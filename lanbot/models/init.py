@@ -125,8 +125,9 @@ def _induction_heads(config: ModelConfig) -> range:
 
 
 def _sharpen(attention: Attention) -> None:
-    attention.q_norm.weight.fill_(SHARPNESS)
-    attention.k_norm.weight.fill_(SHARPNESS)
+    for norm in (attention.q_norm, attention.k_norm):
+        if norm.weight is not None:
+            norm.weight.fill_(SHARPNESS)
 
 
 def _attention_of(model: Transformer, layer: int) -> Attention:

@@ -24,6 +24,8 @@ NAMES = {
     "mlp.down_proj": "mlp.c_proj",
 }
 """Parts of our parameters' names, and theirs."""
+SHAPE = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd")
+"""The keys of a model_config."""
 NEWER = ("resid_lambdas", "x0_lambdas", "value_embeds", "ve_gate", "smear_gate", "backout_lambda")
 """Tensors of later versions, which are another architecture."""
 OLDER = "Import a checkpoint of an earlier nanochat."
@@ -49,23 +51,26 @@ def model_config(meta: dict[str, Any], path: Path) -> ModelConfig:
     shape = meta["model_config"]
     if "window_pattern" in shape:
         raise UserError(f"{path}: of a later nanochat (window_pattern), which LanBot does not support", OLDER)
-    try:
-        dim, heads = shape["n_embd"], shape["n_head"]
-        return ModelConfig(
-            vocab_size=shape["vocab_size"],
-            dim=dim,
-            n_layers=shape["n_layer"],
-            n_heads=heads,
-            n_kv_heads=shape["n_kv_head"],
-            head_dim=dim // heads,
-            mlp_dim=4 * dim,
-            context=shape["sequence_len"],
-            rope_theta=THETA,
-            norm_eps=EPS,
-            family="nanochat",
-        )
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: its model_config is incomplete ({error})", "Fetch the file again.") from None
+    wrong = next((key for key in SHAPE if type(shape.get(key)) is not int or shape[key] < 1), None)
+    if wrong:
+        raise UserError(f"{path}: its model_config has {wrong} = {shape.get(wrong)!r}", "Fetch the file again.")
+    context, vocab_size, layers, heads, kv_heads, dim = (shape[key] for key in SHAPE)
+    if dim % (2 * heads) or heads % kv_heads:
+        problem = f"{path}: n_embd {dim:,} cannot be shared by {heads:,} heads, or these by {kv_heads:,} of keys"
+        raise UserError(problem, "Fetch the file again.")
+    return ModelConfig(
+        vocab_size=vocab_size,
+        dim=dim,
+        n_layers=layers,
+        n_heads=heads,
+        n_kv_heads=kv_heads,
+        head_dim=dim // heads,
+        mlp_dim=4 * dim,
+        context=context,
+        rope_theta=THETA,
+        norm_eps=EPS,
+        family="nanochat",
+    )
 
 
 def load(path: Path, config: ModelConfig) -> Transformer:
@@ -80,15 +85,27 @@ def load(path: Path, config: ModelConfig) -> Transformer:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0][:120]
         raise UserError(f"{path}: damaged or not tensors, and nothing of it was run ({reason})", FETCH) from None
-    if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
+    if not isinstance(stored, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in stored.items()
+    ):
         raise UserError(f"{path}: not a model's tensors", FETCH)
     weights = {name.removeprefix("_orig_mod."): value for name, value in stored.items()}
     newer = next((part for name in weights for part in NEWER if part in name), None)
     if newer:
         raise UserError(f"{path}: of a later nanochat ({newer}), which LanBot does not support", OLDER)
-    model = Transformer(config)
-    copy_weights(weights, {_their_name(name): weight for name, weight in model.named_parameters()}, path)
+    broken = next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
+    if broken:
+        raise UserError(f"{path}: {broken} is not finite: this model is broken", "Import an earlier step.")
+    with torch.device("meta"):
+        model = Transformer(config)
+    copy_weights(weights, _by_their_names(model), path)  # only checks, before memory of this size is taken
+    model.to_empty(device="cpu")
+    copy_weights(weights, _by_their_names(model), path)
     return model
+
+
+def _by_their_names(model: Transformer) -> dict[str, Tensor]:
+    return {_their_name(name): weight for name, weight in model.named_parameters()}
 
 
 def _their_name(name: str) -> str:

@@ -29,6 +29,11 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
     folder = runtime.on_main(saved.latest, run.phase(before))
     last = run.checkpoint(before)
     if folder is None or folder.name != last:
+        if run.imported(before):
+            raise UserError(
+                f"{run.phase(before) / last} is damaged, and {phase} starts from it",
+                f"Delete the run and import it again: lanbot runs delete {run.folder.name}",
+            )
         if runtime.main:
             (run.phase(before) / "evals.json").unlink(missing_ok=True)
         raise UserError(

@@ -156,7 +156,7 @@ def contaminated(run: Run, names: Sequence[str], runtime: Runtime, write: bool) 
     if runtime.main:
         found = known_contamination(run, tasks)
         if not found:
-            found = contamination.check(run.recipe, tasks, sources(run.recipe), options=run.options)
+            found = contamination.check(run.recipe, tasks, sources(run.recipe, run), options=run.options)
             say(contamination.summary(found))
             if write:
                 write_atomic(run.folder / contamination.FILE, json.dumps(found, indent=1) + "\n")
@@ -167,7 +167,7 @@ def contaminated(run: Run, names: Sequence[str], runtime: Runtime, write: bool) 
 def known_contamination(run: Run, tasks: Sequence[str]) -> contamination.Found:
     """contamination.json if it is for these tasks and the recipe's current training data, else {}."""
     found: contamination.Found = run.read("", contamination.FILE)
-    return found if found.get("plan") == contamination.plan(run.recipe, tasks, sources(run.recipe)) else {}
+    return found if found.get("plan") == contamination.plan(run.recipe, tasks, sources(run.recipe, run)) else {}
 
 
 def check_questions(run: Run, phases: Sequence[Phase]) -> None:

@@ -11,9 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lanbot.chat.formats import load_format
+from lanbot.chat.formats import get_format, load_format
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.chat.formats.nanochat import NanoChatFormat
 from lanbot.config import recipe_file
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
@@ -34,6 +33,8 @@ TREE = {
 }
 """nanochat's folders, by phase."""
 
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
 
 class Step(NamedTuple):
     phase: str
@@ -42,7 +43,29 @@ class Step(NamedTuple):
     number: int
 
     def __str__(self) -> str:
-        return "/".join([self.phase, *([self.tag] if self.tag else []), f"{self.number:,}"])
+        return "/".join(filter(None, (self.phase, self.tag, f"{self.number:,}")))
+
+    @property
+    def exact(self) -> str:
+        """As a source names it after the #."""
+        return "/".join(filter(None, (self.phase, self.tag, str(self.number))))
+
+
+class Wanted(NamedTuple):
+    """What follows the # of a source: PHASE, PHASE/STEP or PHASE/TAG/STEP; what is left out is "" or None."""
+
+    phase: str
+    tag: str = ""
+    number: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Wanted":
+        phase, *rest = text.replace(",", "").split("/")
+        number = int(rest.pop()) if rest and rest[-1].isdecimal() else None
+        return cls(phase, "/".join(rest), number)
+
+    def matches(self, other: "Step | Wanted") -> bool:
+        return other.phase == self.phase and self.tag in ("", other.tag) and self.number in (None, other.number)
 
 
 class Files:
@@ -53,7 +76,9 @@ class Files:
 
     @cached_property
     def names(self) -> list[str]:
-        return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
+        """Down to where a model's files are; links to folders are followed."""
+        found = [path for depth in ("*", "*/*", "*/*/*") for path in self.root.glob(depth)]
+        return sorted(str(path.relative_to(self.root)) for path in found if path.is_file())
 
     def get(self, *names: str) -> Path:
         """The folder, with these files in it. Raises UserError if one is missing."""
@@ -115,19 +140,14 @@ class Origin(ABC):
 
         Raises UserError if there is none, or if several models have one.
         """
-        phase, *rest = wanted.replace(",", "").split("/")
-        number = int(rest.pop()) if rest and rest[-1].isdecimal() else None
-        tag = "/".join(rest)
-        found = [
-            step
-            for step in self.steps
-            if step.phase == phase and tag in ("", step.tag) and number in (None, step.number)
-        ]
+        asked = Wanted.parse(wanted)
+        found = [step for step in self.steps if asked.matches(step)]
         if not found:
-            raise UserError(f"{self.name}: it has no {wanted}", f"It has {', '.join(map(str, self.steps))}.")
+            raise UserError(f"{self.name}: it has no {wanted}", f"It has {', '.join(map(str, self.steps)) or 'none'}.")
         tags = sorted({step.tag for step in found})
         if len(tags) > 1:
-            raise UserError(f"{self.name}: several models have {wanted}", f"Name one: #{phase}/{' or '.join(tags)}.")
+            names = " or ".join(f"#{asked.phase}/{tag}" for tag in tags)
+            raise UserError(f"{self.name}: several models have {wanted}", f"Name one: {names}.")
         return found[-1]
 
 
@@ -159,7 +179,7 @@ class NanoChatTree(Origin):
 
     def chat_format(self, step: Step) -> ChatFormat:
         name = "tokenizer/tokenizer.pkl"
-        return NanoChatFormat(read_pickle(self.files.get(name) / name))
+        return get_format("nanochat")(read_pickle(self.files.get(name) / name))
 
     def model(self, step: Step) -> Transformer:
         return nanochat_checkpoint.load(self._path(step, "model_{}.pt"), self.config(step))
@@ -172,34 +192,46 @@ class RunOrigin(Origin):
 
     @cached_property
     def run(self) -> Run:
-        return Run(self.files.root, recipe_file.load(self.files.root / "recipe.toml"))
+        root = self.files.get("recipe.toml")
+        return Run(root, recipe_file.load(root / "recipe.toml"))
 
     @cached_property
     def steps(self) -> list[Step]:
-        return [
-            Step(phase, "", saved.step_of(folder))
-            for phase in self.run.recipe.phase_names
-            for folder in saved.steps(self.run.phase(phase))
-            if saved.damage(folder) is None
-        ]
+        found = []
+        for phase in self.run.recipe.phase_names:
+            pattern = re.compile(rf"{re.escape(phase)}/step_(\d+)/manifest\.json")
+            matches = [match for name in self.files.names if (match := pattern.fullmatch(name))]
+            found += sorted(Step(phase, "", int(match[1])) for match in matches)
+        return found
 
-    def _folder(self, step: Step) -> Path:
-        return self.run.phase(step.phase) / f"step_{step.number:06d}"
+    def _folder(self, step: Step, *names: str) -> Path:
+        """With these files in it, checked."""
+        name = f"{step.phase}/step_{step.number:06d}"
+        folder = self.files.get(*(f"{name}/{file}" for file in (*names, "manifest.json"))) / name
+        problem = saved.damage(folder, names)
+        if problem:
+            raise UserError(f"{folder} is damaged: {problem}", "Choose a step before it.")
+        return folder
 
     def config(self, step: Step) -> ModelConfig:
-        return ModelConfig.from_hf(self._folder(step) / "config.json")
+        return ModelConfig.from_hf(self._folder(step, "config.json") / "config.json")
 
     def details(self, step: Step) -> dict[str, Any]:
+        name = f"{step.phase}/evals.json"
+        if name not in self.files.names:
+            return {}
+        self.files.get(name)
         found = self.run.read(step.phase, "evals.json")
-        return {"val_bpb": found["val_bpb"]} if found.get("val_bpb") else {}
+        of_this = found.get("checkpoint") == f"step_{step.number:06d}"
+        return {"val_bpb": found["val_bpb"]} if of_this and found.get("val_bpb") else {}
 
     def chat_format(self, step: Step) -> ChatFormat:
-        return load_format(self._folder(step))
+        return load_format(self._folder(step, "tokenizer.json", "tokenizer_config.json"))
 
     def model(self, step: Step) -> Transformer:
         import torch
 
-        return load_model(self._folder(step), torch.float32, torch.device("cpu"))
+        return load_model(self._folder(step, "config.json", "model.safetensors"), torch.float32, torch.device("cpu"))
 
 
 class ModelFolder(Origin):
@@ -219,8 +251,7 @@ class ModelFolder(Origin):
 
     @cached_property
     def folder(self) -> Path:
-        names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-        return self.files.get(*names)
+        return self.files.get(*MODEL_FILES)
 
     def config(self, step: Step) -> ModelConfig:
         return ModelConfig.from_hf(self.files.get("config.json") / "config.json")

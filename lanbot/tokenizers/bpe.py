@@ -96,6 +96,12 @@ class BPETokenizer:
     def byte_lengths(self) -> np.ndarray:
         return np.array([len(self.token_bytes(token)) for token in range(self.vocab_size)], dtype=np.int64)
 
+    @cached_property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """By rank. Raises ValueError for a token that no merge makes."""
+        by_rank = sorted(self.ranks.items(), key=lambda item: item[1])
+        return [_last_merge(token, rank, self.ranks) for token, rank in by_rank if len(token) > 1]
+
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._interchange().to_str(pretty=True), encoding="utf-8")
@@ -110,12 +116,7 @@ class BPETokenizer:
             return "".join(letters[byte] for byte in token)
 
         vocab = {spell(token): rank for token, rank in self.ranks.items()}
-        merges = [
-            (spell(left), spell(right))
-            for token, rank in sorted(self.ranks.items(), key=lambda item: item[1])
-            if len(token) > 1
-            for left, right in [_last_merge(token, rank, self.ranks)]
-        ]
+        merges = [(spell(left), spell(right)) for left, right in self.merges]
         tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [

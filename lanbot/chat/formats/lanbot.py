@@ -44,7 +44,7 @@ class LanBotFormat(ChatFormat):
     """A start and an end token around every message, call and output."""
 
     name = "lanbot"
-    special_tokens = (
+    special_tokens: ClassVar[tuple[str, ...]] = (
         "<|bos|>",
         "<|system_start|>",
         "<|system_end|>",

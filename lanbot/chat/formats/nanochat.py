@@ -18,7 +18,7 @@ class NanoChatFormat(LanBotFormat):
     special_tokens = tuple(name for name in LanBotFormat.special_tokens if "system" not in name)
     template = (
         "{%- if messages and messages[0]['role'] == 'system' %}"
-        "{%- if messages[0]['content'] is not string or messages[1]['role'] != 'user' or "
+        "{%- if messages | length < 2 or messages[1]['role'] != 'user' or messages[0]['content'] is not string or "
         "messages[1]['content'] is not string %}"
         "{{- raise_exception('Not in this format: a system message without a user message after it') }}{%- endif %}"
         "{%- set first = {'role': 'user', 'content': messages[0]['content'] + '\\n\\n' + messages[1]['content']} %}"
