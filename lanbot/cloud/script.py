@@ -103,7 +103,7 @@ exec > >(tee -a setup.log) 2>&1
 
 for name in @PASSED@; do
   if [ -n "${!name:-}" ]; then declare -p "$name"; fi
-done > env
+done > ./env
 
 again() { for wait in 5 30 60 120 0; do if "$@"; then return; fi; sleep "$wait"; done; return 1; }
 new_enough() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; }
