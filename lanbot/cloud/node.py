@@ -46,7 +46,6 @@ INPUTS = 900.0
 POLL = 0.5
 TAIL = 40
 """Lines of the training's log that failed.json has."""
-TREE = re.compile(r"(\w+_checkpoints)/([^/]+)/(?:model|meta)_(\d+)\.(?:pt|json)")
 BEFORE = {"mid": "base", "sft": "mid", "rl": "sft", "agent_rl": "sft"}
 FOLDERS = {"base": "base", "mid": "mid", "sft": "chatsft", "rl": "chatrl", "agent_rl": "agentrl"}
 """nanochat's names of the phases, in NAME_checkpoints."""
@@ -121,9 +120,8 @@ class Node:
             raise GivenUp(f"{problem} Write it after a #: {self.job.source}#mid")
         if where.startswith("hf:"):
             return [f"--model.init_from={where}#{step}"]  # LanBot fetches what it needs of it
-        for name in names:
-            if "/" in name and wanted(name, step, names):
-                self._fetch(source, name, f"source/{name}")
+        for name in wanted(names, step):
+            self._fetch(source, name, f"source/{name}")
         return [f"--model.init_from={self.root / 'source'}#{step}"]
 
     def _fetch(self, store: Store, name: str, local: str) -> None:
@@ -349,22 +347,21 @@ class Node:
             time.sleep(min(POLL, seconds))
 
 
-def wanted(name: str, step: str, names: list[str]) -> bool:
-    """Whether a file of a source is needed for PHASE[/TAG][/STEP]: of a tree of nanochat the tokenizer and the phase's
-    model, the newest if no step is named; of a run everything but optimizer states."""
-    if "recipe.toml" in names:
-        return "/trainer/" not in name
-    if name.startswith("tokenizer/"):
-        return True
+def wanted(names: list[str], step: str) -> list[str]:
+    """The files of a tree of nanochat, or of a run, that PHASE[/TAG][/STEP] needs: of the checkpoints only that one,
+    the newest if no step is named; no optimizer of nanochat."""
     phase, *rest = step.split("/")
     number = int(rest.pop()) if rest and rest[-1].isdecimal() else None
-    matches = [match for other in names if (match := TREE.fullmatch(other))]
-    here = [m for m in matches if m[1] == f"{FOLDERS.get(phase)}_checkpoints" and (not rest or m[2] == rest[0])]
-    match = TREE.fullmatch(name)
-    if match is None or match.groups() not in [m.groups() for m in here]:
-        return False
-    newest = max(int(m[3]) for m in here if m[2] == match[2])
-    return int(match[3]) == (newest if number is None else number)
+    if "recipe.toml" in names:
+        pattern, tops = re.compile(rf"({re.escape(phase)})/()step_(\d+)/.+"), ("recipe.toml", f"{phase}/evals.json")
+    else:
+        tag = re.escape(rest[0]) if rest else "[^/]+"
+        pattern = re.compile(rf"({FOLDERS.get(phase, phase)}_checkpoints)/({tag})/(?:model|meta)_(\d+)\.(?:pt|json)")
+        tops = ("tokenizer/tokenizer.pkl", "tokenizer/token_bytes.pt")
+    found = [(name, match[2], int(match[3])) for name in names if (match := pattern.fullmatch(name))]
+    newest = {model: max(at for _, other, at in found if other == model) for _, model, _ in found}
+    chosen = [name for name, model, at in found if at == (newest[model] if number is None else number)]
+    return [name for name in tops if name in names] + chosen
 
 
 def _children(pid: int) -> list[int]:

@@ -463,7 +463,14 @@ def test_a_phase_begins_from_the_one_before_it(tmp_path: Path, store: Faulty) ->
 
 
 def test_a_named_step_is_fetched() -> None:
-    assert [name for name in TREE if wanted(name, "mid/d20/809", TREE)] == [*TREE[:2], *TREE[6:8]]
+    assert wanted(TREE, "mid/d20/809") == wanted(TREE, "mid/809") == [*TREE[:2], *TREE[6:8]]
+
+
+def test_of_another_run_the_checkpoint_is_fetched_whole() -> None:
+    files = ("model.safetensors", "manifest.json", "trainer/.metadata")
+    steps = [f"{step}/{name}" for step in ("mid/step_000004", "mid/step_000010", "sft/step_000002") for name in files]
+    assert wanted(["recipe.toml", "report.md", *steps], "mid") == ["recipe.toml", *steps[3:6]]
+    assert wanted(["recipe.toml", *steps], "mid/4") == ["recipe.toml", *steps[:3]]
 
 
 def test_data_that_the_store_does_not_have_ends_the_job_at_once(tmp_path: Path, store: Faulty) -> None:
