@@ -17,7 +17,7 @@ class Machine:
         root.mkdir(parents=True)
         (root / "venv").symlink_to(Path(sys.prefix))
         (root / "script").write_text(script)
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
+        kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         environment = {**kept, "LANBOT_NODE_ROOT": str(root), "LANBOT_OFFLINE": "1", "OMP_NUM_THREADS": "1", **envs}
         with (root / "console").open("w") as console:
             self.process = subprocess.Popen(

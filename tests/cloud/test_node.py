@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_stand_in import serve
 
 from lanbot.cloud import node as node_module
 from lanbot.cloud.node import GivenUp, Node, wanted
@@ -460,6 +461,15 @@ def test_a_phase_begins_from_the_one_before_it(tmp_path: Path, store: Faulty) ->
         assert node.inputs() == [f"--model.init_from={tmp_path / 'box/source'}#{before}"]
     with pytest.raises(GivenUp, match="which"):
         made(tmp_path, store, job={"source": f"file:{store.root}", "phases": "all"}).inputs()
+
+
+def test_from_the_hub_the_training_fetches_the_model_and_the_node_the_conversations(
+    tmp_path: Path, store: Faulty, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(request, monkeypatch).update({name: name.encode() for name in TREE})
+    assert made(tmp_path, store, job={"source": "hf:me/bot"}).inputs() == ["--model.init_from=hf:me/bot#mid"]
+    assert (tmp_path / "box/identity_conversations.jsonl").read_text() == "identity_conversations.jsonl"
+    assert not (tmp_path / "box/source").exists()
 
 
 def test_a_named_step_is_fetched() -> None:

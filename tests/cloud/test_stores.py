@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_stand_in import serve
 
 from lanbot.cloud import stores
 from lanbot.cloud.stores import FolderStore, Store, StoreError, open_store
@@ -79,8 +80,6 @@ class Make:
         return Kept(store, lambda name, data: void((root / name).write_bytes(data)))
 
     def hub(self) -> Kept:
-        from hub_stand_in import serve
-
         files = serve(self.request, self.monkeypatch)
         return Kept(open_store("hf:me/bot"), lambda name, data: void(files.__setitem__(name, data)))
 
