@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -85,6 +86,9 @@ class Node:
             self._tried("the push", self._finish)
         except (GivenUp, UserError) as error:
             return self._failed(str(error))
+        except Exception as error:  # starting the node again would come to the same
+            say(traceback.format_exc())
+            return self._failed(f"{type(error).__name__}: {error}")
         return 0 if not self.stopped else 143
 
     # -- inputs --------------------------------------------------------------------------------------------
@@ -94,16 +98,13 @@ class Node:
         self.state = "fetching"
         self.root.mkdir(parents=True, exist_ok=True)
         where, _, step = self.job.source.partition("#")
-        self.store.delete(
-            [f"{self.sync.prefix}{NODE}{name}" for name in ("done.json", "failed.json")]
-        )  # another launch's
+        # another launch may have ended here
+        self.store.delete([f"{self.sync.prefix}{NODE}{name}" for name in ("done.json", "failed.json")])
         there = self.sync.pull()
         source = open_store(where) if where else self.store
         missing = sorted(set(self.job.data.values()) - self.store.names().keys()) if self.job.data else []
         if missing:
-            raise UserError(
-                f"{self.store.url}: it has no {missing[0]}", "Put the job's data there, and launch it again."
-            )
+            raise UserError(f"{self.store.url}: it has no {missing[0]}", "Put it there, and launch the job again.")
         for local, name in self.job.data.items():
             self._fetch(self.store, name, local)
         if not self.job.source:
@@ -252,17 +253,18 @@ class Node:
     def _push_all_the_time(self) -> None:
         """Training goes on if this fails; the next pass tries again."""
         while not self.trained.wait(self.every):
-            if self.folder.is_dir():
-                with self.pushing:
-                    try:
-                        self._push()
-                        self.problem = ""
-                    except Exception as error:
-                        self.problem = f"push: {type(error).__name__}: {error}".splitlines()[0]
-                        say(self.problem)
+            with self.pushing:
+                try:
+                    self._push()
+                    self.problem = ""
+                except Exception as error:
+                    self.problem = f"push: {type(error).__name__}: {error}".splitlines()[0]
+                    say(self.problem)
 
     def _push(self) -> bool:
         extra = {}
+        if not self.folder.is_dir():  # training has not begun
+            return True
         if (log := self.root / "train.log").is_file():
             extra[f"{NODE}train.log"] = log.read_bytes()
         return self.sync.push(extra)
@@ -282,8 +284,7 @@ class Node:
         say(why)
 
         def push() -> None:
-            if self.folder.is_dir():
-                self._push()
+            self._push()
             self._last_words({"failed.json": {"reason": why, "log": list(self.log)}})
 
         with suppress(GivenUp, UserError):
@@ -385,11 +386,6 @@ def main() -> None:
     except UserError as error:
         say(str(error))
         sys.exit(1)
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
-        sys.exit(70)
 
 
 if __name__ == "__main__":

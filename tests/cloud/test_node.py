@@ -397,6 +397,21 @@ def test_a_full_disk_for_logs_does_not_stop_training(
     assert weights(store.root) == right
 
 
+def test_what_the_node_did_not_expect_is_a_failure_that_is_told(tmp_path: Path, store: Faulty) -> None:
+    node = made(tmp_path, store)
+    node.command = lambda arguments: ["/no/such/program"]  # type: ignore[method-assign]
+    assert node.run() == 1
+    assert "FileNotFoundError" in store.state("failed.json")["reason"]
+
+
+def test_a_signal_before_training_ends_it_too(tmp_path: Path, store: Faulty) -> None:
+    node = made(tmp_path, store)
+    node.inputs = lambda: os.kill(os.getpid(), signal.SIGTERM) or []  # type: ignore[method-assign, func-returns-value]
+    assert node.run() == 143
+    assert store.state("status.json")["state"] == "stopped"
+    assert not (tmp_path / "box/runs").exists()
+
+
 # -- stopped -------------------------------------------------------------------------------------------------
 
 
