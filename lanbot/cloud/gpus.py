@@ -55,14 +55,16 @@ SCALING = "expected: the assumption of docs/scaling.md"
 KINDS = {
     "H100": GPU(
         "H100 SXM", 989e12, 80e9, 3.35e12, Range(REFERENCE.utilisation, 0.45, 0.54),
-        f"low: the reference's base run; {SCALING}; high: 875K tokens/s on 8xH100, 53.8% (decoderstack-d24's model card)",
+        f"low: the reference's base run; {SCALING}; high: decoderstack-d24, 875K tokens/s on eight",
         3.0,
     ),
     "H100-PCIE": GPU(
         "H100 PCIe", 756e12, 80e9, 2.0e12, Range(0.28, 0.40, 0.50),
         "assumed: a little under the SXM card's, as its power limit is half as high", 3.0,
     ),
-    "H200": GPU("H200 SXM", 989e12, 141e9, 4.8e12, Range(REFERENCE.utilisation, 0.45, 0.54), "the H100's: the same processor"),
+    "H200": GPU(
+        "H200 SXM", 989e12, 141e9, 4.8e12, Range(REFERENCE.utilisation, 0.45, 0.54), "the H100's: the same processor"
+    ),
     "B200": GPU(
         "B200", 2_250e12, 180e9, 8.0e12, Range(0.25, 0.38, 0.50),
         "assumed: under the H100's, as the same work fills less of it", 4.2,
@@ -81,17 +83,17 @@ KINDS = {
     ),
 }  # fmt: skip
 
-_SIZE = re.compile(r"(SXM\d?|HBM\d?E?|NVL|\d+GB?|NVIDIA|GEFORCE|TESLA)")
-
 
 def kind_of(name: str) -> str | None:
-    """The kind that a cloud or a driver calls `name`, such as H100_sxm5, A100_80G, NVIDIA GeForce RTX 4090."""
-    plain = re.sub(r"[^A-Z0-9]", "", name.upper())
-    if "H100" in plain and "PCIE" in plain:
-        return "H100-PCIE"
-    plain = _SIZE.sub("", plain)
-    plain = {"4090": "RTX4090"}.get(plain, plain)
-    return plain if plain in KINDS else None
+    """The kind that a cloud or a driver calls `name`, such as H100_sxm5, A100_80G, NVIDIA GeForce RTX 4090; None: none
+    of the table. The A100 with half the memory is none."""
+    words = set(re.split(r"[^A-Z0-9]+", name.upper()))
+    if "H100" in words:
+        return "H100-PCIE" if words & {"PCIE", "NVL"} else "H100"
+    if "4090" in words:
+        return "RTX4090"
+    found = words & set(KINDS)
+    return found.pop() if len(found) == 1 and not words & {"40G", "40GB"} else None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ PARTS = (ONE_CORE, PRODUCTS, DATA, ROLLOUTS, EVALUATION, START)
 """What a phase's time is made of. `one core` trains the tokenizer or searches for contamination while the GPUs wait;
 `data` is what they wait for the loader, which works beside them."""
 
+AVERAGES = "Tokens of mixtures: the recipe's rows, average tokens of each task (lanbot data plan counts them)."
+
 
 @dataclass(frozen=True)
 class PhasePlan:
@@ -151,12 +153,13 @@ def plan(recipe: Recipe, options: Options, phases: str, gpus: GPUs, price: float
     """
     from lanbot.phases.base import model_config
     from lanbot.phases.pipeline import choose
+    from lanbot.tasks import contamination
 
     chosen = choose(recipe, phases)
     counter = Counter(recipe, model_config(recipe), options, _format_at_hand(recipe, options))
     works = [counter.phase(phase) for phase in chosen]
     first = next((i for i, phase in enumerate(chosen) if phase.makes == "model"), None)
-    if first is not None:
+    if first is not None and not (options.runs / recipe.name / contamination.FILE).is_file():
         works[first] = replace(works[first], searched=counter.searched())
     planned = [_cheaper(on(work, recipe, counter.config, gpus, price), recipe, counter.config, gpus) for work in works]
     if counter.chat_format is None and any(work.chats for work in works):

@@ -4,7 +4,7 @@ import textwrap
 
 from lanbot.cloud import speeds
 from lanbot.cloud.gpus import REFERENCE
-from lanbot.cloud.plan import DATA, EVALUATION, ONE_CORE, PARTS, ROLLOUTS, START, PhasePlan, Plan
+from lanbot.cloud.plan import DATA, EVALUATION, ONE_CORE, PARTS, PRODUCTS, ROLLOUTS, START, PhasePlan, Plan
 from lanbot.core.console import between, dollars, hours, table
 
 MINUTE = 60
@@ -60,7 +60,7 @@ def _works(plan: Plan) -> Columns:
     return {
         "tokens": [_count(phase.work.tokens) for phase in phases] + [_count(sum(p.work.tokens for p in phases))],
         "FLOPs": [_flops(phase.work.flops) for phase in phases] + [_flops(sum(p.work.flops for p in phases))],
-        "memory a GPU": [f"{phase.memory / 1e9:.0f} GB" if phase.memory else "" for phase in phases] + [""],
+        "memory a GPU": [_gigabytes(phase.memory) for phase in phases] + [""],
         "micro-batch": [_micro_batch(phase) for phase in phases] + [""],
     }
 
@@ -71,7 +71,7 @@ def _parts(plan: Plan) -> Columns:
     for part in PARTS:
         seconds = [phase.parts[part].expected for phase in plan.phases]
         if any(seconds):
-            name = "waiting for data" if part == DATA else part
+            name = {DATA: "data wait", PRODUCTS: "products"}.get(part, part)
             found[name] = [hours(one) if one else "" for one in [*seconds, sum(seconds)]]
     return found
 
@@ -86,6 +86,10 @@ def _micro_batch(phase: PhasePlan) -> str:
     if not phase.micro_batch:
         return ""
     return f"{phase.micro_batch:,} x {phase.work.sequence:,}" + ("" if phase.fits else " (does not fit)")
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.{int(count < 1e10)}f} GB" if count else ""
 
 
 def _count(number: float) -> str:

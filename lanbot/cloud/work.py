@@ -7,7 +7,7 @@ from typing import Any
 
 from lanbot.cloud import averages, speeds
 from lanbot.cloud.averages import Average
-from lanbot.config.recipe import MixturePart, Recipe
+from lanbot.config.recipe import RL, ChatTraining, MixturePart, Recipe
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.models.config import ModelConfig
@@ -81,9 +81,12 @@ class Counter:
         settings = phase.settings(self.recipe)
         if "corpus" in phase.needs:
             return self._base(phase, settings)
-        if phase.rewards:
+        if phase.rewards and isinstance(settings, RL):
             return self._rl(phase, settings)
-        return self._chat(phase, settings)
+        if isinstance(settings, ChatTraining):
+            return self._chat(phase, settings)
+        self.notes[f"{phase.name}: a phase from outside that cannot be planned, so it is left out."] = None
+        return Work(phase.name)
 
     def _base(self, phase: Any, base: Any) -> Work:
         steps = max(1, base.tokens // base.batch_tokens)
