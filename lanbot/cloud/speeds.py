@@ -22,8 +22,9 @@ OPERATIONS = 28
 DISPATCH = Range(9.6e-6, 20e-6, 40e-6)
 """Seconds of the host for each. Low: Python's dispatch alone, 5.4 ms for 560; expected and high: assumed, with the
 launch, the allocator and a slower host."""
-ROW = Range(10e-6, 20e-6, 50e-6)
-"""Seconds of the host for each answer and token: sampling, parsing. Assumed."""
+ROW = Range(2e-6, 5e-6, 20e-6)
+"""Seconds of the host for each answer and token: draws, parsing. Low: measured on one core; expected and high:
+assumed."""
 MEMORY = Range(0.5, 0.65, 0.8)
 """Share of the memory's bandwidth that decoding reaches. Assumed; large copies reach 0.8 to 0.9."""
 DECODED = Range(0.6, 0.91, 1.0)
