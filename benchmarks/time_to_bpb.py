@@ -29,7 +29,7 @@ from lanbot.core.console import duration, size, table
 from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import TextLoader
 from lanbot.distributed.runtime import Runtime
-from lanbot.evals.bpb import Validation
+from lanbot.evals.bpb import Validation, text_rows
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.phases.base import model_config, sampled_softmax, start_from_pairs
@@ -69,7 +69,7 @@ def measure(run: Run, chat_format: ChatFormat, minutes: float, tokens: int | Non
     rates = Rates(settings.muon_lr, settings.embedding_lr, settings.head_lr, settings.norm_lr, settings.weight_decay)
     optimizer = MuonAdamW(model, rates, place.dtype)
     corpus, held_out = open_corpus(settings.data, recipe.seed)
-    validation = Validation(held_out, chat_format, EVAL_TOKENS, CONTEXT, RUNTIME)
+    validation = Validation(text_rows(held_out, chat_format, EVAL_TOKENS, CONTEXT), chat_format, RUNTIME)
     loader = TextLoader(corpus, chat_format, settings.batch_tokens // settings.sequence, settings.sequence, 1 << 40)
     micro_batch = memory.micro_batch(config, settings.sequence, RUNTIME)
     began = time.perf_counter()

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import nanochat_tree
 import pytest
 import torch
 
@@ -70,3 +71,18 @@ def make_model() -> MakeModel:
         return model
 
     return make
+
+
+@pytest.fixture
+def existing_checkpoint() -> Path:
+    """A small tree that nanochat's own code wrote, with an oracle of what that code computes."""
+    folder = REAL / "existing_checkpoint"
+    if not folder.is_dir():
+        pytest.skip(f"no checkpoint of nanochat at {folder}")
+    return folder
+
+
+@pytest.fixture
+def tree(tokenizer: BPETokenizer, tmp_path: Path) -> Path:
+    """A made-up tree with mid/d2/7, whose tensors have the prefix of a compiled model."""
+    return nanochat_tree.write(tmp_path / "tree", tokenizer, prefix="_orig_mod.")

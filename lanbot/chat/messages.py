@@ -8,6 +8,8 @@ from lanbot.core.jsonl import half_pair
 
 ROLES = ("system", "user", "assistant", "tool")
 PART_TYPES = ("text", "python", "output")
+OTHER_NAMES = {"python_output": "output"}
+"""nanochat's names of parts, in rows from elsewhere."""
 MAX_CHARS = 1_000_000  # of a message: more fits into no context
 
 
@@ -67,7 +69,7 @@ def readable(message: Message) -> str:
 def validate(row: object, where: str) -> Conversation:
     """`row` as a Conversation, or a UserError that says what is wrong with the row at `where` (file and line).
 
-    A bare list of messages is accepted for {"messages": [...]}.
+    A bare list of messages is accepted for {"messages": [...]}, and nanochat's python_output for output.
     """
     remedy = 'A row is {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", ...}]}.'
     if isinstance(row, list):
@@ -80,6 +82,8 @@ def validate(row: object, where: str) -> Conversation:
         if problem:
             raise UserError(f"{where}: message {i + 1} {problem}", remedy)
         previous = message["role"]
+        if any(part["type"] in OTHER_NAMES for part in parts(message)):
+            row["messages"][i] = {**message, "content": [_renamed(part) for part in parts(message)]}
     if all(message["role"] != "assistant" for message in row["messages"]):
         raise UserError(f"{where}: nobody answers the user", remedy)
     return row  # type: ignore[return-value]
@@ -104,11 +108,16 @@ def _problem(message: object, previous: str, first: bool) -> str | None:
     if not isinstance(content, Sequence):
         return "has no content"
     for part in content:
-        if not isinstance(part, dict) or part.get("type") not in PART_TYPES or not isinstance(part.get("text"), str):
+        kinds = (*PART_TYPES, *OTHER_NAMES)
+        if not isinstance(part, dict) or part.get("type") not in kinds or not isinstance(part.get("text"), str):
             return f"has a part that is not {{type: {'|'.join(PART_TYPES)}, text}}"
         if role != "assistant" and part["type"] != "text":
             return f"has a {part['type']} part, which only the assistant may have"
     return _text_problem("".join(part["text"] for part in content))
+
+
+def _renamed(part: Part) -> Part:
+    return {**part, "type": OTHER_NAMES.get(part["type"], part["type"])}
 
 
 def _text_problem(content: str) -> str | None:

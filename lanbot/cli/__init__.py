@@ -11,7 +11,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from lanbot import __version__
-from lanbot.cli import chat, data, doctor, evaluation, identity, init, plan, report, run, runs
+from lanbot.cli import chat, data, doctor, evaluation, identity, imports, init, plan, report, run, runs
 from lanbot.core.errors import Stopped, UsageError, UserError
 
 app = App(
@@ -27,6 +27,7 @@ for group in (data.app, identity.app, runs.app):
 for command in (init.init, run.run, run.prepare, plan.plan, chat.chat, chat.agent, report.report, doctor.doctor):
     app.command(command)
 app.command(evaluation.evaluate, name="eval")
+app.command(imports.import_model, name="import")
 
 RESUME = "stopped; saved checkpoints are complete: run the same command again to resume"
 MIN_COLUMNS = 40

@@ -68,8 +68,9 @@ def plan(
     from lanbot.config.run import Run
     from lanbot.phases.phase import phases_of
 
-    loaded = load_recipe(recipe, overrides)
-    made = open_run(tokenizer) if tokenizer else Run(options.runs / loaded.name, loaded, options)
+    loaded = load_recipe(recipe, overrides, options)
+    own = Run(options.runs / loaded.name, loaded, options)
+    made = open_run(tokenizer) if tokenizer else own
     if not (made.phase("tokenizer") / "tokenizer.json").is_file():
         remedy = f"Train it first: lanbot run {recipe} --phase tokenizer. Or name a run that has one: --tokenizer RUN."
         raise UserError(f"{made.folder}: no tokenizer to count with", remedy)
@@ -77,7 +78,8 @@ def plan(
     vocab_size = chat_format.tokenizer.vocab_size
     if vocab_size != loaded.tokenizer.vocab_size:
         say(f"the tokenizer has {vocab_size:,} tokens, the recipe asks for {loaded.tokenizer.vocab_size:,}")
-    plans = [plan for phase in phases_of(loaded) if (plan := phase.plan(loaded, chat_format, options))]
+    trained = [phase for phase in phases_of(loaded) if not own.imported(phase.name)]
+    plans = [plan for phase in trained if (plan := phase.plan(loaded, chat_format, options))]
     print(dumps([plan.json() for plan in plans]) if json else "\n\n".join(map(str, plans)))
 
 
@@ -93,14 +95,16 @@ def contamination(
         json: Print one JSON object.
     """
     options = make_options(mirror)
+    from lanbot.config.run import Run
     from lanbot.phases.phase import sources
     from lanbot.tasks import contamination
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides, options)
     if base_chars is not None and base_chars < 0:
         raise UsageError(f"--base-chars {base_chars}: out of range", "It is 0 or more.")
     if not contamination.real(loaded.evals.tasks):
         print(f"{recipe} is evaluated only on generated tasks, whose test items are kept apart: nothing to search for.")
         return
-    found = contamination.check(loaded, loaded.evals.tasks, sources(loaded), base_chars, options)
+    own = Run(options.runs / loaded.name, loaded, options)
+    found = contamination.check(loaded, loaded.evals.tasks, sources(loaded, own), base_chars, options)
     print(dumps(found) if json else contamination.summary(found))

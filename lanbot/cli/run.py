@@ -13,15 +13,17 @@ def run(
         phase: all, or phases joined by +: base, mid+sft.
     """
     options = make_options(mirror, unsafe_exec)
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides, options)
     from lanbot import report
     from lanbot.config.run import Run
     from lanbot.distributed.runtime import Runtime
-    from lanbot.phases import pipeline
+    from lanbot.phases import imported, pipeline
     from lanbot.phases.preflight import preflight
 
     phases = pipeline.choose(loaded, phase)
     with Runtime.start() as runtime:
+        if loaded.model.init_from:
+            runtime.on_main(imported.make, loaded, options)
         made = Run(options.runs / loaded.name, loaded, options)
         preflight(made, phases, runtime)
         if runtime.main:
@@ -41,10 +43,13 @@ def prepare(recipe: str, *overrides: Overrides, mirror: Mirror = None) -> None:
         recipe: A recipe's file, or the name of a shipped one.
     """
     options = make_options(mirror)
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides, options)
     import torch
 
     from lanbot.distributed.runtime import Runtime
+    from lanbot.phases import imported
     from lanbot.phases.preflight import prepare
 
+    if loaded.model.init_from:
+        imported.make(loaded, options)
     prepare(loaded, options, Runtime.single(torch.device("cpu")))

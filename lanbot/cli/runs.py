@@ -1,6 +1,7 @@
 """lanbot runs: list and delete runs."""
 
 import sys
+from itertools import groupby
 
 from cyclopts import App
 
@@ -27,7 +28,9 @@ def list_runs() -> None:
             if folder.exists():  # otherwise it was deleted meanwhile
                 rows.append((folder.name, error.problem, ""))
             continue
-        phases = [f"{phase} ({note})" if note else phase for phase, note in done.items()]
+        phases = []
+        for note, group in groupby(done, done.get):
+            phases.append(" ".join(group) + (f" ({note})" if note else ""))
         phases += [f"({phase})" for phase in names if made.begun(phase) and phase not in done]
         rows.append((folder.name, " ".join(phases) or "nothing yet", size(made.size())))
     none = f"No runs in {options.runs}/ yet: lanbot run RECIPE"

@@ -31,11 +31,23 @@ def open_run(name: str, options: Options | None = None) -> "Run":
     return Run.open(name, options=options)
 
 
-def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> "Recipe":
-    """A recipe's file or a shipped one, with the overrides of the command line. Raises UserError."""
+def load_recipe(name: str, overrides: tuple[str, ...] = (), options: Options | None = None) -> "Recipe":
+    """A recipe's file or a shipped one, with the overrides of the command line and, with options, the model that it
+    begins from. Raises UserError."""
     from lanbot.config import recipe_file
+    from lanbot.phases import imported
 
-    return recipe_file.load(name, parse_overrides(overrides))
+    pairs = parse_overrides(overrides)
+
+    def complete(recipe: "Recipe") -> "Recipe":
+        adopted = imported.adopted(recipe, options) if options else recipe
+        fixed = [key for key in pairs if key.startswith(("model.", "base.depth")) and key != "model.init_from"]
+        if fixed and adopted is not recipe:
+            problem = f"--{fixed[0]}: the model begins from {adopted.model.init_from}, whose shape is fixed"
+            raise UsageError(problem, "Leave it out, or begin a run without model.init_from under another --name.")
+        return adopted
+
+    return recipe_file.load(name, pairs, complete)
 
 
 def parse_overrides(tokens: tuple[str, ...]) -> dict[str, str]:
@@ -65,6 +77,9 @@ def chosen_phase(made: "Run", phase: str | None) -> str:
         raise UserError(f"{made.folder}: no model yet", "Run its recipe first: lanbot run RECIPE.")
     if not made.done(chosen):
         raise UserError(f"{made.folder}: {chosen} is not done", "Name a phase that is, or run the recipe again.")
+    if made.imported(chosen) and not made.checkpoint(chosen):
+        problem = f"{made.folder}: there is no model of {chosen}, only of a later phase ({made.note(chosen)})"
+        raise UserError(problem, f"Name another phase: {made.last_model()} is the latest.")
     if not made.checkpoint(chosen):
         raise UserError(f"{made.folder}: {chosen} makes no model", "Name a phase that does.")
     return chosen

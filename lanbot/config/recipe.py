@@ -83,6 +83,10 @@ class ModelSettings:
     """Depth is the one dial. Whatever else is left out follows from it (scaling.py)."""
 
     depth: Count = key(4, "Number of layers.")
+    init_from: str = key(
+        "", "Where its weights come from: a folder, a run or hf:OWNER/NAME[@REVISION], then #PHASE/STEP."
+    )
+    family: str = key("qwen3", "Its architecture: qwen3, qwen2, llama or nanochat.")
     dim: Count | None = key(None, "Width of the residual stream.")
     head_dim: Int | None = key(None, "Width of an attention head.", ge=2, multiple_of=2)
     n_heads: Count | None = key(None, "Number of query heads.")
@@ -152,6 +156,8 @@ class ChatTraining(Training):
 
     mixture: Mixed = key((MixturePart("identity", 1_000),), "The tasks to train on.")
     lr_scale: Positive = key(1.0, "The learning rates, as a fraction of base's.")
+    eval_every: Natural = key(0, "Steps between validations on held-out rows of the mixture; 0: none in between.")
+    eval_tokens: Count = key(32_768, "Tokens of held-out rows that a validation reads.")
     batch_tokens: Count | None = key(None, "Tokens a step; base's if left out.")
     sequence: Count | None = key(None, "Tokens a row; the model's context if left out.")
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,14 @@ BOUNDS = {"greater_than_equal": "{ge} or more", "greater_than": "more than {gt}"
 BOUNDS |= {"less_than": "less than {lt}", "multiple_of": "a multiple of {multiple_of}", "finite_number": "finite"}
 
 
-def load(source: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe:
+def load(
+    source: str | Path,
+    overrides: Mapping[str, str] | None = None,
+    complete: Callable[[Recipe], Recipe] = lambda recipe: recipe,
+) -> Recipe:
     """The resolved recipe of a file, or of a shipped recipe's name, with command-line overrides applied.
+
+    complete: called before it is resolved, to fill in what comes from elsewhere.
 
     Raises UserError that names file, key and the nearest right name.
     """
@@ -46,7 +52,7 @@ def load(source: str | Path, overrides: Mapping[str, str] | None = None) -> Reci
         table[name] = value
     try:
         kind = _class_of(data)
-        return TypeAdapter(kind).validate_python(data).resolve()
+        return complete(TypeAdapter(kind).validate_python(data)).resolve()
     except ValidationError as error:
         raise _user_error(path, kind, error) from None
     except ValueError as error:

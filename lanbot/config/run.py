@@ -17,7 +17,7 @@ from lanbot.core.errors import UserError
 from lanbot.core.files import beside, write_atomic
 from lanbot.core.options import Options
 
-OPERATIONAL = ("checkpoint_every", "checkpoint_minutes", "eval_every", "micro_batch", "skip_bad_rows")
+OPERATIONAL = ("checkpoint_every", "checkpoint_minutes", "eval_every", "eval_tokens", "micro_batch", "skip_bad_rows")
 """Keys that may change at any time: they do not change what is trained."""
 
 DONE = ("evals.json", "imported.json")
@@ -90,6 +90,9 @@ class Run:
 
     def done(self, phase: str) -> bool:
         return any((self.phase(phase) / name).is_file() for name in DONE)
+
+    def imported(self, phase: str) -> bool:
+        return (self.phase(phase) / "imported.json").is_file()
 
     def note(self, phase: str) -> str:
         """How a phase came to be done, if not by training."""

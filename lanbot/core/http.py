@@ -5,7 +5,6 @@ import json
 import math
 import os
 import random
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -168,11 +167,11 @@ def _refusal(name: str, status: str, response: "httpx2.Response") -> UserError:
     if not _is_hub(str(response.url)):
         return UserError(f"{name}: {response.url.host} answers {status}", "Check the address; try again later.")
     code, message = response.headers.get("X-Error-Code", ""), response.headers.get("X-Error-Message", "")
+    kind, page = _repository(str(response.url))
     if code == "GatedRepo":
-        page = re.match(r".*/datasets/[^/]+/[^/]+", str(response.url).replace("/api/", "/"))
         return UserError(
             f"{name}: gated, its terms must be accepted first ({status})",
-            f"Accept them on its page, {page[0] if page else endpoint()}, then {LOG_IN}.",
+            f"Accept them on its page, {page}, then {LOG_IN}.",
         )
     if message.startswith("Invalid credentials"):
         return UserError(f"{name}: the hub does not accept your token ({status})", f"To get a new one, {LOG_IN}.")
@@ -182,7 +181,14 @@ def _refusal(name: str, status: str, response: "httpx2.Response") -> UserError:
         return UserError(f"{name}: the hub has no such file", "If it has changed, delete its folder in the cache.")
     if code == "RepoNotFound" or response.status_code in (401, 403, 404):
         return UserError(
-            f"{name}: no such data set on the hub, or a private one ({status})",
+            f"{name}: no such {kind} on the hub, or a private one ({status})",
             f"Check the name; for a private one {LOG_IN}.",
         )
     return UserError(f"{name}: the hub answers {status}", "Try again later.")
+
+
+def _repository(url: str) -> tuple[str, str]:
+    """("data set" or "model", its page) of an address at the hub."""
+    path = url.removeprefix(endpoint()).removeprefix("/api").strip("/").removeprefix("models/")
+    kind, parts = ("data set", 3) if path.startswith("datasets/") else ("model", 2)
+    return kind, "/".join([endpoint(), *path.split("/")[:parts]])

@@ -1,4 +1,4 @@
-"""Data sets of the hub, or of a mirror folder in its place."""
+"""Data sets and models of the hub, or of a mirror folder in its place."""
 
 import hashlib
 import json
@@ -52,45 +52,67 @@ def url_file(url: str, mirror_path: str, options: Options) -> Path:
 
 
 def find(hub_id: str, mirror_path: str, mirror: Path) -> Path:
-    """The file or folder of the mirror for a hub data set. Raises UserError if it does not exist."""
+    """The file or folder of the mirror for a repository of the hub. Raises UserError if it does not exist."""
     path = mirror / mirror_path
     if not path.exists():
         raise UserError(f"{hub_id}: the mirror has no {path}", "Check --mirror; docs/architecture.md shows its layout.")
     return path
 
 
-def listing(hub_id: str, options: Options) -> dict[str, Remote]:
-    """The files of a data set (OWNER/NAME, or OWNER/NAME@REVISION) by their paths in it, sorted; none is downloaded.
+def listing(hub_id: str, options: Options, kind: str = "datasets") -> dict[str, Remote]:
+    """The files of a repository (OWNER/NAME, or OWNER/NAME@REVISION) by their paths in it, sorted; none is downloaded.
+    kind: "datasets" or "models".
 
     The hub is asked once; then the cache pins the commit, so that a resumed run, another rank, or one without a network
     sees the same files in the same order. Raises UserError.
     """
+    listed = _listed(hub_id, options, kind)
+    folder, owner_name = folder_of(hub_id, options, kind), hub_id.partition("@")[0]
+    base = f"{http.endpoint()}/{_prefix(kind)}{owner_name}/resolve/{listed['sha']}"
+    return {
+        path: Remote(f"{hub_id}: {path}", f"{base}/{quote(path)}", folder / path, size, digest)
+        for path, size, digest in listed["files"]
+    }
+
+
+def folder_of(hub_id: str, options: Options, kind: str = "datasets") -> Path:
+    """Where the cache keeps the files of a repository."""
     owner_name, _, revision = hub_id.partition("@")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", owner_name):
-        raise UserError(f"{hub_id}: not the name of a hub data set", "It is OWNER/NAME, as in its URL on the hub.")
-    folder = options.cache / "hub" / owner_name / quote(revision or "main", safe="")
-    saved = folder / "listing.json"
+        what = "data set" if kind == "datasets" else "model"
+        raise UserError(f"{hub_id}: not the name of a hub {what}", "It is OWNER/NAME, as in its URL on the hub.")
+    top = "hub" if kind == "datasets" else f"hub-{kind}"
+    return options.cache / top / owner_name / quote(revision or "main", safe="") / "files"
+
+
+def commit(hub_id: str, options: Options, kind: str = "datasets") -> str:
+    """The commit that the cache pins a repository to."""
+    return str(_listed(hub_id, options, kind)["sha"])
+
+
+def _prefix(kind: str) -> str:
+    return "" if kind == "models" else f"{kind}/"  # as in the hub's addresses
+
+
+def _listed(hub_id: str, options: Options, kind: str) -> dict[str, Any]:
+    saved = folder_of(hub_id, options, kind).with_name("listing.json")
     if not saved.is_file():
         if options.offline:
             download.refuse_offline(hub_id, options)
         try:
             with download.locked(saved.with_name("listing.part"), lambda note: None):
                 if not saved.is_file():
-                    write_atomic(saved, json.dumps(_ask(hub_id, owner_name, revision)))
+                    write_atomic(saved, json.dumps(_ask(hub_id, kind)))
         except OSError as error:
             raise download.cache_error(hub_id, error, options.cache) from None
-    listed = json.loads(saved.read_text(encoding="utf-8"))
-    base = f"{http.endpoint()}/datasets/{owner_name}/resolve/{listed['sha']}"
-    return {
-        path: Remote(f"{hub_id}: {path}", f"{base}/{quote(path)}", folder / "files" / path, size, digest)
-        for path, size, digest in listed["files"]
-    }
+    return dict(json.loads(saved.read_text(encoding="utf-8")))
 
 
-def _ask(hub_id: str, owner_name: str, revision: str) -> dict[str, Any]:
-    """{"sha": the commit, "files": [path, size, digest] of each file} of a data set."""
+def _ask(hub_id: str, kind: str) -> dict[str, Any]:
+    """{"sha": the commit, "files": [path, size, digest] of each file} of a repository."""
+    owner_name, _, revision = hub_id.partition("@")
     progress = Progress(f"{hub_id}: listing", unit="files")
-    api = f"{http.endpoint()}/api/datasets/{owner_name}"
+    api = f"{http.endpoint()}/api/{kind}/{owner_name}"
 
     def ask(url: str) -> tuple[Any, str | None]:
         return http.read_json(url, hub_id, lambda note: progress.show(len(found), note))
@@ -114,6 +136,6 @@ def _ask(hub_id: str, owner_name: str, revision: str) -> dict[str, Any]:
 
 
 def holds(listed: dict[str, Remote]) -> str:
-    """The top-level names of a data set, for an error's remedy."""
+    """The top-level names of a repository, for an error's remedy."""
     tops = sorted({path.partition("/")[0] + "/" * ("/" in path) for path in listed})
     return f"It holds {', '.join(tops[:8])}{' ...' if len(tops) > 8 else ''}." if tops else "It is empty."

@@ -1,7 +1,7 @@
 """Bits per byte on held-out text: comparable between tokenizers, the same for any batch and world size."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lanbot.chat.formats.base import ChatFormat
+from lanbot.chat.formats.base import ChatFormat, Rendered
+from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus
-from lanbot.data.packing import make_batch, pack_stream
+from lanbot.data.loader import ChatLoader
+from lanbot.data.packing import Batch, make_batch, pack_stream
 from lanbot.distributed.runtime import Runtime
 from lanbot.models.loss import weighted_nll
 from lanbot.models.transformer import Transformer
@@ -50,20 +52,34 @@ class BitsPerByte:
         return f"val bits per byte {self.value:.4f}{error} ({text})"
 
 
-class Validation:
+def text_rows(corpus: Corpus, chat_format: ChatFormat, tokens: int, T: int) -> Batch:
     """The first `tokens` tokens of a corpus, in rows of T."""
+    documents = ([chat_format.bos, *chat_format.tokenizer.encode(text)] for text in corpus.once())
+    rows: list[np.ndarray] = []
+    left_over: list[int] = []
+    while len(rows) * T < tokens and (row := pack_stream(documents, 1, T, left_over)) is not None:
+        rows.append(row[0])
+    if not rows:  # a corpus shorter than one row is padded with document starts, which count 0 bytes
+        left_over = left_over[: T + 1]
+        rows.append(np.array(left_over + [chat_format.bos] * (T + 1 - len(left_over)), dtype=np.int64))
+    return make_batch(np.stack(rows), np.ones((len(rows), T + 1), np.float32), chat_format.bos)
 
-    def __init__(self, corpus: Corpus, chat_format: ChatFormat, tokens: int, T: int, runtime: Runtime) -> None:
-        self.runtime = runtime
-        documents = ([chat_format.bos, *chat_format.tokenizer.encode(text)] for text in corpus.once())
-        rows: list[np.ndarray] = []
-        left_over: list[int] = []
-        while len(rows) * T < tokens and (row := pack_stream(documents, 1, T, left_over)) is not None:
-            rows.append(row[0])
-        if not rows:  # a corpus shorter than one row is padded with document starts, which count 0 bytes
-            left_over = left_over[: T + 1]
-            rows.append(np.array(left_over + [chat_format.bos] * (T + 1 - len(left_over)), dtype=np.int64))
-        self.batch = make_batch(np.stack(rows), np.ones((len(rows), T + 1), np.float32), chat_format.bos)
+
+def chat_rows(conversations: Sequence[Rendered], bos: int, tokens: int, T: int) -> Batch:
+    """The first conversations, in rows of T, `tokens` tokens in all with the padding. Raises UserError: none has any
+    token under loss."""
+    batch = ChatLoader(conversations, bos, max(1, tokens // T), T).next_batch()
+    if batch is None:
+        raise UserError("the held-out rows of a mixture have no answers", "Leave their tasks out of the mixture.")
+    return batch
+
+
+class Validation:
+    """Measures a model on rows of held-out text or conversations: on the tokens with a weight, as far as they have
+    bytes."""
+
+    def __init__(self, batch: Batch, chat_format: ChatFormat, runtime: Runtime) -> None:
+        self.batch, self.runtime = batch, runtime
         self.bos, self.bytes_of = chat_format.bos, chat_format.tokenizer.byte_lengths()
 
     def bits_per_byte(self, model: Transformer) -> float:
@@ -75,7 +91,8 @@ class Validation:
 
         ROWS rows are scored together at any world size and each sum is rounded once, so the result is bit-equal.
         """
-        targets, lengths = self.batch.targets, self.bytes_of[self.batch.targets]
+        targets = self.batch.targets
+        lengths = np.where(self.batch.weights != 0, self.bytes_of[targets], 0)
         document = (targets == self.bos).cumsum().reshape(targets.shape)  # each token of the text is a target once
         parts: list[tuple[int, float, int, np.ndarray]] = self.runtime.gather(
             [
@@ -103,12 +120,19 @@ class Validation:
             ids, targets = (torch.from_numpy(x).to(runtime.device) for x in (rows.ids, rows.targets))
             documents = torch.from_numpy(rows.documents)
             text = torch.from_numpy(self._text(start)).to(runtime.device)
-            _, nll = weighted_nll(model(ids, documents), model.lm_head.weight, targets, text.float())
+            _, nll = weighted_nll(
+                model(ids, documents),
+                model.lm_head.weight,
+                targets,
+                text.float(),
+                softcap=model.config.switches.softcap,
+            )
             yield start, nll[text].cpu().double()
 
     def _text(self, start: int) -> np.ndarray:
         """(ROWS, T): which targets are text, of the rows from `start` on."""
-        return self.bytes_of[self.batch.targets[start : start + ROWS]] > 0
+        rows = self.batch.rows(slice(start, start + ROWS))
+        return (self.bytes_of[rows.targets] > 0) & (rows.weights != 0)
 
 
 def _by_document(document: np.ndarray, nats: Tensor) -> tuple[int, np.ndarray]:

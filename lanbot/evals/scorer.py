@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.models.shared_prefix import Branches, Trunks
-from lanbot.models.transformer import Transformer, rotate
+from lanbot.models.transformer import Transformer
 from lanbot.tasks.core import Prompt, common
 
 TOKENS = {"cpu": 1_024, "cuda": 65_536, "mps": 8_192}
@@ -146,12 +146,7 @@ class LazyTrunks(Trunks):
 
         def trim(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             x, rope, _, cache = arguments
-            attention, inputs = layer.self_attn, layer.input_layernorm(x)
-            keys, values = (
-                p(inputs).unflatten(-1, (-1, model.config.head_dim)) for p in (attention.k_proj, attention.v_proj)
-            )
-            keys = attention.k_norm(keys) if model.config.qk_norm else keys
-            self.held.append((rotate(keys, *rope).transpose(1, 2), values.transpose(1, 2)))
+            self.held.append(layer.self_attn.keys_values(layer.input_layernorm(x), rope))
             unseen = torch.arange(self.tokens, device=self.device) > wanted[:, None, :, None]
             mask = torch.zeros(unseen.shape, dtype=x.dtype, device=self.device).masked_fill_(unseen, -torch.inf)
             rows = torch.arange(len(wanted), device=self.device)[:, None]

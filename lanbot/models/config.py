@@ -1,4 +1,4 @@
-"""The shape of a model. One set of fields covers Qwen3 (our default), Qwen2 and Llama."""
+"""The shape of a model. One set of fields covers all families of models/families.py; Qwen3 is our default."""
 
 import json
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.core.errors import UserError
+from lanbot.models.families import FAMILIES, Family
 
-FAMILIES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
 HF_KEYS = {
     "vocab_size": "vocab_size",
     "dim": "hidden_size",
@@ -37,20 +37,19 @@ class ModelConfig:
     norm_eps: float = 1e-6
     tie_embeddings: bool = False
     family: str = "qwen3"
-    """Which of FAMILIES the weights are; it decides the two switches below."""
+    """Which of FAMILIES the weights are."""
 
     @property
-    def qk_norm(self) -> bool:
-        return self.family == "qwen3"
-
-    @property
-    def qkv_bias(self) -> bool:
-        return self.family == "qwen2"
+    def switches(self) -> Family:
+        return FAMILIES[self.family]
 
     def matmul_params(self) -> int:
         """Parameters that a token meets in a matrix product: the head counts, the embedding does not."""
         attention = self.dim * self.head_dim * (2 * self.n_heads + 2 * self.n_kv_heads)
-        return self.n_layers * (attention + 3 * self.dim * self.mlp_dim) + self.vocab_size * self.dim
+        return (
+            self.n_layers * (attention + self.switches.mlp_matrices * self.dim * self.mlp_dim)
+            + self.vocab_size * self.dim
+        )
 
     def params(self) -> int:
         """All parameters, norms and biases left out (they are under a thousandth)."""
@@ -65,14 +64,17 @@ class ModelConfig:
     # -- Hugging Face's config.json ------------------------------------------------------------------------
 
     def to_hf(self) -> dict[str, Any]:
+        family = self.switches
+        softcap = {} if family.softcap is None else {"final_logit_softcapping": family.softcap}
         return {
-            "architectures": [FAMILIES[self.family]],
+            "architectures": [family.architecture],
             "model_type": self.family,
             **{theirs: getattr(self, ours) for ours, theirs in HF_KEYS.items()},
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
             "rope_theta": self.rope_theta,
             "attention_bias": False,
-            "hidden_act": "silu",
+            "hidden_act": family.activation,
+            **softcap,
         }
 
     @classmethod
@@ -89,6 +91,9 @@ class ModelConfig:
         family = hf.get("model_type")
         if family not in FAMILIES:
             raise UserError(f"{path}: model_type {family!r} is not supported", f"Supported: {', '.join(FAMILIES)}.")
+        softcap = hf.get("final_logit_softcapping", FAMILIES[family].softcap)
+        if softcap != FAMILIES[family].softcap:
+            raise UserError(f"{path}: final_logit_softcapping {softcap!r} is not supported for {family}")
         rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
         if rope.get("rope_type", "default") != "default":
             raise UserError(f"{path}: rope type {rope['rope_type']!r} is not supported yet")

@@ -45,7 +45,7 @@ def init_weights(model: Transformer, generator: torch.Generator) -> None:
         else:
             bound = (3.0 / parameter.shape[1]) ** 0.5
             parameter.uniform_(-bound, bound, generator=generator)
-    if config.qk_norm and not config.tie_embeddings:
+    if config.family == "qwen3" and not config.tie_embeddings:
         unit_embeddings(model.embed_tokens.weight)
         init_induction_heads(model, generator)
 
@@ -125,8 +125,9 @@ def _induction_heads(config: ModelConfig) -> range:
 
 
 def _sharpen(attention: Attention) -> None:
-    attention.q_norm.weight.fill_(SHARPNESS)
-    attention.k_norm.weight.fill_(SHARPNESS)
+    for norm in (attention.q_norm, attention.k_norm):
+        if norm.weight is not None:
+            norm.weight.fill_(SHARPNESS)
 
 
 def _attention_of(model: Transformer, layer: int) -> Attention:

@@ -32,7 +32,14 @@ class _WeightedNLL(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, shift: Tensor | None, needed: bool
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        shift: Tensor | None,
+        softcap: float | None,
+        needed: bool,
     ) -> tuple[Tensor, Tensor]:
         N, V, device, dtype = len(hidden), len(head), hidden.device, hidden.dtype
         matrix = head.to(dtype)
@@ -49,15 +56,20 @@ class _WeightedNLL(torch.autograd.Function):
                 part = slice(start, min(start + chunk, last))
                 target, weight = targets[part, None], weights[part, None]
                 logits = hidden[part] @ transposed
+                if softcap is not None:
+                    slope = torch.tanh(logits / softcap)
+                    logits = slope * softcap
                 if shift is not None:
                     logits += shift
                 if kept is None:
                     exact = logits.float()
                     nll[part] = (exact.logsumexp(-1, keepdim=True) - exact.gather(-1, target))[:, 0]
                     continue
-                fused = shift is None and len(target) % FUSED_TOKENS == 0 and compile.enabled(device)
+                fused = shift is softcap is None and len(target) % FUSED_TOKENS == 0 and compile.enabled(device)
                 into = kept[part.start - first : part.stop - first]
                 nll[part] = (_fused() if fused else _by_softmax)(logits, target, weight, into)
+                if softcap is not None:
+                    into.mul_(1 - slope.square_())
             if grad_hidden is not None and grad_head is not None and kept is not None:
                 grad = kept[: last - first]
                 torch.mm(grad, matrix, out=grad_hidden[first:last])
@@ -71,9 +83,9 @@ class _WeightedNLL(torch.autograd.Function):
         return (nll * weights).sum(), nll
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_head = ctx.saved_tensors
-        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_head * grad_loss, None, None, None, None
+        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_head * grad_loss, None, None, None, None, None
 
 
 def _nll_and_gradient(logits: Tensor, target: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
@@ -102,7 +114,12 @@ def _fused() -> Any:
 
 
 def weighted_nll(
-    hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, candidates: Candidates | None = None
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    candidates: Candidates | None = None,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(sum over tokens of weight x -log p(target), -log p of each token without gradient).
 
@@ -117,5 +134,5 @@ def weighted_nll(
         shift = candidates.log_weights.to(hidden.dtype)
     flat = hidden.reshape(-1, hidden.shape[-1])
     needed = torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad)
-    loss, nll = _WeightedNLL.apply(flat, head, targets.reshape(-1), weights.reshape(-1), shift, needed)
+    loss, nll = _WeightedNLL.apply(flat, head, targets.reshape(-1), weights.reshape(-1), shift, softcap, needed)
     return loss, nll.view(targets.shape)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from lanbot.core.console import say
@@ -29,11 +30,11 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint according to its manifest; None if it is complete."""
+def damage(folder: Path, only: Sequence[str] = ()) -> str | None:
+    """What is wrong with a checkpoint, or with these files of it, by its manifest; None if it is complete."""
     try:
         files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
-        expected = [(name, entry["bytes"], entry["sha256"]) for name, entry in files.items()]
+        expected = [(name, files[name]["bytes"], files[name]["sha256"]) for name in only or files]
     except (OSError, ValueError, KeyError):
         return "its manifest is missing or broken"
     for name, count, digest in expected:

@@ -1,4 +1,4 @@
-"""The transformer: Qwen3's by default, Qwen2's and Llama's by config. No training and no distributed code.
+"""The transformer of all families (models/families.py); Qwen3's by default. No training and no distributed code.
 
 Names of modules and weights are those of transformers, so that a saved model opens there as it is.
 Shapes: B rows, T tokens, H heads, D head_dim, V vocabulary.
@@ -26,38 +26,34 @@ class Linear(nn.Linear):
 
 
 class RMSNorm(nn.Module):
-    def __init__(self, dim: int, eps: float) -> None:
+    def __init__(self, dim: int, config: ModelConfig) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
+        self.dim, self.eps = dim, config.norm_eps
+        self.weight = nn.Parameter(torch.ones(dim)) if config.switches.norm_weights else None
 
     def forward(self, x: Tensor) -> Tensor:
         if use_cpu_kernels(x):
-            return FusedRMSNorm.apply(x, self.weight, self.eps)
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+            return FusedRMSNorm.apply(x, x.new_ones(self.dim) if self.weight is None else self.weight, self.eps)
+        return F.rms_norm(x, (self.dim,), None if self.weight is None else self.weight.to(x.dtype), self.eps)
 
 
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, family = config, config.switches
         query, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-        self.q_proj = Linear(config.dim, query, bias=config.qkv_bias)
-        self.k_proj = Linear(config.dim, kv, bias=config.qkv_bias)
-        self.v_proj = Linear(config.dim, kv, bias=config.qkv_bias)
+        self.q_proj = Linear(config.dim, query, bias=family.qkv_bias)
+        self.k_proj = Linear(config.dim, kv, bias=family.qkv_bias)
+        self.v_proj = Linear(config.dim, kv, bias=family.qkv_bias)
         self.o_proj = Linear(query, config.dim, bias=False)
-        if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
-            self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
+        if family.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config)
+            self.k_norm = RMSNorm(config.head_dim, config)
 
     def forward(self, x_BTC: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | Spans | None, cache) -> Tensor:  # type: ignore[no-untyped-def]
         B, T, _ = x_BTC.shape
-        q = self.q_proj(x_BTC).view(B, T, -1, self.config.head_dim)
-        k = self.k_proj(x_BTC).view(B, T, -1, self.config.head_dim)
-        v = self.v_proj(x_BTC).view(B, T, -1, self.config.head_dim).transpose(1, 2)
-        if self.config.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, *rope).transpose(1, 2), rotate(k, *rope).transpose(1, 2)
+        q = self.turned(self.q_proj(x_BTC), "q_norm", rope)
+        k, v = self.keys_values(x_BTC, rope)
         if cache is not None:
             view, positions, layer = cache
             k, v = view.update(layer, k, v, positions)
@@ -67,24 +63,42 @@ class Attention(nn.Module):
         y = attend(q, k, v, mask)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 
+    def keys_values(self, x_BTC: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, n_kv_heads, T, D) each."""
+        v = self.v_proj(x_BTC).unflatten(-1, (-1, self.config.head_dim))
+        return self.turned(self.k_proj(x_BTC), "k_norm", rope), v.transpose(1, 2)
+
+    def turned(self, x: Tensor, norm: str, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """Queries or keys (B, T, H * D), rotated by their positions and normed where the family does: (B, H, T, D)."""
+        where = self.config.switches.qk_norm
+        x = x.unflatten(-1, (-1, self.config.head_dim))
+        x = getattr(self, norm)(x) if where == "before" else x
+        x = rotate(x, *rope)
+        x = getattr(self, norm)(x) if where == "after" else x
+        return x.transpose(1, 2)
+
 
 class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = Linear(config.dim, config.mlp_dim, bias=False)
+        self.gated = config.switches.activation == "silu"
+        if self.gated:
+            self.gate_proj = Linear(config.dim, config.mlp_dim, bias=False)
         self.up_proj = Linear(config.dim, config.mlp_dim, bias=False)
         self.down_proj = Linear(config.mlp_dim, config.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        if self.gated:
+            return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(F.relu(self.up_proj(x)).square())
 
 
 class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.dim, config.norm_eps)
+        self.input_layernorm = RMSNorm(config.dim, config)
         self.self_attn = Attention(config)
-        self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.dim, config)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | Spans | None, cache) -> Tensor:  # type: ignore[no-untyped-def]
@@ -100,7 +114,7 @@ class Transformer(nn.Module):
         self.config, self.dtype = config, dtype
         self.embed_tokens = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.norm = RMSNorm(config.dim, config)
         self.lm_head = Linear(config.dim, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
@@ -121,8 +135,10 @@ class Transformer(nn.Module):
             mask = None
             if documents_BT is not None:
                 mask = within_documents(documents_BT, ids_BT.device, self.dtype, self.config.head_dim)
-        rope = rotation(positions, self.config.head_dim, self.config.rope_theta, self.dtype)
+        rope = rotation(positions, self.config, self.dtype)
         x = F.embedding(ids_BT, self.embed_tokens.weight).to(self.dtype)
+        if self.config.switches.norm_embedding:
+            x = F.rms_norm(x, x.shape[-1:], None, self.config.norm_eps)
         for i, layer in enumerate(self.layers):
             x = layer(x, rope, mask, None if cache is None else (cache, positions, i))
         if cache is not None:
@@ -131,14 +147,16 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., dim) -> (..., V) in fp32."""
-        return self.lm_head(hidden).float()
+        logits, softcap = self.lm_head(hidden).float(), self.config.switches.softcap
+        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
-def rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rotation(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """RoPE's cosines and signed sines (Su et al. 2021, halves layout), (..., T, 1, D) for positions (..., T)."""
-    frequencies = theta ** -(torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
-    angles = (positions.float()[..., None] * frequencies).unsqueeze(-2)
+    exponents = torch.arange(0, config.head_dim, 2, device=positions.device).float() / config.head_dim
+    angles = (positions.float()[..., None] * config.rope_theta**-exponents).unsqueeze(-2)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    sin = -sin if config.switches.reverse_rotary else sin
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 

@@ -41,23 +41,33 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Transf
     model.to_empty(device=device)
     if config.tie_embeddings:  # to_empty gave the two names a tensor each
         model.lm_head.weight = model.embed_tokens.weight
-    expected = to_hf_names(model)
-    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys() - {HEAD})
-    if missing or unknown:
-        odd = f"lacks {missing[0]}" if missing else f"has an unknown {unknown[0]}"
-        raise UserError(f"{path}: {odd}", "The weights do not belong to the config beside them.")
-    with torch.no_grad():
-        for name, target in expected.items():
-            if target.shape != weights[name].shape:
-                shapes = f"{tuple(weights[name].shape)}, the config says {tuple(target.shape)}"
-                raise UserError(f"{path}: {name} is {shapes}", "The weights do not belong to the config beside them.")
-            target.copy_(weights[name])
+    copy_weights(weights, to_hf_names(model), path)
     return model
+
+
+@torch.no_grad()
+def copy_weights(weights: dict[str, Tensor], targets: dict[str, Tensor], path: Path) -> None:
+    """Copies weights to the targets of the same names; a head's weights without a target, of tied ones, are left out.
+    path: where they are from, for messages.
+
+    Raises UserError if one is missing, unknown or of another shape.
+    """
+    remedy = "The weights do not belong to the config beside them."
+    missing, unknown = sorted(targets.keys() - weights.keys()), sorted(weights.keys() - targets.keys() - {HEAD})
+    if missing or unknown:
+        raise UserError(f"{path}: {f'lacks {missing[0]}' if missing else f'has an unknown {unknown[0]}'}", remedy)
+    for name, target in targets.items():
+        if target.shape != weights[name].shape:
+            shapes = f"{tuple(weights[name].shape)}, the config says {tuple(target.shape)}"
+            raise UserError(f"{path}: {name} is {shapes}", remedy)
+        target.copy_(weights[name])
 
 
 def to_hf_names(model: Transformer) -> dict[str, Tensor]:
     """Our weights by transformers' names: all but the head live under `model.`; a tied head is not written."""
     weights = {}
     for name, parameter in model.named_parameters():  # a tied head is named once, as the embedding
+        for ours, theirs in model.config.switches.names.items():
+            name = name.replace(ours, theirs)
         weights[name if name == HEAD else f"model.{name}"] = parameter.detach()
     return weights

@@ -11,10 +11,12 @@ from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import Base, Recipe
 from lanbot.config.run import Run
 from lanbot.core.console import track
+from lanbot.core.errors import UserError
 from lanbot.data.prefetch import prefetched
 from lanbot.distributed.runtime import Runtime
 from lanbot.models import saved
 from lanbot.models.config import ModelConfig
+from lanbot.models.families import FAMILIES
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.phases.evaluation import validation
@@ -32,6 +34,8 @@ FREQUENCY_TOKENS = 1 << 21
 def model_config(recipe: Recipe) -> ModelConfig:
     """The model of a resolved recipe."""
     m = recipe.model
+    if m.family not in FAMILIES:
+        raise UserError(f"model.family = {m.family!r} is not supported", f"Choose one of {', '.join(FAMILIES)}.")
     assert m.dim and m.n_heads and m.n_kv_heads and m.head_dim and m.mlp_dim, "the recipe is resolved"
     return ModelConfig(
         vocab_size=recipe.tokenizer.vocab_size,
@@ -44,6 +48,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
         context=m.context,
         rope_theta=m.rope_theta,
         tie_embeddings=m.tie_embeddings,
+        family=m.family,
     )
 
 

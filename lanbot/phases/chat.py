@@ -9,6 +9,7 @@ from lanbot.data.prefetch import prefetched
 from lanbot.distributed.runtime import Runtime
 from lanbot.models import saved
 from lanbot.models.weights import load_model
+from lanbot.phases.evaluation import mixture_validation
 from lanbot.phases.loaders import chat_loader
 from lanbot.phases.phase import Phase, model_before
 from lanbot.training.trainer import Trainer
@@ -28,6 +29,11 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
     folder = runtime.on_main(saved.latest, run.phase(before))
     last = run.checkpoint(before)
     if folder is None or folder.name != last:
+        if run.imported(before):
+            raise UserError(
+                f"{run.phase(before) / last} is damaged, and {phase} starts from it",
+                f"Delete the run and import it again: lanbot runs delete {run.folder.name}",
+            )
         if runtime.main:
             (run.phase(before) / "evals.json").unlink(missing_ok=True)
         raise UserError(
@@ -44,7 +50,9 @@ def train_chat(run: Run, runtime: Runtime, phase: str) -> None:
     trainer = start_from(run, phase, runtime, getattr(run.recipe, phase).sequence)
     make = partial(chat_loader, run.recipe, phase, run.phase("tokenizer"), runtime.main, run.options)
     with prefetched(make, ahead=runtime.device.type != "cpu") as loader:
-        trainer.train(loader)
+        held_out = mixture_validation(run, phase, trainer.chat_format, runtime)
+        evaluate = held_out.bits_per_byte if held_out else None
+        trainer.train(loader, evaluate, getattr(run.recipe, phase).eval_every)
 
 
 class MidPhase(Phase):

@@ -3,8 +3,11 @@
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lanbot.chat.formats import load_format
 from lanbot.chat.formats.base import ChatFormat
@@ -18,7 +21,7 @@ from lanbot.core.files import write_atomic
 from lanbot.data.corpus import open_corpus
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import task_eval as evals
-from lanbot.evals.bpb import Validation
+from lanbot.evals.bpb import Validation, chat_rows, text_rows
 from lanbot.evals.score import task_table
 from lanbot.inference.engine import Engine
 from lanbot.models import saved
@@ -27,7 +30,7 @@ from lanbot.phases.phase import Phase, phase_of, sources
 from lanbot.tasks import contamination
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.mixture import Mixture, sample_rows
-from lanbot.tasks.registry import make_task
+from lanbot.tasks.registry import find_task, make_task
 from lanbot.tasks.task import Task, TaskContext
 
 SAMPLE = 200
@@ -59,6 +62,11 @@ def evaluate(
     answers = evals.answer_all(engine, questions, evals_of.max_tokens)
     measures = any(source.corpus for source in sources(recipe))
     bpb = validation(run, engine.chat_format, runtime).measure(engine.source) if measures else None
+    own = {
+        name: held_out.measure(engine.source).json()
+        for name, every_token in (("mixture_bpb", False), ("mixture_bpb_all", True))
+        if (held_out := mixture_validation(run, phase, engine.chat_format, runtime, every_token))
+    }
     result = {
         "checkpoint": folder.name,
         "description": made_by.description,
@@ -72,6 +80,7 @@ def evaluate(
         "transcripts": transcripts(run, engine),
         "settings": {"limit": limit, "max_tokens": evals_of.max_tokens, "temperature": 0, "seed": recipe.seed},
         **({"bpb": bpb.json()} if bpb else {}),
+        **own,
         **({"wall_seconds": round(time.monotonic() - began, 2)} if began is not None else {}),
         **made_by.results(run),
     }
@@ -101,7 +110,26 @@ def validation(run: Run, chat_format: ChatFormat, runtime: Runtime) -> Validatio
     """The held-out text of a run, on which bits per byte are measured."""
     base = run.recipe.base
     _, held_out = open_corpus(base.data, run.recipe.seed, base.skip_bad_rows, run.options, base.data_column)
-    return Validation(held_out, chat_format, base.eval_tokens, base.sequence or run.recipe.model.context, runtime)
+    rows = text_rows(held_out, chat_format, base.eval_tokens, base.sequence or run.recipe.model.context)
+    return Validation(rows, chat_format, runtime)
+
+
+def mixture_validation(
+    run: Run, phase: str, chat_format: ChatFormat, runtime: Runtime, every_token: bool = False
+) -> Validation | None:
+    """Held-out rows of a phase's own mixture, in its shares: the tokens under loss, or all; None if its tasks have
+    no test split."""
+    settings = phase_of(run.recipe, phase).settings(run.recipe)
+    if not hasattr(settings, "eval_tokens") or not hasattr(settings, "mixture"):
+        return None
+    parts = [replace(part, epochs=1) for part in settings.mixture if "test" in find_task(part.task)[0].splits]
+    if not parts:
+        return None
+    mixture = Mixture(parts, run.recipe.identity, chat_format, run.recipe.seed, "test", run.options)
+    rows = chat_rows(mixture, chat_format.bos, settings.eval_tokens, settings.sequence or run.recipe.model.context)
+    if every_token:
+        rows = replace(rows, weights=np.ones_like(rows.weights))
+    return Validation(rows, chat_format, runtime)
 
 
 def open_engine(run: Run, phase: str, runtime: Runtime) -> tuple[Path, Engine]:
@@ -128,7 +156,7 @@ def contaminated(run: Run, names: Sequence[str], runtime: Runtime, write: bool) 
     if runtime.main:
         found = known_contamination(run, tasks)
         if not found:
-            found = contamination.check(run.recipe, tasks, sources(run.recipe), options=run.options)
+            found = contamination.check(run.recipe, tasks, sources(run.recipe, run), options=run.options)
             say(contamination.summary(found))
             if write:
                 write_atomic(run.folder / contamination.FILE, json.dumps(found, indent=1) + "\n")
@@ -139,7 +167,7 @@ def contaminated(run: Run, names: Sequence[str], runtime: Runtime, write: bool) 
 def known_contamination(run: Run, tasks: Sequence[str]) -> contamination.Found:
     """contamination.json if it is for these tasks and the recipe's current training data, else {}."""
     found: contamination.Found = run.read("", contamination.FILE)
-    return found if found.get("plan") == contamination.plan(run.recipe, tasks, sources(run.recipe)) else {}
+    return found if found.get("plan") == contamination.plan(run.recipe, tasks, sources(run.recipe, run)) else {}
 
 
 def check_questions(run: Run, phases: Sequence[Phase]) -> None:

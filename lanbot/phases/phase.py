@@ -96,10 +96,11 @@ def model_before(recipe: Recipe, name: str) -> str:
     return models[-1]
 
 
-def sources(recipe: Recipe) -> list[Source]:
-    """The recipe's training data, to be searched for evaluation items."""
+def sources(recipe: Recipe, run: Run | None = None) -> list[Source]:
+    """The recipe's training data, to be searched for evaluation items; without that of phases that the run imported,
+    whose models have not seen it."""
     return [
         Source(phase.name, getattr(phase.settings(recipe), "mixture", ()), not phase.rewards, "corpus" in phase.needs)
         for phase in phases_of(recipe)
-        if phase.makes == "model"
+        if phase.makes == "model" and not (run and run.imported(phase.name))
     ]

@@ -28,7 +28,9 @@ def choose(recipe: Recipe, text: str) -> list[Phase]:
 
 def create(recipe: Recipe, options: Options) -> Run:
     """The recipe's run, new or resumed. Raises UserError: see Run.create."""
-    return Run.create(recipe, options=options, made_by={phase.name: phase.made_by for phase in phases_of(recipe)})
+    run = Run(options.runs / recipe.name, recipe, options)
+    made_by = {phase.name: phase.made_by for phase in phases_of(recipe) if not run.imported(phase.name)}
+    return Run.create(recipe, options=options, made_by=made_by)
 
 
 def execute(run: Run, phases: list[Phase], runtime: Runtime) -> bool:

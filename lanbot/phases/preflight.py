@@ -44,7 +44,8 @@ def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
     # the search for contamination reads the data of all phases, even of those not run now
     everything = models and contamination.real(recipe.evals.tasks) and not known_contamination(run, recipe.evals.tasks)
     for phase in phases_of(recipe) if everything else models:
-        check_mixture(run, phase)
+        if not run.imported(phase.name):
+            check_mixture(run, phase)
     if models and any(checked(name, run).runs_code for name in recipe.evals.tasks):
         sandbox.choose(run.options.unsafe_exec)
     if (run.phase("tokenizer") / "tokenizer.json").is_file():  # otherwise pipeline.py checks after training it
@@ -64,8 +65,8 @@ def check_mixture(run: Run, phase: Phase) -> None:
 
 def prepare(recipe: Recipe, options: Options, runtime: Runtime) -> None:
     """All work that needs no accelerator: tokenizer, checks of the data, search for contamination."""
-    phases = phases_of(recipe)
     run = Run(options.runs / recipe.name, recipe, options)
+    phases = [phase for phase in phases_of(recipe) if not run.imported(phase.name)]
     if any("corpus" in phase.needs for phase in phases):
         corpora(run)
     for phase in phases:

@@ -23,7 +23,8 @@ def collect(run: Run) -> dict[str, Any]:
 
     evals[task][phase] is a score, pass[before | after][k] too. what_changed holds the same prompts after each phase,
     transcripts the agent's tasks after the last. contamination counts, for each task with real rows, the items found
-    in the training data. compared: the phase whose scores are shown beside the last phase's, if any.
+    in the training data. compared: the phase whose scores are shown beside the last phase's, if any. imported, of a
+    phase, says where it is from: its figures are null, and totals, curves and scores leave it out.
     """
     order = run.recipe.phase_names
     done = [phase for phase in order if run.done(phase)]
@@ -89,12 +90,18 @@ def parameters(run: Run) -> int | None:
 def _figures(result: dict[str, Any]) -> dict[str, Any]:
     """The figures of a trained phase, from its evals.json."""
     figures = {"val_bpb": result["val_bpb"], "checkpoint": result["checkpoint"], **result["training"]}
-    more = {name: result[name] for name in ("bpb", "wall_seconds", "description") if name in result}
+    more = {
+        name: result[name]
+        for name in ("bpb", "mixture_bpb", "mixture_bpb_all", "wall_seconds", "description")
+        if name in result
+    }
     return dict.fromkeys(FIGURES) | figures | more
 
 
 def _untrained(run: Run, phase: str) -> dict[str, Any]:
-    """The figures of a phase without a model, which has no loss: the tokenizer's."""
+    """The figures of a phase that trained no model here: the tokenizer's, or where an imported phase is from."""
+    if origin := run.read(phase, "imported.json"):
+        return dict.fromkeys(FIGURES) | {"imported": origin}
     rows, times = run.read(phase, "compression.json"), run.read(phase, "evals.json")
     figures: dict[str, Any] = dict.fromkeys(FIGURES)
     if rows:
@@ -137,7 +144,8 @@ def curves(run: Run, phases: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
         curve: dict[str, Any] = {"mean_of": every}
         for name in ("reward",) if "reward" in steps[0] else ("loss", "bpb"):
             curve[name] = thin([[line["seconds"], line[name]] for line in steps if name in line], every)
-        curve["val_bpb"] = [[line["seconds"], line["val_bpb"]] for line in lines if "val_bpb" in line]
+        own = "mixture_bpb" in figures  # then the phase validates on its own rows, not on the text
+        curve["val_bpb"] = [[line["seconds"], line["val_bpb"]] for line in lines if "val_bpb" in line and not own]
         if not curve["val_bpb"]:
             curve["val_bpb"] = [[steps[-1]["seconds"], figures["val_bpb"]]]
         found[phase] = curve

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lanbot.core.console import between, dollars, duration, hours, size, table
+from lanbot.core.console import between, dollars, duration, hours, size, table, visible
 from lanbot.evals.score import footnotes, items_asked
 from lanbot.report.collect import trained
 from lanbot.tasks.code_grading import FAULTS
@@ -26,6 +26,8 @@ def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
             rows.append((indented, f"{part['chance']:.2f}", *[""] * (len(phases) - 1), score(part)))
     of_text = [report["phases"][phase] for phase in phases]
     rows.append(("val bits per byte", bpb_chance(report), *(bpb(figures, 4) for figures in of_text)))
+    if has_mixture_bpb(report):
+        rows.append(("bits per byte of its mixture", "", *(mixture_bpb(figures, 4) for figures in of_text)))
     shown = table(rows, ("task", "chance", *phases), markdown=md)
     if md:
         return shown
@@ -36,8 +38,26 @@ def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
 
 
 def training_table(report: dict[str, Any], md: bool = False) -> str:
-    rows = training_rows(report)
-    return table([row for row in rows if row[0] in trained(report)], TRAINING, markdown=md)
+    """The phases that trained a model, after those that were imported, whose rows are their origin alone."""
+    origins = imported_rows(report)
+    rows = [row for row in training_rows(report) if row[0] in trained(report)]
+    lines = table([(phase, *[""] * (len(TRAINING) - 1)) for phase, _ in origins] + rows, TRAINING, markdown=md)
+    shown = lines.split("\n")
+    for i, (phase, origin) in enumerate(origins, 2):
+        width = len(shown[1].partition(" ")[0]) if not md else len(shown[1].split(" ")[1])
+        cells = [f"{phase:<{width}}", origin.replace("|", "\\|") if md else origin]
+        shown[i] = f"| {' | '.join(cells)} |{' |' * (len(TRAINING) - 2)}" if md else "  ".join(cells)
+    return "\n".join(shown)
+
+
+def imported_rows(report: dict[str, Any]) -> list[Row]:
+    """(phase, where it was imported from), with what its origin says of it."""
+    rows: list[Row] = []
+    for phase, figures in report["phases"].items():
+        if origin := figures.get("imported"):
+            measured = ", ".join(f"{key} {value:g}" for key, value in origin.get("scores", {}).items())
+            rows.append((phase, visible(origin.get("note", "imported") + (f"; there: {measured}" if measured else ""))))
+    return rows
 
 
 def training_rows(report: dict[str, Any]) -> list[Row]:
@@ -175,6 +195,16 @@ def bpb(figures: dict[str, Any], digits: int) -> str:
     return fixed(figures["val_bpb"], digits) + ("" if stderr is None else f" ± {stderr:.{digits}f}")
 
 
+def mixture_bpb(figures: dict[str, Any], digits: int) -> str:
+    """Of the answers in held-out rows of the phase's own mixture; "" if not measured."""
+    own = figures.get("mixture_bpb")
+    return f"{own['bits_per_byte']:.{digits}f}" if own else ""
+
+
+def has_mixture_bpb(report: dict[str, Any]) -> bool:
+    return any("mixture_bpb" in figures for figures in report["phases"].values())
+
+
 def bpb_chance(report: dict[str, Any]) -> str:
     known = _bpb(report)
     return f"{known['chance']:.2f}" if known else ""
@@ -187,7 +217,8 @@ def bpb_note(report: dict[str, Any]) -> list[str]:
         return []
     documents = f"{known['documents']:,} document{'s' * (known['documents'] != 1)}"
     text = f"{known['n']:,} bytes of held-out text, {documents}, read {known['context']:,} tokens at a time"
-    return [f"Bits per byte: of {text}; its chance is a uniform guess over the vocabulary; less is better."]
+    note = f"Bits per byte: of {text}; its chance is a uniform guess over the vocabulary; less is better."
+    return [note, *(["Of its mixture: of the answers in held-out rows."] if has_mixture_bpb(report) else [])]
 
 
 def _bpb(report: dict[str, Any]) -> dict[str, Any]:

@@ -26,11 +26,13 @@ def closing(run: Run, report: dict[str, Any]) -> str:
         if rows:
             found = ", ".join(f"{k} of {items} items of {task}" for task, _, items, k, _ in rows)
             lines += [f"  In the training data: {found}; scored {counted}.", ""]
+    for phase, origin in tables.imported_rows(report)[-1:]:
+        lines += [f"  Up to {phase}: {origin}.", ""]
     if report["missing"]:
         lines += [f"  Not yet done: {', '.join(report['missing'])}.", ""]
     lanbot, name = program(), shlex.quote(known_as(run))
     commands = {"report": str(run.folder / "report.html"), "as text": str(run.folder / "report.md")}
-    if trained(report):
+    if run.last_model():
         commands |= {"talk to it": f"{lanbot} chat {name}", "give it work": f'{lanbot} agent {name} "{QUESTION}"'}
     commands |= {"make your own": f"{lanbot} init my-bot.toml"}
     return "\n".join(lines + [f"  {what:<13}  {command}" for what, command in commands.items()])

@@ -29,6 +29,7 @@ class Jsonl(Task):
     kind = "chat"
     real = True
     arguments = None
+    splits = ("train",)
 
     @cached_property
     def rows(self) -> Rows:

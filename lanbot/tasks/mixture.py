@@ -1,7 +1,8 @@
 """The mixtures of tasks that phases train on."""
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task, TaskContext
+
+T = TypeVar("T")
 
 
 class Mixture(Sequence[Rendered]):
@@ -40,7 +43,7 @@ class Mixture(Sequence[Rendered]):
         which, rows = [], []
         for k, (part, task) in enumerate(zip(parts, self.tasks, strict=True)):
             size = min(len(task), part.rows or len(task))
-            chosen = np.random.default_rng([seed, k]).permutation(len(task))[:size]
+            chosen = np.arange(size) if task.ordered else np.random.default_rng([seed, k]).permutation(len(task))[:size]
             which.append(np.full(size * part.epochs, k, dtype=np.int32))
             rows.append(np.tile(chosen, part.epochs))
         parts_in_a_row = np.concatenate(which)
@@ -58,9 +61,17 @@ class Mixture(Sequence[Rendered]):
 
     def conversation(self, i: int) -> Conversation | None:
         """None for a bad row of a part with skip_bad_rows. Raises UserError for other bad rows."""
+        return self._of_row(i, lambda task, row: task.conversation(row))
+
+    def __getitem__(self, i):  # type: ignore[no-untyped-def]
+        chat_format = self.chat_format
+        assert chat_format is not None, "rendering needs a chat format"
+        return self._of_row(i, lambda task, row: task.rendered(row, chat_format)) or Rendered([], [])
+
+    def _of_row(self, i: int, make: Callable[[Task, int], T]) -> T | None:
         task, row = self.item(i)
         try:
-            return task.conversation(row)
+            return make(task, row)
         except UserError as error:
             part = self.parts[self.which[i]]
             if not part.skip_bad_rows:
@@ -69,11 +80,6 @@ class Mixture(Sequence[Rendered]):
                 self.warned.add(part.task)
                 say(f"{error.problem}: skipped, as are all such rows of {part.task}; the log counts them")
             return None
-
-    def __getitem__(self, i):  # type: ignore[no-untyped-def]
-        conversation = self.conversation(i)
-        assert self.chat_format is not None, "rendering needs a chat format"
-        return Rendered([], []) if conversation is None else self.chat_format.render(conversation, bulk=True)
 
     def leave_out_bad_rows(self) -> int:
         """Removes the bad rows of parts with skip_bad_rows, keeping the order. Returns the number of bad rows."""

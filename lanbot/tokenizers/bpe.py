@@ -18,6 +18,11 @@ _PATTERN = (
 LLAMA3_PATTERN = _PATTERN.replace("DIGITS", "{1,3}")
 QWEN2_PATTERN = _PATTERN.replace("DIGITS", "")
 """The two split patterns that tiktoken, `tokenizers` and llama.cpp all run identically."""
+NANOCHAT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+"""The one of nanochat's tokenizers, for tiktoken and `tokenizers`."""
+PATTERNS = (LLAMA3_PATTERN, QWEN2_PATTERN, NANOCHAT_PATTERN)
 
 
 class BPETokenizer:
@@ -43,7 +48,7 @@ class BPETokenizer:
             pattern, special = split["pattern"]["Regex"], [token["content"] for token in added]
             ids = [*model["vocab"].values(), *(token["id"] for token in added)]
             ours = (
-                pattern in (LLAMA3_PATTERN, QWEN2_PATTERN)
+                pattern in PATTERNS
                 and ids == list(range(len(ids)))
                 and all(token["special"] for token in added)
                 and not (data["normalizer"] or data["post_processor"] or model["ignore_merges"])
@@ -91,6 +96,12 @@ class BPETokenizer:
     def byte_lengths(self) -> np.ndarray:
         return np.array([len(self.token_bytes(token)) for token in range(self.vocab_size)], dtype=np.int64)
 
+    @cached_property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """By rank. Raises ValueError for a token that no merge makes."""
+        by_rank = sorted(self.ranks.items(), key=lambda item: item[1])
+        return [_last_merge(token, rank, self.ranks) for token, rank in by_rank if len(token) > 1]
+
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._interchange().to_str(pretty=True), encoding="utf-8")
@@ -105,12 +116,7 @@ class BPETokenizer:
             return "".join(letters[byte] for byte in token)
 
         vocab = {spell(token): rank for token, rank in self.ranks.items()}
-        merges = [
-            (spell(left), spell(right))
-            for token, rank in sorted(self.ranks.items(), key=lambda item: item[1])
-            if len(token) > 1
-            for left, right in [_last_merge(token, rank, self.ranks)]
-        ]
+        merges = [(spell(left), spell(right)) for left, right in self.merges]
         tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [

@@ -113,6 +113,11 @@ def save(
     return _write(phase, step, whole, chat_format, _trainer_state(optimizer, progress), runtime)
 
 
+def save_model_alone(phase: Path, step: int, model: Transformer, chat_format: ChatFormat, runtime: Runtime) -> Path:
+    """A step without trainer/: a model that was trained elsewhere. Raises UserError as `save`."""
+    return _write(phase, step, model, chat_format, None, runtime)
+
+
 def _use_device(device: torch.device) -> None:
     """For a new thread, which would work on GPU 0 otherwise."""
     if device.type == "cuda":
@@ -128,12 +133,12 @@ def _write(
     step: int,
     model: Transformer | None,
     chat_format: ChatFormat,
-    state: dict[str, Any],
+    state: dict[str, Any] | None,
     runtime: Runtime,
     group: dist.ProcessGroup | None = None,
 ) -> Path:
-    """model: not sharded; rank 0 writes it. state: this rank's share of trainer/. group: for the collectives of several
-    ranks; the default one if left out."""
+    """model: not sharded; rank 0 writes it. state: this rank's share of trainer/; None: there is none. group: for the
+    collectives of several ranks; the default one if left out."""
     folder, beside = phase / f"step_{step:06d}", phase / f".step_{step:06d}.tmp"
     try:
         if runtime.main:
@@ -144,15 +149,16 @@ def _write(
             save_model(model, beside, ids)
             chat_format.save(beside)
         _barrier(runtime, group)
-        with warnings.catch_warnings():  # "assuming single process": so it is
-            warnings.simplefilter("ignore")
-            writer = FileSystemWriter(beside / "trainer", per_thread_copy_ahead=0)  # the tensors are on the host
-            dcp.save(state, storage_writer=writer, process_group=group, no_dist=runtime.size == 1)
+        if state is not None:
+            with warnings.catch_warnings():  # "assuming single process": so it is
+                warnings.simplefilter("ignore")
+                writer = FileSystemWriter(beside / "trainer", per_thread_copy_ahead=0)  # the tensors are on the host
+                dcp.save(state, storage_writer=writer, process_group=group, no_dist=runtime.size == 1)
         _barrier(runtime, group)
         if runtime.main:
             manifest = {"step": step, "files": _digest(beside)}
             (beside / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-            for path in (beside / "manifest.json", beside / "trainer", beside):
+            for path in (beside / "manifest.json", *([] if state is None else [beside / "trainer"]), beside):
                 _sync(path)
             shutil.rmtree(folder, ignore_errors=True)
             beside.rename(folder)

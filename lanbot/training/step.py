@@ -56,7 +56,9 @@ def training_step(
         rows = rows if count else _blank(batch)
         ids, targets, weights = (send(array, device) for array in (rows.ids, rows.targets, rows.weights))
         hidden = model(ids, torch.from_numpy(rows.documents))
-        part, rows_nll = weighted_nll(hidden, model.lm_head.weight, targets, weights, candidates)
+        part, rows_nll = weighted_nll(
+            hidden, model.lm_head.weight, targets, weights, candidates, model.config.switches.softcap
+        )
         if i == passes - 1:
             optimizer.prepare_for_backward()
         part.backward()

@@ -88,8 +88,9 @@ class Trainer:
     ) -> None:
         """Trains to the loader's end, from the phase's last checkpoint if it has one.
 
-        evaluate(model) -> validation bits per byte, called before the first step, every `eval_every` steps and at the
-        end, after the checkpoint of the same step. sampled: the sampled softmax; None: full softmax.
+        evaluate(model) -> validation bits per byte, called before the first step, every `eval_every` steps (0: not
+        in between) and at the end, after the checkpoint of the same step.
+        sampled: the sampled softmax; None: full softmax.
         Raises Stopped after a signal, with the state saved, and UserError after too many skipped updates in a row, or
         if memory or disk space runs out.
         """
@@ -101,7 +102,7 @@ class Trainer:
         log = StepLog(self, loader)
         with self.running(log.line) as stop:
             while True:
-                if evaluate and self.step % eval_every == 0:
+                if evaluate and (self.step % eval_every == 0 if eval_every else self.step == 0):
                     self.validate(evaluate, log)
                 progress = loader.progress()
                 scale = wsd(progress, settings.warmup, settings.decay)

@@ -1,7 +1,7 @@
 """A mock of the Hugging Face hub on localhost, with its storage on another port and injected faults.
 
-It implements what LanBot and huggingface_hub use: commits of data sets, paginated listings, redirects to the storage,
-range requests. Each request consumes one entry of `faults`.
+It implements what LanBot and huggingface_hub use: commits of data sets and models, paginated listings, redirects to the
+storage, range requests. Each request consumes one entry of `faults`.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+LARGE = (".parquet", ".pt")
 PAGE = 3
 """Files per page of a listing."""
 
@@ -91,7 +92,9 @@ def without_ranges(after: int | None = None) -> Fault:
 class Hub:
     def __init__(self) -> None:
         self.sets: dict[str, dict[str, bytes]] = {}
-        """Data set -> path -> content. Files that end in .parquet are in the storage, as large ones are on the hub."""
+        """Data set -> path -> content. Files whose names end as in LARGE are in the storage, as on the hub."""
+        self.models: dict[str, dict[str, bytes]] = {}
+        """The same for models, whose names are none of a data set's."""
         self.plain: dict[str, bytes] = {}
         """Files of the storage at /plain/NAME."""
         self.faults: dict[str, list[Fault]] = defaultdict(list)
@@ -112,13 +115,17 @@ class Hub:
 
     def contents(self, name: str) -> list[Asked]:
         """The requests for a file's content."""
-        large = {sha256(data) for files in self.sets.values() for path, data in files.items() if path.endswith(name)}
+        large = {sha256(data) for files in self.all.values() for path, data in files.items() if path.endswith(name)}
         ends = tuple(f"/{end}" for end in (name, *large))
-        servers = ("storage",) if name.endswith(".parquet") else ("storage", "hub")
+        servers = ("storage",) if name.endswith(LARGE) else ("storage", "hub")
         return [a for a in self.asked if urlsplit(a.path).path.endswith(ends) and a.server in servers]
 
+    @property
+    def all(self) -> dict[str, dict[str, bytes]]:
+        return self.sets | self.models
+
     def commit(self, hub_id: str) -> str:
-        names = sorted((path, sha256(data)) for path, data in self.sets[hub_id].items())
+        names = sorted((path, sha256(data)) for path, data in self.all[hub_id].items())
         return hashlib.sha1(repr(names).encode()).hexdigest()
 
 
@@ -155,9 +162,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._storage(parts)
         elif parts[0] == "api":
             if not self._fails("api", b""):
-                self._api(parts[2:], parse_qs(url.query))
-        elif parts[0] == "datasets" and not self._fails("resolve", b""):
-            self._resolve("/".join(parts[1:3]), parts[4], "/".join(parts[5:]))
+                self._api(parts[1], parts[2:], parse_qs(url.query))
+        elif not self._fails("resolve", b""):
+            kind, parts = ("datasets", parts[1:]) if parts[0] == "datasets" else ("models", parts)
+            self._resolve(kind, "/".join(parts[:2]), parts[3], "/".join(parts[4:]))
 
     def _fails(self, what: str, body: bytes) -> bool:
         faults = self.server.hub.faults[what]
@@ -167,9 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
             return True
         return False
 
-    def _known(self, hub_id: str, revision: str) -> bool:
+    def _known(self, kind: str, hub_id: str, revision: str) -> bool:
         hub = self.server.hub
-        if hub_id not in hub.sets:
+        if hub_id not in (hub.sets if kind == "datasets" else hub.models):
             self.send_all(401, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
         elif revision not in ("main", hub.commit(hub_id)):
             self.send_all(404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
@@ -177,33 +185,33 @@ class _Handler(BaseHTTPRequestHandler):
             return True
         return False
 
-    def _api(self, parts: list[str], query: dict[str, list[str]]) -> None:
+    def _api(self, kind: str, parts: list[str], query: dict[str, list[str]]) -> None:
         hub, hub_id, what = self.server.hub, "/".join(parts[:2]), parts[2:3]
-        if not self._known(hub_id, parts[3] if what else "main"):
+        if not self._known(kind, hub_id, parts[3] if what else "main"):
             return
         if what != ["tree"]:
             info = {"id": hub_id, "sha": hub.commit(hub_id), "private": False, "downloads": 0, "tags": []}
             self.send_all(200, json.dumps(info).encode(), {})
             return
-        folders = {path.rpartition("/")[0] for path in hub.sets[hub_id]} - {""}
+        folders = {path.rpartition("/")[0] for path in hub.all[hub_id]} - {""}
         entries = [{"type": "directory", "path": folder, "oid": "0" * 40, "size": 0} for folder in sorted(folders)]
-        entries += [entry(path, data) for path, data in sorted(hub.sets[hub_id].items())]
+        entries += [entry(path, data) for path, data in sorted(hub.all[hub_id].items())]
         start = int(query.get("cursor", ["0"])[0])
         headers = {}
         if start + PAGE < len(entries):
-            address = f"{hub.url}/api/datasets/{hub_id}/tree/{parts[3]}?recursive=true&cursor={start + PAGE}"
+            address = f"{hub.url}/api/{kind}/{hub_id}/tree/{parts[3]}?recursive=true&cursor={start + PAGE}"
             headers["Link"] = f'<{address}>; rel="next"'
         self.send_all(200, json.dumps(entries[start : start + PAGE]).encode(), headers)
 
-    def _resolve(self, hub_id: str, revision: str, path: str) -> None:
+    def _resolve(self, kind: str, hub_id: str, revision: str, path: str) -> None:
         hub = self.server.hub
-        if not self._known(hub_id, revision):
+        if not self._known(kind, hub_id, revision):
             return
-        if path not in hub.sets[hub_id]:
+        if path not in hub.all[hub_id]:
             self.send_all(404, b"", {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
             return
-        data, headers = hub.sets[hub_id][path], {"X-Repo-Commit": hub.commit(hub_id)}
-        if path.endswith(".parquet"):
+        data, headers = hub.all[hub_id][path], {"X-Repo-Commit": hub.commit(hub_id)}
+        if path.endswith(LARGE):
             linked = {"X-Linked-Size": str(len(data)), "X-Linked-Etag": f'"{sha256(data)}"'}
             address = f"{hub.storage}/large/{sha256(data)}?signature=secret-of-the-address"
             self.send_all(302, b"Found", headers | linked | {"Location": address})
@@ -215,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[0] == "plain":
             name, data = parts[1], hub.plain.get(parts[1])
         else:
-            large = {sha256(d): (p, d) for files in hub.sets.values() for p, d in files.items()}
+            large = {sha256(d): (p, d) for files in hub.all.values() for p, d in files.items()}
             name, data = large.get(parts[1], ("", None))
         if not self._fails(name.rpartition("/")[2], data or b""):
             self.send_all(404, b"", {}) if data is None else self.send_body(data)
@@ -248,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
 def entry(path: str, data: bytes) -> dict[str, Any]:
     """A file's entry in a listing."""
     listed: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": git_oid(data)}
-    if path.endswith(".parquet"):
+    if path.endswith(LARGE):
         listed |= {"oid": "1" * 40, "lfs": {"oid": sha256(data), "size": len(data), "pointerSize": 134}}
     return listed
 

@@ -13,7 +13,7 @@ from lanbot.data.corpus import Corpus
 from lanbot.data.file_formats import Chunk
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import bpb
-from lanbot.evals.bpb import Validation
+from lanbot.evals.bpb import Validation, text_rows
 from lanbot.models.transformer import Transformer
 from lanbot.synthetic import world
 
@@ -33,7 +33,7 @@ def texts() -> list[str]:
 
 
 def validation(chat_format: ChatFormat, texts: list[str], tokens: int = 20 * T) -> Validation:
-    return Validation(corpus(texts), chat_format, tokens, T, RUNTIME)
+    return Validation(text_rows(corpus(texts), chat_format, tokens, T), chat_format, RUNTIME)
 
 
 def test_it_is_the_loss_of_the_text_divided_by_its_bytes(make_model: MakeModel, chat_format: ChatFormat, texts) -> None:  # type: ignore[no-untyped-def]
@@ -103,7 +103,7 @@ def test_its_stderr_agrees_with_the_jackknife_over_documents(make_model: MakeMod
     """The jackknife leaves out each document in turn and needs no formula for ratios."""
     model, T = make_model(), 24
     documents = [world.document("test", i)[: 40 + 37 * (i % 5)] for i in range(40)]
-    held_out = Validation(corpus([*documents, "x" * T]), chat_format, 1_000_000, T, RUNTIME)
+    held_out = Validation(text_rows(corpus([*documents, "x" * T]), chat_format, 1_000_000, T), chat_format, RUNTIME)
     measured = held_out.measure(model)
     stream = [
         (i, token)

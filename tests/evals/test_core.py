@@ -26,7 +26,7 @@ from lanbot.data.file_formats import Chunk
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import core as core_eval
 from lanbot.evals import hf_scorer, scorer
-from lanbot.evals.bpb import Validation
+from lanbot.evals.bpb import Validation, text_rows
 from lanbot.evals.core import CoreResult, TaskScore
 from lanbot.evals.score import Score
 from lanbot.evals.scorer import Judged, ModelScorer, batches, plans
@@ -446,9 +446,8 @@ def measured(folder: Path) -> dict[str, object]:
     core.load = lambda task, options: items_of(task)
     result = evaluate(ModelScorer(model, chat_format, "tiny"), None, MADE)
     texts = [world.document("test", i) for i in range(40)]
-    held_out = Validation(
-        Corpus([("texts", lambda start: iter([Chunk(texts)][start:]))], None), chat_format, 100 * 64, 64, RUNTIME
-    )
+    corpus = Corpus([("texts", lambda start: iter([Chunk(texts)][start:]))], None)
+    held_out = Validation(text_rows(corpus, chat_format, 100 * 64, 64), chat_format, RUNTIME)
     return {"core": result.json(), "verdicts": list(map(list, result.verdicts)), "bpb": held_out.bits_per_byte(model)}
 
 

@@ -1,6 +1,7 @@
 """What the model computes its own way on a CPU: values and gradients are those of the plain formulas."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.testing import assert_close
 
 from lanbot.models import attention, transformer
 from lanbot.models.attention import attend, document_mask
+from lanbot.models.config import ModelConfig
 from lanbot.models.kv_cache import KVCache
 from lanbot.models.transformer import RMSNorm, Transformer, rotate, rotation
 
@@ -18,6 +20,10 @@ CPU = torch.device("cpu")
 CLOSE = {torch.float64: 1e-6, torch.float32: 2e-5, torch.bfloat16: 3e-2}
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 EXACT = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+def config(head_dim: int, **more: Any) -> ModelConfig:
+    return ModelConfig(64, 32, 1, 2, 2, head_dim, 64, 32, **more)
 
 
 def some(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -53,7 +59,7 @@ def plain_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 @pytest.mark.parametrize("shape", [(2, 5, 24), (3, 4, 6, 8), (1, 1, 1)], ids=str)
 @pytest.mark.parametrize("eps", [1e-6, 1e-1])
 def test_the_norm_and_its_gradients(dtype: torch.dtype, shape: tuple[int, ...], eps: float) -> None:
-    norm = RMSNorm(shape[-1], eps)
+    norm = RMSNorm(shape[-1], config(8, norm_eps=eps))
     with torch.no_grad():
         norm.weight.copy_(some(shape[-1], seed=1))
     x = some(*shape, dtype=dtype)
@@ -64,14 +70,21 @@ def test_the_norm_and_its_gradients(dtype: torch.dtype, shape: tuple[int, ...], 
         assert_close(norm(x), ours, atol=CLOSE[dtype], rtol=CLOSE[dtype])
 
 
+@DTYPES
+def test_a_norm_without_weights_and_its_gradient(dtype: torch.dtype) -> None:
+    norm, x = RMSNorm(24, config(8, family="nanochat")), some(2, 5, 24, dtype=dtype)
+    assert not list(norm.parameters())
+    alike(norm(x), plain_norm(x, torch.ones(24), 1e-6), x)
+
+
 def test_the_norm_of_zeros_is_zero_and_its_gradient_is_finite() -> None:
-    norm, x = RMSNorm(8, 1e-6), torch.zeros(2, 3, 8, requires_grad=True)
+    norm, x = RMSNorm(8, config(8)), torch.zeros(2, 3, 8, requires_grad=True)
     assert not norm(x).any()
     assert all(gradient.isfinite().all() for gradient in gradients(norm(x), x, norm.weight))
 
 
 def test_the_norm_of_large_values_does_not_overflow_in_bf16() -> None:
-    norm, x = RMSNorm(8, 1e-6), some(2, 3, 8, dtype=torch.float64)
+    norm, x = RMSNorm(8, config(8)), some(2, 3, 8, dtype=torch.float64)
     large = (x.detach() * 1e18).bfloat16().requires_grad_()
     assert_close(norm(large).double(), plain_norm(x, norm.weight, 0.0), atol=3e-2, rtol=3e-2)
 
@@ -93,14 +106,20 @@ def plain_rotation(x: Tensor, positions: Tensor, theta: float) -> Tensor:
 @pytest.mark.parametrize("positions", [torch.arange(7), torch.tensor([[3, 4, 5, 6, 7, 8, 9], [0, 1, 2, 3, 4, 5, 6]])])
 def test_the_rotation_and_its_gradient(dtype: torch.dtype, positions: Tensor) -> None:
     x = some(2, 7, 3, 8, dtype=dtype)
-    cos, sin = rotation(positions, 8, 100.0, dtype)
+    cos, sin = rotation(positions, config(8, rope_theta=100.0), dtype)
     assert cos.shape == sin.shape == (*positions.shape, 1, 8) and cos.dtype == dtype
     alike(rotate(x, cos, sin), plain_rotation(x, positions, 100.0), x)
 
 
+def test_the_reverse_rotation_turns_by_the_negative_angles() -> None:
+    x, positions = some(2, 7, 3, 8), torch.arange(7)
+    turned = rotate(x, *rotation(positions, config(8, family="nanochat"), torch.float32))
+    alike(turned, plain_rotation(x, -positions, 10_000.0), x)
+
+
 def test_a_rotation_keeps_lengths_and_the_first_place_as_it_is() -> None:
     x = some(1, 9, 2, 16)
-    y = rotate(x, *rotation(torch.arange(9), 16, 10_000.0, torch.float32))
+    y = rotate(x, *rotation(torch.arange(9), config(16), torch.float32))
     assert_close(y.norm(dim=-1), x.norm(dim=-1))
     assert torch.equal(y[:, 0], x[:, 0]) and not torch.allclose(y[:, 1], x[:, 1])
 

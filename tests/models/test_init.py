@@ -27,7 +27,7 @@ def fresh(**changes: Any) -> Transformer:
 def attention_weights(model: Transformer, ids: Tensor) -> list[Tensor]:
     """Of each layer, (H, T, T)."""
     x = F.embedding(ids, model.embed_tokens.weight)
-    rope = rotation(torch.arange(len(ids)), model.config.head_dim, model.config.rope_theta, torch.float32)
+    rope = rotation(torch.arange(len(ids)), model.config, torch.float32)
     future = torch.full((len(ids), len(ids)), -torch.inf).triu(1)
     weights = []
     for layer in model.layers:

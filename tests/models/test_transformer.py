@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lanbot.core.errors import UserError
-from lanbot.models.config import FAMILIES, ModelConfig
+from lanbot.models.config import ModelConfig
+from lanbot.models.families import FAMILIES
 from lanbot.models.init import init_weights
 from lanbot.models.kv_cache import KVCache
 from lanbot.models.transformer import Transformer
@@ -55,7 +56,7 @@ def test_a_saved_model_is_the_same_in_transformers(
     model = make_model(family=family, **SHAPES[shape])
     save_model(model, tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert type(theirs).__name__ == FAMILIES[family]
+    assert type(theirs).__name__ == FAMILIES[family].architecture
     assert theirs.dtype == torch.float32
     ids = some_ids(3, 40)
     ours = logits(model, ids)
@@ -69,8 +70,8 @@ def test_a_saved_model_is_the_same_in_transformers(
 def test_a_model_of_transformers_is_the_same_here(tmp_path: Path, family: str, tied: bool) -> None:
     import transformers
 
-    theirs = getattr(transformers, FAMILIES[family])(
-        getattr(transformers, FAMILIES[family].replace("ForCausalLM", "Config"))(
+    theirs = getattr(transformers, FAMILIES[family].architecture)(
+        getattr(transformers, FAMILIES[family].architecture.replace("ForCausalLM", "Config"))(
             vocab_size=99,
             hidden_size=32,
             num_hidden_layers=2,

@@ -38,7 +38,7 @@ def get_format(name: str) -> type[ChatFormat]:
 
 def special_names() -> tuple[str, ...]:
     """Names of special tokens, of these formats and of common others: in a text they are likely a mistake."""
-    known = [token for found in registry().values() for token in found.special_tokens]
+    known = dict.fromkeys(token for found in registry().values() for token in found.special_tokens)
     return (*known, "<|im_start|>", "<|endoftext|>", "<|eot_id|>")
 
 

@@ -5,34 +5,17 @@
 The loss counts what the assistant itself has to write: text, calls and the end of its turn, never an output.
 """
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 from lanbot.chat.formats.base import ChatFormat, Encode, Rendered, StreamParser
 from lanbot.chat.messages import Message, parts
 from lanbot.core.errors import UserError
 
-ROLES = ("system", "user", "assistant")
 
-
-class LanBotFormat(ChatFormat):
-    """A start and an end token around every message, call and output."""
-
-    name = "lanbot"
-    special_tokens = (
-        "<|bos|>",
-        "<|system_start|>",
-        "<|system_end|>",
-        "<|user_start|>",
-        "<|user_end|>",
-        "<|assistant_start|>",
-        "<|assistant_end|>",
-        "<|python_start|>",
-        "<|python_end|>",
-        "<|output_start|>",
-        "<|output_end|>",
-    )
-    bos_token, end_token = "<|bos|>", "<|assistant_end|>"
-    pad_token = "<|output_start|>"
-    stop_names = ("<|assistant_end|>", "<|bos|>", "<|user_start|>")
-    template = (
+def template_of(special_tokens: Sequence[str], roles: Sequence[str]) -> str:
+    """The Jinja template of a format with these tokens and roles."""
+    return (
         "{%- macro plain(text) %}"
         "{%- if text is not string %}{{- raise_exception('A message or part has no text.') }}{%- endif %}"
         f"{{%- for token in {list(special_tokens)} %}}"
@@ -40,7 +23,7 @@ class LanBotFormat(ChatFormat):
         "{%- endfor %}{{- text }}{%- endmacro %}"
         "{{- '<|bos|>' }}"
         "{%- for message in messages %}"
-        f"{{%- if message['role'] not in {list(ROLES)} or message['tool_calls'] %}}"
+        f"{{%- if message['role'] not in {list(roles)} or message['tool_calls'] %}}"
         "{{- raise_exception('Not in this format: role ' + message['role'] + ' or tool_calls') }}{%- endif %}"
         "{{- '<|' + message['role'] + '_start|>' }}"
         "{%- if message['content'] is string %}{{- plain(message['content']) }}"
@@ -56,11 +39,35 @@ class LanBotFormat(ChatFormat):
         "{%- if add_generation_prompt %}{{- '<|assistant_start|>' }}{%- endif %}"
     )
 
+
+class LanBotFormat(ChatFormat):
+    """A start and an end token around every message, call and output."""
+
+    name = "lanbot"
+    special_tokens: ClassVar[tuple[str, ...]] = (
+        "<|bos|>",
+        "<|system_start|>",
+        "<|system_end|>",
+        "<|user_start|>",
+        "<|user_end|>",
+        "<|assistant_start|>",
+        "<|assistant_end|>",
+        "<|python_start|>",
+        "<|python_end|>",
+        "<|output_start|>",
+        "<|output_end|>",
+    )
+    bos_token, end_token = "<|bos|>", "<|assistant_end|>"
+    pad_token = "<|output_start|>"
+    stop_names = ("<|assistant_end|>", "<|bos|>", "<|user_start|>")
+    roles: ClassVar[tuple[str, ...]] = ("system", "user", "assistant")
+    template = template_of(special_tokens, roles)
+
     def render_message(self, message: Message, encode: Encode) -> Rendered:
         role = message["role"]
-        if role not in ROLES:
+        if role not in self.roles:
             raise UserError(
-                f"a message of the role {role!r} has no place in LanBot's format",
+                f"a message of the role {role!r} has no place in the chat format {self.name}",
                 "Write a tool's result as an output part of the assistant's message.",
             )
         start, end = self._around(role)
