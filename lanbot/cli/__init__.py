@@ -11,7 +11,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from lanbot import __version__
-from lanbot.cli import chat, data, doctor, evaluation, identity, imports, init, report, run, runs
+from lanbot.cli import chat, data, doctor, evaluation, identity, imports, init, plan, report, run, runs
 from lanbot.core.errors import Stopped, UsageError, UserError
 
 app = App(
@@ -24,7 +24,7 @@ app = App(
 )
 for group in (data.app, identity.app, runs.app):
     app.command(group)
-for command in (init.init, run.run, run.prepare, chat.chat, chat.agent, report.report, doctor.doctor):
+for command in (init.init, run.run, run.prepare, plan.plan, chat.chat, chat.agent, report.report, doctor.doctor):
     app.command(command)
 app.command(evaluation.evaluate, name="eval")
 app.command(imports.import_model, name="import")

@@ -21,4 +21,6 @@ def report(run: str, *, json: bool = False) -> None:
         return
     if reports.trained(written):
         print(reports.evaluation_table(written), reports.training_table(written), sep="\n\n", end="\n\n")
+    if written["planned"]:
+        print(reports.planned_table(written), end="\n\n")
     print(reports.closing(made, written))

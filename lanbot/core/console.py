@@ -141,6 +141,29 @@ def duration(seconds: float) -> str:
     return f"{seconds // 86_400}d{seconds % 86_400 // 3_600:02d}h"
 
 
+def hours(seconds: float) -> str:
+    """45 s, 11 min, 2 h 10 min, 38 h: to the second below a minute, to the minute below ten hours."""
+    if seconds < 59.5:
+        return f"{max(0, round(seconds))} s"
+    whole, minutes = divmod(round(seconds / 60), 60)
+    if whole >= 10:
+        return f"{round(seconds / 3_600):,} h"
+    return " ".join(f"{count} {unit}" for count, unit in ((whole, "h"), (minutes, "min")) if count)
+
+
+def dollars(amount: float) -> str:
+    """$0.42, $98, $1,250: cents below ten dollars."""
+    return f"${amount:,.2f}" if amount < 9.995 else f"${amount:,.0f}"
+
+
+def between(low: str, high: str) -> str:
+    """8 to 16 min, 2 h 10 min to 3 h 30 min, $57 to $99."""
+    if low == high:
+        return low
+    first, last = low.split(), high.split()
+    return f"{first[0]} to {high}" if len(first) == 2 and first[1:] == last[1:] else f"{low} to {high}"
+
+
 def size(count: float) -> str:
     """Bytes in binary units: 512 B, 1.5 GiB."""
     if count < 1_024:

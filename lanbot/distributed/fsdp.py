@@ -39,9 +39,10 @@ def shard_if_needed(model: Transformer, runtime: Runtime) -> None:
         shard(model, runtime.mesh)
 
 
-def must_shard(config: ModelConfig, ranks: int) -> bool:
-    """Whether weights and gradients must be sharded too: in full they would take half of a device."""
-    return ranks > 1 and 8 * config.params() > hardware.total() // 2
+def must_shard(config: ModelConfig, ranks: int, device_memory: float | None = None) -> bool:
+    """Whether weights and gradients must be sharded too: in full they would take half of a device. device_memory: its
+    bytes, by default this machine's."""
+    return ranks > 1 and 8 * config.params() > (device_memory or hardware.total()) // 2
 
 
 def is_sharded(model: nn.Module) -> bool:

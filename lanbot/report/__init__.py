@@ -8,10 +8,20 @@ from lanbot.config.run import Run
 from lanbot.core.files import write_atomic
 from lanbot.report.collect import collect, trained
 from lanbot.report.page import markdown, page
-from lanbot.report.tables import evaluation_table, training_table
+from lanbot.report.tables import evaluation_table, planned_table, training_table
 from lanbot.report.terminal import closing
 
-__all__ = ["closing", "collect", "evaluation_table", "markdown", "page", "trained", "training_table", "write"]
+__all__ = [
+    "closing",
+    "collect",
+    "evaluation_table",
+    "markdown",
+    "page",
+    "planned_table",
+    "trained",
+    "training_table",
+    "write",
+]
 
 
 def write(run: Run) -> dict[str, Any]:

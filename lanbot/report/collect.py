@@ -52,6 +52,7 @@ def collect(run: Run) -> dict[str, Any]:
         "missing": [phase for phase in order if phase not in phases],
         "tokenizer": run.read("tokenizer", "compression.json") or [],
         "phases": phases,
+        "planned": _planned(run),
         "evals": evals,
         "compared": list(results)[-2] if last.get("pass") and len(results) > 1 else None,
         "contamination": _contamination(run, evals),
@@ -62,6 +63,16 @@ def collect(run: Run) -> dict[str, Any]:
         "settings": last.get("settings", {}),
         "recipe": tomllib.loads(recipe_file.dump(run.recipe)),
     }
+
+
+def _planned(run: Run) -> dict[str, Any]:
+    """What plan.json foresaw: the GPUs, their price an hour, and of each phase seconds and dollars, each low, expected
+    and high; {} if no plan was saved in the run."""
+    plan = run.read("", "plan.json")
+    if not plan:
+        return {}
+    phases = {phase["name"]: {key: phase[key] for key in ("seconds", "dollars")} for phase in plan["phases"]}
+    return {"gpus": plan["gpus"], "price": plan["price"], "phases": phases}
 
 
 def trained(report: dict[str, Any]) -> list[str]:

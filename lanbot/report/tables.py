@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lanbot.core.console import duration, size, table, visible
+from lanbot.core.console import between, dollars, duration, hours, size, table, visible
 from lanbot.evals.score import footnotes, items_asked
 from lanbot.report.collect import trained
 from lanbot.tasks.code_grading import FAULTS
@@ -11,6 +11,7 @@ Score = dict[str, Any]
 Row = tuple[str, ...]
 
 CONTAMINATION = ("task", "found in", "items", "contaminated", "scores")
+PLANNED = ("phase", "planned", "range", "took", "planned", "cost")
 TRAINING = ("phase", "steps", "tokens", "training", "in all", "tok/s", "util", "loss", "peak memory")
 
 
@@ -76,6 +77,40 @@ def training_rows(report: dict[str, Any]) -> list[Row]:
         for phase, p in report["phases"].items()
         if "checkpoint" in p or p.get("wall_seconds")
     ]
+
+
+def planned_rows(report: dict[str, Any]) -> list[Row]:
+    """Planned time and cost of each phase, and beside them what it took and cost at the planned price; [] if no plan
+    was saved. "*": training alone, as the phase was resumed and its whole time is not known."""
+    rows: list[Row] = []
+    for phase, one in report["planned"].get("phases", {}).items():
+        figures = report["phases"].get(phase, {})
+        took, training = figures.get("wall_seconds"), figures.get("seconds")
+        seconds, mark = (training, " *") if took is None else (took, "")
+        actual = ("", "")
+        if seconds is not None:
+            cost = dollars(seconds / 3_600 * report["planned"]["price"])
+            actual = (hours(seconds) + mark, cost + mark)
+        time, money = one["seconds"], one["dollars"]
+        rows.append((
+            phase, hours(time["expected"]), between(hours(time["low"]), hours(time["high"])), actual[0],
+            dollars(money["expected"]), actual[1],
+        ))  # fmt: skip
+    return rows
+
+
+def planned_note(report: dict[str, Any]) -> str:
+    """Explains the table of planned and actual times."""
+    planned = report["planned"]
+    note = f"Planned by lanbot plan for {planned['gpus']} at ${planned['price']:,.2f} an hour."
+    if any(cell.endswith("*") for row in planned_rows(report) for cell in row):
+        note += " *: training alone, as the phase was resumed."
+    return note
+
+
+def planned_table(report: dict[str, Any], md: bool = False) -> str:
+    shown = table(planned_rows(report), PLANNED, markdown=md)
+    return shown if md else f"{shown}\n{planned_note(report)}"
 
 
 def programs_table(report: dict[str, Any]) -> tuple[Row, list[Row]]:

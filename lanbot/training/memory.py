@@ -1,5 +1,7 @@
 """The memory that training a model needs, and the micro-batch that fits."""
 
+from collections.abc import Callable
+
 import torch
 
 from lanbot.core import hardware
@@ -19,12 +21,13 @@ USABLE = {"cpu": 0.5, "cuda": 0.9, "mps": 0.5}
 """The share of `total` that training may plan with. The rest of a GPU is for contexts, NCCL and fragmentation."""
 
 
-def state_bytes(config: ModelConfig, ranks: int = 1) -> int:
+def state_bytes(config: ModelConfig, ranks: int = 1, device_memory: float | None = None) -> int:
     """Of one rank: masters, gradients and its share of the optimiser's state, all fp32 (4 bytes a matrix parameter with
-    Muon, 8 for each of the others). Of a model that `must_shard`: its share of all, a block and the embeddings."""
+    Muon, 8 for each of the others). Of a model that `must_shard`: its share of all, a block and the embeddings.
+    device_memory: bytes of a rank's device, by default this machine's."""
     embeddings = config.vocab_size * config.dim * (1 if config.tie_embeddings else 2)
     matrices = config.params() - embeddings
-    if must_shard(config, ranks):
+    if must_shard(config, ranks, device_memory):
         return (12 * matrices + 16 * embeddings) // ranks + 8 * matrices // config.n_layers + 8 * embeddings
     return 8 * config.params() + (4 * matrices + 8 * embeddings) // ranks
 
@@ -68,8 +71,13 @@ def micro_batch(config: ModelConfig, T: int, runtime: Runtime) -> int:
     """How many rows of T tokens one forward pass may have: as many as are of use, and fit; at least one."""
     device = runtime.device.type
     room = hardware.total() * USABLE[device] - state_bytes(config, runtime.size)
-    rows = max(1, MICRO_BATCH_TOKENS[device] // T)
-    while rows > 1 and activation_bytes(config, rows, T, runtime) > room:
+    return rows_that_fit(MICRO_BATCH_TOKENS[device] // T, room, lambda rows: activation_bytes(config, rows, T, runtime))
+
+
+def rows_that_fit(most: int, room: float, need: Callable[[int], int]) -> int:
+    """The most rows of which `need`, in bytes, is at most `room`: `most`, or a half of it and so on; at least one."""
+    rows = max(1, most)
+    while rows > 1 and need(rows) > room:
         rows = (rows + 1) // 2
     return rows
 

@@ -171,3 +171,20 @@ def test_characters_that_hide_or_reorder_text_are_made_visible(hidden: str) -> N
 @pytest.mark.parametrize("plain", ["é 猫 العربية\n\t", "👩\u200d💻", "می\u200cخواهم"])
 def test_what_text_needs_stays_as_it_is(plain: str) -> None:
     assert visible(plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (3_569, "59 min"), (3_600, "1 h"), (7_790, "2 h 10 min"),
+     (35_990, "10 h"), (36_001, "10 h"), (5e6, "1,389 h")],
+)  # fmt: skip
+def test_hours_in_words(seconds: float, shown: str) -> None:
+    assert console.hours(seconds) == shown
+
+
+def test_ranges_in_words() -> None:
+    assert console.between("8 min", "16 min") == "8 to 16 min"
+    assert console.between("45 s", "3 min") == "45 s to 3 min"
+    assert console.between("2 h 31 min", "4 h 31 min") == "2 h 31 min to 4 h 31 min"
+    assert console.between("$5", "$5") == "$5"
+    assert [console.dollars(x) for x in (0.004, 4.6, 9.999, 1_250.4)] == ["$0.00", "$4.60", "$10", "$1,250"]

@@ -216,7 +216,7 @@ def test_a_constant_identity_answer_scores_chance_at_any_k() -> None:
     score = evaluate(engine, task, "identity", 200, 8)
     assert score.score == score.chance and 0.4 < score.chance < 0.55
     assert {part.score - part.chance for part in score.parts.values()} == {0.0}
-    assert (score.parts["maker"].chance, score.parts["bot"].chance) == (1.0, 0.0)
+    assert (score.parts["maker"].chance, score.parts["sum"].chance) == (1.0, 0.0)
     for one in pass_at(engine, [(task, row) for row in range(50)], (1, 4), 4, 8, 1.0, 0, "pass").values():
         assert one.score == one.chance < 0.7, "a second identical answer does not help"
 

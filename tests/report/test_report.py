@@ -556,3 +556,40 @@ def test_commands_are_written_as_this_shell_finds_them(
 )
 def test_counts_have_three_digits(number: float, said: str) -> None:
     assert count(number) == said
+
+
+# -- planned and actual ------------------------------------------------------------------------------------
+
+
+def plan_of(*names: str) -> dict[str, Any]:
+    seconds, dollars = ({"low": n, "expected": 2 * n, "high": 3 * n} for n in (3_600.0, 24.0))
+    phases = [{"name": name, "seconds": seconds, "dollars": dollars, "tokens": 1} for name in names]
+    return {"gpus": "8xH100", "price": 24.0, "phases": phases, "advice": []}
+
+
+def test_a_plan_stands_beside_what_the_phases_took(full: Run) -> None:
+    put(full, "", "plan.json", plan_of("tokenizer", "base", "later"))
+    put(full, "base", "evals.json", {**full.read("base", "evals.json"), "wall_seconds": 5_400.0})
+    written = report.write(full)
+    assert written["planned"]["phases"]["base"]["seconds"]["high"] == 10_800
+    shown = {row[0]: row[1:] for row in report.tables.planned_rows(written)}
+    assert shown["base"] == ("2 h", "1 to 3 h", "1 h 30 min", "$48", "$36")
+    assert shown["tokenizer"][2:] == ("7 s", "$48", "$0.05") and shown["later"][2] == ""
+    for file in ("report.md", "report.html"):
+        text = Seen((full.folder / file).read_text()).text
+        assert "Planned and actual" in text and "1 h 30 min" in text and "8xH100 at $24.00 an hour" in text
+
+
+def test_a_resumed_phase_shows_its_training_time_and_says_so(full: Run) -> None:
+    evals = full.read("base", "evals.json")
+    evals.pop("wall_seconds", None)
+    put(full, "base", "evals.json", evals)
+    put(full, "", "plan.json", plan_of("base"))
+    written = report.write(full)
+    assert report.tables.planned_rows(written)[0][3] == "2 min *"
+    assert "as the phase was resumed" in report.planned_table(written)
+
+
+def test_without_a_plan_there_is_no_table(full: Run) -> None:
+    written = report.write(full)
+    assert written["planned"] == {} and "Planned" not in (full.folder / "report.html").read_text()
