@@ -18,10 +18,10 @@ from lanbot.cloud.providers.base import (
     Busy,
     Instance,
     Launch,
-    NoFunds,
+    NoFundsError,
     Offer,
     Provider,
-    Refused,
+    RefusedError,
     Unsettled,
     is_of_run,
     machine_name,
@@ -62,18 +62,19 @@ class Wanted:
     spot: bool = False
 
     def takes(self, offer: Offer) -> bool:
-        kind = offer.gpu == self.gpu.upper() if self.gpu else bool(self.type) or offer.gpu in KINDS
+        family = offer.gpu.partition("-")[0]
+        kind = self.gpu.upper() in (offer.gpu, family) if self.gpu else bool(self.type) or family in KINDS
         same = [(self.cloud, offer.cloud), (self.region, offer.region), (self.type, offer.type)]
         count = self.count in (None, offer.count) or bool(self.type)
         return kind and count and offer.spot == self.spot and all(wish in ("", value) for wish, value in same)
 
 
-def planned_hours(recipe: "Recipe", options: "Options", phases: Sequence[str], offer: Offer) -> float:
+def planned_hours(recipe: "Recipe", options: "Options", phases: str, offer: Offer) -> float:
     """Hours that the phases are expected to take on this offer. Raises UserError if they do not fit on it."""
     from lanbot.cloud.gpus import GPUs
     from lanbot.cloud.plan import cost, plan
 
-    return cost(plan(recipe, options, phases, GPUs(offer.gpu, offer.count), 1.0))
+    return cost(plan(recipe, options, phases, GPUs.parse(f"{offer.count}x{offer.gpu}"), 1.0))
 
 
 def rank(offers: Sequence[Offer], wanted: Wanted, hours: Callable[[Offer], float]) -> list[tuple[Offer, float]]:
@@ -117,9 +118,13 @@ def request(record: Record, offer: Offer, secrets: Secrets, script: Callable[[Ma
 
 
 def node_script(job: Mapping[str, Any]) -> str:
-    from lanbot.cloud.script import Job, script
+    from lanbot.cloud.script import Job, startup
 
-    return script(Job(**job))
+    return startup(Job(**job))
+
+
+class FinalError(UserError):
+    """An error after which watching on would change nothing."""
 
 
 class Cloud:
@@ -134,9 +139,11 @@ class Cloud:
         provider: Provider,
         secrets: Secrets,
         script: Callable[[Mapping[str, Any]], str] = node_script,
-        outcome: Callable[[Record], str] = storage.outcome,
+        outcome: Callable[[Record], str] | None = None,
+        clear: Callable[[Record], None] | None = None,
     ) -> None:
-        self.folder, self.provider, self.secrets, self.script, self.outcome = folder, provider, secrets, script, outcome
+        self.folder, self.provider, self.secrets, self.script = folder, provider, secrets, script
+        self.outcome, self.clear = outcome or storage.outcome, clear or storage.clear
 
     # -- launching
 
@@ -152,6 +159,7 @@ class Cloud:
                     raise UserError(f"{record.run}: {instance.name} is there already, not by a record here", ORPHANS)
             record.before = old.before + old.spent if old else 0.0
             record.started = records.now().isoformat()
+            self.clear(record)
             return self._rent(record, offer)
 
     def _rent(self, record: Record, offer: Offer) -> Node:
@@ -174,7 +182,7 @@ class Cloud:
             try:
                 node.id, node.state = self.provider.create(launch), "pending"
                 return
-            except Refused as refused:
+            except RefusedError as refused:
                 if not lost:
                     node.close(refused.problem)
                 raise
@@ -248,7 +256,7 @@ class Cloud:
             if waited >= DOWN_WAIT:
                 names = ", ".join(instance.name for instance in there)
                 remedy = "Run the command again, or delete it on the provider's page; the caps hold all the same."
-                raise UserError(f"{names}: still there after {waited / 60:.0f} minutes. {why}", remedy)
+                raise FinalError(f"{names}: still there after {waited / 60:.0f} minutes. {why}", remedy)
             sleep(POLL)
             waited += POLL
 
@@ -269,32 +277,41 @@ class Cloud:
         misses = 0
         while True:
             try:
-                with records.updating(self.folder, run) as record:
-                    there = self.refresh(record)
-                outcome, misses = self.outcome(record), 0
-            except UserError as error:
+                ended = self._step(run, recover, show)
+                misses = 0
+            except (FinalError, NoFundsError):
+                raise
+            except UserError as error:  # of a listing, of the store: the machine goes on, and so does the watch
                 misses += 1
-                if misses >= MISSES or records.load(self.folder, run) is None:
+                if misses >= MISSES:
                     raise
                 say(f"{error.problem}; looking again")
-                sleep(POLL)
-                continue
-            show(record)
-            if record.closing:
-                return self._end(run, show)
-            if outcome:
-                return self._finish(run, outcome, show)
-            for double in there[1:]:  # of a create request whose answer was lost
-                self._delete(double)
-            if record.node.state in ("error", "deleting", records.GONE):
-                self._replace(run, recover, show)
+                ended = None
+            if ended:
+                return ended
             sleep(POLL)
+
+    def _step(self, run: str, recover: bool, show: Show) -> Record | None:
+        """One look; the record once all is over."""
+        with records.updating(self.folder, run) as record:
+            there = self.refresh(record)
+        show(record)
+        if record.closing:
+            return self._end(run, show)
+        if outcome := self.outcome(record):  # asked after the list: who said so may be gone already
+            return self._finish(run, outcome, show)
+        for instance in there:
+            if instance.id != record.node.id:  # a second one, of a create request whose answer was lost
+                self._delete(instance)
+        if record.node.state in ("error", "deleting", records.GONE):
+            self._replace(run, recover, show)
+        return None
 
     def _finish(self, run: str, outcome: str, show: Show) -> Record:
         record = self.down(run, show)
         if outcome == "failed":
             remedy = f"Read its log: lanbot cloud logs {run}. What it saved is in {record.job.get('store')}."
-            raise UserError(f"{run}: the run failed; its machine is deleted (${record.spent:.2f})", remedy)
+            raise FinalError(f"{run}: the run failed; its machine is deleted (${record.spent:.2f})", remedy)
         return record
 
     def _replace(self, run: str, recover: bool, show: Show) -> None:
@@ -303,26 +320,24 @@ class Cloud:
         lost = f"{run}: its machine is lost ({record.node.detail or 'gone'}), ${record.spent:.2f} spent"
         if not recover:
             remedy = f"Go on from the newest checkpoint: lanbot cloud watch {run} --recover."
-            raise UserError(lost, remedy)
+            raise FinalError(lost, remedy)
         wanted = Wanted(**record.wanted)
         offers = [offer for offer in self.provider.offers() if offer.available and wanted.takes(offer)]
         if not offers:
             say(f"{lost}; no offer to replace it yet")
             return
         offer = min(offers, key=lambda offer: offer.dollars_per_hour)
-        if record.left < max(offer.dollars_per_hour / 4, 0.01) or len(record.nodes) >= MOST_MACHINES:
+        if (
+            record.left < max(offer.dollars_per_hour / 4, 0.01)
+            or sum(bool(node.id) for node in record.nodes) >= MOST_MACHINES
+        ):
             remedy = "Its checkpoints are in the store: launch it again with a higher --spend-limit."
-            raise UserError(f"{lost} of ${record.budget:.2f}: too little is left for another", remedy)
+            raise FinalError(f"{lost} of ${record.budget:.2f}: too little is left for another", remedy)
         with records.updating(self.folder, run) as record:
             if record.closing or record.live:
                 return
             say(f"{lost}; replacing it by {describe(offer)}")
-            try:
-                self._rent(record, offer)
-            except NoFunds:
-                raise
-            except Refused as refused:
-                say(f"{refused.problem}; trying again")
+            self._rent(record, offer)
 
 
 ORPHANS = "It may be billed: lanbot cloud ls --orphans shows it, lanbot cloud down --id ID deletes it."

@@ -1,4 +1,4 @@
-"""What was launched, in LANBOT_RUNS/.cloud/RUN.json: written before a machine is asked for, so that none is forgotten."""
+"""What was launched, in LANBOT_RUNS/.cloud/RUN.json: written before a machine is asked for, so none is forgotten."""
 
 import fcntl
 import json
@@ -77,8 +77,6 @@ class Record:
     ssh_key_id: str = ""
     before: float = 0.0
     """Dollars spent by earlier launches of the run."""
-    earlier: dict[str, str] = field(default_factory=dict)
-    """done.json and failed.json of earlier launches."""
     closing: bool = False
     """The user asked for its end: no machine is replaced any more."""
     nodes: list[Node] = field(default_factory=list)

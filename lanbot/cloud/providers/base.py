@@ -80,8 +80,12 @@ class Unsettled(Exception):  # noqa: N818  (not an error yet: the list of instan
     """A create request whose answer was lost: the machine may exist. Never repeat it before listing."""
 
 
-class Refused(UserError):
+class RefusedError(UserError):
     """The provider has not made a machine, and says why."""
+
+
+class NoFundsError(RefusedError):
+    """The account has too little credit."""
 
 
 class Busy(Exception):  # noqa: N818  (not an error yet: it is asked again)
@@ -98,7 +102,7 @@ class Provider(Protocol):
         """What `create` would send, without the values of envs."""
 
     def create(self, launch: Launch) -> str:
-        """The id of a new machine. Raises Unsettled, Busy (none was made; later perhaps) or Refused."""
+        """The id of a new machine. Raises Unsettled, Busy (none was made; later perhaps) or RefusedError."""
 
     def info(self, id: str) -> Instance | None:
         """None if there is no such machine (any more)."""

@@ -8,7 +8,18 @@ from collections.abc import Callable
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
-from lanbot.cloud.providers.base import Busy, Instance, Launch, Offer, Refused, Status, Unsettled, hidden, ssh_command
+from lanbot.cloud.providers.base import (
+    Busy,
+    Instance,
+    Launch,
+    NoFundsError,
+    Offer,
+    RefusedError,
+    Status,
+    Unsettled,
+    hidden,
+    ssh_command,
+)
 from lanbot.core.console import say, visible
 from lanbot.core.errors import UserError
 from lanbot.core.http import PASSING, Again, Retries, retry_after
@@ -106,7 +117,10 @@ class Shadeform:
             raise Busy(f"Shadeform answers {response.status_code} ({_said(response)})")
 
     def logs(self, instance: Instance, follow: bool) -> "list[str]":
-        return [*self.ssh(instance), f"journalctl -u init-script --no-pager -n 200{' -f' if follow else ''}"]
+        return [
+            *self.ssh(instance),
+            f"sudo journalctl -u init-script -u lanbot-node --no-pager -n 200{' -f' if follow else ''}",
+        ]
 
     def ssh(self, instance: Instance) -> "list[str]":
         if not instance.ip:
@@ -158,10 +172,10 @@ class Shadeform:
         problem = f"Shadeform answers {response.status_code}: {_said(response)}"
         problem = problem.replace(self.key, "***")
         if response.status_code in (401, 403):
-            return Refused(problem, NO_KEY)
+            return RefusedError(problem, NO_KEY)
         if "INSUFFICIENT_FUNDS" in problem:
-            return Refused(problem, "Add credit to the account, then run the same command again.")
-        return Refused(problem, "No machine was made. Try another offer: lanbot cloud offers.")
+            return NoFundsError(problem, "Add credit to the account, then run the same command again.")
+        return RefusedError(problem, "No machine was made. Try another offer: lanbot cloud offers.")
 
     def _instance(self, item: dict[str, Any]) -> Instance:
         """Raises UserError if the answer is not an instance."""
@@ -197,6 +211,8 @@ def _offers(item: dict[str, Any]) -> list[Offer]:
     try:
         gpus = item["configuration"]
         kind = re.split(r"[_\s-]", str(gpus["gpu_type"]).upper())[0]
+        if "PCIE" in f"{gpus['gpu_type']} {gpus.get('interconnect')}".upper():
+            kind += "-PCIE"
         return [
             Offer(
                 provider="shadeform",
