@@ -220,7 +220,8 @@ def list_machines(*, orphans: bool = False, provider: str = "shadeform") -> None
         for record in records.load_all(cloud.folder):
             node = record.nodes[-1] if record.nodes else None
             if node:
-                rows.append((node.name, node.id, node.state, f"{node.offer.dollars_per_hour:.2f}", f"{record.spent:.2f}"))
+                price = f"{node.offer.dollars_per_hour:.2f}"
+                rows.append((node.name, node.id, node.state, price, f"{record.spent:.2f}"))
     none = "No machine without a launch." if orphans else "No launches, and no machines."
     print(table(rows, ("machine", "id", "state", "$/h", "spent $"), left=3) if rows else none)
     if orphans and found:
@@ -337,7 +338,9 @@ def _offer(
         place = wanted.cloud or "CLOUD", wanted.region or "REGION", wanted.type or "INSTANCE_TYPE"
         print("Without SHADEFORM_API_KEY there are no offers to choose from: an example, at about $3 a GPU and hour.")
     offer = Offer(provider.name, *place, wanted.gpu.upper() or "H100", count, dollars, spot=wanted.spot)
-    return replace(provider.offers()[0], gpu=offer.gpu, count=count, dollars_per_hour=dollars) if provider.name == "ssh" else offer
+    if provider.name == "ssh":
+        return replace(provider.offers()[0], gpu=offer.gpu, count=count, dollars_per_hour=dollars)
+    return offer
 
 
 def _plan(recipe: "Recipe", phase: str, offer: "Offer") -> dict[str, Any]:
@@ -425,7 +428,4 @@ class _Line:
         self.progress.close()
 
     def show(self, record: "Record") -> None:
-        import time
-
-        if time.monotonic() >= self.progress.due:
-            self.progress.note(" | ".join(filter(None, _row(record))))
+        self.progress.text(" | ".join(filter(None, _row(record))))

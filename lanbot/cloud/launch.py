@@ -162,6 +162,11 @@ class Cloud:
             self.clear(record)
             return self._rent(record, offer)
 
+    def preview(self, record: Record, offer: Offer) -> str:
+        """What `launch` would send, without the values of secrets."""
+        launch = request(record, offer, self.secrets, self.script)
+        return f"{self.provider.preview(launch)}\n\nIts start-up script:\n{launch.script}"
+
     def _rent(self, record: Record, offer: Offer) -> Node:
         """Asks for a machine, with the record written first. Whatever interrupts it, `down` finds what was made."""
         launch = request(record, offer, self.secrets, self.script)
@@ -340,6 +345,25 @@ class Cloud:
             self._rent(record, offer)
 
 
+def delete_orphan(provider: Provider, id: str) -> float:
+    """Deletes a machine that no record knows, and waits until it is gone. Returns the dollars it cost."""
+    waited, why, spent = 0.0, "", 0.0
+    while (found := provider.info(id)) and found.status != "deleted":
+        if not found.ours:
+            raise UserError(f"{id}: {found.name} is not one that LanBot rented", "Delete it on the provider's page.")
+        spent = found.spent
+        if waited >= DOWN_WAIT:
+            raise UserError(f"{id}: still there after {waited / 60:.0f} minutes. {why}", "Run the command again.")
+        if found.status != "deleting":
+            try:
+                provider.delete(id)
+            except Busy as busy:
+                why = str(busy)
+        sleep(POLL)
+        waited += POLL
+    return found.spent if found else spent
+
+
 ORPHANS = "It may be billed: lanbot cloud ls --orphans shows it, lanbot cloud down --id ID deletes it."
 
 
@@ -350,7 +374,7 @@ def describe(offer: Offer) -> str:
 
 def default_budget(dollars: float, dollars_per_hour: float) -> float:
     """A cap with room: twice what is planned, and an hour."""
-    return float(math.ceil(2 * dollars + dollars_per_hour))
+    return float(max(1, math.ceil(2 * dollars + dollars_per_hour)))
 
 
 def same_kind(wanted: Wanted, offer: Offer) -> dict[str, Any]:
