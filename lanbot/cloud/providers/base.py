@@ -1,7 +1,7 @@
 """What every provider of machines has in common. All amounts are dollars."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -95,7 +95,7 @@ class Busy(Exception):  # noqa: N818  (not an error yet: it is asked again)
 class Provider(Protocol):
     name: str
 
-    def offers(self) -> list[Offer]:
+    def offers(self) -> Sequence[Offer]:
         """Everything that can be rented, spot and unavailable offers included."""
 
     def preview(self, launch: Launch) -> str:
@@ -107,16 +107,16 @@ class Provider(Protocol):
     def info(self, id: str) -> Instance | None:
         """None if there is no such machine (any more)."""
 
-    def list(self) -> list[Instance]:
+    def list(self) -> Sequence[Instance]:
         """All machines of the account. Raises UserError if the list cannot be read: that is never an empty list."""
 
     def delete(self, id: str) -> None:
         """Asks for its deletion. Raises Busy if it cannot be deleted yet."""
 
-    def logs(self, instance: Instance, follow: bool) -> "list[str]":
+    def logs(self, instance: Instance, follow: bool) -> Sequence[str]:
         """The command that shows the start-up script's output."""
 
-    def ssh(self, instance: Instance) -> "list[str]":
+    def ssh(self, instance: Instance) -> Sequence[str]:
         """The command that opens a shell on the machine."""
 
 

@@ -4,7 +4,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ class Shadeform:
 
     # -- the interface: see base.py
 
-    def offers(self) -> list[Offer]:
+    def offers(self) -> Sequence[Offer]:
         types = self._list("/instances/types", "instance_types")
         return [offer for item in types for offer in _offers(item)]
 
@@ -101,7 +101,7 @@ class Shadeform:
         answer = self._read(f"/instances/{id}/info", missing=True)
         return None if answer is None else self._instance(answer)
 
-    def list(self) -> "list[Instance]":
+    def list(self) -> Sequence[Instance]:
         return [self._instance(item) for item in self._list("/instances", "instances")]
 
     def delete(self, id: str) -> None:
@@ -116,13 +116,13 @@ class Shadeform:
         if response.is_error and response.status_code != 404:
             raise Busy(f"Shadeform answers {response.status_code} ({_said(response)})")
 
-    def logs(self, instance: Instance, follow: bool) -> "list[str]":
+    def logs(self, instance: Instance, follow: bool) -> Sequence[str]:
         return [
             *self.ssh(instance),
             f"sudo journalctl -u init-script -u lanbot-node --no-pager -n 200{' -f' if follow else ''}",
         ]
 
-    def ssh(self, instance: Instance) -> "list[str]":
+    def ssh(self, instance: Instance) -> Sequence[str]:
         if not instance.ip:
             raise UserError(f"{instance.name}: no address yet", f"It is {instance.detail}: try again in a minute.")
         return ssh_command(f"{instance.ssh_user or 'shadeform'}@{instance.ip}", instance.name, instance.ssh_port)
@@ -161,10 +161,10 @@ class Shadeform:
 
         return _retried(attempt)
 
-    def _list(self, path: str, key: str) -> "list[Any]":
+    def _list(self, path: str, key: str) -> Sequence[Any]:
         answer = self._read(path)
         items = answer.get(key) if isinstance(answer, dict) else None
-        if not isinstance(items, list):
+        if not isinstance(items, Sequence) or isinstance(items, str):
             raise UserError(f"{self.url}{path}: the answer has no {key}", "Is that Shadeform? See SHADEFORM_API_URL.")
         return items
 

@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class Sky:
         """folder: where task files are written."""
         self.folder = folder
 
-    def offers(self) -> list[Offer]:
+    def offers(self) -> Sequence[Offer]:
         return []  # SkyPilot chooses among the clouds itself
 
     def task(self, launch: Launch) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class Sky:
     def info(self, id: str) -> Instance | None:
         return next((instance for instance in self.list() if instance.id == id), None)
 
-    def list(self) -> list[Instance]:
+    def list(self) -> Sequence[Instance]:
         done = self._run("jobs", "queue", "--output", "json")
         try:
             if done.returncode:
@@ -89,10 +90,10 @@ class Sky:
         if done.returncode:
             raise UserError(f"sky: {id} not cancelled ({_said(done)})", f"Try it by hand: sky jobs cancel --name {id}.")
 
-    def logs(self, instance: Instance, follow: bool) -> "list[str]":
+    def logs(self, instance: Instance, follow: bool) -> Sequence[str]:
         return [self._sky(), "jobs", "logs", "--name", instance.name, *([] if follow else ["--no-follow"])]
 
-    def ssh(self, instance: Instance) -> "list[str]":
+    def ssh(self, instance: Instance) -> Sequence[str]:
         raise UserError(f"{instance.name}: a managed job has no shell", "Read its log: lanbot cloud logs.")
 
     def _sky(self) -> str:

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 from lanbot.cloud.providers.base import Instance, Launch, Offer, RefusedError, Status, Unsettled, hidden, ssh_command
@@ -20,14 +21,14 @@ LIST = f"""cd {FOLDER} 2>/dev/null || exit 0
 for d in */; do
   n=${{d%/}}
   p=$(cat "$n/pid" 2>/dev/null) || continue
-  if kill -0 "-$p" 2>/dev/null; then
+  if kill -s 0 -- "-$p" 2>/dev/null; then
     if [ -e "$n/stopping" ]; then echo "$n stopping"; else echo "$n running"; fi
   else echo "$n $(cat "$n/code" 2>/dev/null || echo killed)"; fi
 done"""
 STOP = """cd {folder} 2>/dev/null || exit 0
 p=$(cat pid 2>/dev/null) || exit 0
-kill -0 "-$p" 2>/dev/null || exec rm -f pid start.sh
-[ -e stopping ] || { : > stopping; kill -s TERM "-$p"; }"""
+kill -s 0 -- "-$p" 2>/dev/null || exec rm -f pid start.sh
+[ -e stopping ] || { : > stopping; kill -s TERM -- "-$p"; }"""
 """Asked again once all has ended, it removes the launch from the list."""
 
 
@@ -41,7 +42,7 @@ class SSH:
                 raise UserError(f"--host {host!r}: not a host", "Write user@host.")
         self.hosts = hosts
 
-    def offers(self) -> list[Offer]:
+    def offers(self) -> Sequence[Offer]:
         return [Offer("ssh", "own", ",".join(self.hosts), "own", "", 0, 0.0)] if self.hosts else []
 
     def preview(self, launch: Launch) -> str:
@@ -80,7 +81,7 @@ class SSH:
     def info(self, id: str) -> Instance | None:
         return next((instance for instance in self.list() if instance.id == id), None)
 
-    def list(self) -> list[Instance]:
+    def list(self) -> Sequence[Instance]:
         """A launch is active while it runs on any host; with an error if it ended badly on one."""
         found: dict[str, dict[str, str]] = {}
         for host in self.hosts:
@@ -108,14 +109,14 @@ class SSH:
             if done.returncode:
                 raise UserError(f"{host}: not stopped ({_said(done)})", "Run the same command again.")
 
-    def logs(self, instance: Instance, follow: bool) -> "list[str]":
+    def logs(self, instance: Instance, follow: bool) -> Sequence[str]:
         tail = f"tail -n 200{' -F' if follow else ''} {FOLDER}/{instance.name}/log"
         return [*self._command(self.hosts[0]), tail]
 
-    def ssh(self, instance: Instance) -> "list[str]":
+    def ssh(self, instance: Instance) -> Sequence[str]:
         return self._command(self.hosts[0])
 
-    def _command(self, host: str) -> "list[str]":
+    def _command(self, host: str) -> Sequence[str]:
         return ssh_command(host, host.rpartition("@")[2])
 
     def _run(self, host: str, command: str, given: str = "") -> "subprocess.CompletedProcess[bytes]":
