@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +20,11 @@ if TYPE_CHECKING:
     from lanbot.cloud.secrets import Secrets
     from lanbot.config.recipe import Recipe
 
-app = App(name="cloud", help="Rent GPUs for a run, watch it, give them back.")
+app = App(
+    name="cloud",
+    help="Rent GPUs for a run, watch it, give them back.",
+    default_parameter=Parameter(negative=""),
+)
 
 PHASES = ("tokenizer", "base", "mid", "sft", "rl", "agent_rl")
 FLAGS = """--provider --recipe --phase --run-name --gpu --num-gpus --all-configs --spend-limit --cloud --region
@@ -121,6 +124,8 @@ def launch(
     wanted = Wanted(gpu, None if all_configs else num_gpus, cloud, region, instance_type, spot)
     options = make_options()
     folder = options.runs / ".cloud"
+    if (provider == "ssh") != bool(host):
+        raise UsageError("--host and --provider ssh go together", "Add --host user@host, once for each machine.")
     chosen_provider = _provider(provider, secrets, host, folder)
     offer = _offer(chosen_provider, wanted, loaded, phase, price, dry_run and not secrets.get("SHADEFORM_API_KEY"))
     plan = _plan(loaded, phase, offer)
@@ -324,23 +329,18 @@ def _offer(
     """The best offer. Where there is none to ask for (ssh, sky, a dry run without a key), one made from the flags."""
     from lanbot.cloud.providers.base import Offer
 
-    if provider.name == "shadeform" and not example:
+    if provider.market and not example:
         return _ranked(provider, wanted, recipe, phase)[0][0]
-    if provider.name == "ssh" and not provider.offers():
-        raise UsageError("--provider ssh: no hosts", "Add --host user@host.")
     if provider.name == "sky" and price is None:
         remedy = "SkyPilot has no spend limit: with --price (dollars an hour) the run is ended by time."
         raise UsageError("--provider sky: no price", remedy)
     count = wanted.count or 8
-    dollars = price if price is not None else 0.0 if provider.name == "ssh" else 3.0 * count
-    place = wanted.cloud, wanted.region, wanted.type
-    if example:
-        place = wanted.cloud or "CLOUD", wanted.region or "REGION", wanted.type or "INSTANCE_TYPE"
+    dollars = price if price is not None else 3.0 * count if provider.market else 0.0
+    place = [wanted.cloud, wanted.region, wanted.type]
+    if provider.market:
+        place = [given or name for given, name in zip(place, ("CLOUD", "REGION", "INSTANCE_TYPE"), strict=True)]
         print("Without SHADEFORM_API_KEY there are no offers to choose from: an example, at about $3 a GPU and hour.")
-    offer = Offer(provider.name, *place, wanted.gpu.upper() or "H100", count, dollars, spot=wanted.spot)
-    if provider.name == "ssh":
-        return replace(provider.offers()[0], gpu=offer.gpu, count=count, dollars_per_hour=dollars)
-    return offer
+    return Offer(provider.name, *place, wanted.gpu.upper() or "H100", count, dollars, spot=wanted.spot)
 
 
 def _plan(recipe: "Recipe", phase: str, offer: "Offer") -> dict[str, Any]:

@@ -226,6 +226,8 @@ class Cloud:
             own = own or same.get(node.id) or (None if node.id else next(iter(same.values()), None))
             if own:
                 node.show(own)
+            if not self.provider.market:  # it does not say what was spent
+                node.spent = max(node.spent, node.age / 3_600 * node.offer.dollars_per_hour)
             others = [instance for instance in same.values() if not own or instance.id != own.id]
             here = [instance for instance in ([own] if own else []) + others if instance.status != "deleted"]
             there += here
@@ -327,7 +329,9 @@ class Cloud:
             remedy = f"Go on from the newest checkpoint: lanbot cloud watch {run} --recover."
             raise FinalError(lost, remedy)
         wanted = Wanted(**record.wanted)
-        offers = [offer for offer in self.provider.offers() if offer.available and wanted.takes(offer)]
+        offers = [record.node.offer]
+        if self.provider.market:
+            offers = [offer for offer in self.provider.offers() if offer.available and wanted.takes(offer)]
         if not offers:
             say(f"{lost}; no offer to replace it yet")
             return

@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import lanbot
-
 KEYS = ("SHADEFORM_API_KEY", "HF_TOKEN", "WANDB_API_KEY")
 AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 SETTINGS = ("LANBOT_STORE", "LANBOT_SOURCE", "LANBOT_PACKAGE", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
@@ -24,7 +22,7 @@ class Secrets:
 
     @classmethod
     def read(cls, folders: Iterable[Path] | None = None) -> "Secrets":
-        checkout = Path(lanbot.__file__).parents[1]
+        checkout = Path(__file__).parents[2]
         found: dict[str, str] = {}
         for folder in folders or (checkout, checkout / "scripts", Path()):
             found |= _read_dotenv(folder / ".env")

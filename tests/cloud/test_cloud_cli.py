@@ -287,7 +287,17 @@ def test_the_status_script_watches_every_so_many_seconds(seconds: tuple[str, ...
         assert process.wait() == 130
 
 
-# -- other providers ---------------------------------------------------------------------------------------
+# -- other providers, records ------------------------------------------------------------------------------
+
+
+def test_own_hosts_and_sky_are_previewed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    ssh = run(capsys, "launch", "--provider", "ssh", "--host", "me@one", "--host", "two", "--dry-run", *STORE)
+    sky = run(capsys, "launch", "--provider", "sky", "--cloud", "aws", "--price", "30", "--dry-run", *STORE)
+    assert "ssh me@one" in ssh and '"infra": "aws"' in sky and TOKEN not in ssh + sky
+    assert "--price" in run(capsys, "launch", "--provider", "sky", "--dry-run", *STORE, code=2)
+    assert "--host" in run(capsys, "launch", "--provider", "ssh", "--dry-run", *STORE, code=2)
+    assert "shadeform, ssh, sky" in run(capsys, "launch", "--provider", "nope", "--dry-run", *STORE, code=2)
 
 
 def test_records_hold_no_secret_and_survive_a_round_trip(

@@ -20,6 +20,7 @@ from lanbot.cloud.records import Record
 from lanbot.cloud.secrets import Secrets
 from lanbot.core.errors import UserError
 
+OWN = Offer("ssh", "", "", "", "H100", 8, 0.0)
 TOKEN = "hf_it's a secret"
 
 SSH_STUB = """#!/bin/bash
@@ -66,7 +67,7 @@ def bin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def request(script: str, name: str = "lanbot-x-0a0b0c", hours: float = 1.0, **changes: Any) -> Launch:
-    offer = changes.pop("offer", Offer("ssh", "own", "", "own", "H100", 8, 0.0))
+    offer = changes.pop("offer", OWN)
     cap = datetime.now(UTC) + timedelta(hours=hours)
     return Launch(name, offer, script, {"HF_TOKEN": TOKEN}, 1.0, cap, **changes)
 
@@ -150,12 +151,22 @@ def test_a_run_on_own_hosts_from_launch_to_the_end(tmp_path: Path) -> None:
     script = lambda job: "touch started; sleep 60\n"  # noqa: E731
     cloud = Cloud(folder, provider, Secrets({}), script, lambda record: said["outcome"], lambda record: None)
     record = Record("x", "ssh", "sft", {"store": "/s"}, 1.0, hosts=["one"])
-    node = cloud.launch(record, provider.offers()[0])
+    node = cloud.launch(record, OWN)
     until(lambda: (tmp_path / "hosts/one/.lanbot" / node.id / "started").exists())
     looks = iter(range(1_000))
     ended = cloud.watch("x", True, lambda record: said.update(outcome="done") if next(looks) == 3 else None)
     assert not ended.live and ended.spent == 0
     assert [machine.status for machine in provider.list()] in (["deleted"], [])
+
+
+def test_a_script_that_dies_is_started_again(tmp_path: Path) -> None:
+    folder, mark = tmp_path / "runs" / ".cloud", tmp_path / "mark"
+    script = lambda job: f"[ -e {mark} ] && sleep 60; touch {mark}; kill -9 $$\n"  # noqa: E731
+    looks: list[int] = []
+    outcome = lambda record: "done" if len(record.nodes) == 2 and record.node.state == "active" else ""  # noqa: E731
+    cloud = Cloud(folder, SSH(("one",)), Secrets({}), script, outcome, lambda record: None)
+    cloud.launch(Record("x", "ssh", "sft", {"store": "/s"}, 1.0, vars(launch.Wanted()), hosts=["one"]), OWN)
+    assert len(cloud.watch("x", True, lambda record: looks.append(1)).nodes) == 2
 
 
 # -- sky ---------------------------------------------------------------------------------------------------

@@ -94,6 +94,8 @@ class Busy(Exception):  # noqa: N818  (not an error yet: it is asked again)
 
 class Provider(Protocol):
     name: str
+    market: bool
+    """Whether it has offers to choose from, and says what was spent."""
 
     def offers(self) -> Sequence[Offer]:
         """Everything that can be rented, spot and unavailable offers included."""

@@ -39,7 +39,7 @@ NO_KEY = "Set SHADEFORM_API_KEY in the environment or in .env."
 
 
 class Shadeform:
-    name = "shadeform"
+    name, market = "shadeform", True
 
     def __init__(self, key: str, url: str = "") -> None:
         self.key = key.strip()

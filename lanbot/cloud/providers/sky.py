@@ -36,7 +36,7 @@ export LANBOT_NODE_ROOT="$HOME/lanbot"
 
 
 class Sky:
-    name = "sky"
+    name, market = "sky", False
 
     def __init__(self, folder: Path) -> None:
         """folder: where task files are written."""

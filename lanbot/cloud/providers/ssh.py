@@ -28,12 +28,12 @@ done"""
 STOP = """cd {folder} 2>/dev/null || exit 0
 p=$(cat pid 2>/dev/null) || exit 0
 kill -s 0 -- "-$p" 2>/dev/null || exec rm -f pid start.sh
-[ -e stopping ] || { : > stopping; kill -s TERM -- "-$p"; }"""
-"""Asked again once all has ended, it removes the launch from the list."""
+[ -e stopping ] || { : > stopping; kill -s TERM "$p" 2>/dev/null || kill -s TERM -- "-$p"; }"""
+"""timeout passes the signal on to its group. Asked again once all has ended, it removes the launch from the list."""
 
 
 class SSH:
-    name = "ssh"
+    name, market = "ssh", False
 
     def __init__(self, hosts: tuple[str, ...]) -> None:
         """hosts: user@host, or names of ~/.ssh/config; the first one is where ranks meet."""
@@ -43,7 +43,7 @@ class SSH:
         self.hosts = hosts
 
     def offers(self) -> Sequence[Offer]:
-        return [Offer("ssh", "own", ",".join(self.hosts), "own", "", 0, 0.0)] if self.hosts else []
+        return []
 
     def preview(self, launch: Launch) -> str:
         lines = [f"ssh {host} < start.sh" for host in self.hosts]
