@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,40 +28,48 @@ app = App(
 )
 
 PHASES = ("tokenizer", "base", "mid", "sft", "rl", "agent_rl")
-FLAGS = """--provider --recipe --phase --run-name --gpu --num-gpus --all-configs --spend-limit --cloud --region
---instance-type --spot --host --store --source --package --price --ssh-key --dry-run --yes"""
 Unknown = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Choice:
+    """Which offers are wanted."""
+
+    gpu: str = ""
+    """The kind of GPU; if left out, the cheapest for the phases among H100, H200 and B200."""
+    num_gpus: int = 8
+    all_configs: bool = False
+    """Any number of GPUs, not only --num-gpus."""
+    cloud: str = ""
+    region: str = ""
+    instance_type: str = ""
+    spot: bool = False
+    """Spot machines instead of those on demand: they may be reclaimed; `lanbot cloud watch --recover` replaces one."""
+
+    def wanted(self) -> "Wanted":
+        from lanbot.cloud.launch import Wanted
+
+        count = None if self.all_configs else self.num_gpus
+        return Wanted(self.gpu, count, self.cloud, self.region, self.instance_type, self.spot)
+
+
+ANY = Choice()
+
+
 @app.command
-def offers(
-    *,
-    recipe: str = "d20",
-    phase: str = "sft",
-    gpu: str = "",
-    num_gpus: int = 8,
-    all_configs: bool = False,
-    cloud: str = "",
-    region: str = "",
-    instance_type: str = "",
-    spot: bool = False,
-) -> None:
+def offers(*, recipe: str = "d20", phase: str = "sft", choice: Choice = ANY) -> None:
     """List what can be rented now, with what the phases will cost on it, the cheapest run first.
 
     Args:
         recipe: A recipe's file, or the name of a shipped one.
         phase: all, or phases joined by +.
-        gpu: H100, H200, B200 if left out.
-        all_configs: Any number of GPUs, not only --num-gpus.
-        spot: Spot offers instead of those on demand; they may be reclaimed at any time.
     """
-    from lanbot.cloud.launch import Wanted
     from lanbot.core.console import table
 
     loaded = load_recipe(recipe)
     _check_phases(phase, loaded)
-    wanted = Wanted(gpu, None if all_configs else num_gpus, cloud, region, instance_type, spot)
-    ranked = _ranked(_provider("shadeform", _secrets()), wanted, loaded, phase)
+    ranked = _ranked(_provider("shadeform", _secrets()), choice.wanted(), loaded, phase)
     rows = [
         (f"{o.count}x{o.gpu}", o.cloud, o.region, o.type, f"{o.dollars_per_hour:.2f}", f"{dollars:.2f}", "yes" * o.spot)
         for o, dollars in ranked
@@ -75,14 +84,8 @@ def launch(
     recipe: str = "d20",
     phase: str = "sft",
     run_name: str = "",
-    gpu: str = "",
-    num_gpus: int = 8,
-    all_configs: bool = False,
+    choice: Choice = ANY,
     spend_limit: float | None = None,
-    cloud: str = "",
-    region: str = "",
-    instance_type: str = "",
-    spot: bool = False,
     host: tuple[str, ...] = (),
     store: str = "",
     source: str = "",
@@ -101,10 +104,7 @@ def launch(
         recipe: A recipe's file, or the name of a shipped one.
         phase: tokenizer, base, mid, sft, rl, agent_rl, joined by +, or all.
         run_name: The run's name; the recipe's if left out.
-        gpu: The kind of GPU; if left out, the cheapest for the phases among H100, H200 and B200.
-        all_configs: Any number of GPUs, not only --num-gpus.
         spend_limit: Dollars over all machines of this launch; if left out, twice what is planned and an hour.
-        spot: A spot machine, which may be reclaimed; `lanbot cloud watch --recover` replaces it.
         host: For ssh: user@host; several times for several machines.
         store: Where results go and inputs come from: hf:OWNER/NAME, s3://BUCKET, a folder (or LANBOT_STORE).
         source: The model to begin from, unless the store has the run (or LANBOT_SOURCE).
@@ -112,42 +112,26 @@ def launch(
         price: Dollars an hour, where the provider does not say.
         ssh_key: For Shadeform: the id of an SSH key.
         dry_run: Rent nothing: show the plan and the request.
+        yes: Do not ask for confirmation.
     """
-    from lanbot.cloud.launch import Cloud, Wanted, default_budget, describe, same_kind
-    from lanbot.cloud.records import Record
-
     if unknown:
-        raise UsageError(f"{unknown[0]}: no such flag", f"Flags: {' '.join(FLAGS.split())}.")
-    secrets = _secrets()
-    loaded = load_recipe(recipe, ("--name", run_name) if run_name else ())
-    _check_phases(phase, loaded)
-    wanted = Wanted(gpu, None if all_configs else num_gpus, cloud, region, instance_type, spot)
-    options = make_options()
-    folder = options.runs / ".cloud"
+        raise UsageError(f"{unknown[0]}: no such flag", f"Flags: {' '.join(_flags())}.")
     if (provider == "ssh") != bool(host):
         raise UsageError("--host and --provider ssh go together", "Add --host user@host, once for each machine.")
-    chosen_provider = _provider(provider, secrets, host, folder)
-    offer = _offer(chosen_provider, wanted, loaded, phase, price, dry_run and not secrets.get("SHADEFORM_API_KEY"))
-    plan = _plan(loaded, phase, offer)
-    dollars = plan["dollars"]["expected"] if plan else 0.0
-    budget = default_budget(dollars, offer.dollars_per_hour) if spend_limit is None else spend_limit
-    if offer.dollars_per_hour and budget < dollars:
-        remedy = "Raise --spend-limit, or ask for fewer phases."
-        raise UserError(f"--spend-limit {budget:g}: the plan expects ${dollars:.2f}", remedy)
-    job = _job(loaded, phase, store or secrets.get("LANBOT_STORE"), source or secrets.get("LANBOT_SOURCE"))
-    job["package"] = package or secrets.get("LANBOT_PACKAGE") or f"lanbot=={__version__}"
-    record = Record(
-        loaded.name, provider, phase, job, budget, same_kind(wanted, offer), plan, list(host), ssh_key
-    )  # fmt: skip
-    rented = Cloud(folder, chosen_provider, secrets)
-    print(f"{loaded.name}: {phase} on {describe(offer)}, capped at ${budget:.2f}")
+    loaded = load_recipe(recipe, ("--name", run_name) if run_name else ())
+    _check_phases(phase, loaded)
+    secrets = _secrets()
+    job = _job(loaded, phase, secrets, store, source, package)
+    cloud = _cloud_of(provider, secrets, host)
+    example = dry_run and not secrets.get("SHADEFORM_API_KEY")
+    offer = _offer(cloud.provider, choice.wanted(), loaded, phase, price, example)
+    record = _record(loaded, job, choice.wanted(), offer, spend_limit)
+    record.hosts, record.ssh_key_id = list(host), ssh_key
     if dry_run:
-        print(secrets.redact(rented.preview(record, offer)))
-        return
-    if not _agreed(yes):
-        return
-    node = rented.launch(record, offer)
-    print(f"Launched {node.name}. Watch it: lanbot cloud watch {loaded.name}. End it: lanbot cloud down {loaded.name}.")
+        print(secrets.redact(cloud.preview(record, offer)))
+    elif _agreed(yes):
+        run, node = loaded.name, cloud.launch(record, offer)
+        print(f"Launched {node.name}. Watch it: lanbot cloud watch {run}. End it: lanbot cloud down {run}.")
 
 
 @app.command
@@ -278,24 +262,33 @@ def _secrets() -> "Secrets":
     return secrets
 
 
-def _provider(name: str, secrets: "Secrets", hosts: Sequence[str] = (), folder: Path | None = None) -> "Provider":
+def _provider(name: str, secrets: "Secrets", hosts: Sequence[str] = ()) -> "Provider":
     from lanbot.cloud.providers import open_provider
 
-    return open_provider(name, secrets.get("SHADEFORM_API_KEY"), hosts, folder)
+    return open_provider(name, secrets.get("SHADEFORM_API_KEY"), hosts, _folder())
 
 
 def _cloud(run: str, provider: str = "shadeform") -> "Cloud":
     """At the provider of the run's launch. Raises UserError if there was none."""
     from lanbot.cloud import records
+
+    hosts: list[str] = []
+    if run:
+        record = records.load(_folder(), run)
+        if record is None:
+            raise UserError(f"{run}: never launched from here", f"Launches are kept in {_folder()}: lanbot cloud ls.")
+        provider, hosts = record.provider, record.hosts
+    return _cloud_of(provider, _secrets(), hosts)
+
+
+def _cloud_of(provider: str, secrets: "Secrets", hosts: Sequence[str]) -> "Cloud":
     from lanbot.cloud.launch import Cloud
 
-    folder, secrets, hosts = make_options().runs / ".cloud", _secrets(), list[str]()
-    if run:
-        record = records.load(folder, run)
-        if record is None:
-            raise UserError(f"{run}: never launched from here", f"Launches are kept in {folder}: lanbot cloud ls.")
-        provider, hosts = record.provider, record.hosts
-    return Cloud(folder, _provider(provider, secrets, hosts, folder), secrets)
+    return Cloud(_folder(), _provider(provider, secrets, hosts), secrets)
+
+
+def _folder() -> Path:
+    return make_options().runs / ".cloud"
 
 
 def _check_phases(phase: str, recipe: "Recipe") -> None:
@@ -358,13 +351,39 @@ def _plan(recipe: "Recipe", phase: str, offer: "Offer") -> dict[str, Any]:
     return made.json()
 
 
-def _job(recipe: "Recipe", phase: str, store: str, source: str) -> dict[str, Any]:
+def _job(recipe: "Recipe", phase: str, secrets: "Secrets", store: str, source: str, package: str) -> dict[str, Any]:
     from lanbot.config.recipe_file import dump
 
+    store = store or secrets.get("LANBOT_STORE")
     if not store:
         remedy = "Add --store hf:OWNER/NAME, or LANBOT_STORE to .env: checkpoints are pushed there as they are made."
         raise UsageError("no store for the results", remedy)
-    return {"run": recipe.name, "recipe": dump(recipe), "phases": phase, "store": store, "source": source}
+    source = source or secrets.get("LANBOT_SOURCE")
+    package = package or secrets.get("LANBOT_PACKAGE") or f"lanbot=={__version__}"
+    job = {"run": recipe.name, "recipe": dump(recipe), "phases": phase, "store": store, "source": source}
+    return job | {"package": package}
+
+
+def _record(recipe: "Recipe", job: dict[str, Any], wanted: "Wanted", offer: "Offer", limit: float | None) -> "Record":
+    """Shows plan, price and cap. Raises UserError if the plan exceeds the cap."""
+    from lanbot.cloud.launch import default_budget, describe, same_kind
+    from lanbot.cloud.records import Record
+
+    phases = job["phases"]
+    plan = _plan(recipe, phases, offer)
+    dollars = plan["dollars"]["expected"] if plan else 0.0
+    budget = default_budget(dollars, offer.dollars_per_hour) if limit is None else limit
+    if budget < dollars:
+        remedy = "Raise --spend-limit, or ask for fewer phases."
+        raise UserError(f"--spend-limit {budget:g}: the plan expects ${dollars:.2f}", remedy)
+    print(f"{recipe.name}: {phases} on {describe(offer)}, capped at ${budget:.2f}")
+    return Record(recipe.name, offer.provider, phases, job, budget, same_kind(wanted, offer), plan)
+
+
+def _flags() -> list[str]:
+    """The flags of `launch`."""
+    names = [name for argument in app["launch"].assemble_argument_collection() for name in argument.names]
+    return [name for name in names if name.startswith("--")]
 
 
 def _agreed(yes: bool) -> bool:
@@ -379,7 +398,7 @@ def _status(run: str) -> str:
     from lanbot.cloud import records
     from lanbot.core.console import table
 
-    folder = make_options().runs / ".cloud"
+    folder = _folder()
     chosen = [run] if run else [record.run for record in records.load_all(folder) if record.live]
     rows = []
     for name in chosen:
@@ -407,10 +426,11 @@ def _row(record: "Record") -> tuple[str, ...]:
     if node.detail and node.detail != node.state:
         state += f" ({node.detail})"
     at = said.get("status.json", {})
-    step = f"{at.get('step', '')}" + (f" of {at['steps']}" if at.get("steps") else "")
+    step = f"{at['step']:,}" if at.get("step") else ""
+    step += f" ({at['progress']:.0%})" if at.get("progress") else ""
     taken = (records.now() - datetime.fromisoformat(record.started)).total_seconds() if record.started else 0
     spent = f"${record.spent:.2f} of ${record.budget:.2f}"
-    return (record.run, state, str(at.get("phase", record.phases)), step, duration(taken), spent)
+    return (record.run, state, str(at.get("phase") or record.phases), step, duration(taken), spent)
 
 
 class _Line:

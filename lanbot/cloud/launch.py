@@ -74,7 +74,10 @@ def planned_hours(recipe: "Recipe", options: "Options", phases: str, offer: Offe
     from lanbot.cloud.gpus import GPUs
     from lanbot.cloud.plan import cost, plan
 
-    return cost(plan(recipe, options, phases, GPUs.parse(f"{offer.count}x{offer.gpu}"), 1.0))
+    made = plan(recipe, options, phases, GPUs.parse(f"{offer.count}x{offer.gpu}"), 1.0)
+    if not all(phase.fits for phase in made.phases):
+        raise UserError(f"{offer.count}x{offer.gpu}: too little memory", "Choose GPUs with more.")
+    return cost(made)
 
 
 def rank(offers: Sequence[Offer], wanted: Wanted, hours: Callable[[Offer], float]) -> list[tuple[Offer, float]]:
@@ -130,7 +133,7 @@ class FinalError(UserError):
 class Cloud:
     """The launches of a runs folder, at one provider.
 
-    script: the start-up script of a job. outcome: "done" or "failed" once the node has said so, else "".
+    script: the start-up script of a job. outcome: "done", or "failed: why", once the node has said so, else "".
     """
 
     def __init__(
@@ -316,9 +319,9 @@ class Cloud:
 
     def _finish(self, run: str, outcome: str, show: Show) -> Record:
         record = self.down(run, show)
-        if outcome == "failed":
+        if outcome != "done":
             remedy = f"Read its log: lanbot cloud logs {run}. What it saved is in {record.job.get('store')}."
-            raise FinalError(f"{run}: the run failed; its machine is deleted (${record.spent:.2f})", remedy)
+            raise FinalError(f"{run}: the run {outcome}; its machine is deleted (${record.spent:.2f})", remedy)
         return record
 
     def _replace(self, run: str, recover: bool, show: Show) -> None:

@@ -14,9 +14,11 @@ FILES = ("done.json", "failed.json", "status.json")
 
 
 def outcome(record: "Record") -> str:
-    """ "done" or "failed" once the node has written that, and "" before. Raises UserError if the store fails."""
+    """ "done", or "failed" and why, once the node has written that; "" before. Raises UserError if the store fails."""
     found = said(record)
-    return next((file.removesuffix(".json") for file in FILES[:2] if file in found), "")
+    if "done.json" in found:
+        return "done"
+    return f"failed: {found['failed.json'].get('reason')}" if "failed.json" in found else ""
 
 
 def said(record: "Record") -> dict[str, dict[str, Any]]:

@@ -28,7 +28,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LANBOT_RUNS", str(tmp_path / "runs"))
     for name in ("SHADEFORM_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "LANBOT_STORE", "LANBOT_SOURCE", "LANBOT_PACKAGE"):
         monkeypatch.setenv(name, "")
-    monkeypatch.setattr(storage, "said", lambda record: {"status.json": {"phase": "sft", "step": 40, "steps": 700}})
+    monkeypatch.setattr(storage, "said", lambda record: {"status.json": {"phase": "sft", "step": 40, "progress": 0.5}})
     monkeypatch.setattr(storage, "clear", lambda record: None)
     for name, stub in stubs().items():
         monkeypatch.setitem(sys.modules, f"lanbot.cloud.{name}", stub)
@@ -48,6 +48,8 @@ def stubs() -> dict[str, Any]:
         parse = classmethod(lambda cls, text: cls(text))
 
     class Plan:
+        phases = ()
+
         def __init__(self, recipe: Any, options: Any, phases: str, gpus: GPUs, price: float) -> None:
             self.dollars = gpus.hours * price * len(phases.split("+"))
 
@@ -196,7 +198,7 @@ def test_status_shows_state_step_and_what_was_spent(account: Server, capsys: pyt
     run(capsys, "launch", "--yes", *STORE)
     account.advance(120 + 1_800)
     said = run(capsys, "status")
-    assert all(part in said for part in ("d20", "active", "sft", "40 of 700", "32m00s", "$12.00 of $72.00"))
+    assert all(part in said for part in ("d20", "active", "sft", "40 (50%)", "32m00s", "$12.00 of $72.00"))
     assert "never launched" in run(capsys, "status", "other", code=1)
 
 
@@ -240,6 +242,15 @@ def test_watch_ends_with_the_run(
     monkeypatch.setattr(storage, "said", lambda record: {"done.json": {}} if account.seconds > 3_720 else {})
     said = run(capsys, "watch", "d20", "--recover")
     assert "ended, $24." in said and "/store" in said and not account.alive
+
+
+def test_watch_says_why_a_run_failed(
+    account: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(capsys, "launch", "--yes", *STORE)
+    monkeypatch.setattr(storage, "said", lambda record: {"failed.json": {"reason": "the disk is full"}})
+    said = run(capsys, "watch", "d20", "--recover", code=1)
+    assert "failed: the disk is full" in said and not account.alive
 
 
 def test_logs_and_ssh_reach_the_machine(

@@ -284,8 +284,8 @@ def test_a_finished_run_is_deleted_at_once(desk: Desk) -> None:
 
 def test_a_failed_run_is_deleted_and_not_started_again(desk: Desk) -> None:
     desk.launch()
-    with pytest.raises(FinalError, match="the run failed"):
-        watch(desk, {20: finish(desk, "failed")})
+    with pytest.raises(FinalError, match="the run failed: why"):
+        watch(desk, {20: finish(desk, "failed: why")})
     assert not desk.server.alive and len(desk.server.bodies()) == 1
 
 
