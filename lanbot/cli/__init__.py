@@ -11,7 +11,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from lanbot import __version__
-from lanbot.cli import chat, data, doctor, evaluation, identity, imports, init, plan, report, run, runs
+from lanbot.cli import chat, cloud, data, doctor, evaluation, identity, imports, init, plan, report, run, runs
 from lanbot.core.errors import Stopped, UsageError, UserError
 
 app = App(
@@ -22,7 +22,7 @@ app = App(
     help_epilogue="Errors are two lines; --debug adds the traceback. Runs are kept in runs/ (or LANBOT_RUNS).",
     suppress_keyboard_interrupt=False,  # main handles it
 )
-for group in (data.app, identity.app, runs.app):
+for group in (data.app, identity.app, runs.app, cloud.app):
     app.command(group)
 for command in (init.init, run.run, run.prepare, plan.plan, chat.chat, chat.agent, report.report, doctor.doctor):
     app.command(command)

@@ -49,10 +49,15 @@ class Progress:
 
     def show(self, done: float, *figures: str) -> None:
         """Writes the line if one is due; call it as often as you like."""
+        if time.monotonic() >= self.due:
+            self.text(self.line(done, *figures))
+
+    def text(self, line: str) -> None:
+        """Writes a line of the caller's own, if one is due."""
         now = time.monotonic()
         if now >= self.due:
             self.due = now + (TTY_SECONDS if self.rewrites else LOG_SECONDS)
-            self._write(self.line(done, *figures))
+            self._write(line)
 
     def line(self, done: float, *figures: str) -> str:
         rate = (done - self.first) / max(time.monotonic() - self.started, 1e-9)

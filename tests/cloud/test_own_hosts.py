@@ -1,0 +1,218 @@
+"""The ssh and sky providers, with stub executables in the place of ssh and sky."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lanbot.cloud import launch
+from lanbot.cloud.launch import Cloud
+from lanbot.cloud.providers.base import Launch, Offer, RefusedError, Unsettled
+from lanbot.cloud.providers.sky import Sky
+from lanbot.cloud.providers.ssh import SSH
+from lanbot.cloud.records import Record
+from lanbot.cloud.secrets import Secrets
+from lanbot.core.errors import UserError
+
+OWN = Offer("ssh", "", "", "", "H100", 8, 0.0)
+TOKEN = "hf_it's a secret"
+
+SSH_STUB = """#!/bin/bash
+# Runs the command here, in a home of the host's own; hosts named dead-* do not answer.
+while [ "${1#-}" != "$1" ]; do case $1 in -o | -p) shift 2 ;; *) shift ;; esac; done
+host="$1"; shift
+case $host in *dead*) echo "ssh: connect to host $host: No route to host" >&2; exit 255 ;; esac
+export HOME="@ROOT@/hosts/$host"
+mkdir -p "$HOME" && cd "$HOME" && exec sh -c "$*"
+"""
+
+SKY_STUB = """#!/usr/bin/env python3
+import json, os, pathlib, sys
+state = pathlib.Path("@ROOT@/jobs.json")
+jobs = json.loads(state.read_text()) if state.exists() else []
+given = sys.argv[1:]
+with open("@ROOT@/calls", "a") as file:
+    print(json.dumps({"argv": given, "token": os.environ.get("HF_TOKEN", "")}), file=file)
+if os.environ.get("SKY_FAILS") in given:
+    print("Traceback ...\\nsky.exceptions.ApiServerConnectionError: no server", file=sys.stderr)
+    sys.exit(1)
+name = given[given.index("--name") + 1] if "--name" in given else ""
+if given[:2] == ["jobs", "launch"]:
+    jobs.append({"job_id": len(jobs) + 1, "job_name": name, "status": "RUNNING", "submitted_at": 1.8e9})
+elif given[:2] == ["jobs", "cancel"]:
+    for job in jobs:
+        job["status"] = "CANCELLED" if job["job_name"] == name else job["status"]
+elif given[:2] == ["jobs", "queue"]:
+    print(json.dumps(jobs))
+state.write_text(json.dumps(jobs))
+"""
+
+
+@pytest.fixture(autouse=True)
+def bin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (("ssh", SSH_STUB), ("sky", SKY_STUB)):
+        (folder / name).write_text(text.replace("@ROOT@", str(tmp_path)))
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(launch, "POLL", 0.05)
+    return folder
+
+
+def request(script: str, name: str = "lanbot-x-0a0b0c", hours: float = 1.0, **changes: Any) -> Launch:
+    offer = changes.pop("offer", OWN)
+    cap = datetime.now(UTC) + timedelta(hours=hours)
+    return Launch(name, offer, script, {"HF_TOKEN": TOKEN}, 1.0, cap, **changes)
+
+
+def until(good: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if good():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came")
+
+
+def status_of(provider: SSH) -> str:
+    (found,) = provider.list()
+    return found.status
+
+
+# -- ssh ---------------------------------------------------------------------------------------------------
+
+
+def test_a_script_runs_on_every_host_with_the_secrets_and_a_place_to_meet(tmp_path: Path) -> None:
+    provider = SSH(("me@one", "me@two"))
+    script = 'echo "$HF_TOKEN $PET_NNODES $PET_RDZV_ENDPOINT $LANBOT_NODE_RANK" > seen; sleep 60\n'
+    id = provider.create(request(script))
+    homes = [tmp_path / "hosts" / host / ".lanbot" / id for host in provider.hosts]
+    until(lambda: all((home / "seen").is_file() and (home / "seen").read_text() for home in homes))
+    assert [(home / "seen").read_text() for home in homes] == [f"{TOKEN} 2 one:29400 {rank}\n" for rank in range(2)]
+    left = [path.read_text() for home in homes for path in home.iterdir() if path.name != "seen"]
+    assert not any(TOKEN.split()[-1] in text for text in left)
+    assert status_of(provider) == "active"
+    assert provider.logs(provider.list()[0], True)[-1].startswith("tail -n 200 -F")
+    provider.delete(id)
+    until(lambda: status_of(provider) != "deleting")
+    provider.delete(id)
+    assert provider.list() == [] and provider.info(id) is None
+
+
+def test_a_script_that_fails_or_ends_is_told(tmp_path: Path) -> None:
+    provider = SSH(("one",))
+    provider.create(request("exit 3\n"))
+    until(lambda: status_of(provider) == "error")
+    assert provider.list()[0].detail == "ended with 3"
+    other = SSH(("two",))
+    other.create(request("exit 0\n"))
+    until(lambda: status_of(other) == "deleted")
+
+
+def test_the_date_cap_ends_it() -> None:
+    provider = SSH(("one",))
+    provider.create(request("sleep 600\n", hours=1 / 3_600))
+    until(lambda: status_of(provider) == "error")
+
+
+def test_a_script_may_take_its_time_to_stop_and_is_asked_once(tmp_path: Path) -> None:
+    provider = SSH(("one",))
+    script = "trap 'echo asked >> asked; sleep 1; exit 143' TERM; touch ready; while :; do sleep 0.05; done\n"
+    id = provider.create(request(script))
+    home = tmp_path / "hosts" / "one" / ".lanbot" / id
+    until(lambda: (home / "ready").exists())
+    provider.delete(id)
+    assert status_of(provider) == "deleting"
+    provider.delete(id)
+    until(lambda: status_of(provider) != "deleting")
+    assert (home / "asked").read_text() == "asked\n"
+
+
+def test_a_host_that_does_not_answer() -> None:
+    with pytest.raises(RefusedError, match="No route to host"):
+        SSH(("dead-1",)).create(request("true\n"))
+    with pytest.raises(Unsettled, match="dead-2"):
+        SSH(("one", "dead-2")).create(request("sleep 1\n"))
+    with pytest.raises(UserError, match="cannot be asked"):
+        SSH(("one", "dead-2")).list()
+    with pytest.raises(UserError, match="not a host"):
+        SSH(("-oProxyCommand=evil",))
+
+
+def test_a_run_on_own_hosts_from_launch_to_the_end(tmp_path: Path) -> None:
+    folder, said = tmp_path / "runs" / ".cloud", {"outcome": ""}
+    provider = SSH(("one",))
+    script = lambda job: "touch started; sleep 60\n"  # noqa: E731
+    cloud = Cloud(folder, provider, Secrets({}), script, lambda record: said["outcome"], lambda record: None)
+    record = Record("x", "ssh", "sft", {"store": "/s"}, 1.0, hosts=["one"])
+    node = cloud.launch(record, OWN)
+    until(lambda: (tmp_path / "hosts/one/.lanbot" / node.id / "started").exists())
+    looks = iter(range(1_000))
+    ended = cloud.watch("x", True, lambda record: said.update(outcome="done") if next(looks) == 3 else None)
+    assert not ended.live and ended.spent == 0
+    assert [machine.status for machine in provider.list()] in (["deleted"], [])
+
+
+def test_a_script_that_dies_is_started_again(tmp_path: Path) -> None:
+    folder, mark = tmp_path / "runs" / ".cloud", tmp_path / "mark"
+    script = lambda job: f"[ -e {mark} ] && sleep 60; touch {mark}; kill -9 $$\n"  # noqa: E731
+    looks: list[int] = []
+    outcome = lambda record: "done" if len(record.nodes) == 2 and record.node.state == "active" else ""  # noqa: E731
+    cloud = Cloud(folder, SSH(("one",)), Secrets({}), script, outcome, lambda record: None)
+    cloud.launch(Record("x", "ssh", "sft", {"store": "/s"}, 1.0, vars(launch.Wanted()), hosts=["one"]), OWN)
+    assert len(cloud.watch("x", True, lambda record: looks.append(1)).nodes) == 2
+
+
+# -- sky ---------------------------------------------------------------------------------------------------
+
+
+def test_a_task_names_its_secrets_joins_its_nodes_and_ends_by_itself(tmp_path: Path) -> None:
+    provider = Sky(tmp_path / "runs" / ".cloud")
+    offer = Offer("sky", "aws", "us-east-1", "", "H100", 8, 98.32, spot=True)
+    asked = request("echo 'hello'\n", offer=offer, nodes=2)
+    id = provider.create(asked)
+    text = (tmp_path / "runs" / ".cloud" / f"{id}.yaml").read_text()
+    task = json.loads(text)
+    assert task["resources"] == {"accelerators": "H100:8", "use_spot": True, "infra": "aws/us-east-1"}
+    assert task["num_nodes"] == 2 and task["secrets"] == {"HF_TOKEN": None}
+    assert "SKYPILOT_NODE_RANK" in task["run"] and "SKYPILOT_NODE_IPS" in task["run"] and "timeout" in task["run"]
+    call = json.loads((tmp_path / "calls").read_text())
+    assert call["argv"][:2] == ["jobs", "launch"] and "--secret" in call["argv"] and call["token"] == TOKEN
+    assert TOKEN not in text + json.dumps(call["argv"])
+
+
+def test_the_run_section_is_a_shell_script_that_sets_up_torchrun(tmp_path: Path) -> None:
+    task = Sky(tmp_path).task(request('echo "$PET_NNODES $PET_RDZV_ENDPOINT $LANBOT_NODE_RANK it\'s"\n'))
+    env = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NODE_RANK": "1"}
+    env |= {"SKYPILOT_TASK_ID": "t", "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", "-euc", task["run"]], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout == "2 10.0.0.1:29400 1 it's\n"
+
+
+def test_a_job_is_listed_and_cancelled(tmp_path: Path) -> None:
+    provider = Sky(tmp_path)
+    id = provider.create(request("true\n"))
+    found = provider.info(id)
+    assert found and found.status == "active" and found.ours
+    provider.delete(id)
+    found = provider.info(id)
+    assert found and found.status == "deleted"
+
+
+def test_sky_failing_is_an_error_and_never_an_empty_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = Sky(tmp_path)
+    monkeypatch.setenv("SKY_FAILS", "queue")
+    with pytest.raises(UserError, match="no server"):
+        provider.list()
+    monkeypatch.setenv("SKY_FAILS", "launch")
+    with pytest.raises(Unsettled):
+        provider.create(request("true\n"))
+    monkeypatch.setenv("LANBOT_SKY", str(tmp_path / "no" / "sky"))
+    with pytest.raises(UserError, match="LANBOT_SKY"):
+        provider.list()
