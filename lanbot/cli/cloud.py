@@ -121,7 +121,7 @@ def launch(
     loaded = load_recipe(recipe, ("--name", run_name) if run_name else ())
     _check_phases(phase, loaded)
     secrets = _secrets()
-    job = _job(loaded, phase, secrets, store, source, package)
+    job = _job(loaded, phase, secrets, store, source, package or "lanbot" * dry_run)
     cloud = _cloud_of(provider, secrets, host)
     example = dry_run and not secrets.get("SHADEFORM_API_KEY")
     offer = _offer(cloud.provider, choice.wanted(), loaded, phase, price, example)
@@ -329,11 +329,12 @@ def _offer(
         raise UsageError("--provider sky: no price", remedy)
     count = wanted.count or 8
     dollars = price if price is not None else 3.0 * count if provider.market else 0.0
-    place = [wanted.cloud, wanted.region, wanted.type]
+    cloud, region, type = wanted.cloud, wanted.region, wanted.type
     if provider.market:
-        place = [given or name for given, name in zip(place, ("CLOUD", "REGION", "INSTANCE_TYPE"), strict=True)]
+        cloud, region, type = cloud or "CLOUD", region or "REGION", type or "INSTANCE_TYPE"
         print("Without SHADEFORM_API_KEY there are no offers to choose from: an example, at about $3 a GPU and hour.")
-    return Offer(provider.name, *place, wanted.gpu.upper() or "H100", count, dollars, spot=wanted.spot)
+    gpu = wanted.gpu.upper() or "H100"
+    return Offer(provider.name, cloud, region, type, gpu, count, dollars, spot=wanted.spot)
 
 
 def _plan(recipe: "Recipe", phase: str, offer: "Offer") -> dict[str, Any]:
@@ -359,9 +360,29 @@ def _job(recipe: "Recipe", phase: str, secrets: "Secrets", store: str, source: s
         remedy = "Add --store hf:OWNER/NAME, or LANBOT_STORE to .env: checkpoints are pushed there as they are made."
         raise UsageError("no store for the results", remedy)
     source = source or secrets.get("LANBOT_SOURCE")
-    package = package or secrets.get("LANBOT_PACKAGE") or f"lanbot=={__version__}"
+    package = package or secrets.get("LANBOT_PACKAGE") or _package()
     job = {"run": recipe.name, "recipe": dump(recipe), "phases": phase, "store": store, "source": source}
     return job | {"package": package}
+
+
+def _package() -> str:
+    """What pip installs on the machine: this checkout's commit from its origin, or the installed version.
+
+    Raises UsageError for a checkout without one: the machine could not install what is only here.
+    """
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return f"lanbot=={__version__}"
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
+
+    url, commit = git("remote", "get-url", "origin"), git("rev-parse", "HEAD")
+    if not url.startswith(("https://", "ssh://", "git@")) or not git("branch", "-r", "--contains", commit):
+        remedy = "Push it, or add --package with what pip is to install (or LANBOT_PACKAGE to .env)."
+        raise UsageError(f"{root}: this version of LanBot is on no server from which a machine can install it", remedy)
+    url = url if "://" in url else "ssh://" + url.replace(":", "/", 1)
+    return f"lanbot @ git+{url}@{commit}"
 
 
 def _record(recipe: "Recipe", job: dict[str, Any], wanted: "Wanted", offer: "Offer", limit: float | None) -> "Record":

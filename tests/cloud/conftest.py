@@ -19,6 +19,12 @@ from lanbot.cloud.secrets import Secrets
 TOKEN = "hf_a_secret_token"
 
 
+@pytest.fixture(autouse=True)
+def package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named, because a machine could not install this checkout."""
+    monkeypatch.setenv("LANBOT_PACKAGE", "lanbot")
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with Server() as server:
