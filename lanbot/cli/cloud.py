@@ -329,11 +329,12 @@ def _offer(
         raise UsageError("--provider sky: no price", remedy)
     count = wanted.count or 8
     dollars = price if price is not None else 3.0 * count if provider.market else 0.0
-    place = [wanted.cloud, wanted.region, wanted.type]
+    cloud, region, type = wanted.cloud, wanted.region, wanted.type
     if provider.market:
-        place = [given or name for given, name in zip(place, ("CLOUD", "REGION", "INSTANCE_TYPE"), strict=True)]
+        cloud, region, type = cloud or "CLOUD", region or "REGION", type or "INSTANCE_TYPE"
         print("Without SHADEFORM_API_KEY there are no offers to choose from: an example, at about $3 a GPU and hour.")
-    return Offer(provider.name, *place, wanted.gpu.upper() or "H100", count, dollars, spot=wanted.spot)
+    gpu = wanted.gpu.upper() or "H100"
+    return Offer(provider.name, cloud, region, type, gpu, count, dollars, spot=wanted.spot)
 
 
 def _plan(recipe: "Recipe", phase: str, offer: "Offer") -> dict[str, Any]:
