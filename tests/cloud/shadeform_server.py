@@ -183,6 +183,7 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # headers and body in one packet: otherwise each answer waits 40 ms for an acknowledgement
 
             def do_GET(self) -> None:
                 outer.handle(self, "GET")
