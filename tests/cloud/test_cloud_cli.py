@@ -26,7 +26,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder, no keys, no machine's environment; a plan of one hour a phase; a node that says nothing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LANBOT_RUNS", str(tmp_path / "runs"))
-    for name in ("SHADEFORM_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "LANBOT_STORE", "LANBOT_SOURCE", "LANBOT_PACKAGE"):
+    for name in ("SHADEFORM_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "LANBOT_STORE", "LANBOT_SOURCE"):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(storage, "said", lambda record: {"status.json": {"phase": "sft", "step": 40, "progress": 0.5}})
     monkeypatch.setattr(storage, "clear", lambda record: None)
