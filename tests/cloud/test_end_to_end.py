@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
 from machines import Machine, Provider
 
 from lanbot.cloud.script import Job, startup
