@@ -77,7 +77,7 @@ def make(recipe: Recipe, options: Options, as_phase: str = "") -> Path:
     folder, beside = options.runs / recipe.name, options.runs / f".{recipe.name}.importing"
     if (folder / "recipe.toml").is_file():
         before = recipe_file.load(folder / "recipe.toml").model.init_from
-        if before == recipe.model.init_from and as_phase in ("", _imported_phase(recipe, folder)):
+        if before == recipe.model.init_from and OURS.get(as_phase, as_phase) in ("", _imported_phase(recipe, folder)):
             return folder
         made = f"that begins from {before}" if before else "of this name, which begins from nothing"
         remedy = f"Choose another name, or delete it: lanbot runs delete {recipe.name}"

@@ -120,6 +120,10 @@ def test_a_phase_may_count_as_another(tree: Path, make: Make) -> None:
     assert make(f"{tree}#mid", as_phase="sft").last_model() == "sft"
 
 
+def test_made_again_as_agent_rl_it_stays(tree: Path, make: Make) -> None:
+    assert [make(f"{tree}#mid", as_phase="agent_rl").last_model() for _ in range(2)] == ["rl", "rl"]
+
+
 def test_the_newest_step_unless_one_is_named(tokenizer: BPETokenizer, tmp_path: Path, make: Make) -> None:
     for step in (90, 813, 1_000_000):
         tree = nanochat_tree.write(tmp_path / "t", tokenizer, step=step, seed=step)
