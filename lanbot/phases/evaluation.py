@@ -1,6 +1,7 @@
 """Evaluation after a phase: scores, bits per byte, samples and transcripts, written to evals.json and samples.md."""
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 from lanbot.chat.formats import load_format
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import Conversation, readable
-from lanbot.config.recipe import task_label
+from lanbot.config.recipe import MixturePart, task_label
 from lanbot.config.run import Run, read_metrics
 from lanbot.core import hardware
 from lanbot.core.console import say
@@ -122,9 +123,19 @@ def mixture_validation(
     settings = phase_of(run.recipe, phase).settings(run.recipe)
     if not hasattr(settings, "eval_tokens") or not hasattr(settings, "mixture"):
         return None
-    parts = [replace(part, epochs=1) for part in settings.mixture if "test" in find_task(part.task)[0].splits]
+    parts = [part for part in settings.mixture if "test" in find_task(part.task)[0].splits]
     if not parts:
         return None
+
+    def size(part: MixturePart, split: str) -> int:
+        context = TaskContext(run.recipe.identity, part.skip_bad_rows, run.options)
+        return len(make_task(part.task, split, context))
+
+    trained = [min(size(part, "train"), part.rows or sys.maxsize) * part.epochs for part in parts]
+    share = min(1.0, *(size(part, "test") / rows for part, rows in zip(parts, trained, strict=True)))
+    parts = [
+        replace(part, epochs=1, rows=max(1, round(share * rows))) for part, rows in zip(parts, trained, strict=True)
+    ]
     mixture = Mixture(parts, run.recipe.identity, chat_format, run.recipe.seed, "test", run.options)
     rows = chat_rows(mixture, chat_format.bos, settings.eval_tokens, settings.sequence or run.recipe.model.context)
     if every_token:

@@ -175,7 +175,7 @@ class NanoChatTree(Origin):
 
     def details(self, step: Step) -> dict[str, Any]:
         meta = nanochat_checkpoint.read_meta(self._path(step, "meta_{}.json"))
-        return {key: value for key, value in meta.items() if isinstance(value, int | float) and key != "step"}
+        return {key: value for key, value in meta.items() if isinstance(value, float)}
 
     def chat_format(self, step: Step) -> ChatFormat:
         name = "tokenizer/tokenizer.pkl"

@@ -28,6 +28,8 @@ def evaluation_table(report: dict[str, Any], md: bool = False) -> str:
     rows.append(("val bits per byte", bpb_chance(report), *(bpb(figures, 4) for figures in of_text)))
     if has_mixture_bpb(report):
         rows.append(("bits per byte of its mixture", "", *(mixture_bpb(figures, 4) for figures in of_text)))
+        everything = (mixture_bpb(figures, 4, "mixture_bpb_all") for figures in of_text)
+        rows.append(("the same, of all its tokens", "", *everything))
     shown = table(rows, ("task", "chance", *phases), markdown=md)
     if md:
         return shown
@@ -195,9 +197,9 @@ def bpb(figures: dict[str, Any], digits: int) -> str:
     return fixed(figures["val_bpb"], digits) + ("" if stderr is None else f" ± {stderr:.{digits}f}")
 
 
-def mixture_bpb(figures: dict[str, Any], digits: int) -> str:
-    """Of the answers in held-out rows of the phase's own mixture; "" if not measured."""
-    own = figures.get("mixture_bpb")
+def mixture_bpb(figures: dict[str, Any], digits: int, which: str = "mixture_bpb") -> str:
+    """Of held-out rows of the phase's own mixture: of the answers, or of all; "" if not measured."""
+    own = figures.get(which)
     return f"{own['bits_per_byte']:.{digits}f}" if own else ""
 
 
