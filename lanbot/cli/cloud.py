@@ -122,6 +122,8 @@ def launch(
     _check_phases(phase, loaded)
     secrets = _secrets()
     job = _job(loaded, phase, secrets, store, source, package or "lanbot" * dry_run)
+    if provider != "ssh":
+        _check_store(job["store"], secrets, dry_run)
     cloud = _cloud_of(provider, secrets, host)
     example = dry_run and not secrets.get("SHADEFORM_API_KEY")
     offer = _offer(cloud.provider, choice.wanted(), loaded, phase, price, example)
@@ -365,6 +367,17 @@ def _job(recipe: "Recipe", phase: str, secrets: "Secrets", store: str, source: s
     return job | {"package": package}
 
 
+def _check_store(store: str, secrets: "Secrets", dry_run: bool) -> None:
+    """Raises UsageError for a store that a rented machine cannot write."""
+    kind = store.partition(":")[0]
+    if kind not in ("hf", "hf-bucket", "s3"):
+        remedy = "Add --store hf:OWNER/NAME, hf-bucket:OWNER/NAME or s3://BUCKET."
+        raise UsageError(f"--store {store}: a rented machine cannot reach it, and what it has is deleted", remedy)
+    needed = "AWS_ACCESS_KEY_ID" if kind == "s3" else "HF_TOKEN"
+    if not (dry_run or secrets.get(needed)):
+        raise UsageError(f"--store {store}: the machine could not write there", f"Set {needed} in .env.")
+
+
 def _package() -> str:
     """What pip installs on the machine: this checkout's commit from its origin, or the installed version.
 
@@ -381,8 +394,10 @@ def _package() -> str:
     if not url.startswith(("https://", "ssh://", "git@")) or not git("branch", "-r", "--contains", commit):
         remedy = "Push it, or add --package with what pip is to install (or LANBOT_PACKAGE to .env)."
         raise UsageError(f"{root}: this version of LanBot is on no server from which a machine can install it", remedy)
-    url = url if "://" in url else "ssh://" + url.replace(":", "/", 1)
-    return f"lanbot @ git+{url}@{commit}"
+    # by https and without a user: the machine has no key, and a token in the address would be stored with the job
+    place = url.partition("://")[2] if "://" in url else url.replace(":", "/", 1)
+    host, _, path = place.partition("/")
+    return f"lanbot @ git+https://{host.rpartition('@')[2]}/{path}@{commit}"
 
 
 def _record(recipe: "Recipe", job: dict[str, Any], wanted: "Wanted", offer: "Offer", limit: float | None) -> "Record":

@@ -66,7 +66,8 @@ class Wanted:
         kind = self.gpu.upper() in (offer.gpu, family) if self.gpu else bool(self.type) or family in KINDS
         same = [(self.cloud, offer.cloud), (self.region, offer.region), (self.type, offer.type)]
         count = self.count in (None, offer.count) or bool(self.type)
-        return kind and count and offer.spot == self.spot and all(wish in ("", value) for wish, value in same)
+        known = offer.dollars_per_hour > 0  # one without a price would be the cheapest
+        return known and kind and count and offer.spot == self.spot and all(wish in ("", value) for wish, value in same)
 
 
 def planned_hours(recipe: "Recipe", options: "Options", phases: str, offer: Offer) -> float:
@@ -103,18 +104,20 @@ def rank(offers: Sequence[Offer], wanted: Wanted, hours: Callable[[Offer], float
 
 
 def request(record: Record, offer: Offer, secrets: Secrets, script: Callable[[Mapping[str, Any]], str]) -> Launch:
-    """The next machine of a launch, capped by what is left of its budget, and by the time that this buys."""
+    """The next machine of a launch, capped by what is left of its budget, and by the time that this buys.
+
+    The job's deadline is half an hour earlier than the machine's, so that the spend cap finds it saved.
+    """
     left = math.floor(record.left * 100) / 100
-    hours = min(left / offer.dollars_per_hour + 0.5, 24 * 30) if offer.dollars_per_hour else 24 * 7
-    date_cap = (records.now() + timedelta(hours=hours)).replace(microsecond=0)
-    deadline = date_cap.isoformat()
+    hours = min(left / offer.dollars_per_hour, 24 * 30) if offer.dollars_per_hour else 24 * 7
+    deadline = (records.now() + timedelta(hours=hours)).replace(microsecond=0)
     return Launch(
         name=machine_name(record.run, random_names.token_hex(3)),
         offer=offer,
-        script=script({**record.job, "gpus": offer.count, "deadline": deadline}),
+        script=script({**record.job, "gpus": offer.count, "deadline": deadline.isoformat()}),
         envs=secrets.for_node(str(record.job.get("store", ""))),
         spend_cap=left,
-        date_cap=date_cap,
+        date_cap=deadline + timedelta(hours=0.5),
         tags=(TAG, f"run:{record.run}"),
         ssh_key_id=record.ssh_key_id,
     )

@@ -23,7 +23,7 @@ def outcome(record: "Record") -> str:
 
 def said(record: "Record") -> dict[str, dict[str, Any]]:
     """The contents of those of FILES that are there. Raises UserError."""
-    from lanbot.cloud.stores import StoreError, open_store
+    from lanbot.cloud.stores import open_store
 
     prefix, found = _prefix(record), {}
     try:
@@ -34,20 +34,24 @@ def said(record: "Record") -> dict[str, dict[str, Any]]:
                 if prefix + file in names:
                     store.pull(prefix + file, Path(folder, file))
                     found[file] = json.loads(Path(folder, file).read_text(encoding="utf-8"))
-    except (StoreError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # every client has its own
         raise UserError(f"{record.job['store']}: cannot be read ({error})", "Check it, and its credentials.") from None
     return {file: value if isinstance(value, dict) else {} for file, value in found.items()}
 
 
 def clear(record: "Record") -> None:
     """Forgets what the node of an earlier launch said. Raises UserError if the store cannot be written."""
-    from lanbot.cloud.stores import StoreError, open_store
+    from lanbot.cloud.stores import open_store
 
     prefix = _prefix(record)
     try:
         store = open_store(record.job["store"])
         store.delete(sorted(store.names(prefix).keys() & {prefix + file for file in FILES}))
-    except StoreError as error:
+    except UserError:
+        raise
+    except Exception as error:
         remedy = "Check --store, and that its credentials may write."
         raise UserError(f"{record.job['store']}: cannot be used ({error})", remedy) from None
 

@@ -35,8 +35,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @dataclass
-class Desk:
-    """Where a test launches from."""
+class Client:
+    """The machine that launches: its records, and its account at the stand-in."""
 
     server: Server
     folder: Path
@@ -67,5 +67,5 @@ class Desk:
 
 
 @pytest.fixture
-def desk(server: Server, tmp_path: Path) -> Desk:
-    return Desk(server, tmp_path / "runs" / ".cloud")
+def client(server: Server, tmp_path: Path) -> Client:
+    return Client(server, tmp_path / "runs" / ".cloud")

@@ -14,11 +14,11 @@ import pytest
 from conftest import TOKEN
 from shadeform_server import Server, instance_type, spot
 
-from lanbot.cli import main
+from lanbot.cli import cloud, main
 from lanbot.cloud import records, storage
 
 ROOT = Path(__file__).parents[2]
-STORE = ("--store", "/store")
+STORE = ("--store", "hf:me/bot")
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +107,23 @@ def test_a_launch_without_a_store_says_how_to_name_one(account: Server, capsys: 
     assert not account.bodies()
 
 
+def test_a_store_that_a_rented_machine_cannot_write_is_refused(
+    account: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "cannot reach" in run(capsys, "launch", "--yes", "--store", "/my/disk", code=2)
+    monkeypatch.setenv("HF_TOKEN", "")
+    assert "HF_TOKEN" in run(capsys, "launch", "--yes", *STORE, code=2)
+    assert not account.bodies()
+
+
+@pytest.mark.parametrize("origin", ["https://me:token@host/me/bot.git", "git@host:me/bot.git", "ssh://git@host/me/bot"])
+def test_the_machine_installs_by_https_without_a_user(origin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"remote": origin, "rev-parse": "c0ffee", "branch": "origin/main"}
+    said = lambda argv, **_: types.SimpleNamespace(stdout=answers[argv[3]])  # noqa: E731
+    monkeypatch.setattr(cloud.subprocess, "run", said)
+    assert cloud._package().removesuffix("@c0ffee").removesuffix(".git") == "lanbot @ git+https://host/me/bot"
+
+
 # -- launching ---------------------------------------------------------------------------------------------
 
 
@@ -144,12 +161,12 @@ def test_the_plan_must_fit_into_the_spend_limit(account: Server, capsys: pytest.
 def test_the_machine_gets_the_job_and_the_token_but_not_the_account(
     account: Server, capsys: pytest.CaptureFixture[str], place: Path
 ) -> None:
-    (place / ".env").write_text("# keys\nexport WANDB_API_KEY='wandb-1'\nLANBOT_STORE=/from/dotenv\n")
+    (place / ".env").write_text("# keys\nexport WANDB_API_KEY='wandb-1'\nLANBOT_STORE=hf:from/dotenv\n")
     run(capsys, "launch", "--yes", "--phase", "sft", "--run-name", "v3", "--spend-limit", "150")
     (made,) = account.alive
     assert made.envs == {"HF_TOKEN": TOKEN, "WANDB_API_KEY": "wandb-1"}
     job = json.loads(made.script.partition(": ")[2])
-    assert (job["run"], job["phases"], job["store"], job["gpus"]) == ("v3", "sft", "/from/dotenv", 8)
+    assert (job["run"], job["phases"], job["store"], job["gpus"]) == ("v3", "sft", "hf:from/dotenv", 8)
     assert 'name = "v3"' in job["recipe"] and job["deadline"]
     saved = (place / "runs/.cloud/v3.json").read_text()
     assert not any(secret in made.script + saved for secret in (account.key, TOKEN, "wandb-1"))
@@ -175,7 +192,8 @@ def test_too_little_credit_is_said(account: Server, capsys: pytest.CaptureFixtur
     assert "INSUFFICIENT_FUNDS" in said and "Add credit" in said
 
 
-def test_without_a_key_the_remedy_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_key_the_remedy_names_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert "SHADEFORM_API_KEY" in run(capsys, "launch", "--yes", *STORE, code=1)
     assert "SHADEFORM_API_KEY" in run(capsys, "ls", code=1)
 
@@ -241,7 +259,7 @@ def test_watch_ends_with_the_run(
     run(capsys, "launch", "--yes", *STORE)
     monkeypatch.setattr(storage, "said", lambda record: {"done.json": {}} if account.seconds > 3_720 else {})
     said = run(capsys, "watch", "d20", "--recover")
-    assert "ended, $24." in said and "/store" in said and not account.alive
+    assert "ended, $24." in said and "hf:me/bot" in said and not account.alive
 
 
 def test_watch_says_why_a_run_failed(

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,8 @@ state.write_text(json.dumps(jobs))
 
 
 @pytest.fixture(autouse=True)
-def bin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def bin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The stubs on PATH; what they started on a host is ended with the test."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, text in (("ssh", SSH_STUB), ("sky", SKY_STUB)):
@@ -63,7 +66,10 @@ def bin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setattr(launch, "POLL", 0.05)
-    return folder
+    yield folder
+    for pid in tmp_path.glob("hosts/*/.lanbot/*/pid"):
+        with suppress(ProcessLookupError):  # each launch is a process group
+            os.killpg(int(pid.read_text()), signal.SIGKILL)
 
 
 def request(script: str, name: str = "lanbot-x-0a0b0c", hours: float = 1.0, **changes: Any) -> Launch:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.cloud.providers.base import Instance, Launch, Offer, RefusedError, Status, Unsettled
-from lanbot.cloud.records import now
 from lanbot.core.console import visible
 from lanbot.core.errors import UserError
 from lanbot.core.files import write_atomic
@@ -51,8 +50,9 @@ class Sky:
         place = {"infra": offer.cloud + (f"/{offer.region}" if offer.region else "")} if offer.cloud else {}
         instance = {"instance_type": offer.type} if offer.type else {}
         resources = {"accelerators": f"{offer.gpu}:{offer.count}", "use_spot": offer.spot, **place, **instance}
-        seconds = max(1, int((launch.date_cap - now()).total_seconds()))
-        wrapped = f"exec timeout -k 900 {seconds} bash -c {shlex.quote(launch.script)}\n"
+        # counted where it runs: a recovered job has only what is left
+        left = f"left=$(({int(launch.date_cap.timestamp())} - $(date +%s)))\n[ $left -gt 0 ] || exit 1\n"
+        wrapped = f"{left}exec timeout -k 900 $left bash -c {shlex.quote(launch.script)}\n"
         task = {"name": launch.name, "num_nodes": launch.nodes, "resources": resources, "run": RENDEZVOUS + wrapped}
         return task | ({"secrets": dict.fromkeys(launch.envs)} if launch.envs else {})
 
