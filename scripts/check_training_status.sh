@@ -1,3 +1,5 @@
 #!/bin/sh
 # Shows the launched runs: lanbot cloud status --help
-exec "${PYTHON:-python3}" -m lanbot cloud status "$@"
+venv="$(dirname "$0")/../.venv/bin/python"
+[ -x "$venv" ] || venv=python3
+exec "${PYTHON:-$venv}" -m lanbot cloud status "$@"

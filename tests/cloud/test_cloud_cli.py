@@ -334,6 +334,6 @@ def test_records_hold_no_secret_and_survive_a_round_trip(
 ) -> None:
     run(capsys, "launch", "--yes", *STORE)
     record = records.load(place / "runs" / ".cloud", "d20")
-    assert record and record.node.offer.gpu == "H100" and record.job["store"] == "/store"
+    assert record and record.node.offer.gpu == "H100" and record.job["store"] == "hf:me/bot"
     (place / "runs/.cloud/d20.json").write_text("{")
     assert "ls --orphans" in run(capsys, "status", "d20", code=1)
