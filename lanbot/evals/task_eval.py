@@ -22,7 +22,6 @@ from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.task import Task
 from lanbot.tools.tool import CallHandler
 
-GENERATE_BATCH = 256
 CALLS = 8
 """Tool calls that one request of an errand may make."""
 
@@ -153,20 +152,19 @@ def _answers(
     tools: Sequence[CallHandler] | None = None,
 ) -> list[Message | None]:
     """The model's answer to each prompt; None where it leaves no room in the context for one."""
-    answers: list[Message | None] = []
-    for start in range(0, len(prompts), GENERATE_BATCH):
-        batch = prompts[start : start + GENERATE_BATCH]
-        fits = [i for i, prompt in enumerate(batch) if len(prompt) < engine.model.config.context]
-        completions = engine.generate(
-            [batch[i] for i in fits],
-            sampling,
-            seed,
-            keys=[keys[start + i] for i in fits] if keys else None,
-            call_handlers=[tools[start + i] for i in fits] if tools else None,
-        )
-        messages = {i: engine.chat_format.parse(one.ids, one.sampled) for i, one in zip(fits, completions, strict=True)}
-        answers += [messages.get(i) for i in range(len(batch))]
-        on_progress(len(answers))
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) < engine.model.config.context]
+    completions = engine.generate(
+        [prompts[i] for i in fits],
+        sampling,
+        seed,
+        keys=[keys[i] if keys else str(i) for i in fits],
+        call_handlers=[tools[i] for i in fits] if tools else None,
+        on_finished=on_progress,
+    )
+    answers: list[Message | None] = [None] * len(prompts)
+    for i, completion in zip(fits, completions, strict=True):
+        answers[i] = engine.chat_format.parse(completion.ids, completion.sampled)
+    on_progress(len(prompts))
     return answers
 
 

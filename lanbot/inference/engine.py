@@ -1,196 +1,308 @@
-"""Batched generation with a KV cache, and calls answered while it generates.
+"""Continuous batching: requests join and leave a batch at every step, and calls are answered while it generates.
 
-When a model closes a call, its result is appended as forced tokens, and generation resumes after them. Each request
-draws from its own seed, so what it samples does not depend on the other requests of the batch.
+A step reads a piece of the prompts that wait and then generates one token of each request whose prompt is read. The
+live requests have the first slots: when one ends, the last one's keys and values are copied to its place. A beginning
+that another request holds, or held lately, is copied, not computed: of 16 samples of a question one reads it.
+
+Each request draws from its own seed, so what it samples does not depend on the other requests of the batch.
 """
 
-import copy
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import FIRST_COMPLETED, wait
+from functools import partial
 
 import torch
 
-from lanbot.chat.formats.base import ChatFormat, Event, StreamParser
+from lanbot.chat.formats.base import ChatFormat, Event
 from lanbot.core import hardware
 from lanbot.core.errors import UserError
 from lanbot.distributed.fsdp import gathered
-from lanbot.inference.sampling import Sampling, sample
-from lanbot.models.kv_cache import KVCache
+from lanbot.inference.prefixes import SHORTEST, Prefixes, shared
+from lanbot.inference.request import Alternatives, Completion, Handler, OnEvent, Request
+from lanbot.inference.runner import Runner
+from lanbot.inference.sampling import Sampling, sample_each
+from lanbot.inference.slots import Held, Slots
 from lanbot.models.transformer import Transformer
 from lanbot.tools.calculator import answer
-from lanbot.tools.tool import CallHandler
 
-OnEvent = Callable[[int, Event], None]
 SLOTS = {"cpu": 256, "cuda": 512, "mps": 64}  # maximum number of conversations generated at the same time
-PREFILL_TOKENS = 32_768  # maximum number of prompt tokens in one forward pass
-
-
-@dataclass
-class Completion:
-    """What was generated after a prompt."""
-
-    prompt: list[int]
-    ids: list[int] = field(default_factory=list)
-    sampled: list[int] = field(default_factory=list)
-    """1 where the model chose the token, 0 where a call's output was forced."""
-    logprobs: list[float] = field(default_factory=list)
-    """Of each sampled token under the model at temperature 1; 0 for forced ones."""
-    calls: int = 0  # number of calls that were answered
-    finished: str = ""
-    """"stop" (the turn ended), "length" (the limit was reached) or "tool" (a call handler returned None)."""
-
-
-@dataclass
-class _Request:
-    index: int
-    completion: Completion
-    draws: random.Random
-    limit: int
-    call_handler: CallHandler
-    parser: StreamParser
-    forced: deque[int] = field(default_factory=deque)
+PREFILL_TOKENS = {"cpu": 2_048, "cuda": 16_384, "mps": 4_096}  # of prompts, in one step
+MEMORY = 0.25
+"""The share of the memory for keys and values: four fifths of it for slots, one for beginnings."""
 
 
 class Engine:
-    """Generates with the current weights of `model`; call `refresh` after they have changed."""
+    """Generates with the current weights of `model`; call `refresh` after they have changed.
 
-    def __init__(self, model: Transformer, chat_format: ChatFormat, call_handler: CallHandler = answer) -> None:
+    memory: bytes for keys and values; by default a quarter of the device's.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        chat_format: ChatFormat,
+        call_handler: Handler = answer,
+        memory: int | None = None,
+    ) -> None:
         self.source, self.chat_format, self.call_handler = model, chat_format, call_handler
-        self.refresh()
+        self.model = gathered(model)
+        self.runner = Runner(self.model)
+        self.device = self.runner.device
+        self.memory = int(MEMORY * hardware.total()) if memory is None else memory
+        self.slots = Slots(model.config, model.dtype, self.device, self.memory * 4 // 5)
+        self.prefixes = Prefixes(self.memory // 5)
+        self.live: list[Request] = []
+        """The request of each slot, from the first on."""
+        self.waiting: dict[tuple[int, ...], deque[Request]] = {}
+        """By prompt: equal ones are admitted together."""
+        self._longest, self._in_step = 0, False
 
     def refresh(self) -> None:
-        """Takes the current weights: a copy in the compute dtype, or the fp32 masters themselves."""
+        """Takes the model's current weights. Raises ValueError while requests are generated."""
+        if self.live:
+            raise ValueError("the weights cannot change while requests are generated")
         self.model = gathered(self.source)
-        if self.model is self.source and self.source.dtype != torch.float32:
-            self.model = copy.deepcopy(self.source).to(self.source.dtype).requires_grad_(False)
-        self.device = self.model.embed_tokens.weight.device
+        self.runner.refresh(self.model)
+        self.prefixes.clear()
+
+    # -- requests ----------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        seed: int = 0,
+        key: str = "0",
+        call_handler: Handler | None = None,
+        max_calls: int | None = None,
+        call_seconds: float | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Request:
+        """Queues a prompt; `step` generates its completion.
+
+        key: what the draws depend on besides the seed. call_handler: what answers calls, by default the engine's own.
+        If it returns a Future, the other requests go on until the result is there. max_calls, call_seconds: budgets;
+        beyond them the model reads an error. on_event: gets each event of the answer as it is generated.
+
+        Raises UserError if the prompt leaves no room in the context, or one token of it does not fit the memory.
+        """
+        context = self.model.config.context
+        if len(prompt) >= context:
+            raise UserError(
+                f"a conversation of {len(prompt):,} tokens; the model's context is {context:,}",
+                "Shorten it, or train with a longer model.context.",
+            )
+        limit = min(sampling.max_tokens, context - len(prompt))
+        handler = self.call_handler if call_handler is None else call_handler
+        draws = random.Random(f"{seed}/{key}")
+        prompt = list(prompt)
+        made = Request(prompt, sampling, limit, draws, self.chat_format, handler, max_calls, call_seconds, on_event)
+        if not (self.live or self.waiting):
+            self._longest = 0
+        self._longest = max(self._longest, len(prompt) + limit)
+        self.waiting.setdefault(tuple(prompt), deque()).append(made)
+        return made
 
     @torch.inference_mode()
+    def cancel(self, request: Request) -> None:
+        """Ends a request where it is, also while a step is made; its completion keeps what was generated."""
+        request.cancel()
+        group = self.waiting.get(key := tuple(request.completion.prompt))
+        if group is not None and request in group:
+            group.remove(request)
+            if not group:
+                del self.waiting[key]
+        if not self._in_step:
+            self._leave()
+
     def generate(
         self,
         prompts: Sequence[list[int]],
         sampling: Sampling,
         seed: int = 0,
-        on_event: OnEvent | None = None,
+        on_event: Callable[[int, Event], None] | None = None,
         keys: Sequence[str] | None = None,
-        call_handlers: Sequence[CallHandler] | None = None,
+        call_handlers: Sequence[Handler] | None = None,
+        on_finished: Callable[[int], None] | None = None,
     ) -> list[Completion]:
-        """A completion for each prompt, in order. on_event(index, event) is called during generation.
+        """A completion for each prompt, in order; see `submit`. on_event(index, event) is called during generation.
 
-        keys: what a request's draws depend on besides the seed; its index by default.
-        call_handlers: what answers each request's calls; the engine's own by default.
+        keys: the index of a prompt by default. on_finished(n): n prompts are complete.
 
         Raises UserError if a prompt leaves no room in the context.
         """
-        context = self.model.config.context
-        for prompt in prompts:
-            if len(prompt) >= context:
-                raise UserError(
-                    f"a conversation of {len(prompt):,} tokens; the model's context is {context:,}",
-                    "Shorten it, or train with a longer model.context.",
-                )
-        requests = [
-            _Request(
-                i,
-                Completion(list(p)),
-                random.Random(f"{seed}/{keys[i] if keys else i}"),
-                min(sampling.max_tokens, context - len(p)),
-                call_handlers[i] if call_handlers else self.call_handler,
-                self.chat_format.stream(),
-            )
-            for i, p in enumerate(prompts)
-        ]
-        waiting = deque(requests)
-        longest = max((len(r.completion.prompt) + r.limit for r in requests), default=0)
-        slots: list[_Request | None] = [None] * min(self._slots(longest), len(requests))
-        cache = KVCache(self.model.config, len(slots), longest, self.model.dtype, self.device)
-        logits = torch.zeros(len(slots), self.model.config.vocab_size, device=self.device)
-        while True:
-            free = [i for i, request in enumerate(slots) if request is None]
-            if waiting and (len(free) * 4 >= len(slots)):
-                admitted = free[: len(waiting)]
-                for i in admitted:
-                    slots[i] = waiting.popleft()
-                rows = max(1, PREFILL_TOKENS // longest)
-                for some in (admitted[start : start + rows] for start in range(0, len(admitted), rows)):
-                    logits[some] = self._prefill(cache, [slots[i] for i in some], some)  # type: ignore[misc]
-            elif not waiting and len(free) * 2 > len(slots):  # the last requests: drop the empty slots
-                kept = [i for i, request in enumerate(slots) if request is not None]
-                slots = [slots[i] for i in kept]
-                cache.keep(torch.tensor(kept, dtype=torch.long, device=self.device))
-                logits = logits[kept]
-            if not any(slots):
-                return [request.completion for request in requests]
-            tokens = self._choose(slots, logits, sampling, on_event)
-            if any(slots):
-                logits = self._decode(cache, slots, tokens)
+        requests: list[Request] = []
+        done = 0
+        try:
+            for i, prompt in enumerate(prompts):
+                handler = call_handlers[i] if call_handlers else None
+                hear = partial(on_event, i) if on_event else None
+                key = keys[i] if keys else str(i)
+                requests.append(self.submit(prompt, sampling, seed, key, handler, on_event=hear))
+            mine = set(requests)
+            while done < len(requests):
+                done += len(mine.intersection(self.step()))
+                if on_finished is not None:
+                    on_finished(done)
+        finally:
+            if done < len(requests):
+                for request in requests:
+                    self.cancel(request)
+        return [request.completion for request in requests]
 
-    def _slots(self, longest: int) -> int:
-        """Number of conversations of `longest` tokens whose cache takes at most a quarter of the memory."""
-        config = self.model.config
-        held = 2 * config.n_layers * config.n_kv_heads * config.head_dim * longest * self.model.dtype.itemsize
-        return max(1, min(SLOTS[self.device.type], hardware.total() // 4 // max(1, held)))
+    # -- steps -------------------------------------------------------------------------------------------------
 
-    def _prefill(self, cache: KVCache, requests: list[_Request], slots: list[int]) -> torch.Tensor:
-        """The logits (rows, V) after each prompt; its keys and values are written to its slot."""
-        prompts = [request.completion.prompt for request in requests]
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long, device=self.device)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-        rows = torch.tensor(slots, device=self.device)
-        cache.lengths[rows] = 0
-        hidden = self.model(ids, cache=cache.view(rows, lengths))
-        return self.model.logits(hidden[torch.arange(len(prompts)), lengths - 1])
+    @torch.inference_mode()
+    def step(self) -> list[Request]:
+        """Reads a piece of the waiting prompts, then generates one token of each request that is ready. Returns the
+        requests that ended."""
+        self._in_step = True
+        try:
+            self._admit()
+            self._take_results()
+            behind = self._prefill()
+            ready = [i for i, request in enumerate(self.live) if request.ready]
+            if ready and (not behind or 2 * len(ready) >= len(self.live)):  # else more prompts are read first
+                self._decode(ready)
+        finally:
+            self._in_step = False
+        return self._leave()
 
-    def _decode(self, cache: KVCache, slots: list[_Request | None], tokens: torch.Tensor) -> torch.Tensor:
-        """The logits (slots, V) after one more token in each slot; empty slots do not advance."""
-        active = torch.tensor([request is not None for request in slots], device=self.device)
-        view = cache.view(torch.arange(len(slots), device=self.device), cache.lengths + active)
-        return self.model.logits(self.model(tokens[:, None], cache=view)[:, 0])
-
-    def _choose(
-        self, slots: list[_Request | None], logits: torch.Tensor, sampling: Sampling, on_event: OnEvent | None
-    ) -> torch.Tensor:
-        """The next token of each slot, forced or sampled. The slot of a finished request becomes None."""
-        draws = [0.0 if r is None or r.forced else r.draws.random() for r in slots]
-        drawn = sample(logits, sampling, torch.tensor(draws, device=self.device))
-        chosen = logits.log_softmax(-1).gather(-1, drawn[:, None])[:, 0].tolist()
-        tokens = drawn.tolist()
-        for i, request in enumerate(slots):
-            if request is None:
-                continue
-            completion, forced = request.completion, bool(request.forced)
-            if forced:
-                tokens[i] = request.forced.popleft()
-            completion.ids.append(tokens[i])
-            completion.sampled.append(0 if forced else 1)
-            completion.logprobs.append(0.0 if forced else chosen[i])
-            for event in request.parser.feed(tokens[i], not forced):
-                if on_event is not None:
-                    on_event(request.index, event)
-                if event.kind == "call":
-                    self._answer_call(request, event.text)
-            if tokens[i] in self.chat_format.stop_tokens:
-                completion.finished = "stop"
-            elif len(completion.ids) >= request.limit and not completion.finished:
-                completion.finished = "length"
-            if completion.finished:
-                slots[i] = None
-                if on_event is not None:
-                    for event in request.parser.finish():
-                        on_event(request.index, event)
-        return torch.tensor(tokens, device=self.device)
-
-    def _answer_call(self, request: _Request, code: str) -> None:
-        """Queues the result of a call to be forced; None ends the answer."""
-        completion = request.completion
-        result = request.call_handler(code)
-        completion.calls += 1
-        if result is None:
-            completion.finished = "tool"
+    def _admit(self) -> None:
+        """Gives waiting requests slots, and the beginnings that are held. A prompt waits for one that is being read if
+        it begins alike."""
+        allowed = min(SLOTS[self.device.type], self.slots.room(self._longest))
+        if len(self.live) >= allowed or not self.waiting:
             return
-        room = request.limit - len(completion.ids)
-        request.forced.extend(self.chat_format.forced_output(result, room))
+        wanted = min(allowed, len(self.live) + sum(map(len, self.waiting.values())))
+        for prompt, group in list(self.waiting.items()):
+            ids = list(prompt)
+            while group and len(self.live) < allowed:
+                length, source, wait_for_it = self._beginning(ids)
+                if wait_for_it:
+                    break
+                place = len(self.live)
+                self.slots.reserve(wanted, self._longest, used=place)
+                if isinstance(source, Held):
+                    self.slots.restore(source, place, length)
+                elif source is not None:
+                    self.slots.copy(self.live.index(source), place, length)
+                request = group.popleft()
+                request.cached = length
+                self.live.append(request)
+            if not group:
+                del self.waiting[prompt]
+            if len(self.live) >= allowed:
+                return
+
+    def _beginning(self, prompt: list[int]) -> tuple[int, Request | Held | None, bool]:
+        """The length of the longest beginning of a prompt that is held, without the last token, which is read to
+        generate; what holds it; and whether a longer one is being read."""
+        length, source = self.prefixes.longest(prompt)
+        best: Request | Held | None = source
+        reading = 0
+        for request in self.live:
+            alike = shared(request.tokens, prompt, max(SHORTEST, length + 1))
+            if min(alike, request.cached) > length:
+                length, best = min(alike, request.cached), request
+            if not request.ready and request.pending is None:
+                reading = max(reading, alike)
+        last = len(prompt) - 1
+        if min(reading, last) >= min(length, last) + SHORTEST:
+            return 0, None, True
+        length = min(length, last)
+        return (length, best, False) if length >= SHORTEST else (0, None, False)
+
+    def _take_results(self) -> None:
+        """Takes the results of calls; waits for the first one if no request can go on without."""
+        pending = [request for request in self.live if request.pending is not None]
+        if pending and len(pending) == len(self.live):
+            left = min(request.expires for request in pending) - time.monotonic()
+            calls = [request.pending for request in pending if request.pending is not None]
+            wait(calls, None if left == float("inf") else max(0.0, left), FIRST_COMPLETED)
+        for request in pending:
+            request.poll()
+
+    def _prefill(self) -> bool:
+        """Reads tokens that are not in the cache yet, all but the last one of each request: at most PREFILL_TOKENS.
+        Returns whether some are left."""
+        behind = [i for i, r in enumerate(self.live) if not r.finished and len(r.tokens) > r.cached + 1]
+        if not behind:
+            return False
+        most, T = PREFILL_TOKENS[self.device.type], 0
+        rows: list[int] = []
+        for i in behind:
+            left = min(len(self.live[i].tokens) - 1 - self.live[i].cached, most)
+            if rows and (len(rows) + 1) * max(T, left) > most:
+                break
+            rows.append(i)
+            T = max(T, left)
+        ids, positions = [], []
+        for i in rows:
+            request = self.live[i]
+            at = range(request.cached, min(request.cached + T, len(request.tokens) - 1))
+            padded = [*at, *[at[-1]] * (T - len(at))]  # the last token again, written to its own place
+            ids.append([request.tokens[position] for position in padded])
+            positions.append(padded)
+            request.cached = at[-1] + 1
+        longest = max(max(row) for row in positions) + 1
+        where = None if rows == list(range(len(rows))) else self._sent(rows)
+        self.runner.forward(self.slots, self._sent(ids), self._sent(positions), where, longest)
+        return any(len(r.tokens) > r.cached + 1 for r in self.live)
+
+    def _decode(self, ready: list[int]) -> None:
+        """One more token of each ready request. Others among them read their last token again, without effect."""
+        rows = self.live[: ready[-1] + 1]
+        positions = [max(0, request.cached - (not request.ready)) for request in rows]
+        ids = [[request.tokens[position]] for request, position in zip(rows, positions, strict=True)]
+        hidden = self.runner.forward(
+            self.slots, self._sent(ids), self._sent(positions)[:, None], None, max(positions) + 1
+        )[:, 0]
+        if len(ready) < len(rows):
+            hidden = hidden[self._sent(ready)]
+        logits = self.runner.logits(hidden)
+        requests = [self.live[i] for i in ready]
+        draws = torch.tensor([r.draws.random() if r.sampling.temperature else 0.0 for r in requests])
+        drawn = sample_each(logits, [r.sampling for r in requests], draws.to(self.device))
+        total = logits.logsumexp(-1)
+        chosen = logits.gather(-1, drawn[:, None])[:, 0] - total
+        alternatives = self._alternatives(requests, logits, total)
+        tokens, logprobs = torch.stack((drawn.float(), chosen)).tolist()  # one copy; ids are below 2**24
+        for request, token, logprob, others in zip(requests, tokens, logprobs, alternatives, strict=True):
+            request.cached += 1
+            request.advance(int(token), logprob, others)
+
+    def _alternatives(
+        self, requests: list[Request], logits: torch.Tensor, total: torch.Tensor
+    ) -> Sequence[Alternatives | None]:
+        most = max(request.sampling.top_logprobs for request in requests)
+        if not most:
+            return [None] * len(requests)
+        values, ids = logits.topk(min(most, logits.shape[-1]))
+        pairs = zip(ids.tolist(), (values - total[:, None]).tolist(), requests, strict=True)
+        return [list(zip(i, v, strict=True))[: request.sampling.top_logprobs] for i, v, request in pairs]
+
+    def _leave(self) -> list[Request]:
+        """Takes ended requests out of the slots; holds what they have read and written."""
+        ended = []
+        for i in reversed(range(len(self.live))):
+            request = self.live[i]
+            if not request.finished:
+                continue
+            ended.append(request)
+            if request.cached >= SHORTEST:
+                self.prefixes.add(self.slots.hold(i, request.tokens[: request.cached]))
+            last = self.live.pop()
+            if last is not request:
+                self.slots.copy(len(self.live), i, last.cached)
+                self.live[i] = last
+        return ended
+
+    def _sent(self, values: list[int] | list[list[int]]) -> torch.Tensor:
+        sent = torch.tensor(values)
+        return (
+            sent.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else sent.to(self.device)
+        )

@@ -73,7 +73,7 @@ class ScriptedEngine:
         self.config = SimpleNamespace(context=context)
         self.forward = 0
 
-    def generate(self, prompts, sampling, seed=0, on_event=None, keys=None, call_handlers=None):
+    def generate(self, prompts, sampling, seed=0, on_event=None, keys=None, call_handlers=None, on_finished=None):
         assert all(len(prompt) < self.config.context for prompt in prompts)
         end = BYTES.tokenizer.special["<|assistant_end|>"]
         return [Completion(p, [*BYTES.tokenizer.encode(self.answers(BYTES.tokenizer.decode(p))), end]) for p in prompts]
@@ -140,8 +140,7 @@ def test_an_evaluation_scores_the_parts_of_its_task() -> None:
     assert score.parts == {"high": Score.of([False] * 10, 0.0), "low": Score.of([True] * 10, 0.0)}
 
 
-def test_verdicts_match_their_rows_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lanbot.evals.task_eval.GENERATE_BATCH", 7)
+def test_verdicts_match_their_rows() -> None:
     right = references(Sums("test"))
     assert evaluate(ScriptedEngine(right.get), Sums("test"), "sums", 100, 8) == Score(1.0, 40, round(1 / 41, 6), 0.0)
     shifted = dict(zip(right, [*list(right.values())[1:], "0"], strict=True))
@@ -287,7 +286,7 @@ class Doer(ScriptedEngine):
         self.replies = replies
         self.batches: list[int] = []
 
-    def generate(self, prompts, sampling, seed=0, on_event=None, keys=None, call_handlers=None):
+    def generate(self, prompts, sampling, seed=0, on_event=None, keys=None, call_handlers=None, on_finished=None):
         assert all(len(prompt) < self.config.context for prompt in prompts)
         self.batches.append(len(prompts))
         return [
@@ -320,9 +319,7 @@ def replies(rows, say=lambda row, reply: reply) -> dict[str, list[list[Part]]]:
     return said
 
 
-@pytest.mark.parametrize("batch", [256, 7])
-def test_an_oracle_does_all_errands(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evals, "GENERATE_BATCH", batch)
+def test_an_oracle_does_all_errands() -> None:
     rows = range(40)
     engine, progress = Doer(replies(rows)), []
     envs = do_errands(engine, ERRANDS, rows, 96, progress.append)
@@ -428,14 +425,6 @@ def test_pass_at_k_does_not_depend_on_the_order_of_samples() -> None:
 def test_the_chance_of_pass_at_k_is_that_of_k_tries() -> None:
     scores = passes([[True, False]] * 2, chance=0.5)
     assert (scores["pass@1"].chance, scores["pass@2"].chance) == (0.5, 0.75)
-
-
-def test_pass_at_k_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = [[bool(random.Random(f"{i}/{j}").randrange(2)) for j in range(4)] for i in range(10)]
-    whole = passes(right)
-    monkeypatch.setattr("lanbot.evals.task_eval.GENERATE_BATCH", 3)
-    assert passes(right) == whole
-    assert whole["pass@1"].score == sum(map(sum, right)) / 40
 
 
 @pytest.mark.parametrize("n", [1, 4, 6])

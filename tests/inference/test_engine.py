@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +10,12 @@ from torch import Tensor
 from lanbot.chat.formats.base import ChatFormat, Event
 from lanbot.core.errors import UserError
 from lanbot.inference import engine as module
-from lanbot.inference.engine import Completion, Engine
+from lanbot.inference.engine import Engine
+from lanbot.inference.request import Completion
+from lanbot.inference.runner import Runner
 from lanbot.inference.sampling import Sampling, sample
+from lanbot.inference.slots import Slots
 from lanbot.models.config import ModelConfig
-from lanbot.models.kv_cache import CacheView
 from lanbot.models.transformer import Transformer
 
 MakeModel = Callable[..., Transformer]
@@ -163,22 +164,28 @@ def test_refresh_takes_over_the_weights_of_a_bf16_model(
 
 
 class Scripted:
-    """A model that says script[p] at position p, whatever stands before; `read` is what it was fed."""
+    """A model, and its own runner, that says script[p] at position p, whatever stands before; `read` is what it was
+    fed."""
 
     def __init__(self, script: list[int], vocab: int, context: int = 200) -> None:
         self.config = ModelConfig(vocab, 8, 1, 1, 1, 8, 8, context)
-        self.dtype, self.script, self.read = torch.float32, torch.tensor(script), {}  # type: ignore[var-annotated]
-        self.embed_tokens = SimpleNamespace(weight=torch.zeros(1))
+        self.dtype, self.device, self.script = torch.float32, torch.device("cpu"), torch.tensor(script)
+        self.read: dict[int, int] = {}
 
-    def __call__(self, ids: Tensor, cache: CacheView) -> Tensor:
-        positions = cache.positions(ids.shape[1])
-        cache.commit()
-        self.read |= dict(zip(positions[0].tolist(), ids[0].tolist(), strict=True))
+    def forward(self, slots: Slots, ids: Tensor, positions: Tensor, rows: Tensor | None, longest: int) -> Tensor:
+        if rows is None or rows[0] == 0:
+            self.read |= dict(zip(positions[0].tolist(), ids[0].tolist(), strict=True))
         return positions[..., None].float()
 
     def logits(self, hidden: Tensor) -> Tensor:
         following = (hidden[..., 0].long() + 1).clamp(max=len(self.script) - 1)
         return 50.0 * torch.nn.functional.one_hot(self.script[following], self.config.vocab_size).float()
+
+
+@pytest.fixture(autouse=True)
+def scripted_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scripted model runs itself."""
+    monkeypatch.setattr(module, "Runner", lambda model: model if isinstance(model, Scripted) else Runner(model))
 
 
 class Play:
