@@ -3,11 +3,28 @@
 Shapes: B trunks, P their tokens (padded on the right), T tokens of all branches of one trunk.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
 from lanbot.models.attention import PLAIN_ATTENTION
-from lanbot.models.kv_cache import CacheView
+
+
+class CacheView(ABC):
+    """What a forward pass of the model attends over beyond its own tokens, and where those are."""
+
+    @abstractmethod
+    def positions(self, T: int) -> Tensor:
+        """(T,) or (B, T): the positions of the new tokens."""
+
+    @abstractmethod
+    def mask(self, positions: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """(1 or B, 1, T, S), added to scores; None: causal."""
+
+    @abstractmethod
+    def update(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes (B, n_kv_heads, T, head_dim) of a layer and returns all that its tokens may attend over."""
 
 
 class Trunks(CacheView):
@@ -29,9 +46,6 @@ class Trunks(CacheView):
     def update(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         self.held.append((keys, values))
         return keys, values
-
-    def commit(self) -> None:
-        pass
 
 
 class Branches(CacheView):
@@ -58,6 +72,3 @@ class Branches(CacheView):
     def update(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         trunk_keys, trunk_values = self.trunks.held[layer]
         return torch.cat((trunk_keys[self.rows], keys), dim=2), torch.cat((trunk_values[self.rows], values), dim=2)
-
-    def commit(self) -> None:
-        pass

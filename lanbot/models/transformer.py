@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lanbot.models.attention import Spans, attend, within_documents
 from lanbot.models.config import ModelConfig
 from lanbot.models.cpu_kernels import FusedRMSNorm, MatMul, Rotate, use_cpu_kernels
-from lanbot.models.kv_cache import CacheView
+from lanbot.models.shared_prefix import CacheView
 
 
 class Linear(nn.Linear):
@@ -124,7 +124,8 @@ class Transformer(nn.Module):
 
         documents_BT: which document each token belongs to; attention stays within documents. None: each row is one.
             Keep it on the CPU, so that a GPU need not be synchronised.
-        cache: holds the keys and values of earlier tokens and takes those of these; not with documents_BT.
+        cache: what the tokens attend over besides each other; not with documents_BT. Generation has its own forward
+            pass, inference/runner.py.
         """
         T = ids_BT.shape[1]
         if cache is not None:
@@ -141,8 +142,6 @@ class Transformer(nn.Module):
             x = F.rms_norm(x, x.shape[-1:], None, self.config.norm_eps)
         for i, layer in enumerate(self.layers):
             x = layer(x, rope, mask, None if cache is None else (cache, positions, i))
-        if cache is not None:
-            cache.commit()
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from torch.testing import assert_close
 from lanbot.models import attention, transformer
 from lanbot.models.attention import attend, document_mask
 from lanbot.models.config import ModelConfig
-from lanbot.models.kv_cache import KVCache
 from lanbot.models.transformer import RMSNorm, Transformer, rotate, rotation
 
 MakeModel = Callable[..., Transformer]
@@ -176,21 +175,6 @@ def test_one_query_over_many_keys(plain_up_to: int, monkeypatch: pytest.MonkeyPa
     mask = torch.zeros(2, 1, 1, 6).masked_fill(~seen, -torch.inf)
     with torch.no_grad():
         assert_close(attend(q, k, v, mask), plain_attention(q, k, v, seen))
-
-
-@DTYPES
-def test_a_caches_mask_lets_a_token_see_itself_and_what_is_held_before_it(make_model: MakeModel, dtype) -> None:  # type: ignore[no-untyped-def]
-    cache = KVCache(make_model().config, 3, 10, torch.float32, CPU)
-    cache.lengths[:] = torch.tensor([4, 0, 2])
-    view = cache.view(torch.arange(3), torch.tensor([6, 2, 4]))
-    positions = view.positions(2)
-    assert positions.tolist() == [[4, 5], [0, 1], [2, 3]]
-    mask = view.mask(positions, dtype)
-    assert mask.shape == (3, 1, 2, 6) and mask.dtype == dtype
-    seen = [[[j <= at for j in range(6)] for at in row] for row in positions.tolist()]
-    assert (mask[:, 0] == 0).tolist() == seen and (mask[:, 0] == -torch.inf).tolist() == [
-        [[not one for one in row] for row in rows] for rows in seen
-    ]
 
 
 # -- the whole model ---------------------------------------------------------------------------------------

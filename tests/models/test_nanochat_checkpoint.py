@@ -17,7 +17,6 @@ from lanbot.core.errors import UserError
 from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
 from lanbot.models import nanochat_checkpoint
-from lanbot.models.kv_cache import KVCache
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model, save_model
 from lanbot.tokenizers.tiktoken_pickle import read_pickle
@@ -158,21 +157,6 @@ def test_grouped_queries_and_names_of_a_compiled_model(tree: Path) -> None:
     expected = plain_forward({name.removeprefix("_orig_mod."): value for name, value in weights.items()}, ids)
     assert expected.std() > 0.3
     assert_close(logits(model, ids), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_a_cache_changes_nothing_in_this_family(tree: Path) -> None:
-    model, rows, lengths = load(tree), torch.arange(3), torch.tensor([3, 7, 5])
-    ids = torch.randint(model.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(1))
-    expected = logits(model, ids)
-    cache = KVCache(model.config, 3, 12, torch.float32, CPU)
-    with torch.no_grad():
-        first = model.logits(model(ids[:, :7], cache=cache.view(rows, lengths)))
-        for row, length in enumerate(lengths.tolist()):
-            assert_close(first[row, :length], expected[row, :length], atol=1e-4, rtol=1e-4)
-        for step in range(5):
-            at = lengths + step
-            got = model.logits(model(ids[rows, at][:, None], cache=cache.view(rows, at + 1)))
-            assert_close(got[:, 0], expected[rows, at], atol=1e-4, rtol=1e-4)
 
 
 def test_packed_documents_are_as_if_alone_in_this_family(tree: Path) -> None:

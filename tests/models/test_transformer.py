@@ -16,7 +16,6 @@ from lanbot.core.errors import UserError
 from lanbot.models.config import ModelConfig
 from lanbot.models.families import FAMILIES
 from lanbot.models.init import init_weights
-from lanbot.models.kv_cache import KVCache
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model, save_model
 
@@ -129,72 +128,6 @@ def test_a_bf16_model_keeps_fp32_masters(make_model: MakeModel, tmp_path: Path) 
     assert hidden.dtype == torch.bfloat16
     assert bf16.logits(hidden).dtype == torch.float32
     assert_close(logits(bf16, some_ids(1, 8)), logits(model, some_ids(1, 8)), atol=0.15, rtol=0.05)
-
-
-# -- with and without a cache --------------------------------------------------------------------------------
-
-
-def test_a_cache_changes_nothing(make_model: MakeModel) -> None:
-    model, ids = make_model(), some_ids(3, 12)
-    expected, lengths = logits(model, ids), [3, 7, 5]
-    cache = KVCache(model.config, 3, 12, torch.float32, CPU)
-    rows = torch.arange(3)
-    with torch.no_grad():
-        prompt = ids[:, :7].clone()
-        prompt[0, 3:], prompt[2, 5:] = 0, 0
-        got = model.logits(model(prompt, cache=cache.view(rows, torch.tensor(lengths))))
-        for row, length in enumerate(lengths):
-            assert_close(got[row, :length], expected[row, :length], atol=1e-4, rtol=1e-4)
-        for step in range(5):
-            at = torch.tensor(lengths) + step
-            got = model.logits(model(ids[rows, at][:, None], cache=cache.view(rows, at + 1)))
-            assert_close(got[:, 0], expected[rows, at], atol=1e-4, rtol=1e-4)
-    assert cache.lengths.tolist() == [8, 12, 10]
-
-
-def test_a_prompt_may_come_in_pieces(make_model: MakeModel) -> None:
-    model, ids = make_model(), some_ids(2, 20)
-    cache = KVCache(model.config, 2, 20, torch.float32, CPU)
-    rows, expected = torch.arange(2), logits(model, ids)
-    with torch.no_grad():
-        for start, end in [(0, 6), (6, 7), (7, 20)]:
-            got = model.logits(model(ids[:, start:end], cache=cache.view(rows, torch.tensor([end, end]))))
-            assert_close(got, expected[:, start:end], atol=1e-4, rtol=1e-4)
-
-
-def test_slots_are_apart_and_can_be_used_again(make_model: MakeModel) -> None:
-    model, ids = make_model(), some_ids(3, 14)
-    expected = logits(model, ids)
-    cache = KVCache(model.config, 5, 14, torch.float32, CPU)
-
-    def feed(slots: list[int], tokens: Tensor) -> Tensor:
-        rows = torch.tensor(slots)
-        view = cache.view(rows, cache.lengths[rows] + tokens.shape[1])
-        return model.logits(model(tokens, cache=view))
-
-    with torch.no_grad():
-        assert_close(feed([4, 1], ids[:2, :9]), expected[:2, :9], atol=1e-4, rtol=1e-4)
-        assert_close(feed([1], ids[1:2, 9:10]), expected[1:2, 9:10], atol=1e-4, rtol=1e-4)
-        cache.lengths[4] = 0
-        assert_close(feed([4], ids[2:, :5]), expected[2:, :5], atol=1e-4, rtol=1e-4)
-        assert_close(feed([1], ids[1:2, 10:11]), expected[1:2, 10:11], atol=1e-4, rtol=1e-4)
-        assert_close(feed([4], ids[2:, 5:9]), expected[2:, 5:9], atol=1e-4, rtol=1e-4)
-        cache.keep(torch.tensor([4, 1]))
-        assert_close(feed([0], ids[2:, 9:]), expected[2:, 9:], atol=1e-4, rtol=1e-4)
-        assert_close(feed([1], ids[1:2, 11:]), expected[1:2, 11:], atol=1e-4, rtol=1e-4)
-
-
-def test_a_slot_that_does_not_advance_forgets_what_it_was_fed(make_model: MakeModel) -> None:
-    model, ids = make_model(), some_ids(2, 8)
-    expected = logits(model, ids)
-    cache = KVCache(model.config, 2, 8, torch.float32, CPU)
-    rows = torch.arange(2)
-    with torch.no_grad():
-        model(ids[:, :4], cache=cache.view(rows, torch.tensor([4, 4])))
-        for token in (5, 6):
-            model(torch.tensor([[token], [int(ids[1, token - 1])]]), cache=cache.view(rows, torch.tensor([4, token])))
-        got = model.logits(model(ids[:, [4, 6]][:, :1], cache=cache.view(rows, torch.tensor([5, 6]))))
-    assert_close(got[0, 0], expected[0, 4], atol=1e-4, rtol=1e-4)
 
 
 # -- what a token may see ------------------------------------------------------------------------------------
