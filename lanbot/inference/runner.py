@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from lanbot.inference.slots import Slots
 from lanbot.models.transformer import Transformer, rotation
 
+MATRICES = frozenset(("qkv", "o", "up", "down", "head"))
+
 
 class Runner:
     """Computes with a copy of the model's weights in its compute dtype; `refresh` takes new ones in place."""
@@ -24,6 +26,9 @@ class Runner:
         self.config, self.dtype = config, model.dtype
         self.device = model.embed_tokens.weight.device
         self.eps, self.family, self.groups = config.norm_eps, config.switches, config.n_heads // config.n_kv_heads
+        self.transposed = self.device.type == "cpu" and self.dtype == torch.float32
+        """A CPU multiplies a few rows by a matrix laid out like this up to five times faster, in fp32 alone."""
+        self.rotations = rotation(torch.arange(config.context, device=self.device), config, self.dtype)
         self.weights: dict[str, list[Tensor]] = {}
         self.refresh(model)
 
@@ -39,7 +44,7 @@ class Runner:
             "down": [m.down_proj.weight for m in mlps],
             "embed": [model.embed_tokens.weight],
         }
-        if not self.config.tie_embeddings:
+        if self.transposed or not self.config.tie_embeddings:
             fused["head"] = [model.lm_head.weight]
         if self.family.qkv_bias:
             fused["bias"] = [_rows(a.q_proj.bias, a.k_proj.bias, a.v_proj.bias) for a in attention]
@@ -53,10 +58,13 @@ class Runner:
             fused["turn"] = [torch.stack(each).unsqueeze(1)]  # (layers, 1, H + K, D)
         for name, tensors in fused.items():
             for i, tensor in enumerate(tensors):
+                if self.transposed and name in MATRICES:
+                    tensor = tensor.T
                 if name in self.weights and i < len(self.weights[name]):
                     self.weights[name][i].copy_(tensor)
                 else:
-                    self.weights.setdefault(name, []).append(tensor.detach().to(self.dtype, copy=True))
+                    taken = tensor.detach().to(self.dtype, copy=True, memory_format=torch.contiguous_format)
+                    self.weights.setdefault(name, []).append(taken)
 
     def forward(
         self, slots: Slots, ids_BT: Tensor, positions_BT: Tensor, rows_B: Tensor | None, longest: int
@@ -78,7 +86,9 @@ class Runner:
         heads = torch.arange(K, device=self.device)
         written = ((slot_B[:, None, None] * K + heads) * slots.capacity + positions_BT[..., None]).flatten()
         for i in range(self.config.n_layers):
-            qkv = F.linear(self._norm(x, self._of("before_attention", i)), w["qkv"][i], self._of("bias", i))
+            qkv = self._product(self._norm(x, self._of("before_attention", i)), "qkv", i)
+            if self.family.qkv_bias:
+                qkv = qkv + w["bias"][i]
             qkv = qkv.view(B, T, H + 2 * K, D)
             qk = qkv[:, :, : H + K]
             if self.family.qk_norm:  # before or after rotation is the same: norms do not change with it
@@ -92,14 +102,14 @@ class Runner:
             q = qk[:, :, :H].view(B, T, K, self.groups, D).permute(0, 2, 3, 1, 4).reshape(B, K, self.groups * T, D)
             y = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
             y = y.view(B, K, self.groups, T, D).permute(0, 3, 1, 2, 4).reshape(B, T, H * D)
-            x = x + F.linear(y, w["o"][i])
+            x = x + self._product(y, "o", i)
             x = x + self._mlp(self._norm(x, self._of("before_mlp", i)), i)
         return self._norm(x, self._of("last", 0))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) -> (..., V) in fp32."""
-        head = self.weights["head" if "head" in self.weights else "embed"][0]
-        logits, softcap = F.linear(hidden, head).float(), self.family.softcap
+        logits = self._product(hidden, "head" if "head" in self.weights else "embed", 0).float()
+        softcap = self.family.softcap
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
     def _of(self, name: str, i: int) -> Tensor | None:
@@ -110,7 +120,7 @@ class Runner:
 
     def _turns(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines by which queries and keys are rotated, (layers or 1, B, T, H + K or 1, D) each."""
-        cos, sin = rotation(positions_BT, self.config, self.dtype)
+        cos, sin = (table[positions_BT] for table in self.rotations)
         if "turn" not in self.weights:
             n = self.config.n_layers
             return cos.expand(n, *cos.shape), sin.expand(n, *sin.shape)
@@ -118,11 +128,15 @@ class Runner:
         return cos * weight, sin * weight.roll(self.config.head_dim // 2, -1)
 
     def _mlp(self, x: Tensor, i: int) -> Tensor:
-        up, down = F.linear(x, self.weights["up"][i]), self.weights["down"][i]
+        up = self._product(x, "up", i)
         if self.family.activation != "silu":
-            return F.linear(F.relu(up).square_(), down)
+            return self._product(F.relu(up).square_(), "down", i)
         gate, up = up.split(self.config.mlp_dim, -1)
-        return F.linear(F.silu(gate) * up, down)
+        return self._product(F.silu(gate) * up, "down", i)
+
+    def _product(self, x: Tensor, name: str, i: int) -> Tensor:
+        weight = self.weights[name][i]
+        return x @ weight if self.transposed else F.linear(x, weight)
 
 
 def _rows(*tensors: nn.Parameter | Tensor) -> Tensor:

@@ -46,9 +46,11 @@ def sample(logits_BV: Tensor, sampling: Sampling, draws_B: Tensor) -> Tensor:
     """(B,) ids. draws_B: a uniform number in [0, 1) for each row, independent of the other rows."""
     if sampling.temperature == 0:
         return logits_BV.argmax(-1)
-    logits, ids = logits_BV / sampling.temperature, None
+    logits, ids = logits_BV, None
     if sampling.top_k is not None or sampling.top_p is not None:
         logits, ids = logits.topk(min(sampling.top_k or logits.shape[-1], logits.shape[-1]), sorted=True)
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
     probabilities = logits.softmax(-1)
     if sampling.top_p is not None:
         before = probabilities.cumsum(-1) - probabilities
