@@ -20,6 +20,7 @@ from lanbot.chat.formats.base import ChatFormat, Event
 from lanbot.core import hardware
 from lanbot.core.errors import UserError
 from lanbot.distributed.fsdp import gathered
+from lanbot.inference.graphs import Graphs, row_count
 from lanbot.inference.prefixes import SHORTEST, Prefixes, shared
 from lanbot.inference.request import Alternatives, Completion, Handler, OnEvent, Request
 from lanbot.inference.runner import Runner
@@ -53,6 +54,7 @@ class Engine:
         self.device = self.runner.device
         self.memory = int(MEMORY * hardware.total()) if memory is None else memory
         self.slots = Slots(model.config, model.dtype, self.device, self.memory * 4 // 5)
+        self.graphs = Graphs(self.runner, self.slots) if self.device.type == "cuda" else None
         self.prefixes = Prefixes(self.memory // 5)
         self.live: list[Request] = []
         """The request of each slot, from the first on."""
@@ -87,7 +89,7 @@ class Engine:
         If it returns a Future, the other requests go on until the result is there. max_calls, call_seconds: budgets;
         beyond them the model reads an error. on_event: gets each event of the answer as it is generated.
 
-        Raises UserError if the prompt leaves no room in the context, or one token of it does not fit the memory.
+        Raises UserError if the prompt leaves no room in the context.
         """
         context = self.model.config.context
         if len(prompt) >= context:
@@ -175,6 +177,8 @@ class Engine:
         """Gives waiting requests slots, and the beginnings that are held. A prompt waits for one that is being read if
         it begins alike."""
         allowed = min(SLOTS[self.device.type], self.slots.room(self._longest))
+        if self.graphs is not None:
+            allowed = max(1, row_count(allowed + 1) // 2)  # a power of two, as graphs have rows
         if len(self.live) >= allowed or not self.waiting:
             return
         wanted = min(allowed, len(self.live) + sum(map(len, self.waiting.values())))
@@ -185,7 +189,7 @@ class Engine:
                 if wait_for_it:
                     break
                 place = len(self.live)
-                self.slots.reserve(wanted, self._longest, used=place)
+                self.slots.reserve(row_count(wanted) if self.graphs else wanted, self._longest, used=place)
                 if isinstance(source, Held):
                     self.slots.restore(source, place, length)
                 elif source is not None:
@@ -258,12 +262,7 @@ class Engine:
         rows = self.live[: ready[-1] + 1]
         positions = [max(0, request.cached - (not request.ready)) for request in rows]
         ids = [[request.tokens[position]] for request, position in zip(rows, positions, strict=True)]
-        hidden = self.runner.forward(
-            self.slots, self._sent(ids), self._sent(positions)[:, None], None, max(positions) + 1
-        )[:, 0]
-        if len(ready) < len(rows):
-            hidden = hidden[self._sent(ready)]
-        logits = self.runner.logits(hidden)
+        logits = self._logits(self._sent(ids), self._sent(positions)[:, None], max(positions) + 1, ready)
         requests = [self.live[i] for i in ready]
         draws = torch.tensor([r.draws.random() if r.sampling.temperature else 0.0 for r in requests])
         drawn = sample_each(logits, [r.sampling for r in requests], draws.to(self.device))
@@ -274,6 +273,15 @@ class Engine:
         for request, token, logprob, others in zip(requests, tokens, logprobs, alternatives, strict=True):
             request.cached += 1
             request.advance(int(token), logprob, others)
+
+    def _logits(self, ids: torch.Tensor, positions: torch.Tensor, longest: int, ready: list[int]) -> torch.Tensor:
+        """(ready, V): those of the ready rows, after one more token of each row."""
+        chosen = None if len(ready) == len(ids) else self._sent(ready)
+        if self.graphs is not None:
+            logits = self.graphs.logits(ids, positions, longest)
+            return logits if chosen is None else logits[chosen]
+        hidden = self.runner.forward(self.slots, ids, positions, None, longest)[:, 0]
+        return self.runner.logits(hidden if chosen is None else hidden[chosen])
 
     def _alternatives(
         self, requests: list[Request], logits: torch.Tensor, total: torch.Tensor

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.inference import engine as module
 from lanbot.inference.engine import Engine
+from lanbot.inference.graphs import Graphs, Step
 from lanbot.inference.request import Request
 from lanbot.inference.sampling import Sampling
 from lanbot.models.families import FAMILIES
@@ -126,6 +127,37 @@ def test_every_family_generates_what_its_forward_pass_says(
     drain(engine)
     close = [check_greedy(model, request) for request in made]
     assert sum(close) <= 1, "hardly any token is a coin toss"
+
+
+class Replayed:
+    """Stands in for a captured graph: the same step again, on the same tensors."""
+
+    def __init__(self, step: Step) -> None:
+        self.step, self.result = step, step()
+
+    def __call__(self) -> torch.Tensor:
+        return self.result.copy_(self.step())
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+def test_steps_of_rounded_shapes_give_the_same(
+    make_model: MakeModel, chat_format: ChatFormat, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What captured graphs need: fixed tensors, rows and lengths rounded up."""
+    engine = Engine(make_model(seed=4, context=300), chat_format)
+    monkeypatch.setitem(module.SLOTS, "cpu", slots)
+    prompts = [prompt_of(chat_format, text) for text in ("Hi", "Who are you, then?", "Tell me of Mia.", "7", "Hello")]
+    expected = [one.ids for one in engine.generate(prompts, WARM)]
+    engine.prefixes.clear()
+    engine.graphs = Graphs(engine.runner, engine.slots, Replayed)
+    assert [one.ids for one in engine.generate(prompts, WARM)] == expected
+    assert {rows for rows, _ in engine.graphs.graphs} <= {1, 2, 4, 8}
+    addresses = engine.slots.keys.data_ptr()
+    made = [engine.submit((prompt * 99)[:140], CALM) for prompt in prompts]
+    drain(engine)
+    assert engine.slots.keys.data_ptr() != addresses, "the slots have grown"
+    for request in made:
+        check_greedy(engine.source, request)
 
 
 def test_samples_of_one_prompt_read_it_once(engine: Engine, chat_format: ChatFormat, counted: list[int]) -> None:

@@ -1,12 +1,17 @@
 """The runner's forward pass over slots is the model's own forward pass."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from lanbot.chat.formats.base import ChatFormat
+from lanbot.inference import engine as module
+from lanbot.inference.engine import Engine
 from lanbot.inference.runner import Runner
+from lanbot.inference.sampling import Sampling
 from lanbot.inference.slots import GRAIN, Slots
 from lanbot.models.families import FAMILIES
 from lanbot.models.transformer import Transformer
@@ -106,3 +111,38 @@ def test_a_step_reads_no_value_of_the_device(make_model: MakeModel) -> None:
     assert logits.shape == (4, 1, model.config.vocab_size) and logits.dtype == torch.float32
     with pytest.raises(RuntimeError):
         logits.sum().item()
+
+
+KINDS = [Sampling(6), Sampling(6, temperature=1.0), Sampling(6, temperature=0.8, top_k=50, top_p=0.9, min_p=0.01)]
+
+
+@pytest.mark.parametrize("sampling", KINDS)
+def test_generation_copies_once_a_step_from_the_device(
+    sampling: Sampling, make_model: MakeModel, chat_format: ChatFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests of different lengths on a device that cannot be read, but for the tokens of each step."""
+    monkeypatch.setitem(module.SLOTS, "meta", 4)
+    monkeypatch.setitem(module.PREFILL_TOKENS, "meta", 64)
+    reads: list[tuple[int, ...]] = []
+    tolist = torch.Tensor.tolist
+
+    def counted(tensor: torch.Tensor) -> Any:
+        if tensor.device.type != "meta":
+            return tolist(tensor)
+        reads.append(tuple(tensor.shape))
+        return torch.zeros(tensor.shape).add(9).tolist()
+
+    monkeypatch.setattr(torch.Tensor, "tolist", counted)
+    engine = Engine(make_model(context=100).to("meta"), chat_format, memory=1 << 24)
+    made = engine.generate([[1, 2, 3], [4] * 98, [5] * 30, [1, 2, 3], [6] * 40], sampling)
+    assert [len(one.ids) for one in made] == [6, 2, 6, 6, 6]
+    assert all(len(shape) == 2 and shape[0] == 2 for shape in reads), "tokens and log probabilities together"
+    tokens = sum(len(one.ids) for one in made)
+    assert sum(shape[1] for shape in reads) == tokens and len(reads) < tokens
+
+
+def test_without_a_device_to_read_a_read_raises() -> None:
+    """What the test above relies on."""
+    for read in (bool, int, float, torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.cpu):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            read(torch.ones((), device="meta"))

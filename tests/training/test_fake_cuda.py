@@ -4,7 +4,6 @@ layouts and devices of each operator. A tensor holds no values there, so whateve
 Autograd's engine needs a driver: test_gpu_trace.py runs the backward pass, on the meta device.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -14,15 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from lanbot.chat.formats.base import ChatFormat
 from lanbot.core import hardware
 from lanbot.data.packing import Batch
 from lanbot.distributed.runtime import Runtime
-from lanbot.inference.engine import Engine
-from lanbot.inference.sampling import Sampling
 from lanbot.models import attention, fp8
 from lanbot.models.config import ModelConfig
 from lanbot.models.loss import Candidates
@@ -164,33 +160,3 @@ def test_the_backward_of_fp8_waits_for_no_value() -> None:
 def test_a_training_step_with_a_sharded_optimiser_waits_for_no_value(mesh: DeviceMesh) -> None:
     model = make_model()
     check(step_of(model, Runtime(1, 4, CUDA, torch.bfloat16, mesh)), model)
-
-
-@pytest.mark.parametrize("sampling", [Sampling(4), Sampling(4, temperature=1.0), Sampling(4, 0.8, top_k=50, top_p=0.9)])
-def test_decoding_reads_the_drawn_tokens_and_the_longest_length_alone(
-    sampling: Sampling, chat_format: ChatFormat, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompts = [[1, 2, 3], [4] * (CONFIG.context - 2), [5] * (CONFIG.context - 2)]  # two end early
-    reads: list[str] = []
-
-    def longest(_: Tensor) -> int:
-        reads.append(sys._getframe(1).f_code.co_name)
-        return max(map(len, prompts))
-
-    def values(tensor: Tensor) -> list:
-        reads.append(sys._getframe(1).f_code.co_name)
-        return [0 if tensor.dtype == torch.int64 else -1.0] * len(tensor)
-
-    def refresh(engine: Engine) -> None:
-        """Without the cast to the compute dtype, which torch does not do to fake parameters."""
-        engine.model, engine.device = engine.source, CUDA
-
-    monkeypatch.setattr(Engine, "refresh", refresh)
-    torch.set_default_dtype(torch.bfloat16)
-    engine = Engine(make_model(), chat_format)
-    torch.set_default_dtype(torch.float32)
-    monkeypatch.setattr(Tensor, "__int__", longest)
-    monkeypatch.setattr(FakeTensor, "tolist", values, raising=False)
-    completions = engine.generate(prompts, sampling)
-    assert [len(completion.ids) for completion in completions] == [4, 2, 2]
-    assert reads == ["_prefill", "positions", "_choose", "_choose", *["positions", "_choose", "_choose"] * 3]
