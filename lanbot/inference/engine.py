@@ -35,6 +35,11 @@ MEMORY = 0.25
 """The share of the memory for keys and values: four fifths of it for slots, one for beginnings."""
 
 
+def default_memory() -> int:
+    """Bytes for keys and values on this machine."""
+    return int(MEMORY * hardware.total())
+
+
 class Engine:
     """Generates with the current weights of `model`; call `refresh` after they have changed.
 
@@ -52,10 +57,10 @@ class Engine:
         self.model = gathered(model)
         self.runner = Runner(self.model)
         self.device = self.runner.device
-        self.memory = int(MEMORY * hardware.total()) if memory is None else memory
-        self.slots = Slots(model.config, model.dtype, self.device, self.memory * 4 // 5)
+        budget = default_memory() if memory is None else memory
+        self.slots = Slots(model.config, model.dtype, self.device, budget * 4 // 5)
         self.graphs = Graphs(self.runner, self.slots) if self.device.type == "cuda" else None
-        self.prefixes = Prefixes(self.memory // 5)
+        self.prefixes = Prefixes(budget // 5)
         self.live: list[Request] = []
         """The request of each slot, from the first on."""
         self.waiting: dict[tuple[int, ...], deque[Request]] = {}
