@@ -172,6 +172,7 @@ class RL(Training):
     prompts: Count = key(16, "Questions a step.")
     group_size: Int = key(8, "Answers sampled for each question.", ge=2)
     max_tokens: Count = key(128, "The longest answer, in tokens.")
+    refill: Natural = key(0, "How often a step asks further questions for groups whose rewards were all equal.")
     eval_questions: Count = key(100, "Questions for pass@1 and pass@8, before and after.")
     checkpoint_every: Count = key(10, "Steps between checkpoints.")
 

@@ -17,15 +17,17 @@ from lanbot.inference.engine import Completion, Engine
 from lanbot.models import saved
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
-from lanbot.phases import rl
-from lanbot.phases.rl import Rollout, measure, train_rl
+from lanbot.phases import rl, rl_metrics
+from lanbot.phases.rl import train_rl
+from lanbot.phases.rl_pass import measure
+from lanbot.phases.rollouts import Question, Rollout
 from lanbot.tasks.registry import make_task
 from lanbot.training.trainer import Trainer
 
 RUNTIME = Runtime.single()
 
 Train = Callable[..., Path]
-TIMES = ("seconds", "step_seconds", "tokens_per_second")
+TIMES = ("seconds", "step_seconds", "tokens_per_second", "rollout_tokens_per_second", "update_tokens_per_second")
 
 
 @pytest.fixture
@@ -40,15 +42,18 @@ def train(
         def start_from(run: Run, phase: str, runtime: Runtime) -> Trainer:
             return Trainer(make_model(dtype=RUNTIME.dtype), chat_format, run.recipe.rl, run.phase(phase), RUNTIME)
 
-        def roll_out(engine: Any, questions: Any, settings: Any, step: int, *rest: Any) -> list[list[Rollout]]:
+        def roll_out(engine: Any, asked: list[Question], settings: Any, seed: int) -> list[list[Rollout]]:
+            step = asked[0].number // settings.prompts
             if step + 1 == stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
             advantage = float("nan") if step + 1 in bad else 0.5
             answers = [Completion([9, 5, step], [7 + i, 8, 1], [1, 1, 1], [-1.0] * 3, finished="stop") for i in (0, 1)]
-            return [[Rollout(answers[0], 1.0, advantage), Rollout(answers[1], 0.0, -advantage)]]
+            return [[Rollout((answers[0],), 1.0, advantage), Rollout((answers[1],), 0.0, -advantage)]]
 
         monkeypatch.setattr(rl, "start_from", start_from)
         monkeypatch.setattr(rl, "roll_out", roll_out)
+        monkeypatch.setattr(rl, "score", lambda groups: groups)
+        monkeypatch.setattr(rl, "with_advantages", lambda groups: groups)
         monkeypatch.setattr(rl, "measure", lambda *_: None)
         train_rl(run, RUNTIME)
         return run.phase("rl")
@@ -78,7 +83,7 @@ def test_a_bad_update_is_skipped_and_counted_also_over_a_stop(train: Train, caps
 def test_a_gap_between_the_log_probabilities_of_engine_and_trainer_is_logged_and_warned_about(
     train: Train, gap: float, warned: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rl, "logprob_gaps", lambda *_: [gap])
+    monkeypatch.setattr(rl_metrics, "logprob_gaps", lambda *_: [gap])
     phase = train("gap")
     assert [line["logprob_gap"] for line in metrics(phase)] == [gap] * 10
     warning = "log probabilities of engine and trainer differ by 0.060 on average"
@@ -89,7 +94,7 @@ def test_pass_at_k_reports_sample_and_total_of_the_questions(
     make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     run = Run(tmp_path, load("smoke", {"rl.max_tokens": "2", "rl.eval_questions": "3"}))
-    measure(run, Engine(make_model(context=96), chat_format), RUNTIME, "before")
+    measure(run, "rl", Engine(make_model(context=96), chat_format), RUNTIME, "before")
     said = run.read("rl", "pass.json")["before"]
     there = sum(len(make_task(task, "test")) for task in {part.task for part in run.recipe.rl.mixture})
     for one in said.values():
