@@ -1,4 +1,6 @@
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -144,3 +146,65 @@ def test_sampler_and_trainer_agree_in_fp32(chat_format: ChatFormat, make_model: 
         _, nll = weighted_nll(model(ids), model.lm_head.weight, targets, weights)
     gaps = logprob_gaps(answers, nll)
     assert len(gaps) == sum(sum(answer.sampled) for answer in answers) and max(gaps) < 1e-3
+
+
+REFILLED = [[True, False, False], [True] * 3, [False] * 3, [True] * 3, [True] * 3, [True, True, False], [False] * 3]
+"""The first and the sixth question have something to learn from."""
+
+
+@pytest.mark.parametrize(("refill", "asked", "kept"), [(0, 4, 1), (1, 7, 2), (2, 9, 2)])
+def test_uninformative_groups_are_replaced_up_to_a_bound(
+    refill: int, asked: int, kept: int, chat_format: ChatFormat, questions: Mixture, make_model: Callable[..., Any]
+) -> None:
+    settings = replace(SETTINGS, refill=refill)
+    engine = Scripted(chat_format, make_model(context=256), questions, [*REFILLED, [True] * 3, [True] * 3])
+    groups = step(engine, questions, settings, ONE)
+    assert len(engine.keys) == 3 * asked == 3 * len(groups)
+    assert len(informative(groups)) == 3 * kept
+
+
+def test_a_full_step_asks_no_further_questions(
+    chat_format: ChatFormat, questions: Mixture, make_model: Callable[..., Any]
+) -> None:
+    engine = Scripted(chat_format, make_model(context=256), questions, [[True, False, True]] * 4)
+    assert len(step(engine, questions, replace(SETTINGS, refill=9), ONE)) == 4
+
+
+@dataclass(frozen=True)
+class OneOf(Runtime):
+    """A rank of several; the others kept as many groups as `elsewhere` says, round by round."""
+
+    elsewhere: tuple[int, ...] = ()
+
+    def sum(self, value: float) -> float:
+        self.sums.append(value)
+        return value + self.elsewhere[len(self.sums) - 1]
+
+    @cached_property
+    def sums(self) -> list[float]:
+        return []
+
+
+def test_ranks_ask_in_turns_what_one_rank_would_ask(
+    chat_format: ChatFormat, questions: Mixture, make_model: Callable[..., Any]
+) -> None:
+    settings = replace(SETTINGS, refill=2)
+    right = [*REFILLED, [True] * 3, [True] * 3]
+    alone, keys = Scripted(chat_format, make_model(context=256), questions, right), []
+    step(alone, questions, settings, ONE)
+    for rank, elsewhere in ((0, (0, 1)), (1, (1, 1))):
+        engine = Scripted(chat_format, make_model(context=256), questions, right)
+        step(engine, questions, settings, OneOf(rank, 2, ONE.device, ONE.dtype, elsewhere=elsewhere))
+        keys.append({key.split("/")[1] for key in engine.keys})
+    assert keys == [{"0", "2", "4", "6", "8"}, {"1", "3", "5", "7"}]
+    assert {key.split("/")[1] for key in alone.keys} == keys[0] | keys[1]
+
+
+def test_questions_go_on_where_a_checkpoint_left_them(questions: Mixture) -> None:
+    settings = replace(SETTINGS, refill=1)
+    before, after = (Questions(questions, settings, ONE) for _ in range(2))
+    assert sum(len(asked) for asked in before.rounds([])) == 8
+    after.load_state(before.state(), 1)
+    assert [one.number for one in next(after.rounds([]))] == [8, 9, 10, 11]
+    after.load_state({}, 3)  # of a checkpoint without a position
+    assert after.position == 12

@@ -3,12 +3,15 @@
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lanbot.chat.formats.base import ChatFormat
+from lanbot.config.recipe import MixturePart
 from lanbot.config.recipe_file import load
 from lanbot.config.run import Run, read_metrics
 from lanbot.core.errors import Stopped, UserError
@@ -108,3 +111,50 @@ def test_too_many_skipped_updates_in_a_row_end_the_run_and_name_the_question(tra
     last = saved.latest(tmp_path / "bad" / "rl")
     assert last == tmp_path / "bad" / "rl" / "step_000004"
     assert all(parameter.isfinite().all() for parameter in load_model(last, RUNTIME.dtype, RUNTIME.device).parameters())
+
+
+@pytest.mark.parametrize("stop_at", [3, 5])
+def test_a_stop_with_refilled_groups_resumes_with_the_same_questions(
+    stop_at: int, make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The mixture has six questions, so the stop is in the middle of a later epoch."""
+    asked: list[int] = []
+    real = rl.roll_out
+
+    def start_from(run: Run, phase: str, runtime: Runtime) -> Trainer:
+        model = make_model(dtype=torch.float32, context=96)
+        return Trainer(model, chat_format, run.recipe.rl, run.phase(phase), RUNTIME)
+
+    def roll_out(engine: Engine, questions: list[Question], settings: Any, seed: int) -> list[list[Rollout]]:
+        asked.extend(one.number for one in questions)
+        if stopping and max(asked) >= 3 * stop_at:
+            stopping.pop()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(engine, questions, settings, seed)
+
+    def score(groups: list[list[Rollout]]) -> list[list[Rollout]]:
+        """By length, so that some groups differ and some do not."""
+        return [[replace(one, reward=float(len(one.turns[0].ids) < 3)) for one in group] for group in groups]
+
+    monkeypatch.setattr(rl, "start_from", start_from)
+    monkeypatch.setattr(rl, "roll_out", roll_out)
+    monkeypatch.setattr(rl, "score", score)
+    monkeypatch.setattr(rl, "measure", lambda *_: None)
+    settings = {"rl.steps": "8", "rl.checkpoint_every": "3", "rl.refill": "2", "rl.prompts": "3", "rl.max_tokens": "3"}
+    recipe = load("smoke", settings)
+    recipe = replace(recipe, rl=replace(recipe.rl, mixture=(MixturePart("simple_spelling:builtin", rows=6),)))
+    whole, stopped = Run(tmp_path / "whole", recipe), Run(tmp_path / "stopped", recipe)
+    stopping: list[int] = []
+    train_rl(whole, RUNTIME)
+    of_whole = sorted(asked)
+    assert len(of_whole) > 8 * 3 and of_whole == list(range(len(of_whole)))
+    asked.clear()
+    stopping.append(1)
+    with pytest.raises(Stopped):
+        train_rl(stopped, RUNTIME)
+    train_rl(stopped, RUNTIME)
+    assert asked == of_whole, "no question is asked twice or left out"
+    assert metrics(stopped.phase("rl")) == metrics(whole.phase("rl"))
+    models = [load_model(run.phase("rl") / "step_000008", torch.float32, RUNTIME.device) for run in (whole, stopped)]
+    for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+        assert ours.equal(theirs)
