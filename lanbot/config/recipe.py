@@ -174,6 +174,7 @@ class RL(Training):
     max_tokens: Count = key(128, "The longest answer, in tokens.")
     refill: Natural = key(0, "How often a step asks further questions for groups whose rewards were all equal.")
     eval_questions: Count = key(100, "Questions for pass@1 and pass@8, before and after.")
+    pass_every: Natural = key(0, "Steps between measurements of pass@1 and pass@8; 0: only before and after.")
     checkpoint_every: Count = key(10, "Steps between checkpoints.")
 
 

@@ -14,7 +14,7 @@ from lanbot.inference.engine import Engine
 from lanbot.phases.chat import start_from
 from lanbot.phases.phase import Phase
 from lanbot.phases.rl_metrics import RLLog
-from lanbot.phases.rl_pass import FILE, measure
+from lanbot.phases.rl_pass import FILE, measure, measure_if_due
 from lanbot.phases.rollouts import Group, Questions, Rollout, informative, roll_out, score, with_advantages
 from lanbot.tasks.mixture import Mixture
 from lanbot.training.policy_gradient import policy_batch
@@ -52,6 +52,7 @@ def train_rl(run: Run, runtime: Runtime, phase: str = "rl") -> None:
     log = RLLog(trainer, settings, questions, bad)
     with trainer.running(log.line) as stop:
         while trainer.step < settings.steps:
+            measure_if_due(run, phase, engine, runtime, trainer.step)
             log.begin()
             engine.refresh()
             groups: list[Group] = []

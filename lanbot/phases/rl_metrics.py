@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from lanbot.config.recipe import RL
 from lanbot.core.console import Progress, say
 from lanbot.inference.engine import Completion
+from lanbot.phases.rl_samples import Samples
 from lanbot.phases.rollouts import Group, Questions, informative, is_informative, mean_error
 from lanbot.training.policy_gradient import logprob_gaps
 from lanbot.training.step import StepResult
@@ -22,6 +23,7 @@ class RLLog:
         """bad: rows that were left out of the mixture."""
         self.trainer, self.settings, self.questions, self.bad = trainer, settings, questions, bad
         self.name = trainer.phase.name
+        self.samples = Samples(trainer.phase, trainer.step, trainer.runtime)
         self.line = Progress(self.name, settings.steps, "%", first=trainer.step)
 
     def begin(self) -> None:
@@ -63,6 +65,7 @@ class RLLog:
             update_tokens_per_second=total["learned"] / max(update_seconds, 1e-9),
             skipped=trainer.skipped, **figures,
         )  # fmt: skip
+        self.samples.write(trainer.step, groups)
         self.line.show(
             trainer.step,
             f"step {trainer.step:,} of {settings.steps:,}",

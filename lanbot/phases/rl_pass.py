@@ -43,6 +43,14 @@ def measure(run: Run, phase: str, engine: Engine, runtime: Runtime, when: str) -
         write(run, phase, {**known, when: {name: score.json() for name, score in scores.items()}})
 
 
+def measure_if_due(run: Run, phase: str, engine: Engine, runtime: Runtime, step: int) -> None:
+    """Every `pass_every` steps, with the current weights."""
+    every = getattr(run.recipe, phase).pass_every
+    if every and step and step % every == 0:
+        engine.refresh()
+        measure(run, phase, engine, runtime, f"step {step}")
+
+
 def write(run: Run, phase: str, content: dict[str, Any]) -> None:
     path = run.phase(phase) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from lanbot.inference.engine import Completion, Engine
 from lanbot.models import saved
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
-from lanbot.phases import rl, rl_metrics
+from lanbot.phases import rl, rl_metrics, rl_pass, rl_samples
 from lanbot.phases.rl import train_rl
 from lanbot.phases.rl_pass import measure
 from lanbot.phases.rollouts import Question, Rollout
@@ -37,10 +37,13 @@ TIMES = ("seconds", "step_seconds", "tokens_per_second", "rollout_tokens_per_sec
 def train(
     make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Train:
-    """train(name, bad, stop_at): the phase of that run, where the advantages of the steps `bad` are nan; its folder."""
+    """train(name, bad, stop_at, every): that run's phase, where advantages of the steps `bad` are nan; its folder."""
 
-    def train(name: str, bad: tuple[int, ...] = (), stop_at: int = 0) -> Path:
-        run = Run(tmp_path / name, load("smoke", {"rl.steps": "10", "rl.checkpoint_every": "4"}))
+    monkeypatch.setattr(rl, "measure", lambda *_: None)
+
+    def train(name: str, bad: tuple[int, ...] = (), stop_at: int = 0, every: int = 0) -> Path:
+        settings = {"rl.steps": "10", "rl.checkpoint_every": "4", "rl.pass_every": str(every)}
+        run = Run(tmp_path / name, load("smoke", settings))
 
         def start_from(run: Run, phase: str, runtime: Runtime) -> Trainer:
             return Trainer(make_model(dtype=RUNTIME.dtype), chat_format, run.recipe.rl, run.phase(phase), RUNTIME)
@@ -57,7 +60,6 @@ def train(
         monkeypatch.setattr(rl, "roll_out", roll_out)
         monkeypatch.setattr(rl, "score", lambda groups: groups)
         monkeypatch.setattr(rl, "with_advantages", lambda groups: groups)
-        monkeypatch.setattr(rl, "measure", lambda *_: None)
         train_rl(run, RUNTIME)
         return run.phase("rl")
 
@@ -158,3 +160,48 @@ def test_a_stop_with_refilled_groups_resumes_with_the_same_questions(
     models = [load_model(run.phase("rl") / "step_000008", torch.float32, RUNTIME.device) for run in (whole, stopped)]
     for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
         assert ours.equal(theirs)
+
+
+def test_ten_rollouts_a_step_are_kept_to_read_also_over_a_stop(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = read_metrics(train("whole") / "rollouts.jsonl")
+    assert [line["step"] for line in whole] == [step for step in range(1, 11) for _ in range(2)]
+    assert [line["reward"] for line in whole[:2]] == [1.0, 0.0] and {line["tokens"] for line in whole} == {3}
+    with pytest.raises(Stopped):
+        train("stopped", stop_at=5)
+    assert read_metrics(train("stopped") / "rollouts.jsonl") == whole
+    monkeypatch.setattr(rl_samples, "STEPS", 2)
+    assert [line["step"] for line in read_metrics(train("short") / "rollouts.jsonl")[::2]] == [7, 8, 9, 10]
+
+
+def test_the_best_and_the_worst_of_each_group_are_read_groups_to_learn_from_first() -> None:
+    def group(*rewards: float) -> list[Rollout]:
+        return [Rollout((), reward) for reward in rewards]
+
+    groups = [group(0, 0, 0), group(1, 0, 0.5), *(group(0, 1) for _ in range(2))]
+    assert [one.reward for one in rl_samples.chosen(groups)] == [1, 0, 1, 0, 1, 0, 0]
+    assert len(rl_samples.chosen([group(1, 0)] * 9)) == 10
+
+
+@pytest.mark.parametrize(("every", "moments"), [(0, ["before", "after"]), (4, ["before", "step 4", "step 8", "after"])])
+def test_pass_at_k_is_measured_before_during_and_after(
+    every: int, moments: list[str], train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    for module in (rl, rl_pass):
+        monkeypatch.setattr(module, "measure", lambda *args: measured.append(args[-1]))
+    train("passes", every=every)
+    assert measured == moments
+
+
+def test_few_right_answers_before_rl_are_a_warning_that_says_what_to_do(
+    make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, load("smoke", {"rl.max_tokens": "2", "rl.eval_questions": "3"}))
+    engine = Engine(make_model(context=96), chat_format)
+    for when in ("before", "step 2", "after"):
+        measure(run, "rl", engine, RUNTIME, when)
+    said = capsys.readouterr().err
+    assert said.count("rl: pass@8 is below 2%") == 1 and "Train sft on more rows of these tasks" in said
+    assert list(run.read("rl", "pass.json")) == ["before", "step 2", "after"]
