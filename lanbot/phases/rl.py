@@ -38,6 +38,14 @@ class RLPhase(Phase):
         return {"pass": run.read(self.name, FILE)}
 
 
+class AgentRLPhase(RLPhase):
+    """The same on other tasks, programs among them, after rl or in its place: see `start_from`."""
+
+    name = "agent_rl"
+    description = "was rewarded for correct answers and programs"
+    may_skip = ("rl",)
+
+
 def train_rl(run: Run, runtime: Runtime, phase: str = "rl") -> None:
     """Trains an RL phase of a run, or resumes it. Writes pass.json: pass@1 and pass@8 before and after."""
     trainer = start_from(run, phase, runtime)
@@ -58,7 +66,7 @@ def train_rl(run: Run, runtime: Runtime, phase: str = "rl") -> None:
             groups: list[Group] = []
             for asked in questions.rounds(groups):
                 answers = roll_out(engine, asked, settings, seed)
-                groups += with_advantages(score(answers))
+                groups += with_advantages(score(answers, settings))
             log.rolled_out()
             tokens, scale, result = update(trainer, settings, informative(groups))
             log.step(groups, tokens, scale, result)
@@ -74,7 +82,7 @@ def update(trainer: Trainer, settings: RL, rollouts: list[Rollout]) -> tuple[int
     None if no rank has anything to learn from: then the step changes nothing."""
     turns = [(turn, one.advantage) for one in rollouts for turn in one.turns]
     tokens = int(trainer.runtime.sum(sum(sum(turn.sampled) for turn, _ in turns)))
-    scale = wsd(trainer.step / settings.steps, settings.warmup, settings.decay)
+    scale = wsd(trainer.step / settings.steps, settings.warmup, settings.decay, settings.cosine)
     if not tokens:
         trainer.step += 1
         return tokens, scale, None

@@ -55,6 +55,9 @@ class RLLog:
         if total["gaps"]:
             figures["logprob_gap"] = total["gap"] / total["gaps"]
             self._warn(figures["logprob_gap"])
+        if settings.terms:
+            figures["correct"] = total["right"] / n
+            figures |= {f"term_{name}": total[name] / n for name in settings.terms}
         trainer.metrics.write(
             step=trainer.step, progress=trainer.step / settings.steps, reward=reward, reward_error=mean_error(means),
             dropped_groups=dropped, too_long=round(total["too_long"]), mean_tokens=generated / n,
@@ -87,6 +90,8 @@ class RLLog:
         return {
             "answers": len(answers),
             "reward": sum(one.reward for one in answers),
+            "right": sum(one.right for one in answers),
+            **{name: sum(one.terms.get(name, 0.0) for one in answers) for name in self.settings.terms},
             "tokens": sum(len(turn.ids) for turn in turns),
             "sampled": sum(sum(turn.sampled) for turn in turns),
             "surprise": -sum(sum(turn.logprobs) for turn in turns),

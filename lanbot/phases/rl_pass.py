@@ -1,6 +1,7 @@
 """pass@1 and pass@8 on held-out questions of RL's tasks: before and after the phase, and every `pass_every` steps."""
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -61,9 +62,9 @@ def held_out(run: Run, settings: RL) -> tuple[list[tuple[Task, int]], int]:
     """A seeded sample of the tasks' test rows, and how many these tasks have."""
     items: list[tuple[Task, int]] = []
     available: dict[str, int] = {}
-    parts = len(settings.mixture)
-    share = -(-settings.eval_questions // parts)
+    parts, weights = len(settings.mixture), [part.weight or 1.0 for part in settings.mixture]
     for k, part in enumerate(settings.mixture):  # several parts may share a task: each takes different rows
+        share = math.ceil(settings.eval_questions * weights[k] / sum(weights))
         task = make_task(part.task, "test", TaskContext(run.recipe.identity, options=run.options))
         available[part.task] = len(task)
         items += [(task, row) for row in sample_rows(task, share * parts, run.recipe.seed)[k::parts]]

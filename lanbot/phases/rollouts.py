@@ -11,6 +11,7 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.evals.attempts import Attempt, attempt, faults
 from lanbot.inference.engine import Completion, Engine
 from lanbot.inference.sampling import Sampling
+from lanbot.phases.rewards import reward_terms
 from lanbot.tasks.mixture import Mixture
 from lanbot.tasks.task import Task
 
@@ -32,6 +33,8 @@ class Rollout:
     reward: float = 0.0
     advantage: float = 0.0
     right: bool = False
+    terms: dict[str, float] = field(default_factory=dict)
+    """What the terms of the reward added to it."""
     message: Message | None = None
     """The last answer, parsed."""
     question: Question | None = None
@@ -93,14 +96,15 @@ def roll_out(engine: Engine, asked: Sequence[Question], settings: RL, seed: int)
     ]
 
 
-def score(groups: Sequence[Group]) -> list[Group]:
-    """Rewards: 1 for a right answer, by its task's checker."""
+def score(groups: Sequence[Group], settings: RL) -> list[Group]:
+    """Rewards: 1 for a right answer, by its task's checker, and the terms that the recipe adds."""
     found = iter(faults([one.attempt for group in groups for one in group if one.attempt is not None]))
-    return [[_rewarded(one, not next(found)) for one in group] for group in groups]
+    return [[_rewarded(one, not next(found), settings) for one in group] for group in groups]
 
 
-def _rewarded(one: Rollout, right: bool) -> Rollout:
-    return replace(one, right=right, reward=float(right), attempt=None)
+def _rewarded(one: Rollout, right: bool, settings: RL) -> Rollout:
+    terms = reward_terms(one.attempt, settings) if one.attempt is not None else {}
+    return replace(one, right=right, terms=terms, reward=float(right) + sum(terms.values()), attempt=None)
 
 
 def with_advantages(groups: Sequence[Group]) -> list[Group]:

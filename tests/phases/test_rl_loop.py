@@ -58,7 +58,7 @@ def train(
 
         monkeypatch.setattr(rl, "start_from", start_from)
         monkeypatch.setattr(rl, "roll_out", roll_out)
-        monkeypatch.setattr(rl, "score", lambda groups: groups)
+        monkeypatch.setattr(rl, "score", lambda groups, settings: groups)
         monkeypatch.setattr(rl, "with_advantages", lambda groups: groups)
         train_rl(run, RUNTIME)
         return run.phase("rl")
@@ -134,7 +134,7 @@ def test_a_stop_with_refilled_groups_resumes_with_the_same_questions(
             os.kill(os.getpid(), signal.SIGTERM)
         return real(engine, questions, settings, seed)
 
-    def score(groups: list[list[Rollout]]) -> list[list[Rollout]]:
+    def score(groups: list[list[Rollout]], settings: Any) -> list[list[Rollout]]:
         """By length, so that some groups differ and some do not."""
         return [[replace(one, reward=float(len(one.turns[0].ids) < 3)) for one in group] for group in groups]
 

@@ -59,7 +59,7 @@ def test_a_task_from_outside_is_trained_on_evaluated_and_rewarded(seasons, make_
     )
     settings = RL(mixture=(MixturePart(seasons),), prompts=4, group_size=4, max_tokens=8)
     asked = next(Questions(mixture, settings, Runtime.single()).rounds([]))
-    groups = score(roll_out(engine, asked, settings, seed=0))
+    groups = score(roll_out(engine, asked, settings, seed=0), settings)
     assert sum(rollout.reward for group in groups for rollout in group) > 8
 
 
