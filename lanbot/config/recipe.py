@@ -17,9 +17,14 @@ PHASES = {
     "mid": "lanbot.phases.chat:MidPhase",
     "sft": "lanbot.phases.chat:SFTPhase",
     "rl": "lanbot.phases.rl:RLPhase",
+    "agent_rl": "lanbot.phases.rl:AgentRLPhase",
 }
 """The built-in phases in their usual order, each with its class (imported only when the phase is used)."""
+USUAL = ("tokenizer", "base", "mid", "sft", "rl")
+"""The phases of a recipe that names none."""
 EVAL_TASKS = ("identity", "word_problems", "simple_spelling:builtin", "spelling_bee:builtin")
+TERMS = ("tool", "mark", "compiles", "defines", "long")
+"""Of RL's reward, besides a right answer."""
 RATES = ("muon_lr", "embedding_lr", "head_lr", "norm_lr")
 CONFIG = ConfigDict(extra="forbid")
 
@@ -145,6 +150,7 @@ class MixturePart:
     rows: Count | None = key(None, "How many conversations to take.")
     epochs: Count = key(1, "How many times each is used.")
     skip_bad_rows: Bool = key(False, "Skip and count bad rows; otherwise the first one is an error.")
+    weight: Positive | None = key(None, "For rl: its share of the questions, of the sum of all weights.")
 
 
 Mixed = Annotated[tuple[MixturePart, ...], Field(min_length=1)]
@@ -161,10 +167,17 @@ class ChatTraining(Training):
     batch_tokens: Count | None = key(None, "Tokens a step; base's if left out.")
     sequence: Count | None = key(None, "Tokens a row; the model's context if left out.")
 
+    def __post_init__(self) -> None:
+        _require(all(part.weight is None for part in self.mixture), "mixture: weight is for rl; set rows and epochs")
+
 
 @dataclass(frozen=True, config=CONFIG)
 class RL(Training):
-    """Sampling is at temperature 1 from the whole vocabulary: anything else would not be on-policy."""
+    """Sampling is at temperature 1 from the whole vocabulary: anything else would not be on-policy.
+
+    A right answer is worth 1. The terms may add to that or subtract from it; tool and mark are for tasks answered in
+    words, compiles and defines for those answered by a program.
+    """
 
     mixture: Mixed = key((MixturePart("word_problems"),), "The tasks whose checkers give the reward.")
     lr_scale: Positive = key(0.05, "The learning rates, as a fraction of base's.")
@@ -172,8 +185,26 @@ class RL(Training):
     prompts: Count = key(16, "Questions a step.")
     group_size: Int = key(8, "Answers sampled for each question.", ge=2)
     max_tokens: Count = key(128, "The longest answer, in tokens.")
+    refill: Natural = key(0, "How often a step asks further questions for groups whose rewards were all equal.")
     eval_questions: Count = key(100, "Questions for pass@1 and pass@8, before and after.")
+    pass_every: Natural = key(0, "Steps between measurements of pass@1 and pass@8; 0: only before and after.")
     checkpoint_every: Count = key(10, "Steps between checkpoints.")
+    cosine: Bool = key(False, "Let the rates fall along a cosine, not a line.")
+    tool: Number = key(0.0, "Term of the reward: a tool was called, without an error.")
+    mark: Number = key(0.0, "Term: a number after the answer's mark, ####.")
+    compiles: Number = key(0.0, "Term: the program compiles.")
+    defines: Number = key(0.0, "Term: the program defines a function.")
+    long: Number = key(0.0, "Term, subtracted: the answer has more than long_words words.")
+    long_words: Count = key(400, "The words above which an answer is long.")
+
+    def __post_init__(self) -> None:
+        weighted = sum(part.weight is not None for part in self.mixture)
+        _require(weighted in (0, len(self.mixture)), "mixture: give every part a weight, or none")
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Those of the reward that count."""
+        return tuple(name for name in TERMS if getattr(self, name))
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -207,7 +238,7 @@ class Recipe:
 
     name: str = key("lanbot", "The run's folder.")
     seed: Int = key(0, "Seed of the weights, the order of data, and sampling.", ge=0, lt=2**63)
-    phases: tuple[str, ...] = key(tuple(PHASES), "In their order: built-in ones, or module:Class.", min_length=1)
+    phases: tuple[str, ...] = key(USUAL, "In their order: built-in ones, or module:Class.", min_length=1)
     identity: Identity = key(Identity(), "Who the bot is.")
     tokenizer: TokenizerSettings = key(TokenizerSettings(), "The tokenizer phase.")
     model: ModelSettings = key(ModelSettings(), "The model's shape.")
@@ -286,17 +317,23 @@ def _remake(phases: tuple[str, ...], values: dict[str, Any]) -> Recipe:
     return recipe_class(phases)(**values)
 
 
+OPTIONAL = {"agent_rl": RL}
+"""Sections of the built-in phases that a recipe has only if its `phases` name them."""
+
+
 @cache
 def recipe_class(phases: tuple[str, ...]) -> type[Recipe]:
-    """Recipe, with a section for each phase from outside. Raises UserError for a phase that cannot be imported."""
+    """Recipe, with a section for each phase that is optional or from outside. Raises UserError for a phase that cannot
+    be imported."""
     for phase in phases:
         if phase not in PHASES and ":" not in phase:
             remedy = f"Phases: {', '.join(PHASES)}; module:Class for your own."
             raise UserError(f"phases: no phase {phase!r}.{did_you_mean(phase, PHASES)}", remedy)
     outside = [load_object(phase, "phases") for phase in phases if ":" in phase]
-    if not outside:
+    types = {name: OPTIONAL[name] for name in phases if name in OPTIONAL}
+    types |= {phase.name: phase.Settings for phase in outside}
+    if not types:
         return Recipe
-    sections: dict[str, Any] = {phase.name: key(phase.Settings(), f"The {phase.name} phase.") for phase in outside}
-    types = {phase.name: phase.Settings for phase in outside}
+    sections: dict[str, Any] = {name: key(settings(), f"The {name} phase.") for name, settings in types.items()}
     made: Any = dataclass(frozen=True, config=CONFIG)(type("Recipe", (Recipe,), {"__annotations__": types, **sections}))
     return made

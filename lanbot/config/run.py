@@ -17,7 +17,10 @@ from lanbot.core.errors import UserError
 from lanbot.core.files import beside, write_atomic
 from lanbot.core.options import Options
 
-OPERATIONAL = ("checkpoint_every", "checkpoint_minutes", "eval_every", "eval_tokens", "micro_batch", "skip_bad_rows")
+OPERATIONAL = (
+    *("checkpoint_every", "checkpoint_minutes", "eval_every", "eval_tokens", "micro_batch"),
+    *("pass_every", "skip_bad_rows"),
+)
 """Keys that may change at any time: they do not change what is trained."""
 
 DONE = ("evals.json", "imported.json")

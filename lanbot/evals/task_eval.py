@@ -1,7 +1,6 @@
 """Scores a chat model on tasks: by the likeliest letter, or by checking what it generates with its tools."""
 
 import collections
-import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
@@ -13,6 +12,8 @@ from lanbot.chat.messages import Message
 from lanbot.core.console import Progress
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
+from lanbot.evals.attempts import CALLS, Attempt, attempt
+from lanbot.evals.attempts import faults as faults_of
 from lanbot.evals.score import Score
 from lanbot.evals.scorer import TOKENS, padded
 from lanbot.inference.engine import Engine
@@ -21,9 +22,6 @@ from lanbot.tasks.agent_tasks import AgentEnv, AgentTasks
 from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.task import Task
 from lanbot.tools.tool import CallHandler
-
-CALLS = 8
-"""Tool calls that one request of an errand may make."""
 
 
 def evaluate(
@@ -97,18 +95,14 @@ def pass_at(
     The error is that of item means, since samples of one item are not independent.
     """
     numbers = range(len(items))[runtime.rank :: runtime.size]
-    asked = [items[i] for i in numbers for _ in range(samples)]
-    prompts = [engine.chat_format.prompt_of(task.conversation(row)) for task, row in asked]
+    attempts = [Attempt(*items[i]) for i in numbers for _ in range(samples)]
     keys = [f"pass/{i}/{j}" for i in numbers for j in range(samples)]
-    with Progress(label, len(asked)) as progress:
-        answers = _answers(engine, prompts, Sampling(max_tokens, temperature), progress.show, seed, keys)
-    mine: list[str] = []
-    for task, group in itertools.groupby(zip(asked, answers, strict=True), key=lambda one: one[0][0]):
-        of_task = list(group)
-        mine += task.faults([row for (_, row), _ in of_task], [answer for _, answer in of_task])
+    with Progress(label, len(attempts)) as progress:
+        attempt(engine, attempts, Sampling(max_tokens, temperature), seed, keys, progress.show)
+    mine = faults_of(attempts)
     # of each item, in the order of the ranks' shares, one fault a sample
     faults = runtime.gather([mine[i * samples : (i + 1) * samples] for i in range(len(numbers))])
-    did_not_fit = sum(runtime.gather([answers.count(None) // samples]))
+    did_not_fit = sum(runtime.gather([sum(one.message is None for one in attempts) // samples]))
     guesses = [task.guess(row) for task, row in items]
     level, failed = _level([task for task, _ in items], runtime), {}
     if any(task.runs_code for task, _ in items):

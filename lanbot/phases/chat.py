@@ -21,7 +21,7 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
 
     Raises UserError if that phase is not done, or if its last checkpoint is damaged and it must run again.
     """
-    before = model_before(run.recipe, phase)
+    before = model_before(run.recipe, phase, run)
     if not run.done(before):
         raise UserError(
             f"{phase} starts from {before}, which is not done in {run.folder}",

@@ -18,8 +18,8 @@ from lanbot.core.options import Options
 if TYPE_CHECKING:
     from lanbot.phases.origins import Origin, Step
 
-OURS = {"agent_rl": "rl"}
-"""nanochat's phases that have another name here."""
+INSTEAD = {"agent_rl": "rl"}
+"""Phases that a recipe may lack, and the ones that then count as done in their place."""
 
 
 def adopted(recipe: Recipe, options: Options) -> Recipe:
@@ -77,7 +77,7 @@ def make(recipe: Recipe, options: Options, as_phase: str = "") -> Path:
     folder, beside = options.runs / recipe.name, options.runs / f".{recipe.name}.importing"
     if (folder / "recipe.toml").is_file():
         before = recipe_file.load(folder / "recipe.toml").model.init_from
-        if before == recipe.model.init_from and OURS.get(as_phase, as_phase) in ("", _imported_phase(recipe, folder)):
+        if before == recipe.model.init_from and _ours(as_phase, recipe) in ("", _imported_phase(recipe, folder)):
             return folder
         made = f"that begins from {before}" if before else "of this name, which begins from nothing"
         remedy = f"Choose another name, or delete it: lanbot runs delete {recipe.name}"
@@ -94,7 +94,7 @@ def make(recipe: Recipe, options: Options, as_phase: str = "") -> Path:
     where, wanted = split(recipe.model.init_from)
     origin = open_origin(where, options)
     step = origin.choose(wanted)
-    phase = OURS.get(as_phase or step.phase, as_phase or step.phase)
+    phase = _ours(as_phase or step.phase, recipe)
     models = [one.name for one in phases_of(recipe) if one.makes == "model"]
     if phase not in models:
         remedy = f"Its phases with a model: {', '.join(models)}; say which one counts as done: #PHASE or --phase."
@@ -117,6 +117,10 @@ def make(recipe: Recipe, options: Options, as_phase: str = "") -> Path:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return folder
+
+
+def _ours(phase: str, recipe: Recipe) -> str:
+    return phase if phase in recipe.phase_names else INSTEAD.get(phase, phase)
 
 
 def _imported_phase(recipe: Recipe, folder: Path) -> str:

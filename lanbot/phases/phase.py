@@ -30,6 +30,8 @@ class Phase(ABC):
     """Its output: "model" or "tokenizer"."""
     rewards: ClassVar[bool] = False
     """Whether it needs tasks with a checker."""
+    may_skip: ClassVar[tuple[str, ...]] = ()
+    """Phases before it whose models it continues only if they are done."""
 
     @property
     def made_by(self) -> tuple[str, ...]:
@@ -87,10 +89,13 @@ def phase_of(recipe: Recipe, name: str) -> Phase:
     raise UsageError(f"--phase {name}: no such phase", f"Phases: {', '.join(recipe.phase_names)}.")
 
 
-def model_before(recipe: Recipe, name: str) -> str:
-    """The phase whose model `name` continues. Raises UserError if there is none."""
-    earlier = takewhile(lambda phase: phase.name != name, phases_of(recipe))
-    models = [phase.name for phase in earlier if phase.makes == "model"]
+def model_before(recipe: Recipe, name: str, run: Run | None = None) -> str:
+    """The phase whose model `name` continues, in this run; without one, if all are done. Raises UserError if there is
+    none."""
+    phases = phases_of(recipe)
+    skipped = [one for phase in phases if phase.name == name for one in phase.may_skip if run and not run.done(one)]
+    earlier = takewhile(lambda phase: phase.name != name, phases)
+    models = [phase.name for phase in earlier if phase.makes == "model" and phase.name not in skipped]
     if not models:
         raise UserError(f"{name} starts from a model, and no phase before it makes one", "Add base to `phases`.")
     return models[-1]

@@ -15,7 +15,7 @@ from lanbot.phases.pipeline import create, execute
 from lanbot.phases.tokenizer import corpora
 from lanbot.sandbox import sandbox
 from lanbot.tasks import contamination
-from lanbot.tasks.registry import make_task
+from lanbot.tasks.registry import find_task, make_task
 from lanbot.tasks.task import TaskContext
 from lanbot.training import memory
 
@@ -46,7 +46,11 @@ def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
     for phase in phases_of(recipe) if everything else models:
         if not run.imported(phase.name):
             check_mixture(run, phase)
-    if models and any(checked(name, run).runs_code for name in recipe.evals.tasks):
+    rewarded = [part.task for phase in models if phase.rewards for part in phase.settings(recipe).mixture]
+    if models and (
+        any(checked(name, run).runs_code for name in recipe.evals.tasks)
+        or any(find_task(name)[0].runs_code for name in rewarded)
+    ):
         sandbox.choose(run.options.unsafe_exec)
     if (run.phase("tokenizer") / "tokenizer.json").is_file():  # otherwise pipeline.py checks after training it
         check_questions(run, to_do)
@@ -58,7 +62,7 @@ def check_mixture(run: Run, phase: Phase) -> None:
         task = make_task(part.task, "train", TaskContext(run.recipe.identity, part.skip_bad_rows, run.options))
         if not len(task):
             raise UserError(f"{phase.name}.mixture: {part.task} is empty", "Leave it out, or give it rows.")
-        if phase.rewards and task.kind in ("chat", "agent"):
+        if phase.rewards and task.kind == "chat":
             what = f"{phase.name}.mixture: {part.task} has no checker for rewards"
             raise UserError(what, "Use a task whose answers are checked.")
 

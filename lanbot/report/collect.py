@@ -13,6 +13,14 @@ from lanbot.models.config import ModelConfig
 
 FIGURES = ("seconds", "tokens", "final_loss", "val_bpb", "peak_memory_bytes")
 """The keys that every phase has in report.json; null where not measured."""
+RL_FIGURES = (
+    *("reward", "reward_error", "correct", "kl", "clipped", "dropped_groups", "calls", "mean_tokens"),
+    *("entropy", "logprob_gap"),
+    *("rollout_tokens_per_second", "update_tokens_per_second"),
+)
+"""What report.json has of the steps of a phase with rewards; and what begins with `term_`, each term's share of it."""
+RL_ROWS = 10
+"""Of such a phase; each is the mean of a tenth of its steps."""
 POINTS = 200  # the approximate number of points of a curve
 
 Point = list[float]  # [seconds of training in this phase, value]
@@ -22,7 +30,8 @@ def collect(run: Run) -> dict[str, Any]:
     """All figures of a run, as report.json has them.
 
     evals[task][phase] is a score, pass[before | after][k] too. what_changed holds the same prompts after each phase,
-    transcripts the agent's tasks after the last. contamination counts, for each task with real rows, the items found
+    transcripts the agent's tasks after the last. rl has the course of phases with
+    rewards. contamination counts, for each task with real rows, the items found
     in the training data. compared: the phase whose scores are shown beside the last phase's, if any. imported, of a
     phase, says where it is from: its figures are null, and totals, curves and scores leave it out.
     """
@@ -57,6 +66,7 @@ def collect(run: Run) -> dict[str, Any]:
         "compared": list(results)[-2] if last.get("pass") and len(results) > 1 else None,
         "contamination": _contamination(run, evals),
         "pass": last.get("pass", {}),
+        "rl": {phase: rows for phase in results if (rows := rl_steps(run, phase))},
         "what_changed": list(changed.values()),
         "transcripts": last.get("transcripts", []),
         "curves": curves(run, {phase: phases[phase] for phase in results}),
@@ -143,13 +153,32 @@ def curves(run: Run, phases: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
         every = math.ceil(len(steps) / POINTS)
         curve: dict[str, Any] = {"mean_of": every}
         for name in ("reward",) if "reward" in steps[0] else ("loss", "bpb"):
-            curve[name] = thin([[line["seconds"], line[name]] for line in steps if name in line], every)
+            value = "correct" if "correct" in steps[0] and name == "reward" else name  # without the reward's terms
+            curve[name] = thin([[line["seconds"], line[value]] for line in steps if value in line], every)
         own = "mixture_bpb" in figures  # then the phase validates on its own rows, not on the text
         curve["val_bpb"] = [[line["seconds"], line["val_bpb"]] for line in lines if "val_bpb" in line and not own]
         if not curve["val_bpb"]:
             curve["val_bpb"] = [[steps[-1]["seconds"], figures["val_bpb"]]]
         found[phase] = curve
     return found
+
+
+def rl_steps(run: Run, phase: str) -> list[dict[str, Any]]:
+    """The course of a phase with rewards: the means of RL_FIGURES over each tenth of its steps; [] for other phases."""
+    lines = [line for line in read_metrics(run.phase(phase) / "metrics.jsonl") if "reward" in line]
+    every = max(1, math.ceil(len(lines) / RL_ROWS))
+    rows = []
+    for start in range(0, len(lines), every):
+        some = lines[start : start + every]
+        row: dict[str, Any] = {"first": some[0]["step"], "last": some[-1]["step"]}
+        for name in (
+            *RL_FIGURES,
+            *(name for name in some[0] if name.startswith(("term_", "correct", "kl", "clipped"))),
+        ):
+            values = [line[name] for line in some if name in line]
+            row |= {name: round(sum(values) / len(values), 6)} if values else {}
+        rows.append(row)
+    return rows
 
 
 def thin(points: Sequence[Point], every: int) -> list[Point]:

@@ -21,7 +21,8 @@ T = TypeVar("T")
 class Mixture(Sequence[Rendered]):
     """The training conversations of a mixture in a seeded order, rendered on access.
 
-    Within a part no row repeats before its epoch ends. A bad row is an error, or ([], []) if its part has
+    Within a part no row repeats before its epoch ends. Parts with weights have these shares of the order, which is long
+    enough for all rows of each; the rows of some repeat. A bad row is an error, or ([], []) if its part has
     skip_bad_rows.
     """
 
@@ -46,6 +47,8 @@ class Mixture(Sequence[Rendered]):
             chosen = np.arange(size) if task.ordered else np.random.default_rng([seed, k]).permutation(len(task))[:size]
             which.append(np.full(size * part.epochs, k, dtype=np.int32))
             rows.append(np.tile(chosen, part.epochs))
+        if all(part.weight for part in parts):
+            which, rows = weighted(parts, rows)
         parts_in_a_row = np.concatenate(which)
         self.which = parts_in_a_row[np.random.default_rng([seed, 1 << 20]).permutation(len(parts_in_a_row))]
         self.rows = np.zeros(len(self.which), dtype=np.int64)
@@ -108,6 +111,16 @@ class Mixture(Sequence[Rendered]):
             if part.rows and part.rows > len(task)
         ]
         return [task.note for task in self.tasks if task.note] + short
+
+
+def weighted(parts: Sequence[MixturePart], rows: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """For each part its number and its rows, repeated or cut so that the parts' sizes are as their weights."""
+    shares = np.array([part.weight for part in parts], dtype=np.float64)
+    shares /= shares.sum()
+    length = max(len(of_part) / share for of_part, share in zip(rows, shares, strict=True))
+    counts = [max(len(of_part), round(length * share)) for of_part, share in zip(rows, shares, strict=True)]
+    which = [np.full(count, k, dtype=np.int32) for k, count in enumerate(counts)]
+    return which, [np.resize(of_part, count) for of_part, count in zip(rows, counts, strict=True)]
 
 
 def sample_rows(task: Task, limit: int, seed: int, left_out: Collection[int] = ()) -> list[int]:

@@ -69,7 +69,7 @@ class ScriptedEngine:
     def __init__(self, answers=None, letters=None, context: int = 2_000) -> None:
         self.answers, self.letters = answers, letters
         self.chat_format, self.device = BYTES, torch.device("cpu")
-        self.model = self
+        self.model, self.call_handler = self, None
         self.config = SimpleNamespace(context=context)
         self.forward = 0
 

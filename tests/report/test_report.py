@@ -593,3 +593,38 @@ def test_a_resumed_phase_shows_its_training_time_and_says_so(full: Run) -> None:
 def test_without_a_plan_there_is_no_table(full: Run) -> None:
     written = report.write(full)
     assert written["planned"] == {} and "Planned" not in (full.folder / "report.html").read_text()
+
+
+def test_the_course_of_rl_is_shown_with_the_columns_that_were_measured(full: Run) -> None:
+    path = full.phase("rl") / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line |= {
+            "reward_error": 0.1,
+            "dropped_groups": 0.25,
+            "correct": 0.4,
+            "term_tool": 0.05,
+            "entropy": line["step"],
+        }
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    written = report.write(full)
+    course = written["rl"]["rl"]
+    assert list(written["rl"]) == ["rl"] and 5 <= len(course) <= 10
+    assert course[0]["first"] == 1 and course[-1]["last"] == lines[-1]["step"]
+    assert course[0]["entropy"] == pytest.approx((course[0]["first"] + course[0]["last"]) / 2)
+    text, page = ((full.folder / f"report.{kind}").read_text() for kind in ("md", "html"))
+    assert "## The course of rl" in text and "0.500 ± 0.100" in text and "| +0.050 |" in text.replace("  ", " ")
+    assert "The course of RL" in page and "all equal" in page and "rollout tok/s" not in text
+
+
+def test_pass_at_k_during_rl_is_shown_between_before_and_after(full: Run) -> None:
+    path = full.phase("rl") / "evals.json"
+    result = json.loads(path.read_text())
+    before, after = result["pass"]["before"], result["pass"]["after"]
+    result["pass"] = {"before": before, "step 20": after, "after": after}
+    path.write_text(json.dumps(result))
+    report.write(full)
+    text, page = ((full.folder / f"report.{kind}").read_text() for kind in ("md", "html"))
+    header = next(line for line in text.splitlines() if line.startswith("| metric"))
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == ["metric", "before", "step 20", "after"]
+    assert "<span>step 20</span>" in page

@@ -10,7 +10,7 @@ from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals.task_eval import evaluate
 from lanbot.inference.engine import Engine
-from lanbot.phases.rl import roll_out
+from lanbot.phases.rollouts import Questions, roll_out, score
 from lanbot.tasks.mixture import Mixture
 from lanbot.tasks.registry import all_tasks, find_task, first_split, make_task
 
@@ -58,7 +58,8 @@ def test_a_task_from_outside_is_trained_on_evaluated_and_rewarded(seasons, make_
         == 0.0
     )
     settings = RL(mixture=(MixturePart(seasons),), prompts=4, group_size=4, max_tokens=8)
-    groups = roll_out(engine, mixture, settings, 0, 0, Runtime.single())
+    asked = next(Questions(mixture, settings, Runtime.single()).rounds([]))
+    groups = score(roll_out(engine, asked, settings, seed=0), settings)
     assert sum(rollout.reward for group in groups for rollout in group) > 8
 
 
