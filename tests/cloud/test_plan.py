@@ -199,7 +199,7 @@ def test_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("plan", "d20", "--gpus", "8xB200", "--price", "33.6", "--json", "--rl.steps", "10") == 0
     out = json.loads(capsys.readouterr().out)
     assert (out["gpus"], out["price"], out["utilisation"]["source"][:7]) == ("8xB200", 33.6, "assumed")
-    assert [one["name"] for one in out["phases"]] == ["tokenizer", "base", "mid", "sft", "rl"]
+    assert [one["name"] for one in out["phases"]] == ["tokenizer", "base", "mid", "sft", "rl", "agent_rl"]
     for one in out["phases"]:
         assert one["seconds"]["low"] < one["seconds"]["expected"] < one["seconds"]["high"]
     assert out["dollars"]["expected"] == pytest.approx(out["seconds"]["expected"] * 33.6 / 3_600, abs=0.01)

@@ -57,7 +57,7 @@ def step(engine: Scripted, mixture: Mixture, settings: RL, runtime: Runtime) -> 
     """The groups of the first step on a rank."""
     groups: list[Group] = []
     for asked in Questions(mixture, settings, runtime).rounds(groups):
-        groups += with_advantages(score(roll_out(engine, asked, settings, seed=0), settings))  # type: ignore[arg-type]
+        groups += with_advantages(score(roll_out(engine, asked, settings, seed=0), settings), settings)  # type: ignore[arg-type]
     return groups
 
 
