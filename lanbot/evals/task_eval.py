@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import torch
 
-from lanbot.agent.loop import bounded
 from lanbot.chat.messages import Message
 from lanbot.core.console import Progress
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
-from lanbot.evals.attempts import CALLS, Attempt, attempt
+from lanbot.evals.attempts import Attempt, attempt
 from lanbot.evals.attempts import faults as faults_of
 from lanbot.evals.score import Score
 from lanbot.evals.scorer import TOKENS, padded
@@ -21,7 +20,6 @@ from lanbot.inference.sampling import Sampling
 from lanbot.tasks.agent_tasks import AgentEnv, AgentTasks
 from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.task import Task
-from lanbot.tools.tool import CallHandler
 
 GENERATE_BATCH = 256
 
@@ -143,22 +141,13 @@ def _answers(
     prompts: Sequence[list[int]],
     sampling: Sampling,
     on_progress: ProgressCallback,
-    seed: int = 0,
-    keys: Sequence[str] | None = None,
-    tools: Sequence[CallHandler] | None = None,
 ) -> list[Message | None]:
     """The model's answer to each prompt; None where it leaves no room in the context for one."""
     answers: list[Message | None] = []
     for start in range(0, len(prompts), GENERATE_BATCH):
         batch = prompts[start : start + GENERATE_BATCH]
         fits = [i for i, prompt in enumerate(batch) if len(prompt) < engine.model.config.context]
-        completions = engine.generate(
-            [batch[i] for i in fits],
-            sampling,
-            seed,
-            keys=[keys[start + i] for i in fits] if keys else None,
-            call_handlers=[tools[start + i] for i in fits] if tools else None,
-        )
+        completions = engine.generate([batch[i] for i in fits], sampling)
         messages = {i: engine.chat_format.parse(one.ids, one.sampled) for i, one in zip(fits, completions, strict=True)}
         answers += [messages.get(i) for i in range(len(batch))]
         on_progress(len(answers))
@@ -174,20 +163,10 @@ def do_errands(
 ) -> list[AgentEnv]:
     """The environments of all errands after they are done, in parallel: each errand's first conversation, then its
     second."""
-    envs = [task.env(row) for row in rows]
-    waiting = envs
-    while waiting := [env for env in waiting if env.request()]:
-        requests = [request for env in waiting if (request := env.request())]
-        prompts = [engine.chat_format.prompt([request]) for request in requests]
-        tools = [bounded(env.tools, CALLS) for env in waiting]
-
-        def so_far(n: int, done: int = len(envs) - len(waiting)) -> None:
-            on_progress(done + n)
-
-        answers = _answers(engine, prompts, Sampling(max_tokens), so_far, tools=tools)
-        for env, request, answer in zip(waiting, requests, answers, strict=True):
-            env.answered(request, answer)
-    return envs
+    attempts = [Attempt(task, row) for row in rows]
+    keys = [str(row) for row in rows]
+    attempt(engine, attempts, Sampling(max_tokens), 0, keys, GENERATE_BATCH, on_progress)
+    return [one.env for one in attempts if one.env is not None]
 
 
 @torch.inference_mode()
