@@ -29,7 +29,7 @@ TASKS = {
     "identity:builtin": Average(1_000_000, 33, 2_000, 12),
     "long_chat": Average(1_000_000, 94, 0, 75),
     "mmlu": Average(99_842, 106, 14_042, 111),
-    "programs": Average(314, 0, 81, 0),
+    "programs": Average(314, 180, 81, 88),
     "simple_spelling": Average(275_430, 22, 39_238, 12),
     "simple_spelling:builtin": Average(9_028, 21, 391, 11),
     # The chats measured are short ones (182). The reference's mid trained for 813 steps of 524,288 tokens; less the
@@ -37,6 +37,7 @@ TASKS = {
     "smoltalk": Average(460_341, 880, 0, 131),
     "spelling_bee": Average(275_430, 53, 39_238, 15),
     "spelling_bee:builtin": Average(9_028, 50, 391, 14),
+    "sums": Average(1_000_000, 24, 2_000, 10),
     "word_problems": Average(1_000_000, 51, 2_000, 28),
     "word_problems:practice": Average(1_000_000, 36, 2_000, 28),
     "world_chat": Average(1_000_000, 28, 0, 18),

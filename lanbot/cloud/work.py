@@ -61,6 +61,12 @@ class Work:
     """Words that rank 0 searches for test items."""
 
 
+def _passes(rl: RL) -> float:
+    """Forward and backward passes of a step's answers; a forward pass alone is a third."""
+    forward = (rl.ppo_epochs - (not rl.kl)) + bool(rl.kl)
+    return float(rl.ppo_epochs + forward / 3)
+
+
 @dataclass
 class Counter:
     """Counts a recipe's phases. notes: what was not known and had to be assumed."""
@@ -107,15 +113,16 @@ class Counter:
         )  # fmt: skip
 
     def _rl(self, phase: Any, rl: Any) -> Work:
-        known = [average for part in rl.mixture if (average := self._average(part.task))]
-        prompt = sum(average.prompt for average in known) / max(1, len(known)) * self._longer
+        known = [(average, part.weight or 1.0) for part in rl.mixture if (average := self._average(part.task))]
+        weights = sum(weight for _, weight in known) or 1.0
+        prompt = sum(average.prompt * weight for average, weight in known) / weights * self._longer
         answers = rl.prompts * rl.group_size
         width = min(self.config.context, round(prompt + rl.max_tokens * speeds.DECODED.expected))
         tokens = rl.steps * answers * width
         rolled = Answers(rl.prompts, rl.group_size, prompt, rl.max_tokens, ROLLOUTS, rl.steps)
         passes = Answers(rl.eval_questions, PASS_SAMPLES, prompt, rl.max_tokens, BATCH, 2)
         return Work(
-            phase.name, rl.steps, tokens, self._flops(tokens, width), 0, width, rollouts=(rolled,),
+            phase.name, rl.steps, tokens, self._flops(tokens, width) * _passes(rl), 0, width, rollouts=(rolled,),
             **self._evaluation(phase, 0, (passes,)),
         )  # fmt: skip
 

@@ -37,7 +37,7 @@ class Attempt:
         self.message = message
         if self.env is not None and (request := self.env.request()):
             self.env.answered(request, message)
-        self.ended = turn is None or self.env is None or self.env.request() is None
+        self.ended = self.env is None or self.env.request() is None
 
 
 def attempt(

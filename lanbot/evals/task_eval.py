@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import torch
 
-from lanbot.agent.loop import bounded
 from lanbot.chat.messages import Message
 from lanbot.core.console import Progress
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
-from lanbot.evals.attempts import CALLS, Attempt, attempt
+from lanbot.evals.attempts import Attempt, attempt
 from lanbot.evals.attempts import faults as faults_of
 from lanbot.evals.score import Score
 from lanbot.evals.scorer import TOKENS, padded
@@ -21,7 +20,6 @@ from lanbot.inference.sampling import Sampling
 from lanbot.tasks.agent_tasks import AgentEnv, AgentTasks
 from lanbot.tasks.mixture import sample_rows
 from lanbot.tasks.task import Task
-from lanbot.tools.tool import CallHandler
 
 
 def evaluate(
@@ -141,20 +139,10 @@ def _answers(
     prompts: Sequence[list[int]],
     sampling: Sampling,
     on_progress: ProgressCallback,
-    seed: int = 0,
-    keys: Sequence[str] | None = None,
-    tools: Sequence[CallHandler] | None = None,
 ) -> list[Message | None]:
     """The model's answer to each prompt; None where it leaves no room in the context for one."""
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) < engine.model.config.context]
-    completions = engine.generate(
-        [prompts[i] for i in fits],
-        sampling,
-        seed,
-        keys=[keys[i] if keys else str(i) for i in fits],
-        call_handlers=[tools[i] for i in fits] if tools else None,
-        on_finished=on_progress,
-    )
+    completions = engine.generate([prompts[i] for i in fits], sampling, on_finished=on_progress)
     answers: list[Message | None] = [None] * len(prompts)
     for i, completion in zip(fits, completions, strict=True):
         answers[i] = engine.chat_format.parse(completion.ids, completion.sampled)
@@ -171,20 +159,10 @@ def do_errands(
 ) -> list[AgentEnv]:
     """The environments of all errands after they are done, in parallel: each errand's first conversation, then its
     second."""
-    envs = [task.env(row) for row in rows]
-    waiting = envs
-    while waiting := [env for env in waiting if env.request()]:
-        requests = [request for env in waiting if (request := env.request())]
-        prompts = [engine.chat_format.prompt([request]) for request in requests]
-        tools = [bounded(env.tools, CALLS) for env in waiting]
-
-        def so_far(n: int, done: int = len(envs) - len(waiting)) -> None:
-            on_progress(done + n)
-
-        answers = _answers(engine, prompts, Sampling(max_tokens), so_far, tools=tools)
-        for env, request, answer in zip(waiting, requests, answers, strict=True):
-            env.answered(request, answer)
-    return envs
+    attempts = [Attempt(task, row) for row in rows]
+    keys = [str(row) for row in rows]
+    attempt(engine, attempts, Sampling(max_tokens), 0, keys, GENERATE_BATCH, on_progress)
+    return [one.env for one in attempts if one.env is not None]
 
 
 @torch.inference_mode()

@@ -1,8 +1,8 @@
 """The RL phase: policy gradient on sampled answers, rewarded by the tasks' checkers.
 
 On-policy REINFORCE with the group's mean reward as baseline: GRPO without clipping, KL penalty and division by the
-standard deviation (Shao et al. 2024; Liu et al. 2025 on why not to divide). Groups whose rewards are all equal have no
-gradient and are dropped. The loss is normalised by the sampled tokens of the whole batch.
+standard deviation (Shao et al. 2024; Liu et al. 2025 on why not to divide); a recipe may add each. Groups whose rewards
+are all equal have no gradient and are dropped. The loss is normalised by the sampled tokens of the whole batch.
 """
 
 from typing import Any
@@ -15,12 +15,10 @@ from lanbot.phases.chat import start_from
 from lanbot.phases.phase import Phase
 from lanbot.phases.rl_metrics import RLLog
 from lanbot.phases.rl_pass import FILE, measure, measure_if_due
-from lanbot.phases.rollouts import Group, Questions, Rollout, informative, roll_out, score, with_advantages
+from lanbot.phases.rollouts import Group, Questions, informative, roll_out, score, turns_of, with_advantages
 from lanbot.tasks.mixture import Mixture
-from lanbot.training.policy_gradient import policy_batch
+from lanbot.training.policy_gradient import PolicyGradient
 from lanbot.training.schedule import wsd
-from lanbot.training.step import StepResult
-from lanbot.training.trainer import Trainer
 
 
 class RLPhase(Phase):
@@ -55,6 +53,7 @@ def train_rl(run: Run, runtime: Runtime, phase: str = "rl") -> None:
     bad = mixture.leave_out_bad_rows()
     questions = Questions(mixture, settings, runtime)
     engine = Engine(trainer.model, trainer.chat_format)
+    policy = PolicyGradient(trainer, settings)
     measure(run, phase, engine, runtime, "before")
     questions.load_state(trainer.resume(), trainer.step)
     log = RLLog(trainer, settings, questions, bad)
@@ -66,10 +65,10 @@ def train_rl(run: Run, runtime: Runtime, phase: str = "rl") -> None:
             groups: list[Group] = []
             for asked in questions.rounds(groups):
                 answers = roll_out(engine, asked, settings, seed)
-                groups += with_advantages(score(answers, settings))
+                groups += with_advantages(score(answers, settings), settings)
             log.rolled_out()
-            tokens, scale, result = update(trainer, settings, informative(groups))
-            log.step(groups, tokens, scale, result)
+            done = policy.update(turns_of(informative(groups)), scale_at(trainer.step, settings))
+            log.step(groups, done)
             trainer.end_step(stop, questions.state)
         trainer.save(questions.state())
         trainer.finish(stop)
@@ -77,14 +76,6 @@ def train_rl(run: Run, runtime: Runtime, phase: str = "rl") -> None:
     measure(run, phase, engine, runtime, "after")
 
 
-def update(trainer: Trainer, settings: RL, rollouts: list[Rollout]) -> tuple[int, float, StepResult | None]:
-    """A step of the policy gradient: its sampled tokens of all ranks, the scale of the learning rates, and the result,
-    None if no rank has anything to learn from: then the step changes nothing."""
-    turns = [(turn, one.advantage) for one in rollouts for turn in one.turns]
-    tokens = int(trainer.runtime.sum(sum(sum(turn.sampled) for turn, _ in turns)))
-    scale = wsd(trainer.step / settings.steps, settings.warmup, settings.decay, settings.cosine)
-    if not tokens:
-        trainer.step += 1
-        return tokens, scale, None
-    batch = policy_batch(turns, trainer.chat_format.bos).scaled(1 / tokens)
-    return tokens, scale, trainer.update(batch, scale)
+def scale_at(step: int, settings: RL) -> float:
+    """Of the learning rates."""
+    return wsd(step / settings.steps, settings.warmup, settings.decay, settings.cosine)

@@ -8,7 +8,7 @@ from lanbot.core.console import Progress, say
 from lanbot.inference.engine import Completion
 from lanbot.phases.rl_samples import Samples
 from lanbot.phases.rollouts import Group, Questions, informative, is_informative, mean_error
-from lanbot.training.policy_gradient import logprob_gaps
+from lanbot.training.policy_gradient import PolicyStep, logprob_gaps
 from lanbot.training.step import StepResult
 from lanbot.training.trainer import Trainer
 
@@ -34,14 +34,13 @@ class RLLog:
         """Its answers are there and rewarded; the update begins."""
         self.sampled = time.monotonic()
 
-    def step(self, groups: Sequence[Group], tokens: int, scale: float, result: StepResult | None) -> None:
-        """Writes a step's metrics, of all ranks. tokens: the sampled ones that were learned from. result: None if there
-        were none. Raises UserError after too many skipped updates in a row."""
+    def step(self, groups: Sequence[Group], done: PolicyStep) -> None:
+        """Writes a step's metrics, of all ranks. Raises UserError after too many skipped updates in a row."""
+        result = done.result
         trainer, settings, runtime = self.trainer, self.settings, self.trainer.runtime
-        figures = {"lr_scale": scale, "sampled_tokens": tokens, "bad": self.bad}
+        figures = {"lr_scale": done.scale, "sampled_tokens": done.tokens, "bad": self.bad, **done.figures}
         if result is not None:
             figures |= {"loss": result.loss.item(), "grad_norm": result.grad_norm.item()}
-            trainer.count(bool(result.finite))
         now = time.monotonic()
         seconds, rollout_seconds, update_seconds = now - self.began, self.sampled - self.began, now - self.sampled
         trainer.seconds += seconds

@@ -107,14 +107,19 @@ def _rewarded(one: Rollout, right: bool, settings: RL) -> Rollout:
     return replace(one, right=right, terms=terms, reward=float(right) + sum(terms.values()), attempt=None)
 
 
-def with_advantages(groups: Sequence[Group]) -> list[Group]:
-    """Advantages: reward - the group's mean."""
-    return [[replace(one, advantage=a) for one, a in zip(group, _advantages(group), strict=True)] for group in groups]
+def with_advantages(groups: Sequence[Group], settings: RL) -> list[Group]:
+    """Advantages: reward - the group's mean; with divide_by_std divided by its standard deviation, as in GRPO."""
+    return [
+        [replace(one, advantage=a) for one, a in zip(group, advantages(group, settings), strict=True)]
+        for group in groups
+    ]
 
 
-def _advantages(group: Group) -> list[float]:
+def advantages(group: Group, settings: RL) -> list[float]:
     mean = sum(one.reward for one in group) / len(group)
-    return [one.reward - mean for one in group]
+    found = [one.reward - mean for one in group]
+    deviation = math.sqrt(sum(a * a for a in found) / len(group))
+    return [a / deviation for a in found] if settings.divide_by_std and is_informative(group) else found
 
 
 def is_informative(group: Group) -> bool:
@@ -125,6 +130,11 @@ def is_informative(group: Group) -> bool:
 def informative(groups: Sequence[Group]) -> list[Rollout]:
     """The rollouts to learn from."""
     return [one for group in groups if is_informative(group) for one in group]
+
+
+def turns_of(rollouts: Sequence[Rollout]) -> list[tuple[Completion, float]]:
+    """Their conversations, each with the advantage of its rollout."""
+    return [(turn, one.advantage) for one in rollouts for turn in one.turns]
 
 
 def mean_error(values: Sequence[float]) -> float:

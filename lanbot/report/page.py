@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from lanbot.chat.display import blocks, transcript
 from lanbot.chat.messages import Message, readable
 from lanbot.core.console import duration, size, table, visible
-from lanbot.report import tables
+from lanbot.report import course, tables
 from lanbot.report.chart import Chart, Series, Span
 from lanbot.report.collect import trained
 
@@ -35,7 +35,7 @@ def environment() -> Environment:
         keep_trailing_newline=True,
     )
     style = Path(__file__).with_name("static") / "style.css"
-    made.globals |= {"t": tables, "duration": duration, "size": size, "table": table}
+    made.globals |= {"t": tables, "course": course, "duration": duration, "size": size, "table": table}
     made.globals |= {"blocks": blocks, "transcript": transcript, "style": style.read_text(encoding="utf-8")}
     made.filters |= {"number": _number, "percent": lambda share: f"{min(1, max(0, share)):.2%}"}
     made.filters |= {"fenced": _fenced, "cell": _cell}

@@ -1,6 +1,8 @@
 """The tasks of the built-in world, which need no network and no files."""
 
-from lanbot.chat.messages import Conversation, Message, chat, spoken
+import re
+
+from lanbot.chat.messages import Conversation, Message, chat, parts, spoken
 from lanbot.synthetic import world
 from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task, final_number
@@ -38,6 +40,21 @@ class WordProblems(WorldTask):
 
     def part(self, i: int) -> str:
         return f"templates {self.problem(i).seen}"
+
+
+@register("sums")
+class Sums(WorldTask):
+    """Arithmetic, solved with the calculator: right if the answer's last number is."""
+
+    def conversation(self, i: int) -> Conversation:
+        return world.sum_chat(self.split, self.number(i))
+
+    def check(self, i: int, answer: Message) -> bool:
+        expected = next(
+            part["text"] for part in parts(self.conversation(i)["messages"][-1]) if part["type"] == "output"
+        )
+        numbers = re.findall(r"-?\d+(?:\.\d+)?", spoken(answer).replace(",", ""))
+        return bool(numbers) and numbers[-1] == expected
 
 
 @register("world_chat")

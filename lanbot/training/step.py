@@ -53,7 +53,7 @@ def training_step(
     for i in range(passes):
         rows = batch.rows(slice(i * micro_batch, (i + 1) * micro_batch))
         count = len(rows)
-        rows = rows if count else _blank(batch)
+        rows = rows if count else blank(batch)
         ids, targets, weights = (send(array, device) for array in (rows.ids, rows.targets, rows.weights))
         hidden = model(ids, torch.from_numpy(rows.documents))
         part, rows_nll = weighted_nll(
@@ -73,7 +73,7 @@ def training_step(
     return StepResult(loss, norm, finite, torch.cat(nll) if nll else torch.empty(0), softmax)
 
 
-def _blank(batch: Batch) -> Batch:
+def blank(batch: Batch) -> Batch:
     """One row as wide as the batch's, of weight 0."""
     ids = np.zeros((1, batch.ids.shape[1]), dtype=np.int64)
     return Batch(ids, ids, ids.astype(np.float32), ids)

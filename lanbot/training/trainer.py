@@ -196,8 +196,11 @@ class Trainer:
         self.metrics = Metrics(self.phase / "metrics.jsonl", self.step, self.runtime)
         return loader_state
 
-    def update(self, batch: Batch, scale: float, candidates: Candidates | None = None) -> StepResult:
-        """One training step on this rank's rows. If memory runs out, it is repeated with half the micro-batch.
+    def update(
+        self, batch: Batch, scale: float, candidates: Candidates | None = None, ends_step: bool = True
+    ) -> StepResult:
+        """One update from this rank's rows. If memory runs out, it is repeated with half the micro-batch. ends_step:
+        whether it is the step's last one.
 
         Raises UserError if a single row does not fit, or if one of several ranks runs out of memory."""
         T = batch.ids.shape[1]
@@ -211,7 +214,7 @@ class Trainer:
                 if not hardware.exhausted(error):
                     raise
             else:
-                self.step += 1
+                self.step += ends_step
                 return result
             # outside the except clause, where the error would keep the tensors alive
             self._take_fewer_rows(rows, T, in_the_update=bool(self.optimizer.steps != before))

@@ -137,6 +137,10 @@ def test_a_dry_run_needs_no_key_and_prints_no_secret(
     assert TOKEN not in said and not Path("runs").exists()
 
 
+def test_agent_rl_can_be_planned_and_launched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "agent_rl" in run(capsys, "launch", "--dry-run", "--gpu", "B200", "--phase", "agent_rl", *STORE)
+
+
 def test_a_dry_run_with_a_key_rents_nothing(account: Server, capsys: pytest.CaptureFixture[str]) -> None:
     said = run(capsys, "launch", "--dry-run", "--run-name", "lanbot-v3", *STORE)
     assert "hyperstack" in said and "lanbot-lanbot-v3-" in said

@@ -195,11 +195,21 @@ def test_plan_without_gpus_is_for_a_rented_node(capsys: pytest.CaptureFixture[st
         assert "d20 on 8xH100 (H100 SXM) at $24.00 an hour" in out and "planned for 8xH100" in err
 
 
+def test_plan_of_agent_rl(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("plan", "d20", "--phase", "agent_rl", "--gpus", "8xH100", "--json") == 0
+    once = json.loads(capsys.readouterr().out)["phases"]
+    assert [(one["name"], one["steps"], one["set_by"]) for one in once] == [("agent_rl", 467, "rollouts")]
+    more = ("--agent_rl.ppo_epochs", "3", "--agent_rl.kl", "0.1")
+    assert call("plan", "d20", "--phase", "agent_rl", "--gpus", "8xH100", "--json", *more) == 0
+    flops = json.loads(capsys.readouterr().out)["phases"][0]["flops"]
+    assert flops == pytest.approx(13 / 3 * once[0]["flops"]), "three updates and four forward passes"
+
+
 def test_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("plan", "d20", "--gpus", "8xB200", "--price", "33.6", "--json", "--rl.steps", "10") == 0
     out = json.loads(capsys.readouterr().out)
     assert (out["gpus"], out["price"], out["utilisation"]["source"][:7]) == ("8xB200", 33.6, "assumed")
-    assert [one["name"] for one in out["phases"]] == ["tokenizer", "base", "mid", "sft", "rl"]
+    assert [one["name"] for one in out["phases"]] == ["tokenizer", "base", "mid", "sft", "rl", "agent_rl"]
     for one in out["phases"]:
         assert one["seconds"]["low"] < one["seconds"]["expected"] < one["seconds"]["high"]
     assert out["dollars"]["expected"] == pytest.approx(out["seconds"]["expected"] * 33.6 / 3_600, abs=0.01)

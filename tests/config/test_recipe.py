@@ -447,3 +447,31 @@ def test_two_tasks_of_one_module_from_outside_have_scores_of_their_own() -> None
     assert Evals(tasks=("seasons:Next", "seasons:Last:x", "identity", "simple_spelling:builtin")).tasks
     with pytest.raises(ValueError, match="twice"):
         Evals(tasks=("seasons:Next", "seasons:Next:x"))
+
+
+def test_agent_rl_is_a_phase_of_d20_and_a_section_only_where_phases_name_it() -> None:
+    d20 = load("d20", {"agent_rl.steps": "5"})
+    settings = d20.agent_rl  # type: ignore[attr-defined]
+    assert d20.phase_names[-1] == "agent_rl" and settings.steps == 5 and settings.muon_lr == d20.rl.muon_lr
+    assert [(part.task, part.weight) for part in settings.mixture] == [("gsm8k", 0.7), ("programs", 0.3)]
+    assert settings.terms == ("tool", "mark", "compiles", "defines", "long") and not d20.rl.terms
+    assert not hasattr(load("demo"), "agent_rl")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[sft]\nmixture = [{ task = 'identity', weight = 0.5 }]", "sft.mixture: weight is for rl"),
+        (
+            "[rl]\nmixture = [{ task = 'a', weight = 0.5 }, { task = 'b' }]",
+            "rl.mixture: give every part a weight, or none",
+        ),
+        ("[rl]\nmixture = [{ task = 'a', weight = 0 }]", "rl.mixture[0].weight = 0; it must be more than 0"),
+        ("[rl]\nppo_epochs = 0", "rl.ppo_epochs"),
+    ],
+)
+def test_weights_are_for_all_parts_of_rl_or_for_none(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path / "r.toml")
+    assert said in caught.value.problem

@@ -14,6 +14,7 @@ from lanbot.chat.messages import Part, chat, output, parts, python, readable, sp
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import task_eval as evals
+from lanbot.evals.attempts import CALLS
 from lanbot.evals.score import Score, items_asked, task_table
 from lanbot.evals.scorer import TOKENS
 from lanbot.evals.task_eval import answer_all, do_errands, unbiased
@@ -364,7 +365,7 @@ def test_endless_calls_are_stopped() -> None:
     endless = replies(range(5), lambda row, reply: [python(f"1+{n}") for n in range(1_000)])
     for env in do_errands(Doer(endless), ERRANDS, range(5), 96):
         made = [part for part in parts(env.conversations[-1][-1]) if part["type"] == "python"]
-        assert evals.CALLS <= len(made) <= evals.CALLS + 2 and not env.right()
+        assert CALLS <= len(made) <= CALLS + 2 and not env.right()
 
 
 def test_a_real_engine_runs_errands_to_the_end(make_model, chat_format) -> None:  # type: ignore[no-untyped-def]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from lanbot.chat.formats import load_format
 from lanbot.config import recipe_file
-from lanbot.config.recipe import ModelSettings, Recipe
+from lanbot.config.recipe import PHASES, ModelSettings, Recipe
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
@@ -340,3 +340,8 @@ def test_data_of_imported_phases_is_not_searched(
 )
 def test_a_step_is_named_by_what_tells_it_apart(asked: str, found: str, matches: bool) -> None:
     assert Wanted.parse(asked).matches(Wanted.parse(found)) is matches
+
+
+def test_a_recipe_with_agent_rl_keeps_its_model_apart_from_rl(tree: Path, make: Make) -> None:
+    run = make(f"{tree}#mid", as_phase="agent_rl", phases=tuple(PHASES))
+    assert run.last_model() == "agent_rl" and run.checkpoint("rl") == ""

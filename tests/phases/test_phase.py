@@ -123,3 +123,11 @@ def test_prepare_leaves_a_tokenizer_that_run_uses(place: Path, capsys: pytest.Ca
     before = (run.phase("tokenizer") / "tokenizer.json").stat().st_mtime_ns
     assert call("run", "tiny.toml", "--phase", "base") == 0
     assert run.done("base") and (run.phase("tokenizer") / "tokenizer.json").stat().st_mtime_ns == before
+
+
+def test_agent_rl_continues_rl_if_the_run_has_it_and_sft_otherwise(tmp_path: Path) -> None:
+    run = Run(tmp_path, load("d20"))
+    assert model_before(run.recipe, "agent_rl") == "rl" and model_before(run.recipe, "agent_rl", run) == "sft"
+    run.phase("rl").mkdir()
+    (run.phase("rl") / "evals.json").write_text("{}")
+    assert model_before(run.recipe, "agent_rl", run) == "rl" and model_before(run.recipe, "rl", run) == "sft"

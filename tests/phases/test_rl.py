@@ -64,7 +64,7 @@ def step(engine: Scripted, mixture: Mixture, settings: RL, runtime: Runtime) -> 
     """The groups of the first step on a rank."""
     groups: list[Group] = []
     for asked in Questions(mixture, settings, runtime).rounds(groups):
-        groups += with_advantages(score(roll_out(engine, asked, settings, seed=0), settings))  # type: ignore[arg-type]
+        groups += with_advantages(score(roll_out(engine, asked, settings, seed=0), settings), settings)  # type: ignore[arg-type]
     return groups
 
 
@@ -215,3 +215,16 @@ def test_questions_go_on_where_a_checkpoint_left_them(questions: Mixture) -> Non
     assert [one.number for one in next(after.rounds([]))] == [8, 9, 10, 11]
     after.load_state({}, 3)  # of a checkpoint without a position
     assert after.position == 12
+
+
+def test_weights_are_the_shares_of_a_mixture(chat_format: ChatFormat) -> None:
+    parts = (
+        MixturePart("word_problems", rows=300, weight=3.0),
+        MixturePart("simple_spelling:builtin", rows=40, weight=1.0),
+        MixturePart("agent_tasks", rows=10, epochs=2, weight=1.0),
+    )
+    mixture = Mixture(parts, Identity(), chat_format, seed=0)
+    counts = np.bincount(mixture.which)
+    assert counts.tolist() == [300, 100, 100]
+    assert [len(set(mixture.rows[mixture.which == k])) for k in range(3)] == [300, 40, 10], "all rows of each"
+    assert 40 < (mixture.which[:100] == 0).sum() < 80, "mixed throughout"

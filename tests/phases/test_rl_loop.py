@@ -59,7 +59,7 @@ def train(
         monkeypatch.setattr(rl, "start_from", start_from)
         monkeypatch.setattr(rl, "roll_out", roll_out)
         monkeypatch.setattr(rl, "score", lambda groups, settings: groups)
-        monkeypatch.setattr(rl, "with_advantages", lambda groups: groups)
+        monkeypatch.setattr(rl, "with_advantages", lambda groups, settings: groups)
         train_rl(run, RUNTIME)
         return run.phase("rl")
 

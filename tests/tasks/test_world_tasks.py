@@ -236,3 +236,14 @@ def test_training_has_kinds_that_are_not_tested_too() -> None:
     functions = {"read_file", "write_file", "edit_file", "list_files", "search_files", "remember", "recall", "forget"}
     assert functions <= made
     assert [of for of in made_calls if of and of[1].startswith("error: no file")]
+
+
+def test_sums_are_right_by_their_last_number() -> None:
+    for split in ("train", "test"):
+        task = make_task("sums", split)
+        for i in range(200):
+            reference = task.conversation(i)["messages"][-1]
+            result = next(part["text"] for part in parts(reference) if part["type"] == "output")
+            assert task.check(i, reference) and task.check(i, {"role": "assistant", "content": f"3 and so {result}."})
+            assert not task.check(i, {"role": "assistant", "content": f"{result} or 1{result}"})
+            assert not task.check(i, {"role": "assistant", "content": "I do not know."})

@@ -27,3 +27,11 @@ def test_the_edges_are_scales_too(warmup: float, decay: float) -> None:
 
 def test_without_warmup_and_decay_it_is_flat() -> None:
     assert {wsd(i / 10, 0.0, 0.0) for i in range(11)} == {1.0}
+
+
+def test_a_cosine_is_flat_first_and_falls_slowly_at_both_ends() -> None:
+    line, cosine = ([wsd(i / 100, 0.1, 0.5, cosine=on) for i in range(101)] for on in (False, True))
+    assert cosine[:51] == line[:51] and cosine[-1] == 0.0
+    assert cosine[75] == pytest.approx(0.5) == pytest.approx(line[75])
+    assert cosine[60] > line[60] + 0.1 and cosine[90] < line[90] - 0.1
+    assert cosine[50:] == sorted(cosine[50:], reverse=True)

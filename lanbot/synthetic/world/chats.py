@@ -70,6 +70,12 @@ def talk(split: str, index: int) -> Conversation:
     return _about_person(rng, split) if kind < 0.94 else _about_town(rng, split)
 
 
+def sum_chat(split: str, index: int) -> Conversation:
+    """A sum of numbers, answered by a calculator call."""
+    rng = rng_of("sum", split, index)
+    return _table(rng, split, rng.choice(SUMS))
+
+
 def _table(rng: Rng, split: str, section: str) -> Conversation:
     row = rng.choice(rows("talk", section, split))
     scene = Scene(rng, split)
