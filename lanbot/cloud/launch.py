@@ -261,8 +261,7 @@ class Cloud:
             with records.updating(self.folder, run) as record:
                 there = self.refresh(record)
                 for instance in there:
-                    if instance.status != "deleting":
-                        why = self._delete(instance) or why
+                    why = delete(self.provider, instance) or why
             show(record)
             if not there and not record.live:
                 return record
@@ -272,13 +271,6 @@ class Cloud:
                 raise FinalError(f"{names}: still there after {waited / 60:.0f} minutes. {why}", remedy)
             sleep(POLL)
             waited += POLL
-
-    def _delete(self, instance: Instance) -> str:
-        try:
-            self.provider.delete(instance.id)
-        except Busy as busy:
-            return str(busy)
-        return ""
 
     # -- watching
 
@@ -315,7 +307,7 @@ class Cloud:
             return self._finish(run, outcome, show)
         for instance in there:
             if instance.id != record.node.id:  # a second one, of a create request whose answer was lost
-                self._delete(instance)
+                delete(self.provider, instance)
         if record.node.state in ("error", "deleting", records.GONE):
             self._replace(run, recover, show)
         return None
@@ -355,6 +347,16 @@ class Cloud:
             self._rent(record, offer)
 
 
+def delete(provider: Provider, instance: Instance) -> str:
+    """Asks for a machine's deletion, unless it is under way. Returns why it is refused for now, or ""."""
+    try:
+        if instance.status != "deleting":
+            provider.delete(instance.id)
+    except Busy as busy:
+        return str(busy)
+    return ""
+
+
 def delete_orphan(provider: Provider, id: str) -> float:
     """Deletes a machine that no record knows, and waits until it is gone. Returns the dollars it cost."""
     waited, why, spent = 0.0, "", 0.0
@@ -364,11 +366,7 @@ def delete_orphan(provider: Provider, id: str) -> float:
         spent = found.spent
         if waited >= DOWN_WAIT:
             raise UserError(f"{id}: still there after {waited / 60:.0f} minutes. {why}", "Run the command again.")
-        if found.status != "deleting":
-            try:
-                provider.delete(id)
-            except Busy as busy:
-                why = str(busy)
+        why = delete(provider, found) or why
         sleep(POLL)
         waited += POLL
     return found.spent if found else spent

@@ -2,6 +2,8 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ from lanbot.core.errors import UserError
 
 if TYPE_CHECKING:
     from lanbot.cloud.records import Record
+    from lanbot.cloud.stores import Store
 
 FILES = ("done.json", "failed.json", "status.json")
 
@@ -23,37 +26,36 @@ def outcome(record: "Record") -> str:
 
 def said(record: "Record") -> dict[str, dict[str, Any]]:
     """The contents of those of FILES that are there. Raises UserError."""
-    from lanbot.cloud.stores import open_store
-
     prefix, found = _prefix(record), {}
-    try:
-        store = open_store(record.job["store"])
-        names = store.names(prefix)
-        with tempfile.TemporaryDirectory() as folder:
-            for file in FILES:
-                if prefix + file in names:
-                    store.pull(prefix + file, Path(folder, file))
-                    found[file] = json.loads(Path(folder, file).read_text(encoding="utf-8"))
-    except UserError:
-        raise
-    except Exception as error:  # every client has its own
-        raise UserError(f"{record.job['store']}: cannot be read ({error})", "Check it, and its credentials.") from None
+    with (
+        _opened(record, "read", "Check it, and its credentials.") as store,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        for file in sorted(store.names(prefix).keys() & {prefix + file for file in FILES}):
+            local = Path(folder, file.removeprefix(prefix))
+            store.pull(file, local)
+            found[local.name] = json.loads(local.read_text(encoding="utf-8"))
     return {file: value if isinstance(value, dict) else {} for file, value in found.items()}
 
 
 def clear(record: "Record") -> None:
     """Forgets what the node of an earlier launch said. Raises UserError if the store cannot be written."""
+    prefix = _prefix(record)
+    with _opened(record, "used", "Check --store, and that its credentials may write.") as store:
+        store.delete(sorted(store.names(prefix).keys() & {prefix + file for file in FILES}))
+
+
+@contextmanager
+def _opened(record: "Record", verb: str, remedy: str) -> "Iterator[Store]":
+    """The launch's store; what its client raises becomes a UserError: it cannot be `verb`."""
     from lanbot.cloud.stores import open_store
 
-    prefix = _prefix(record)
     try:
-        store = open_store(record.job["store"])
-        store.delete(sorted(store.names(prefix).keys() & {prefix + file for file in FILES}))
+        yield open_store(record.job["store"])
     except UserError:
         raise
-    except Exception as error:
-        remedy = "Check --store, and that its credentials may write."
-        raise UserError(f"{record.job['store']}: cannot be used ({error})", remedy) from None
+    except Exception as error:  # every client has its own
+        raise UserError(f"{record.job['store']}: cannot be {verb} ({error})", remedy) from None
 
 
 def _prefix(record: "Record") -> str:
