@@ -15,7 +15,8 @@ from lanbot.cli.shared import load_recipe, make_options
 from lanbot.core.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from lanbot.cloud.launch import Cloud, Wanted
+    from lanbot.cloud.launch import Cloud, Said
+    from lanbot.cloud.offers import Wanted
     from lanbot.cloud.providers.base import Offer, Provider
     from lanbot.cloud.records import Record
     from lanbot.cloud.secrets import Secrets
@@ -48,7 +49,7 @@ class Choice:
     """Spot machines instead of those on demand: they may be reclaimed; `lanbot cloud watch --recover` replaces one."""
 
     def wanted(self) -> "Wanted":
-        from lanbot.cloud.launch import Wanted
+        from lanbot.cloud.offers import Wanted
 
         count = None if self.all_configs else self.num_gpus
         return Wanted(self.gpu, count, self.cloud, self.region, self.instance_type, self.spot)
@@ -166,8 +167,10 @@ def watch(run: str, *, recover: bool = False) -> None:
         run: The run's name.
         recover: Replace a lost machine; it goes on from the newest checkpoint, within the launch's spend limit.
     """
+    from lanbot.cloud.watch import Watch
+
     with _Line(run) as line:
-        record = _cloud(run).watch(run, recover, line.show)
+        record = Watch(_cloud(run), run, recover, line.show).wait()
     print(f"{run}: ended, ${record.spent:.2f} of ${record.budget:.2f} spent; results in {record.job['store']}")
 
 
@@ -304,14 +307,12 @@ def _check_phases(phase: str, recipe: "Recipe") -> None:
 
 
 def _ranked(provider: "Provider", wanted: "Wanted", recipe: "Recipe", phase: str) -> "list[tuple[Offer, float]]":
-    from lanbot.cloud import launch
+    from lanbot.cloud.offers import KINDS, planned_hours, rank
 
     options = make_options()
-    found = launch.rank(
-        provider.offers(), wanted, lambda offer: launch.planned_hours(recipe, options, phase, offer)
-    )  # fmt: skip
+    found = rank(provider.offers(), wanted, lambda offer: planned_hours(recipe, options, phase, offer))
     if not found:
-        what = f"{wanted.count or 'any number of'} {wanted.gpu or ', '.join(launch.KINDS)}"
+        what = f"{wanted.count or 'any number of'} {wanted.gpu or ', '.join(KINDS)}"
         how = "spot" if wanted.spot else "on demand"
         remedy = "Try --all-configs, another --gpu or --region, or --spot; or wait."
         raise UserError(f"no offer of {what} {how} that fits", remedy)
@@ -402,7 +403,7 @@ def _package() -> str:
 
 def _record(recipe: "Recipe", job: dict[str, Any], wanted: "Wanted", offer: "Offer", limit: float | None) -> "Record":
     """Shows plan, price and cap. Raises UserError if the plan exceeds the cap."""
-    from lanbot.cloud.launch import default_budget, describe, same_kind
+    from lanbot.cloud.offers import default_budget, describe, same_kind
     from lanbot.cloud.records import Record
 
     phases = job["phases"]
@@ -441,22 +442,22 @@ def _status(run: str) -> str:
         cloud = _cloud(name)
         with records.updating(folder, name) as record:
             cloud.refresh(record)
-        rows.append(_row(record))
+        try:
+            said = cloud.said(record)
+        except UserError as error:
+            said = {"status.json": {"phase": error.problem[:40]}}
+        rows.append(_row(record, said))
     none = "No run has a machine. Launches: lanbot cloud ls."
     return table(rows, ("run", "state", "phase", "step", "time", "spent of cap"), left=3) if rows else none
 
 
-def _row(record: "Record") -> tuple[str, ...]:
+def _row(record: "Record", said: "Said") -> tuple[str, ...]:
     from datetime import datetime
 
-    from lanbot.cloud import records, storage
+    from lanbot.cloud import records
     from lanbot.core.console import duration
 
     node = record.node
-    try:
-        said = storage.said(record)
-    except UserError as error:
-        said = {"status.json": {"phase": error.problem[:40]}}
     state = next((file.removesuffix(".json") for file in ("done.json", "failed.json") if file in said), "")
     state = f"{state}, {node.state}" if state and not node.gone else state or node.state
     if node.detail and node.detail != node.state:
@@ -483,5 +484,5 @@ class _Line:
     def __exit__(self, *error: object) -> None:
         self.progress.close()
 
-    def show(self, record: "Record") -> None:
-        self.progress.text(" | ".join(filter(None, _row(record))))
+    def show(self, record: "Record", said: "Said") -> None:
+        self.progress.text(" | ".join(filter(None, _row(record, said))))

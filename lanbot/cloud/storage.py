@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 FILES = ("done.json", "failed.json", "status.json")
 
 
-def outcome(record: "Record") -> str:
-    """ "done", or "failed" and why, once the node has written that; "" before. Raises UserError if the store fails."""
-    found = said(record)
-    if "done.json" in found:
+def outcome(said: Mapping[str, Mapping[str, Any]]) -> str:
+    """ "done", or "failed" and why, once the node has said that; "" before."""
+    if "done.json" in said:
         return "done"
-    return f"failed: {found['failed.json'].get('reason')}" if "failed.json" in found else ""
+    return f"failed: {said['failed.json'].get('reason')}" if "failed.json" in said else ""
 
 
 def said(record: "Record") -> dict[str, dict[str, Any]]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from shadeform_server import Server
 
-from lanbot.cloud import launch, records
-from lanbot.cloud.launch import Cloud, Wanted, same_kind
+from lanbot.cloud import launch, records, watch
+from lanbot.cloud.launch import Cloud, Said
+from lanbot.cloud.offers import Wanted, same_kind
 from lanbot.cloud.providers import shadeform
 from lanbot.cloud.providers.base import Offer
 from lanbot.cloud.providers.shadeform import Shadeform
@@ -28,7 +29,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with Server() as server:
-        for module in (launch, shadeform):
+        for module in (launch, watch, shadeform):
             monkeypatch.setattr(module, "sleep", server.advance)
         monkeypatch.setattr(records, "now", server.now)
         yield server
@@ -41,6 +42,7 @@ class Client:
     server: Server
     folder: Path
     outcome: str = ""
+    """What the node said last: done, or why it failed."""
 
     @property
     def provider(self) -> Shadeform:
@@ -49,7 +51,12 @@ class Client:
     def cloud(self) -> Cloud:
         secrets = Secrets({"SHADEFORM_API_KEY": self.server.key, "HF_TOKEN": TOKEN})
         script = lambda job: f"#!/bin/bash\n: {json.dumps(job)}\n"  # noqa: E731
-        return Cloud(self.folder, self.provider, secrets, script, lambda record: self.outcome, lambda record: None)
+        return Cloud(self.folder, self.provider, secrets, script, self.said, lambda record: None)
+
+    def said(self, record: Record) -> Said:
+        if self.outcome == "done":
+            return {"done.json": {}}
+        return {"failed.json": {"reason": self.outcome}} if self.outcome else {}
 
     def record(self, run: str = "x", budget: float = 150.0, offer: Offer | None = None) -> Record:
         job = {"run": run, "recipe": "", "phases": "sft", "store": "/store"}

@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from lanbot.cloud import launch
-from lanbot.cloud.launch import Cloud
+from lanbot.cloud import launch, watch
+from lanbot.cloud.launch import Cloud, Said
+from lanbot.cloud.offers import Wanted
 from lanbot.cloud.providers.base import Launch, Offer, RefusedError, Unsettled
 from lanbot.cloud.providers.sky import Sky
 from lanbot.cloud.providers.ssh import SSH
 from lanbot.cloud.records import Record
 from lanbot.cloud.secrets import Secrets
+from lanbot.cloud.watch import Watch
 from lanbot.core.errors import UserError
 
 OWN = Offer("ssh", "", "", "", "H100", 8, 0.0)
@@ -65,7 +67,8 @@ def bin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (folder / name).write_text(text.replace("@ROOT@", str(tmp_path)))
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(launch, "POLL", 0.05)
+    for module in (launch, watch):
+        monkeypatch.setattr(module, "POLL", 0.05)
     yield folder
     for pid in tmp_path.glob("hosts/*/.lanbot/*/pid"):
         with suppress(ProcessLookupError):  # each launch is a process group
@@ -152,15 +155,20 @@ def test_a_host_that_does_not_answer() -> None:
 
 
 def test_a_run_on_own_hosts_from_launch_to_the_end(tmp_path: Path) -> None:
-    folder, said = tmp_path / "runs" / ".cloud", {"outcome": ""}
+    folder, said = tmp_path / "runs" / ".cloud", dict[str, dict[str, Any]]()
     provider = SSH(("one",))
     script = lambda job: "touch started; sleep 60\n"  # noqa: E731
-    cloud = Cloud(folder, provider, Secrets({}), script, lambda record: said["outcome"], lambda record: None)
+    cloud = Cloud(folder, provider, Secrets({}), script, lambda record: said, lambda record: None)
     record = Record("x", "ssh", "sft", {"store": "/s"}, 1.0, hosts=["one"])
     node = cloud.launch(record, OWN)
     until(lambda: (tmp_path / "hosts/one/.lanbot" / node.id / "started").exists())
     looks = iter(range(1_000))
-    ended = cloud.watch("x", True, lambda record: said.update(outcome="done") if next(looks) == 3 else None)
+
+    def show(record: Record, _: Said) -> None:
+        if next(looks) == 3:
+            said["done.json"] = {}
+
+    ended = Watch(cloud, "x", True, show).wait()
     assert not ended.live and ended.spent == 0
     assert [machine.status for machine in provider.list()] in (["deleted"], [])
 
@@ -168,11 +176,11 @@ def test_a_run_on_own_hosts_from_launch_to_the_end(tmp_path: Path) -> None:
 def test_a_script_that_dies_is_started_again(tmp_path: Path) -> None:
     folder, mark = tmp_path / "runs" / ".cloud", tmp_path / "mark"
     script = lambda job: f"[ -e {mark} ] && sleep 60; touch {mark}; kill -9 $$\n"  # noqa: E731
-    looks: list[int] = []
-    outcome = lambda record: "done" if len(record.nodes) == 2 and record.node.state == "active" else ""  # noqa: E731
-    cloud = Cloud(folder, SSH(("one",)), Secrets({}), script, outcome, lambda record: None)
-    cloud.launch(Record("x", "ssh", "sft", {"store": "/s"}, 1.0, vars(launch.Wanted()), hosts=["one"]), OWN)
-    assert len(cloud.watch("x", True, lambda record: looks.append(1)).nodes) == 2
+    ran_again = lambda record: len(record.nodes) == 2 and record.node.state == "active"  # noqa: E731
+    said = lambda record: {"done.json": {}} if ran_again(record) else {}  # noqa: E731
+    cloud = Cloud(folder, SSH(("one",)), Secrets({}), script, said, lambda record: None)
+    cloud.launch(Record("x", "ssh", "sft", {"store": "/s"}, 1.0, vars(Wanted()), hosts=["one"]), OWN)
+    assert len(Watch(cloud, "x", True).wait().nodes) == 2
 
 
 # -- sky ---------------------------------------------------------------------------------------------------
