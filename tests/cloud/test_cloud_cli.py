@@ -14,7 +14,7 @@ import pytest
 from conftest import TOKEN
 from shadeform_server import Server, instance_type, spot
 
-from lanbot.cli import cloud, main
+from lanbot.cli import cloud_launch, main
 from lanbot.cloud import records, storage
 
 ROOT = Path(__file__).parents[2]
@@ -120,8 +120,11 @@ def test_a_store_that_a_rented_machine_cannot_write_is_refused(
 def test_the_machine_installs_by_https_without_a_user(origin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"remote": origin, "rev-parse": "c0ffee", "branch": "origin/main"}
     said = lambda argv, **_: types.SimpleNamespace(stdout=answers[argv[3]])  # noqa: E731
-    monkeypatch.setattr(cloud.subprocess, "run", said)
-    assert cloud._package().removesuffix("@c0ffee").removesuffix(".git") == "lanbot @ git+https://host/me/bot"
+    monkeypatch.setattr(cloud_launch.subprocess, "run", said)
+    assert (
+        cloud_launch.installed_package().removesuffix("@c0ffee").removesuffix(".git")
+        == "lanbot @ git+https://host/me/bot"
+    )
 
 
 # -- launching ---------------------------------------------------------------------------------------------
