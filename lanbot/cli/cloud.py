@@ -309,23 +309,27 @@ def _agreed(yes: bool) -> bool:
 
 
 def _status(run: str) -> str:
-    from lanbot.cloud import records
+    from lanbot.cloud import records, storage
     from lanbot.core.console import table
 
     folder = _folder()
     chosen = [run] if run else [record.run for record in records.load_all(folder) if record.live]
-    rows = []
+    rows, warnings = [], []
     for name in chosen:
         cloud = _cloud(name)
         with records.updating(folder, name) as record:
             cloud.refresh(record)
         try:
             said = cloud.said(record)
+            warnings.append(storage.warning(record, said))
         except UserError as error:
             said = {"status.json": {"phase": error.problem[:40]}}
         rows.append(_row(record, said))
     none = "No run has a machine. Launches: lanbot cloud ls."
-    return table(rows, ("run", "state", "phase", "step", "time", "spent of cap"), left=3) if rows else none
+    if not rows:
+        return none
+    shown = table(rows, ("run", "state", "phase", "step", "time", "spent of cap"), left=3)
+    return "\n".join([shown, *filter(None, warnings)])
 
 
 def _row(record: "Record", said: "Said") -> tuple[str, ...]:

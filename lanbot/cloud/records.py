@@ -35,6 +35,8 @@ class Node:
     spent: float = 0.0
     seen: str = ""
     """When the provider last showed it."""
+    active: str = ""
+    """When it was first seen active."""
 
     @property
     def gone(self) -> bool:
@@ -48,6 +50,8 @@ class Node:
     def show(self, instance: Instance) -> None:
         """Takes over what the provider says."""
         self.id, self.state, self.seen = instance.id, instance.status, now().isoformat()
+        if instance.status == "active":
+            self.active = self.active or self.seen
         self.detail = "preempted" if instance.preempted else instance.detail
         self.spent = max(self.spent, instance.spent)
 

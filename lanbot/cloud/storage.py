@@ -1,12 +1,14 @@
-"""What a node says of itself in its run's store: that it is done, that it failed, how far it is."""
+"""What a node says of itself in its run's store: that it is done, that it failed, how far it is, or nothing."""
 
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lanbot.cloud import records
 from lanbot.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from lanbot.cloud.stores import Store
 
 FILES = ("done.json", "failed.json", "status.json")
+SILENT = timedelta(minutes=30)
+"""Without a status, which is written every two minutes at most, after which something is wrong."""
 
 
 def outcome(said: Mapping[str, Mapping[str, Any]]) -> str:
@@ -21,6 +25,33 @@ def outcome(said: Mapping[str, Mapping[str, Any]]) -> str:
     if "done.json" in said:
         return "done"
     return f"failed: {said['failed.json'].get('reason')}" if "failed.json" in said else ""
+
+
+def reported(record: "Record", said: Mapping[str, Mapping[str, Any]]) -> datetime | None:
+    """When the launch's newest machine last wrote its status; None if only an earlier one did, or none."""
+    try:
+        when = datetime.fromisoformat(str(said["status.json"]["time"]))
+        return when if when >= datetime.fromisoformat(record.node.requested) else None
+    except (LookupError, ValueError, TypeError):
+        return None
+
+
+def silent_since(record: "Record", said: Mapping[str, Mapping[str, Any]]) -> datetime | None:
+    """Its last report or, before the first one, when it was first seen active; None if it is not active."""
+    node = record.node
+    if node.state != "active" or not node.active:
+        return None
+    return reported(record, said) or datetime.fromisoformat(node.active)
+
+
+def warning(record: "Record", said: Mapping[str, Mapping[str, Any]]) -> str:
+    """What to do about a machine that has been silent for long; "" if there is none."""
+    since = silent_since(record, said)
+    if since is None or records.now() - since < SILENT:
+        return ""
+    when = f"{since.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    what = f"{record.run}: its machine has written nothing to {record.job.get('store')} since {when}, it may be stuck"
+    return f"{what}. Look: lanbot cloud logs {record.run}. End it: lanbot cloud down {record.run}."
 
 
 def said(record: "Record") -> dict[str, dict[str, Any]]:

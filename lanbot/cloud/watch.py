@@ -1,11 +1,15 @@
 """Watching a run to its end: its machine is replaced when it is lost, and deleted when the run is over."""
 
+import subprocess
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
 from time import sleep
 
 from lanbot.cloud import records, storage
-from lanbot.cloud.launch import POLL, Cloud, FinalError, Show, delete, nothing
+from lanbot.cloud.launch import POLL, Cloud, FinalError, Said, Show, delete, nothing
 from lanbot.cloud.offers import Wanted, describe
-from lanbot.cloud.providers.base import NoFundsError
+from lanbot.cloud.providers.base import Instance, NoFundsError
 from lanbot.cloud.records import Record
 from lanbot.core.console import say
 from lanbot.core.errors import UserError
@@ -13,6 +17,9 @@ from lanbot.core.errors import UserError
 MISSES = 30
 """Looks in a row that may fail before the watch gives up; the caps end the machine all the same."""
 MOST_MACHINES = 20
+START = timedelta(minutes=45)
+"""From when a machine was first seen active to its first status in the store: installing takes some minutes of it."""
+LOG_TIMEOUT = 60.0
 
 
 class Watch:
@@ -21,6 +28,9 @@ class Watch:
     def __init__(self, cloud: Cloud, run: str, recover: bool = False, show: Show = nothing) -> None:
         self.cloud, self.run, self.recover, self.show = cloud, run, recover, show
         self.misses = 0
+        self.failure: tuple[str, str] | None = None
+        """Problem and remedy, once the run has failed: its machine is deleted first."""
+        self.warned = ""
 
     def wait(self) -> Record:
         """Waits for the run's end, then deletes its machine.
@@ -48,11 +58,18 @@ class Watch:
         with records.updating(self.cloud.folder, self.run) as record:
             there = self.cloud.refresh(record)
         if record.closing:
-            return self.cloud.end(self.run, self.show)
+            return self._finish()
         said = self.cloud.said(record)  # asked after the list: who said so may be gone already
         self.show(record, said)
         if outcome := storage.outcome(said):
-            return self._finish(outcome)
+            if outcome != "done":
+                remedy = f"Its log and what it saved are in {record.job.get('store')}: runs/{self.run}/node/train.log."
+                self.failure = f"the run {outcome}", remedy
+            return self._finish()
+        if self._never_started(record, said):
+            self.failure = self._no_report(record, there)
+            return self._finish()
+        self._warn(storage.warning(record, said))
         for instance in there:
             if instance.id != record.node.id:  # a second one, of a create request whose answer was lost
                 delete(self.cloud.provider, instance)
@@ -60,12 +77,53 @@ class Watch:
             self._replace()
         return None
 
-    def _finish(self, outcome: str) -> Record:
+    def _finish(self) -> Record:
+        """Deletes the machine. Raises FinalError if the run failed."""
         record = self.cloud.down(self.run, self.show)
-        if outcome != "done":
-            remedy = f"Its log and what it saved are in {record.job.get('store')}: runs/{self.run}/node/train.log."
-            raise FinalError(f"{self.run}: the run {outcome}; its machine is deleted (${record.spent:.2f})", remedy)
+        if self.failure:
+            problem, remedy = self.failure
+            raise FinalError(f"{self.run}: {problem}; its machine is deleted (${record.spent:.2f})", remedy)
         return record
+
+    def _warn(self, text: str) -> None:
+        """Says it once, not at every look."""
+        if text and text != self.warned:
+            say(text)
+        self.warned = text
+
+    def _never_started(self, record: Record, said: Said) -> bool:
+        since = storage.silent_since(record, said)
+        return since is not None and not storage.reported(record, said) and records.now() - since > START
+
+    def _no_report(self, record: Record, there: Sequence[Instance]) -> tuple[str, str]:
+        """Problem and remedy of a machine whose start-up never came to an end. Another would not do better."""
+        problem = f"active for {START.seconds // 60} minutes and no status in {record.job.get('store')}"
+        if log := next(filter(None, map(self._saved_log, there)), None):
+            return problem, f"Its start-up log is in {log}."
+        why = "its token may not write to the store, or --package cannot be installed"
+        remedy = f"Its log could not be read; {why}. Launch it again and look early: lanbot cloud logs {self.run}."
+        return problem, remedy
+
+    def _saved_log(self, instance: Instance) -> Path | None:
+        """The file into which the machine's log was copied, as it is deleted with the machine; None if it failed."""
+        path = self.cloud.folder / f"{instance.name}.log"
+        try:
+            command = self.cloud.provider.logs(instance, False)
+            # in a session of its own, ssh cannot ask for a password
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=LOG_TIMEOUT,
+                check=False,
+                start_new_session=True,
+            )
+        except (UserError, OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode or not done.stdout:
+            return None
+        path.write_text(self.cloud.secrets.redact(done.stdout.decode(errors="replace")), encoding="utf-8")
+        return path
 
     def _replace(self) -> None:
         """Makes sure that the lost machine is gone, then rents another; without an offer, the next look tries again."""

@@ -43,6 +43,9 @@ class Client:
     folder: Path
     outcome: str = ""
     """What the node said last: done, or why it failed."""
+    reports: bool = True
+    """Whether the node of an active machine writes its status."""
+    reported: str = ""
 
     @property
     def provider(self) -> Shadeform:
@@ -56,7 +59,11 @@ class Client:
     def said(self, record: Record) -> Said:
         if self.outcome == "done":
             return {"done.json": {}}
-        return {"failed.json": {"reason": self.outcome}} if self.outcome else {}
+        if self.outcome:
+            return {"failed.json": {"reason": self.outcome}}
+        if self.reports and record.node.state == "active":
+            self.reported = self.server.now().isoformat()
+        return {"status.json": {"time": self.reported}} if self.reported else {}
 
     def record(self, run: str = "x", budget: float = 150.0, offer: Offer | None = None) -> Record:
         job = {"run": run, "recipe": "", "phases": "sft", "store": "/store"}

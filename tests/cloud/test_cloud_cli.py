@@ -16,6 +16,7 @@ from shadeform_server import Server, instance_type, spot
 
 from lanbot.cli import cloud_launch, main
 from lanbot.cloud import records, storage
+from lanbot.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 STORE = ("--store", "hf:me/bot")
@@ -260,9 +261,34 @@ def test_watch_ends_with_the_run(
     account: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(capsys, "launch", "--yes", *STORE)
-    monkeypatch.setattr(storage, "said", lambda record: {"done.json": {}} if account.seconds > 3_720 else {})
+
+    def said_so_far(record: records.Record) -> dict[str, Any]:
+        return {"done.json": {}} if account.seconds > 3_720 else {"status.json": {"time": account.now().isoformat()}}
+
+    monkeypatch.setattr(storage, "said", said_so_far)
     said = run(capsys, "watch", "d20", "--recover")
     assert "ended, $24." in said and "hf:me/bot" in said and not account.alive
+
+
+def test_status_warns_of_a_machine_that_has_been_silent_for_long(
+    account: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(capsys, "launch", "--yes", *STORE)
+    account.advance(200)
+    last = {"status.json": {"phase": "sft", "time": account.now().isoformat()}}
+    monkeypatch.setattr(storage, "said", lambda record: last)
+    account.advance(29 * 60)
+    assert "may be stuck" not in run(capsys, "status")
+    account.advance(2 * 60)
+    said = run(capsys, "status")
+    assert "may be stuck" in said and "lanbot cloud logs d20" in said and "lanbot cloud down d20" in said
+
+    def unreadable(record: records.Record) -> None:
+        raise UserError("hf:me/bot: cannot be read", "")
+
+    monkeypatch.setattr(storage, "said", unreadable)
+    said = run(capsys, "status")
+    assert "cannot be read" in said and "may be stuck" not in said
 
 
 def test_watch_says_why_a_run_failed(

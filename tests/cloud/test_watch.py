@@ -1,6 +1,8 @@
 """Watches against the stand-in: a run ends, its machine is lost, the cap is reached, a look fails."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import TOKEN, Client
@@ -138,6 +140,80 @@ def test_a_double_is_deleted_by_the_watch(client: Client) -> None:
     body = client.server.bodies()[0]
     watch(client, {5: lambda: client.server.add(body), 40: finish(client)})
     assert len(client.server.instances) == 2 and not client.server.alive
+
+
+# -- a machine that says nothing ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Machines that let nobody in; a test may put another script there."""
+    stub = tmp_path / "bin" / "ssh"
+    stub.parent.mkdir()
+    stub.write_text("#!/bin/sh\necho 'Permission denied (publickey).' >&2\nexit 255\n")
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stub.parent}:{os.environ['PATH']}")
+    return stub
+
+
+def test_a_machine_that_never_reports_is_deleted_and_its_log_is_kept(client: Client, ssh: Path) -> None:
+    ssh.write_text(f"#!/bin/sh\necho 'ERROR: Could not find a version that satisfies lanbot; {TOKEN}'\n")
+    client.reports = False
+    node = client.launch()
+    with pytest.raises(FinalError, match="active for 45 minutes and no status") as raised:
+        watch(client, {})
+    log = client.folder / f"{node.name}.log"
+    assert str(log) in raised.value.remedy
+    assert "Could not find a version" in log.read_text() and TOKEN not in log.read_text()
+    assert not client.server.alive and len(client.server.bodies()) == 1
+    assert 18 <= client.saved().spent < 19
+
+
+@pytest.mark.usefixtures("ssh")
+def test_a_machine_that_never_reports_and_lets_nobody_in_is_deleted(client: Client) -> None:
+    client.reports = False
+    client.launch()
+    with pytest.raises(FinalError, match="--package"):
+        watch(client, {})
+    assert not client.server.alive
+
+
+@pytest.mark.usefixtures("ssh")
+def test_what_a_lost_machine_wrote_does_not_count_for_its_replacement(client: Client) -> None:
+    client.launch()
+
+    def lose() -> None:
+        client.reports = False
+        client.server.reclaim(the_one(client))
+
+    with pytest.raises(FinalError, match="no status"):
+        watch(client, {20: lose})
+    assert len(client.saved().nodes) == 2 and not client.server.alive
+
+
+def test_a_failure_is_told_even_if_the_machine_is_not_deleted_at_once(client: Client) -> None:
+    client.launch()
+
+    def fail() -> None:
+        client.outcome = "why"
+        client.server.fail("GET list", "", *["503"] * 6)
+
+    with pytest.raises(FinalError, match="the run failed: why"):
+        watch(client, {20: fail})
+    assert not client.server.alive
+
+
+def test_a_machine_that_falls_silent_is_told_once_and_kept(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    client.launch()
+
+    def fall_silent() -> None:
+        client.reports = False
+        client.server.advance(31 * 60)
+
+    watch(client, {20: fall_silent, 60: finish(client)})
+    said = capsys.readouterr().err
+    assert said.count("may be stuck") == 1 and "lanbot cloud logs x" in said
+    assert len(client.server.bodies()) == 1
 
 
 def test_the_stand_in_tells_when_a_script_would_run(client: Client) -> None:
