@@ -118,7 +118,7 @@ class Cloud:
     def rent(self, record: Record, offer: Offer) -> Node:
         """Asks for a machine, with the record written first. Whatever interrupts it, `down` finds what was made."""
         launch = request(record, offer, self.secrets, self.script)
-        node = Node(launch.name, offer, launch.spend_cap, records.now().isoformat())
+        node = Node(launch.name, offer, launch.spend_cap, records.now().isoformat(), ends=launch.date_cap.isoformat())
         record.nodes.append(node)
         record.save(self.folder)
         try:

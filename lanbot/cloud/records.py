@@ -37,6 +37,8 @@ class Node:
     """When the provider last showed it."""
     active: str = ""
     """When it was first seen active."""
+    ends: str = ""
+    """When its provider deletes it, whatever it has spent by then."""
 
     @property
     def gone(self) -> bool:

@@ -2,20 +2,22 @@
 
 import subprocess
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import sleep
 
 from lanbot.cloud import records, storage
 from lanbot.cloud.launch import POLL, Cloud, FinalError, Said, Show, delete, nothing
 from lanbot.cloud.offers import Wanted, describe
-from lanbot.cloud.providers.base import Instance, NoFundsError
+from lanbot.cloud.providers.base import Instance, NoFundsError, RefusedError
 from lanbot.cloud.records import Record
-from lanbot.core.console import say
+from lanbot.core.console import duration, say
 from lanbot.core.errors import UserError
 
-MISSES = 30
-"""Looks in a row that may fail before the watch gives up; the caps end the machine all the same."""
+PAUSE_MOST = 300.0
+"""Seconds to the next look after one that failed: POLL, doubled with each further one in a row, and at most this."""
+AFTER_CAP = timedelta(hours=1)
+"""After the end of the machine's time, until which failing looks go on: it is paid no longer then."""
 MOST_MACHINES = 20
 START = timedelta(minutes=45)
 """From when a machine was first seen active to its first status in the store: installing takes some minutes of it."""
@@ -27,10 +29,10 @@ class Watch:
 
     def __init__(self, cloud: Cloud, run: str, recover: bool = False, show: Show = nothing) -> None:
         self.cloud, self.run, self.recover, self.show = cloud, run, recover, show
-        self.misses = 0
+        self.misses, self.looked = 0, False
         self.failure: tuple[str, str] | None = None
         """Problem and remedy, once the run has failed: its machine is deleted first."""
-        self.warned = ""
+        self.told: set[str] = set()
 
     def wait(self) -> Record:
         """Waits for the run's end, then deletes its machine.
@@ -40,23 +42,40 @@ class Watch:
         while True:
             try:
                 ended = self._look()
-                self.misses = 0
             except (FinalError, NoFundsError):
                 raise
             except UserError as error:  # of a listing, of the store: the machine goes on, and so does the watch
-                self.misses += 1
-                if self.misses >= MISSES:
-                    raise
-                say(f"{error.problem}; looking again")
-                ended = None
+                sleep(self._missed(error))
+                continue
+            self.misses = 0
             if ended:
                 return ended
             sleep(POLL)
+
+    def _missed(self, error: UserError) -> float:
+        """Seconds until the next look. Raises UserError where looking on is in vain."""
+        record = records.load(self.cloud.folder, self.run)
+        if record is None or (isinstance(error, RefusedError) and not self.looked):  # the key is wrong
+            raise error
+        self.misses += 1
+        pause = min(PAUSE_MOST, POLL * 2 ** min(self.misses - 1, 10))
+        again = f"{error.problem}; looking again in {duration(pause)}"
+        ends = [datetime.fromisoformat(node.ends) for node in record.live if node.id and node.ends]
+        if ends:
+            cap, down = f"{max(ends).astimezone(UTC):%Y-%m-%d %H:%M} UTC", f"lanbot cloud down {self.run}"
+            if records.now() > max(ends) + AFTER_CAP:
+                problem = f"{self.run}: {error.problem}; its machine's time ended at {cap}, but it may be there still"
+                raise FinalError(problem, f"Look at the provider's page, then: {down}.")
+            if pause == PAUSE_MOST:
+                again += f". Its machine is paid, until {cap} at most. End it: {down}, or on the provider's page."
+        say(again)
+        return pause
 
     def _look(self) -> Record | None:
         """One look; the record once all is over."""
         with records.updating(self.cloud.folder, self.run) as record:
             there = self.cloud.refresh(record)
+        self.looked = True
         if record.closing:
             return self._finish()
         said = self.cloud.said(record)  # asked after the list: who said so may be gone already
@@ -69,7 +88,7 @@ class Watch:
         if self._never_started(record, said):
             self.failure = self._no_report(record, there)
             return self._finish()
-        self._warn(storage.warning(record, said))
+        self._tell(storage.warning(record, said))
         for instance in there:
             if instance.id != record.node.id:  # a second one, of a create request whose answer was lost
                 delete(self.cloud.provider, instance)
@@ -85,11 +104,11 @@ class Watch:
             raise FinalError(f"{self.run}: {problem}; its machine is deleted (${record.spent:.2f})", remedy)
         return record
 
-    def _warn(self, text: str) -> None:
+    def _tell(self, text: str) -> None:
         """Says it once, not at every look."""
-        if text and text != self.warned:
+        if text and text not in self.told:
+            self.told.add(text)
             say(text)
-        self.warned = text
 
     def _never_started(self, record: Record, said: Said) -> bool:
         since = storage.silent_since(record, said)
@@ -137,7 +156,7 @@ class Watch:
         if self.cloud.provider.market:
             offers = [offer for offer in self.cloud.provider.offers() if offer.available and wanted.takes(offer)]
         if not offers:
-            say(f"{lost}; no offer to replace it yet")
+            self._tell(f"{lost}; no offer to replace it yet")
             return
         offer = min(offers, key=lambda offer: offer.dollars_per_hour)
         if (

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,42 @@ def test_a_watch_outlives_failing_lists_and_missing_offers(client: Client, capsy
     events = {5: lambda: client.server.fail("GET list", *["503"] * 13), 20: lose, 40: restock, 80: finish(client)}
     assert len(watch(client, events).nodes) == 2
     said = capsys.readouterr().err
-    assert "looking again" in said and "no offer" in said
+    assert "looking again" in said and said.count("no offer") == 1
+
+
+def test_a_watch_outlives_hours_without_a_list_and_says_what_to_do(
+    client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.launch()
+    before = client.server.now()
+
+    def fail() -> None:
+        client.server.fail("GET list", *["503"] * 300)  # six for each look
+
+    assert not watch(client, {5: fail, 20: finish(client)}).live and not client.server.alive
+    assert client.server.now() - before > timedelta(hours=3)
+    said = capsys.readouterr().err
+    cap = f"{datetime.fromisoformat(client.saved().node.ends):%Y-%m-%d %H:%M} UTC"
+    assert "lanbot cloud down x" in said and cap in said and said.count("looking again") == 50
+
+
+def test_a_watch_gives_up_once_the_cap_must_have_ended_the_machine(client: Client) -> None:
+    client.launch()
+    cap = datetime.fromisoformat(client.saved().node.ends)
+    with pytest.raises(FinalError, match=r"503.*time ended at") as raised:
+        watch(client, {5: lambda: client.server.fail("GET list", *["503"] * 1_200)})
+    assert client.server.now() > cap and not client.server.alive
+    assert "lanbot cloud down x" in raised.value.remedy
+
+
+def test_a_wrong_key_is_told_at_once(client: Client) -> None:
+    client.launch()
+    client.server.key = "another"
+    cloud = client.cloud()
+    cloud.provider.key = "wrong"  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="401"):
+        Watch(cloud, "x").wait()
+    assert client.server.now() == client.server.start
 
 
 def test_out_of_money_ends_the_watch(client: Client) -> None:

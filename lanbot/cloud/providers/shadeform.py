@@ -133,7 +133,7 @@ class Shadeform:
         import httpx2
 
         if not self.key:
-            raise UserError("Shadeform needs its API key", NO_KEY)
+            raise RefusedError("Shadeform needs its API key", NO_KEY)
         if self._http is None:
             self._http = httpx2.Client(headers={"X-API-KEY": self.key}, timeout=TIMEOUT)
         return self._http.request(method, self.url + path, json=body)
