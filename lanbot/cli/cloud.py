@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from lanbot.cli.cloud_launch import check_phases, check_store, choose_offer, make_job, make_record, ranked_offers
+from lanbot.cli.cloud_launch import (
+    check_phases,
+    check_start,
+    check_store,
+    choose_offer,
+    make_job,
+    make_record,
+    ranked_offers,
+)
 from lanbot.cli.shared import load_recipe, make_options
 from lanbot.core.errors import UsageError, UserError
 
@@ -123,6 +131,7 @@ def launch(
     job = make_job(loaded, phase, secrets, store, source, package or "lanbot" * dry_run)
     if provider != "ssh":
         check_store(job["store"], secrets, dry_run)
+    check_start(loaded, job, dry_run)
     cloud = _cloud_of(provider, secrets, host)
     example = dry_run and not secrets.get("SHADEFORM_API_KEY")
     offer = choose_offer(cloud.provider, choice.wanted(), loaded, phase, price, example)

@@ -75,6 +75,29 @@ def make_job(recipe: "Recipe", phase: str, secrets: "Secrets", store: str, sourc
     return job | {"package": package}
 
 
+def check_start(recipe: "Recipe", job: dict[str, Any], dry_run: bool) -> None:
+    """Raises UsageError if a phase would find no model to start from. A dry run says so without asking the store."""
+    from lanbot.cloud import storage
+    from lanbot.phases import pipeline
+    from lanbot.phases.phase import model_before
+
+    if job["source"] or recipe.model.init_from:
+        return
+    phases = pipeline.choose(recipe, job["phases"])
+    starts = [(phase.name, model_before(recipe, phase.name)) for phase in phases if "model" in phase.needs]
+    missing = [(name, before) for name, before in starts if before not in [phase.name for phase in phases]]
+    there = storage.phases_done(job["store"], recipe.name) if missing and not dry_run else set()
+    for name, before in missing:
+        if before in there:
+            continue
+        what = f"{name} starts from {before}, which must be done in {job['store']} (runs/{recipe.name})"
+        if dry_run:
+            print(f"{what}, or come from --source: a launch makes sure of it.")
+            continue
+        remedy = "Name a model to start from, --source hf:OWNER/NAME#PHASE, or add the phases before it: --phase all."
+        raise UsageError(f"--phase {job['phases']}: {what} and is not", remedy)
+
+
 def check_store(store: str, secrets: "Secrets", dry_run: bool) -> None:
     """Raises UsageError for a store that a rented machine cannot write."""
     kind = store.partition(":")[0]

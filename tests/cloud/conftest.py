@@ -1,14 +1,19 @@
-"""A stand-in for Shadeform whose clock moves whenever LanBot waits, and launches that use it."""
+"""A stand-in for Shadeform whose clock moves whenever LanBot waits; launches that use it, as calls and as typed."""
 
 import json
+import signal
+import sys
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shadeform_server import Server
 
-from lanbot.cloud import launch, records, watch
+from lanbot.cli import main
+from lanbot.cloud import launch, records, storage, watch
 from lanbot.cloud.launch import Cloud, Said
 from lanbot.cloud.offers import Wanted, same_kind
 from lanbot.cloud.providers import shadeform
@@ -18,6 +23,7 @@ from lanbot.cloud.records import Node, Record
 from lanbot.cloud.secrets import Secrets
 
 TOKEN = "hf_a_secret_token"
+STORE = ("--store", "hf:me/bot")
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +89,73 @@ class Client:
 @pytest.fixture
 def client(server: Server, tmp_path: Path) -> Client:
     return Client(server, tmp_path / "runs" / ".cloud")
+
+
+# -- lanbot cloud, as typed -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder and no keys, as a person begins; a plan of one hour a phase; a node in the midst of sft."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LANBOT_RUNS", str(tmp_path / "runs"))
+    for name in ("SHADEFORM_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "LANBOT_STORE"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("LANBOT_SOURCE", "hf:me/old#mid")
+    monkeypatch.setattr(storage, "said", lambda record: {"status.json": {"phase": "sft", "step": 40, "progress": 0.5}})
+    monkeypatch.setattr(storage, "clear", lambda record: None)
+    for name, stub in stubs().items():
+        monkeypatch.setitem(sys.modules, f"lanbot.cloud.{name}", stub)
+    before = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, before)
+
+
+def stubs() -> dict[str, Any]:
+    """Stand-ins for the plan and the start-up script: one hour on eight H100s, half of it on B200s."""
+
+    class GPUs:
+        def __init__(self, text: str) -> None:
+            count, _, self.kind = text.partition("x")
+            self.hours = 8 / int(count) / (2 if self.kind == "B200" else 1)
+
+        parse = classmethod(lambda cls, text: cls(text))
+
+    class Plan:
+        phases = ()
+
+        def __init__(self, recipe: Any, options: Any, phases: str, gpus: GPUs, price: float) -> None:
+            self.dollars = gpus.hours * price * len(phases.split("+"))
+
+        def json(self) -> dict[str, Any]:
+            return {"dollars": {"expected": self.dollars}}
+
+        def table(self) -> str:
+            return f"the plan: ${self.dollars:.2f}"
+
+    class Job:
+        def __init__(self, **values: Any) -> None:
+            self.values = values
+
+    gpus, plan, script = (types.ModuleType(name) for name in ("gpus", "plan", "script"))
+    gpus.GPUs, plan.plan, plan.cost, script.Job = GPUs, Plan, lambda plan: plan.dollars, Job  # type: ignore
+    script.startup = lambda job: f"#!/bin/bash\n: {json.dumps(job.values)}\n"  # type: ignore
+    return {"gpus": gpus, "plan": plan, "script": script}
+
+
+@pytest.fixture
+def account(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """With the key in the environment."""
+    monkeypatch.setenv("SHADEFORM_API_URL", server.url)
+    monkeypatch.setenv("SHADEFORM_API_KEY", server.key)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return server
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    """What it prints, stdout and stderr."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["cloud", *arguments])
+    captured = capsys.readouterr()
+    assert stopped.value.code == code, captured
+    return captured.out + captured.err
