@@ -118,7 +118,7 @@ def launch(
         package: What pip installs on the machine (or LANBOT_PACKAGE).
         price: Dollars an hour, where the provider does not say.
         ssh_key: For Shadeform: the id of an SSH key.
-        dry_run: Rent nothing: show the plan and the request.
+        dry_run: Rent nothing: show the plan and the request. Needs neither keys nor a store.
         yes: Do not ask for confirmation.
     """
     if unknown:
@@ -128,7 +128,7 @@ def launch(
     loaded = load_recipe(recipe, ("--name", run_name) if run_name else ())
     check_phases(phase, loaded)
     secrets = _secrets()
-    job = make_job(loaded, phase, secrets, store, source, package or "lanbot" * dry_run)
+    job = make_job(loaded, phase, secrets, store, source, package, dry_run)
     if provider != "ssh":
         check_store(job["store"], secrets, dry_run)
     check_start(loaded, job, dry_run)

@@ -62,15 +62,20 @@ def choose_offer(
     return Offer(provider.name, cloud, region, type, gpu, count, dollars, spot=wanted.spot)
 
 
-def make_job(recipe: "Recipe", phase: str, secrets: "Secrets", store: str, source: str, package: str) -> dict[str, Any]:
+def make_job(
+    recipe: "Recipe", phase: str, secrets: "Secrets", store: str, source: str, package: str, dry_run: bool
+) -> dict[str, Any]:
     from lanbot.config.recipe_file import dump
 
     store = store or secrets.get("LANBOT_STORE")
     if not store:
         remedy = "Add --store hf:OWNER/NAME, or LANBOT_STORE to .env: checkpoints are pushed there as they are made."
-        raise UsageError("no store for the results", remedy)
+        if not dry_run:
+            raise UsageError("no store for the results", remedy)
+        print(f"A launch needs a store for its results, here hf:OWNER/NAME as an example. {remedy}")
+        store = "hf:OWNER/NAME"
     source = source or secrets.get("LANBOT_SOURCE")
-    package = package or secrets.get("LANBOT_PACKAGE") or installed_package()
+    package = package or secrets.get("LANBOT_PACKAGE") or ("lanbot" if dry_run else installed_package())
     job = {"run": recipe.name, "recipe": dump(recipe), "phases": phase, "store": store, "source": source}
     return job | {"package": package}
 

@@ -103,6 +103,11 @@ def test_a_dry_run_needs_no_key_and_prints_no_secret(
     assert TOKEN not in said and not Path("runs").exists()
 
 
+def test_a_dry_run_needs_no_store_and_says_that_a_launch_does(capsys: pytest.CaptureFixture[str]) -> None:
+    said = run(capsys, "launch", "--dry-run")
+    assert "the plan: $24.00" in said and "LANBOT_STORE" in said and '"store": "hf:OWNER/NAME"' in said
+
+
 def test_a_dry_run_with_a_key_rents_nothing(account: Server, capsys: pytest.CaptureFixture[str]) -> None:
     said = run(capsys, "launch", "--dry-run", "--run-name", "lanbot-v3", *STORE)
     assert "hyperstack" in said and "lanbot-lanbot-v3-" in said
