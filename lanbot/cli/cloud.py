@@ -327,7 +327,11 @@ def _status(run: str) -> str:
     for name in chosen:
         cloud = _cloud(name)
         with records.updating(folder, name) as record:
-            cloud.refresh(record)
+            there = cloud.refresh(record)
+        if there[1:]:
+            warnings.append(
+                f"{name}: {len(there)} machines instead of one: lanbot cloud watch {name} deletes the other."
+            )
         try:
             said = cloud.said(record)
             warnings.append(storage.warning(record, said))

@@ -5,7 +5,7 @@ Nothing here ever asks twice for a machine without listing in between, or takes 
 
 import math
 import secrets as random_names
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from time import sleep
@@ -26,12 +26,12 @@ from lanbot.cloud.providers.base import (
 )
 from lanbot.cloud.records import Node, Record
 from lanbot.cloud.secrets import Secrets
-from lanbot.core.console import say
+from lanbot.core.console import duration, say
 from lanbot.core.errors import UserError
 
 POLL = 10.0
 """Seconds between two looks at a machine."""
-SETTLE = 60.0
+SETTLE = 180.0
 """Seconds in which a machine appears in the list after a create request whose answer was lost."""
 CREATE_TRIES = 3
 DOWN_WAIT = 45 * 60.0
@@ -122,35 +122,37 @@ class Cloud:
         record.nodes.append(node)
         record.save(self.folder)
         try:
-            self._create(launch, node)
+            if self._create(launch, node) > 1:
+                self._await_twin(record)
         finally:
             if node.state == "requested":
                 say(f"A machine may have been made as {node.name}. To make sure: lanbot cloud down {record.run}")
             record.save(self.folder)
         return node
 
-    def _create(self, launch: Launch, node: Node) -> None:
-        lost = False
+    def _create(self, launch: Launch, node: Node) -> int:
+        """The number of requests that were sent and may each have made a machine."""
+        sent = 0
         for left in reversed(range(CREATE_TRIES)):
             try:
                 node.id, node.state = self.provider.create(launch), "pending"
-                return
+                return sent + 1
             except RefusedError as refused:
-                if not lost:
+                if not sent:
                     node.close(refused.problem)
                 raise
             except Busy as busy:
                 why, wait = str(busy), POLL
             except Unsettled as unsettled:
-                lost, why, wait = True, str(unsettled), 0.0
+                sent, why, wait = sent + 1, str(unsettled), 0.0
                 say(f"{why}: looking for {launch.name} in the list")
                 found = self._appears(launch.name)
                 if found:
                     node.show(found)
-                    return
+                    return sent
             say(f"{why}; {left} more tries")
             sleep(wait if left else 0)
-        if not lost:
+        if not sent:
             node.close(why)
         raise UserError(f"{launch.name}: not made, {why} ({CREATE_TRIES} tries)", "Try again later.")
 
@@ -162,26 +164,55 @@ class Cloud:
             sleep(POLL)
         return None
 
+    def _await_twin(self, record: Record) -> None:
+        """Deletes the machine of an earlier request, should it come into the list now; later on, the watch does."""
+        say(f"{record.node.name} was asked for more than once: for {duration(SETTLE)}, another one is looked for")
+        for _ in range(math.ceil(SETTLE / POLL)):
+            sleep(POLL)
+            try:
+                self.part(record, self.refresh(record))
+            except UserError as error:
+                say(f"{error.problem}; looking again")
+
     # -- looking
 
     def refresh(self, record: Record) -> list[Instance]:
-        """Brings the record's nodes up to date; returns their machines that still exist, doubles included."""
+        """Brings the record's nodes up to date; returns their machines that still exist, the newest node's first."""
         listed = self.provider.list()
+        for instance in listed:
+            self._add_twin(record, instance)
         there = []
-        for node in record.live:
-            same = {instance.id: instance for instance in listed if instance.name == node.name}
+        for node in reversed(record.live):
             own = self.provider.info(node.id) if node.id else None
-            own = own or same.get(node.id) or (None if node.id else next(iter(same.values()), None))
+            own = own or next((instance for instance in listed if node.id and instance.id == node.id), None)
             if own:
                 node.show(own)
             if not self.provider.market:  # it does not say what was spent
                 node.spent = max(node.spent, node.age / 3_600 * node.offer.dollars_per_hour)
-            others = [instance for instance in same.values() if not own or instance.id != own.id]
-            here = [instance for instance in ([own] if own else []) + others if instance.status != "deleted"]
-            there += here
-            if not here and (own or node.id or node.age > SETTLE):
+            if own and own.status != "deleted":
+                there.append(own)
+            elif own or node.id or node.age > SETTLE:
                 node.close("" if own else "gone from the list" if node.id else "never made")
         return there
+
+    def _add_twin(self, record: Record, instance: Instance) -> None:
+        """Names are unique: a listed machine of a node's name is the node's, or of a request that was made twice. Then
+        it becomes a node of its own, because it costs money too."""
+        node = next((node for node in record.nodes if node.name == instance.name), None)
+        if node is None or instance.id in [node.id for node in record.nodes]:
+            return
+        if not (node.id or node.gone):
+            node.id = instance.id
+        else:
+            twin = Node(node.name, node.offer, node.spend_cap, node.requested, instance.id, ends=node.ends)
+            record.nodes.insert(record.nodes.index(node), twin)
+
+    def part(self, record: Record, there: Sequence[Instance]) -> None:
+        """Deletes the machines of a record that are not its newest node's."""
+        for instance in there:
+            if instance.id != record.node.id and instance.status != "deleting":
+                say(f"{instance.name}: deleting {instance.id}, which was made by a second request of that name")
+                delete(self.provider, instance)
 
     def orphans(self) -> list[Instance]:
         """Machines that LanBot rented, that cost money, and that no record of this runs folder holds."""

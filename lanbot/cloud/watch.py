@@ -7,7 +7,7 @@ from pathlib import Path
 from time import sleep
 
 from lanbot.cloud import records, storage
-from lanbot.cloud.launch import POLL, Cloud, FinalError, Said, Show, delete, nothing
+from lanbot.cloud.launch import POLL, Cloud, FinalError, Said, Show, nothing
 from lanbot.cloud.offers import Wanted, describe
 from lanbot.cloud.providers.base import Instance, NoFundsError, RefusedError
 from lanbot.cloud.records import Record
@@ -89,9 +89,7 @@ class Watch:
             self.failure = self._no_report(record, there)
             return self._finish()
         self._tell(storage.warning(record, said))
-        for instance in there:
-            if instance.id != record.node.id:  # a second one, of a create request whose answer was lost
-                delete(self.cloud.provider, instance)
+        self.cloud.part(record, there)
         if record.node.state in ("error", "deleting", records.GONE):
             self._replace()
         return None

@@ -38,6 +38,8 @@ def test_status_shows_state_step_and_what_was_spent(account: Server, capsys: pyt
     said = run(capsys, "status")
     assert all(part in said for part in ("d20", "active", "sft", "40 (50%)", "32m00s", "$12.00 of $72.00"))
     assert "never launched" in run(capsys, "status", "other", code=1)
+    account.add(account.bodies()[0])
+    assert "2 machines instead of one" in run(capsys, "status")
 
 
 @pytest.mark.parametrize("command", [("status",), ("ls",), ("ls", "--orphans"), ("down", "d20")])

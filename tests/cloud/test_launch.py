@@ -92,11 +92,22 @@ def test_without_a_budget_nothing_is_rented(client: Client) -> None:
     assert not client.server.bodies()
 
 
-@pytest.mark.parametrize("fault", ["lost", "late"])
+@pytest.mark.parametrize("fault", ["lost", "late 150"])
 def test_a_lost_answer_is_settled_by_the_list(client: Client, fault: str) -> None:
     client.server.fail("POST create", fault)
     node = client.launch()
     assert [made.id for made in client.server.alive] == [node.id] and len(client.server.bodies()) == 1
+
+
+def test_a_machine_that_is_listed_only_after_the_second_request_is_deleted_and_paid(client: Client) -> None:
+    client.server.fail("POST create", "late 240")
+    node = client.launch()
+    assert len(client.server.bodies()) == 2 and [made.id for made in client.server.alive] == [node.id]
+    first = client.server.instances["id-1"]
+    assert 60 < (first.ended or 0) - first.created < 260
+    record = client.cloud().down("x")
+    assert len(record.nodes) == 2 and record.nodes[0].spent > 0.5
+    assert record.spent == pytest.approx(client.server.spent, abs=0.01)
 
 
 @pytest.mark.parametrize("fault", ["500", "drop"])

@@ -171,11 +171,19 @@ def test_a_spot_machine_is_replaced_by_a_spot_machine(client: Client) -> None:
     assert [body["rental_type"] for body in client.server.bodies()] == ["spot", "spot"]
 
 
-def test_a_double_is_deleted_by_the_watch(client: Client) -> None:
-    client.launch()
-    body = client.server.bodies()[0]
-    watch(client, {5: lambda: client.server.add(body), 40: finish(client)})
-    assert len(client.server.instances) == 2 and not client.server.alive
+@pytest.mark.parametrize("late", [600, 1_500])
+def test_a_second_machine_of_one_request_is_deleted_whenever_it_is_listed_and_paid(client: Client, late: int) -> None:
+    client.server.fail("POST create", f"late {late}")
+    node = client.launch()
+    assert len(client.server.alive) == 2
+    events: dict[int, Callable[[], None]] = {150: finish(client)}
+    if late > 1_000:  # it is listed when the first machine has been replaced
+        events[20] = lambda: client.server.reclaim(client.server.instances[node.id])
+    record = watch(client, events)
+    twin = client.server.instances["id-1"]
+    assert not client.server.alive and (twin.ended or 0) - twin.created < late + 30
+    assert {other.id for other in record.nodes} == set(client.server.instances)
+    assert record.spent == pytest.approx(client.server.spent, abs=0.02)
 
 
 # -- a machine that says nothing ---------------------------------------------------------------------------
