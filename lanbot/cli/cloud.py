@@ -15,6 +15,7 @@ from lanbot.cli.cloud_launch import (
     check_start,
     check_store,
     choose_offer,
+    find_prepared,
     make_job,
     make_record,
     ranked_offers,
@@ -131,7 +132,8 @@ def launch(
     job = make_job(loaded, phase, secrets, store, source, package, dry_run)
     if provider != "ssh":
         check_store(job["store"], secrets, dry_run)
-    check_start(loaded, job, dry_run)
+    ready = find_prepared(loaded, job, dry_run)
+    check_start(loaded, job, ready, dry_run)
     cloud = _cloud_of(provider, secrets, host)
     example = dry_run and not secrets.get("SHADEFORM_API_KEY")
     offer = choose_offer(cloud.provider, choice.wanted(), loaded, phase, price, example)
@@ -140,7 +142,7 @@ def launch(
     if dry_run:
         print(secrets.redact(cloud.preview(record, offer)))
     elif _agreed(yes):
-        run, node = loaded.name, cloud.launch(record, offer)
+        run, node = loaded.name, cloud.launch(record, offer, ready.send)
         print(f"Launched {node.name}. Watch it: lanbot cloud watch {run}. End it: lanbot cloud down {run}.")
 
 

@@ -10,6 +10,7 @@ from lanbot.core.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from lanbot.cloud.offers import Wanted
+    from lanbot.cloud.prepared import Prepared
     from lanbot.cloud.providers.base import Offer, Provider
     from lanbot.cloud.records import Record
     from lanbot.cloud.secrets import Secrets
@@ -80,7 +81,17 @@ def make_job(
     return job | {"package": package}
 
 
-def check_start(recipe: "Recipe", job: dict[str, Any], dry_run: bool) -> None:
+def find_prepared(recipe: "Recipe", job: dict[str, Any], dry_run: bool) -> "Prepared":
+    """What the run has ready on this machine; a dry run says what would be sent. Raises UserError."""
+    from lanbot.cloud import prepared
+
+    found = prepared.find(recipe, job, make_options())
+    if dry_run and found.names:
+        print(f"A launch sends what {job['store']} lacks of {found.run.folder}: {', '.join(found.names)}.")
+    return found
+
+
+def check_start(recipe: "Recipe", job: dict[str, Any], ready: "Prepared", dry_run: bool) -> None:
     """Raises UsageError if a phase would find no model to start from. A dry run says so without asking the store."""
     from lanbot.cloud import storage
     from lanbot.phases import pipeline
@@ -91,6 +102,7 @@ def check_start(recipe: "Recipe", job: dict[str, Any], dry_run: bool) -> None:
     phases = pipeline.choose(recipe, job["phases"])
     starts = [(phase.name, model_before(recipe, phase.name)) for phase in phases if "model" in phase.needs]
     missing = [(name, before) for name, before in starts if before not in [phase.name for phase in phases]]
+    missing = [(name, before) for name, before in missing if before not in ready.names]
     there = storage.phases_done(job["store"], recipe.name) if missing and not dry_run else set()
     for name, before in missing:
         if before in there:

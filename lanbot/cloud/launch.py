@@ -95,8 +95,10 @@ class Cloud:
 
     # -- launching
 
-    def launch(self, record: Record, offer: Offer) -> Node:
-        """Rents the first machine of a new launch. Raises UserError if the run has one already."""
+    def launch(self, record: Record, offer: Offer, send: Callable[[str], None] = lambda store: None) -> Node:
+        """Rents the first machine of a new launch. Raises UserError if the run has one already.
+
+        send: puts into the store what the machine will need there."""
         with records.locked(self.folder, record.run):
             old = records.load(self.folder, record.run)
             remedy = f"See it: lanbot cloud status {record.run}. End it: lanbot cloud down {record.run}."
@@ -108,6 +110,7 @@ class Cloud:
             record.before = old.before + old.spent if old else 0.0
             record.started = records.now().isoformat()
             self.clear(record)
+            send(str(record.job.get("store", "")))
             return self.rent(record, offer)
 
     def preview(self, record: Record, offer: Offer) -> str:

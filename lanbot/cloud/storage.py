@@ -59,7 +59,7 @@ def said(record: "Record") -> dict[str, dict[str, Any]]:
     """The contents of those of FILES that are there. Raises UserError."""
     prefix, found = _prefix(record), {}
     with (
-        _opened(record.job["store"], "read", "Check it, and its credentials.") as store,
+        opened(record.job["store"], "read", "Check it, and its credentials.") as store,
         tempfile.TemporaryDirectory() as folder,
     ):
         for file in sorted(store.names(prefix).keys() & {prefix + file for file in FILES}):
@@ -72,21 +72,21 @@ def said(record: "Record") -> dict[str, dict[str, Any]]:
 def clear(record: "Record") -> None:
     """Forgets what the node of an earlier launch said. Raises UserError if the store cannot be written."""
     prefix = _prefix(record)
-    with _opened(record.job["store"], "used", "Check --store, and that its credentials may write.") as store:
+    with opened(record.job["store"], "used", "Check --store, and that its credentials may write.") as store:
         store.delete(sorted(store.names(prefix).keys() & {prefix + file for file in FILES}))
 
 
 def phases_done(store: str, run: str) -> set[str]:
     """The phases of a run that are done in a store, where a machine would take them up. Raises UserError."""
     prefix = f"runs/{run}/"
-    with _opened(store, "read", "Check --store, and its credentials.") as opened:
-        names = [name.removeprefix(prefix) for name in opened.names(prefix)]
+    with opened(store, "read", "Check --store, and its credentials.") as there:
+        names = [name.removeprefix(prefix) for name in there.names(prefix)]
     done = {name.partition("/")[0] for name in names if name.partition("/")[2] in DONE}
     return done if "recipe.toml" in names else set()
 
 
 @contextmanager
-def _opened(store: str, verb: str, remedy: str) -> "Iterator[Store]":
+def opened(store: str, verb: str, remedy: str) -> "Iterator[Store]":
     """An open store; what its client raises becomes a UserError: it cannot be `verb`."""
     from lanbot.cloud.stores import open_store
 
@@ -95,7 +95,8 @@ def _opened(store: str, verb: str, remedy: str) -> "Iterator[Store]":
     except UserError:
         raise
     except Exception as error:  # every client has its own
-        raise UserError(f"{store}: cannot be {verb} ({error})", remedy) from None
+        why = " ".join(str(error).split())[:300]  # some clients explain themselves on many lines
+        raise UserError(f"{store}: cannot be {verb} ({why or type(error).__name__})", remedy) from None
 
 
 def _prefix(record: "Record") -> str:

@@ -105,7 +105,7 @@ class RunSync:
     def _prune(self, newest: Path) -> None:
         """Deletes earlier checkpoints of the phase from the store but KEEP - 1, and those that are not whole."""
         top = f"{newest.parent.name}/"
-        steps = _steps(name.removeprefix(self.prefix) for name in self.store.names(self.prefix + top))
+        steps = steps_of(name.removeprefix(self.prefix) for name in self.store.names(self.prefix + top))
         earlier = {step: files for step, files in steps.items() if _number(step) < saved.step_of(newest)}
         whole = [step for step, files in earlier.items() if f"{step}/manifest.json" in files]
         for step in earlier.keys() - sorted(whole, key=_number)[1 - KEEP :]:
@@ -128,7 +128,7 @@ class RunSync:
 
     def checkpoints(self) -> dict[str, int]:
         """The newest step of each phase that is in the store."""
-        return {step.partition("/")[0]: _number(step) for step in sorted(_steps(self.pushed), key=_number)}
+        return {step.partition("/")[0]: _number(step) for step in sorted(steps_of(self.pushed), key=_number)}
 
     # -- from the store ------------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class RunSync:
         names = sorted(short for name in listed if safe(short := name.removeprefix(self.prefix)))
         if "recipe.toml" not in names:
             return False
-        steps = _steps(names)
+        steps = steps_of(names)
         plain = [name for name in names if not _STEP_FILE.fullmatch(name) and not name.startswith(NODE)]
         for name in plain:
             if name != "recipe.toml" and not any(part.startswith(".") for part in name.split("/")):
@@ -189,7 +189,7 @@ class RunSync:
                 raise UserError(problem, f"Delete {self.prefix} there, and launch it again.")
 
 
-def _steps(names: Iterable[str]) -> dict[str, list[str]]:
+def steps_of(names: Iterable[str]) -> dict[str, list[str]]:
     """The files of each checkpoint, PHASE/step_N, of a run."""
     found: dict[str, list[str]] = {}
     for name in names:
