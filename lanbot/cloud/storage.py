@@ -1,6 +1,7 @@
 """What a node says of itself in its run's store: that it is done, that it failed, how far it is, or nothing."""
 
 import json
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -70,10 +71,24 @@ def said(record: "Record") -> dict[str, dict[str, Any]]:
 
 
 def clear(record: "Record") -> None:
-    """Forgets what the node of an earlier launch said. Raises UserError if the store cannot be written."""
+    """Forgets what the node of an earlier launch said. Raises UserError if the store cannot be written and read."""
     prefix = _prefix(record)
     with opened(record.job["store"], "used", "Check --store, and that its credentials may write.") as store:
+        prove(store, prefix)
         store.delete(sorted(store.names(prefix).keys() & {prefix + file for file in FILES}))
+
+
+def prove(store: "Store", prefix: str) -> None:
+    """Pushes a small file, reads it back and removes it, as a machine will do all the time. Raises what fails."""
+    name, content = f"{prefix}proof-{secrets.token_hex(4)}", secrets.token_bytes(64)
+    store.push({name: content})
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            store.pull(name, Path(folder, "proof"))
+            if Path(folder, "proof").read_bytes() != content:
+                raise OSError(f"{name} was read back with other contents")
+    finally:
+        store.delete([name])
 
 
 def phases_done(store: str, run: str) -> set[str]:

@@ -24,6 +24,8 @@ from lanbot.cloud.secrets import Secrets
 
 TOKEN = "hf_a_secret_token"
 STORE = ("--store", "hf:me/bot")
+CLEAR = storage.clear
+"""The real one, which `place` replaces."""
 
 
 @pytest.fixture(autouse=True)

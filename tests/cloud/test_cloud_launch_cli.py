@@ -2,14 +2,17 @@
 
 import json
 import types
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import STORE, TOKEN, run
+from conftest import CLEAR, STORE, TOKEN, run
 from hub_stand_in import serve
 from shadeform_server import Server, instance_type, spot
 
 from lanbot.cli import cloud_launch
+from lanbot.cloud import storage
+from lanbot.cloud.stores import Content, HubStore
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -41,6 +44,39 @@ def test_a_store_that_a_rented_machine_cannot_write_is_refused(
     monkeypatch.setenv("HF_TOKEN", "")
     assert "HF_TOKEN" in run(capsys, "launch", "--yes", *STORE, code=2)
     assert not account.bodies()
+
+
+@pytest.mark.parametrize("files", [{}, {"runs/d20/node/status.json": b"{}"}], ids=["no repository", "a repository"])
+def test_a_token_that_may_only_read_is_refused_before_renting(
+    account: Server,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, bytes],
+) -> None:
+    serve(request, monkeypatch, read_only=True).update(files)
+    monkeypatch.setattr(storage, "clear", CLEAR)
+    *_, problem, remedy = run(capsys, "launch", "--yes", *STORE, code=1).splitlines()
+    assert problem.startswith("lanbot: hf:me/bot: cannot be used") and "403" in problem
+    assert "may write" in remedy and not account.bodies()
+
+
+def test_the_proof_that_a_store_can_be_written_leaves_nothing_there(
+    account: Server,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files, pushed, push = serve(request, monkeypatch), [], HubStore.push
+
+    def record(store: HubStore, given: Mapping[str, Content]) -> None:
+        push(store, given)
+        pushed.extend(given.keys() & files.keys())
+
+    monkeypatch.setattr(HubStore, "push", record)
+    monkeypatch.setattr(storage, "clear", CLEAR)
+    run(capsys, "launch", "--yes", *STORE)
+    assert len(pushed) == 1 and not files and len(account.alive) == 1
 
 
 def test_a_phase_without_a_model_to_start_from_is_refused_before_renting(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hub_stand_in import serve
 
-from lanbot.cloud import stores
+from lanbot.cloud import storage, stores
 from lanbot.cloud.stores import FolderStore, Store, StoreError, open_store
 from lanbot.core.errors import UserError
 
@@ -148,6 +148,12 @@ def test_what_was_pushed_is_listed_and_comes_back(kept: Kept, local: Path, tmp_p
 
 def test_an_empty_store_has_no_files(kept: Kept) -> None:
     assert kept.store.names() == {} == kept.store.names("runs/x/")
+
+
+def test_a_store_that_can_be_written_proves_it_and_is_as_before(kept: Kept, tmp_path: Path) -> None:
+    kept.store.push({NAME: BYTES})
+    storage.prove(kept.store, "runs/a b/node/")
+    assert kept.store.names().keys() == {NAME}
 
 
 def test_names_are_those_that_begin_with_the_prefix(kept: Kept) -> None:
