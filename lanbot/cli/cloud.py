@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from lanbot.cli import cloud_fetch
 from lanbot.cli.cloud_launch import (
     check_phases,
     check_start,
@@ -35,6 +36,8 @@ app = App(
     help="Rent GPUs for a run, watch it, give them back.",
     default_parameter=Parameter(negative=""),
 )
+
+app.command(cloud_fetch.fetch)
 
 Unknown = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 

@@ -77,7 +77,7 @@ class Prepared:
             with tempfile.TemporaryDirectory() as folder:
                 store.pull(prefix + RECIPE, Path(folder, RECIPE))
                 before = recipe_file.load(Path(folder, RECIPE))
-            differs = _difference(before, self.run.recipe, self.run, self.phases)
+            differs = recipes_differ(before, self.run.recipe, self.run, self.phases)
         tokenizer = self.run.folder / TOKENIZER
         if not differs and tokenizer.is_file() and TOKENIZER in there and store.problem(tokenizer, prefix + TOKENIZER):
             differs = "another tokenizer"
@@ -107,7 +107,7 @@ def find(recipe: Recipe, job: dict[str, Any], options: Options) -> Prepared:
         if not run.done(phase.name):
             break
         phases.append(phase)
-    if found := _difference(run.recipe, recipe, run, phases):
+    if found := recipes_differ(run.recipe, recipe, run, phases):
         problem = f"{folder} is of another recipe, {found}: it cannot be sent to the machine"
         raise UserError(problem, f"{OTHER_NAME}, or delete it: lanbot runs delete {recipe.name}")
     chosen = pipeline.choose(recipe, job["phases"])
@@ -117,8 +117,8 @@ def find(recipe: Recipe, job: dict[str, Any], options: Options) -> Prepared:
     return Prepared(run, phases)
 
 
-def _difference(before: Recipe, now: Recipe, run: Run, phases: Sequence[Phase]) -> str:
-    """Between two recipes in what finished phases of the run were made by."""
+def recipes_differ(before: Recipe, now: Recipe, run: Run, phases: Sequence[Phase]) -> str:
+    """The first difference between two recipes in what these phases of the run were made by; "" if there is none."""
     origins = [recipe.model.init_from.partition("#")[0] for recipe in (before, now)]
     if all(origins) and origins[0] != origins[1]:
         return f"model.init_from = {origins[0]}, not {origins[1]}"
