@@ -9,7 +9,6 @@ done.json or failed.json. Exit codes: 0 done; 1 failed; 143 stopped by a signal,
 is a crash, after which the same command goes on.
 """
 
-import ctypes
 import fcntl
 import json
 import math
@@ -28,6 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lanbot.cloud.processes import children, die_with_parent, kill_all
 from lanbot.cloud.script import Job, load_job
 from lanbot.cloud.stores import Store, open_store, safe
 from lanbot.cloud.sync import NODE, RunSync
@@ -38,6 +38,8 @@ from lanbot.core.errors import UserError
 MARGIN = 600.0
 """Seconds before the deadline at which training is stopped, so that its last checkpoint can be pushed; at most a tenth
 of the time that there was."""
+GRACE = 300.0
+"""Seconds that training has to save and end once it was told to, before it is killed; at most half of those left."""
 CRASHES, ERRORS = 5, 2
 """Ends at the same step, by a signal and with an error, after which training is not started again."""
 PAUSE, PAUSE_MOST = 5.0, 300.0
@@ -65,7 +67,7 @@ class Node:
         self.began, self.ends = time.time(), job.ends()
         self.stop_training_at = self.ends - min(MARGIN, 0.1 * max(0.0, self.ends - self.began))
         self.state, self.problem, self.restarts = "starting", "", 0
-        self.stopped = 0
+        self.stopped, self.killed = 0, False
         self.training: subprocess.Popen[bytes] | None = None
         self.log: deque[str] = deque(maxlen=TAIL)
         self.trained, self.over = threading.Event(), threading.Event()
@@ -152,7 +154,10 @@ class Node:
             if code == 0 or self.stopped:
                 return
             if time.time() >= self.stop_training_at:
-                raise GivenUp("the deadline came before the end; what was trained is saved")
+                hung = "training did not stop and was killed; what it had saved before is kept"
+                raise GivenUp(
+                    f"the deadline came before the end; {hung if self.killed else 'what was trained is saved'}"
+                )
             now = self._place()
             failures, place = (failures + 1 if now == place else 1), now
             phase, step = now[:2]
@@ -166,28 +171,38 @@ class Node:
             self._sleep(pause)
 
     def _once(self, command: list[str]) -> int:
-        """Runs training to its end, or stops it at the deadline; its exit code."""
+        """Runs training to its end, or stops it at the deadline; if it does not stop, kills it. Its exit code."""
         environment = {**os.environ, "LANBOT_RUNS": str(self.root / "runs"), "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(
             command, cwd=self.root, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent,
+            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
         self.training = process
         reader = threading.Thread(target=self._copy_log, args=(process,), daemon=True)
         reader.start()
         if self.stopped:  # a signal came while it was started
             self._stop_training()
-        late = False
+        late, kill_at = False, math.inf
         while process.poll() is None:
-            if not late and time.time() >= self.stop_training_at:
+            now = time.time()
+            if not late and now >= self.stop_training_at:
                 late = True
                 say("the deadline is near: training is stopped and saved")
                 self._stop_training()
+            if kill_at == math.inf and (late or self.stopped):
+                kill_at = now + min(GRACE, 0.5 * max(0.0, self.ends - now))
+            if now >= kill_at:
+                self.killed = True
+                say("training does not stop: it is killed")
+                kill_all(process.pid)
+                with suppress(subprocess.TimeoutExpired):  # a process in the kernel cannot be waited for
+                    process.wait(30)
+                break
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL)
         reader.join(10)
         self.training = None
-        return process.returncode
+        return -signal.SIGKILL if process.returncode is None else process.returncode
 
     def _copy_log(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdout is not None
@@ -205,7 +220,7 @@ class Node:
     def _stop_training(self) -> None:
         """Sends SIGTERM to training itself: torchrun would kill its workers before they have saved."""
         if (process := self.training) and process.poll() is None:
-            workers = _children(process.pid) if self.job.gpus > 1 else []
+            workers = children(process.pid) if self.job.gpus > 1 else []
             for pid in workers or [process.pid]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
@@ -363,18 +378,6 @@ def wanted(names: list[str], step: str) -> list[str]:
     newest = {model: max(at for _, other, at in found if other == model) for _, model, _ in found}
     chosen = [name for name, model, at in found if at == (newest[model] if number is None else number)]
     return [name for name in tops if name in names] + chosen
-
-
-def _children(pid: int) -> list[int]:
-    with suppress(OSError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()]
-    return []
-
-
-def _die_with_parent() -> None:
-    """In a child on Linux: SIGTERM when this process is killed."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def main() -> None:
