@@ -13,6 +13,7 @@ from cyclopts import App, Parameter
 from lanbot.cli import cloud_fetch
 from lanbot.cli.cloud_launch import (
     check_phases,
+    check_source,
     check_start,
     check_store,
     choose_offer,
@@ -136,6 +137,8 @@ def launch(
     if provider != "ssh":
         check_store(job["store"], secrets, dry_run)
     ready = find_prepared(loaded, job, dry_run)
+    if provider != "ssh":
+        check_source(loaded, job, ready, secrets, dry_run)
     check_start(loaded, job, ready, dry_run)
     cloud = _cloud_of(provider, secrets, host)
     example = dry_run and not secrets.get("SHADEFORM_API_KEY")
@@ -274,7 +277,7 @@ def _secrets() -> "Secrets":
     from lanbot.cloud.secrets import Secrets
 
     secrets = Secrets.read()
-    for name, value in secrets.for_node("s3:").items():
+    for name, value in secrets.for_node("hf:", "s3:").items():
         os.environ.setdefault(name, value)
     return secrets
 

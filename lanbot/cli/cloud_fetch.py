@@ -25,7 +25,7 @@ def fetch(run: str, *, store: str = "") -> None:
         Recipe(name=run)
     except ValueError:
         raise UsageError(f"{run!r:.100}: not the name of a run", "Runs are named as in the store: runs/NAME.") from None
-    for name, value in secrets.for_node("s3:").items():
+    for name, value in secrets.for_node("hf:", "s3:").items():
         os.environ.setdefault(name, value)
     record = records.load(options.runs / ".cloud", run)
     url = store or (str(record.job.get("store", "")) if record else "") or secrets.get("LANBOT_STORE")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lanbot.cloud.secrets import Secrets
     from lanbot.config.recipe import Recipe
 
+REACHED = ("hf", "hf-bucket", "s3")
+"""Kinds of stores and sources that a rented machine can use."""
 PHASES = ("tokenizer", "base", "mid", "sft", "rl", "agent_rl")
 
 
@@ -118,12 +120,25 @@ def check_start(recipe: "Recipe", job: dict[str, Any], ready: "Prepared", dry_ru
 def check_store(store: str, secrets: "Secrets", dry_run: bool) -> None:
     """Raises UsageError for a store that a rented machine cannot write."""
     kind = store.partition(":")[0]
-    if kind not in ("hf", "hf-bucket", "s3"):
+    if kind not in REACHED:
         remedy = "Add --store hf:OWNER/NAME, hf-bucket:OWNER/NAME or s3://BUCKET."
         raise UsageError(f"--store {store}: a rented machine cannot reach it, and what it has is deleted", remedy)
     needed = "AWS_ACCESS_KEY_ID" if kind == "s3" else "HF_TOKEN"
     if not (dry_run or secrets.get(needed)):
         raise UsageError(f"--store {store}: the machine could not write there", f"Set {needed} in .env.")
+
+
+def check_source(recipe: "Recipe", job: dict[str, Any], ready: "Prepared", secrets: "Secrets", dry_run: bool) -> None:
+    """Raises UsageError for a model to begin from that a rented machine cannot read. What is ready here is sent."""
+    begins = "" if ready.names else recipe.model.init_from
+    what, source = ("--source", job["source"]) if job["source"] else ("model.init_from", begins)
+    where, _, step = source.partition("#")
+    kind = where.partition(":")[0]
+    if where and kind not in REACHED:
+        remedy = f"Upload it (hf upload OWNER/NAME {where}), and launch with --source hf:OWNER/NAME#{step or 'PHASE'}."
+        raise UsageError(f"{what} {source}: a rented machine cannot read what is on this one", remedy)
+    if kind == "s3" and not (dry_run or secrets.get("AWS_ACCESS_KEY_ID")):
+        raise UsageError(f"{what} {source}: the machine could not read it", "Set AWS_ACCESS_KEY_ID in .env.")
 
 
 def installed_package() -> str:

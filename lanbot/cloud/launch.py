@@ -4,6 +4,7 @@ Nothing here ever asks twice for a machine without listing in between, or takes 
 """
 
 import math
+import re
 import secrets as random_names
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -57,12 +58,18 @@ def request(record: Record, offer: Offer, secrets: Secrets, script: Callable[[Ma
         name=machine_name(record.run, random_names.token_hex(3)),
         offer=offer,
         script=script({**record.job, "gpus": offer.count, "deadline": deadline.isoformat()}),
-        envs=secrets.for_node(str(record.job.get("store", ""))),
+        envs=secrets.for_node(*places(record.job)),
         spend_cap=left,
         date_cap=deadline + timedelta(hours=0.5),
         tags=(TAG, f"run:{record.run}"),
         ssh_key_id=record.ssh_key_id,
     )
+
+
+def places(job: Mapping[str, Any]) -> list[str]:
+    """Where a job reads and writes: its store, its source, and the hub if its recipe names something there."""
+    hub = ["hf:"] if re.search(r"""["']hf:""", str(job.get("recipe", ""))) else []
+    return [str(job.get("store", "")), str(job.get("source", "")), *hub]
 
 
 def node_script(job: Mapping[str, Any]) -> str:

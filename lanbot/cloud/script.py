@@ -87,7 +87,8 @@ def load_job(path: Path) -> Job:
 
 def startup(job: Job) -> str:
     """The start-up script, for bash. It prints no value of a variable and holds no secret."""
-    packages = [job.package, *(["boto3"] if job.store.startswith("s3:") else [])]
+    s3 = any(place.startswith("s3:") for place in (job.store, job.source))
+    packages = [job.package, *(["boto3"] if s3 else [])]
     values = {"JOB": job.json(), "PACKAGES": shlex.join(packages), "PASSED": " ".join(PASSED)}
     return re.sub("@(JOB|PACKAGES|PASSED)@", lambda mark: values[mark[1]], _SCRIPT)
 

@@ -179,6 +179,45 @@ def test_the_machine_gets_the_job_and_the_token_but_not_the_account(
     assert not any(secret in made.script + saved for secret in (account.key, TOKEN, "wandb-1"))
 
 
+@pytest.mark.parametrize(
+    ("store", "source", "data", "names"),
+    [
+        ("s3://bucket", "hf:me/old#mid", "builtin:world", {"HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}),
+        ("hf:me/bot", "s3://bucket#mid", "builtin:world", {"HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}),
+        ("s3://bucket", "#mid", "builtin:world", {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}),
+        ("s3://bucket", "#mid", "hf:me/texts", {"HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}),
+        ("hf:me/bot", "hf-bucket:me/old#mid", "builtin:world", {"HF_TOKEN"}),
+    ],
+)
+def test_the_machine_gets_the_credentials_of_its_store_and_its_source_and_no_others(
+    account: Server,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    store: str,
+    source: str,
+    data: str,
+    names: set[str],
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, f"the {name}")
+    Path("my.toml").write_text(f'name = "my"\n[base]\ndata = "{data}"\n')
+    run(capsys, "launch", "--yes", "--recipe", "my.toml", "--store", store, "--source", source)
+    assert account.alive[0].envs.keys() == names
+
+
+def test_a_model_on_this_machine_is_refused_with_what_to_do(
+    account: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("my.toml").write_text('name = "my"\n[model]\ninit_from = "/my/model#mid"\n')
+    for flags in (("--source", "/my/model#mid"), ("--source", "", "--recipe", "my.toml")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LANBOT_SOURCE", "")
+            said = run(capsys, "launch", "--yes", *flags, *STORE, code=2)
+        assert "/my/model#mid: a rented machine cannot read" in said
+        assert "hf upload OWNER/NAME /my/model" in said and "--source hf:OWNER/NAME#mid" in said
+    assert not account.bodies()
+
+
 def test_without_a_gpu_the_cheapest_run_is_taken(account: Server, capsys: pytest.CaptureFixture[str]) -> None:
     account.types.append(instance_type("B200", 8, 3_360))
     run(capsys, "launch", "--yes", *STORE)
