@@ -62,6 +62,7 @@ def request(record: Record, offer: Offer, secrets: Secrets, script: Callable[[Ma
         date_cap=deadline + timedelta(hours=0.5),
         tags=(TAG, f"run:{record.run}"),
         ssh_key_id=record.ssh_key_id,
+        nodes=record.num_nodes,
     )
 
 

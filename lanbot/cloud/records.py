@@ -81,6 +81,8 @@ class Record:
     planned: dict[str, Any] = field(default_factory=dict)
     hosts: list[str] = field(default_factory=list)
     ssh_key_id: str = ""
+    num_nodes: int = 1
+    """Machines of a job that train together, where the provider joins them (sky)."""
     before: float = 0.0
     """Dollars spent by earlier launches of the run."""
     closing: bool = False
