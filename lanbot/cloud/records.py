@@ -37,6 +37,8 @@ class Node:
     """When the provider last showed it."""
     active: str = ""
     """When it was first seen active."""
+    heard: str = ""
+    """The time in the store's status when it was asked for: of a machine before it."""
     ends: str = ""
     """When its provider deletes it, whatever it has spent by then."""
 
