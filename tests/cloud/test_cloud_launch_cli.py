@@ -5,8 +5,8 @@ import types
 from pathlib import Path
 
 import pytest
-from conftest import STORE, TOKEN, run
 from hub_stand_in import serve
+from renting import STORE, TOKEN, run
 from shadeform_server import Server, instance_type, spot
 
 from lanbot.cli import cloud_launch

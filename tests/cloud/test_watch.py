@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import TOKEN, Client
+from renting import TOKEN, Client
 from shadeform_server import Made, instance_type, spot
 
 from lanbot.cloud import storage
