@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 
 from lanbot.cli import cloud_fetch
 from lanbot.cli.cloud_launch import (
+    check_nodes,
     check_phases,
     check_source,
     check_start,
@@ -99,6 +100,7 @@ def launch(
     choice: Choice = ANY,
     spend_limit: float | None = None,
     host: tuple[str, ...] = (),
+    num_nodes: int = 1,
     store: str = "",
     source: str = "",
     package: str = "",
@@ -118,10 +120,11 @@ def launch(
         run_name: The run's name; the recipe's if left out.
         spend_limit: Dollars over all machines of this launch; if left out, twice what is planned and an hour.
         host: For ssh: user@host; several times for several machines.
+        num_nodes: For sky: machines of --num-gpus each that train together, in one shared folder.
         store: Where results go and inputs come from: hf:OWNER/NAME, s3://BUCKET, a folder (or LANBOT_STORE).
         source: The model to begin from, unless the store has the run (or LANBOT_SOURCE).
         package: What pip installs on the machine (or LANBOT_PACKAGE).
-        price: Dollars an hour, where the provider does not say.
+        price: Dollars an hour for all machines together, where the provider does not say.
         ssh_key: For Shadeform: the id of an SSH key.
         dry_run: Rent nothing: show the plan and the request. Needs neither keys nor a store.
         yes: Do not ask for confirmation.
@@ -130,6 +133,7 @@ def launch(
         raise UsageError(f"{unknown[0]}: no such flag", f"Flags: {' '.join(_flags())}.")
     if (provider == "ssh") != bool(host):
         raise UsageError("--host and --provider ssh go together", "Add --host user@host, once for each machine.")
+    check_nodes(num_nodes, provider)
     loaded = load_recipe(recipe, ("--name", run_name) if run_name else ())
     check_phases(phase, loaded)
     secrets = _secrets()
@@ -143,8 +147,8 @@ def launch(
     cloud = _cloud_of(provider, secrets, host)
     example = dry_run and not secrets.get("SHADEFORM_API_KEY")
     offer = choose_offer(cloud.provider, choice.wanted(), loaded, phase, price, example)
-    record = make_record(loaded, job, choice.wanted(), offer, spend_limit)
-    record.hosts, record.ssh_key_id = list(host), ssh_key
+    record = make_record(loaded, job, choice.wanted(), offer, spend_limit, len(host) or num_nodes)
+    record.hosts, record.ssh_key_id, record.num_nodes = list(host), ssh_key, num_nodes
     if dry_run:
         print(secrets.redact(cloud.preview(record, offer)))
     elif _agreed(yes):

@@ -21,6 +21,14 @@ REACHED = ("hf", "hf-bucket", "s3")
 PHASES = ("tokenizer", "base", "mid", "sft", "rl", "agent_rl")
 
 
+def check_nodes(number: int, provider: str) -> None:
+    if number < 1:
+        raise UsageError(f"--num-nodes {number}: at least one machine is needed", "Leave it out for one.")
+    if number > 1 and provider != "sky":
+        remedy = "Leave it out: a launch at Shadeform is one machine, and for ssh each machine is named by a --host."
+        raise UsageError(f"--num-nodes {number}: only --provider sky has it", remedy)
+
+
 def check_phases(phase: str, recipe: "Recipe") -> None:
     names = recipe.phase_names
     for name in [] if phase == "all" else phase.split("+"):
@@ -164,30 +172,31 @@ def installed_package() -> str:
 
 
 def make_record(
-    recipe: "Recipe", job: dict[str, Any], wanted: "Wanted", offer: "Offer", limit: float | None
+    recipe: "Recipe", job: dict[str, Any], wanted: "Wanted", offer: "Offer", limit: float | None, machines: int
 ) -> "Record":
     """Shows plan, price and cap. Raises UserError if the plan exceeds the cap."""
     from lanbot.cloud.offers import default_budget, describe, same_kind
     from lanbot.cloud.records import Record
 
     phases = job["phases"]
-    plan = _plan(recipe, phases, offer)
+    plan = _plan(recipe, phases, offer, machines)
     dollars = plan["dollars"]["expected"] if plan else 0.0
     budget = default_budget(dollars, offer.dollars_per_hour) if limit is None else limit
     if budget < dollars:
         remedy = "Raise --spend-limit, or ask for fewer phases."
         raise UserError(f"--spend-limit {budget:g}: the plan expects ${dollars:.2f}", remedy)
-    print(f"{recipe.name}: {phases} on {describe(offer)}, capped at ${budget:.2f}")
+    many = f"{machines} machines of " if machines > 1 else ""
+    print(f"{recipe.name}: {phases} on {many}{describe(offer)}, capped at ${budget:.2f}")
     return Record(recipe.name, offer.provider, phases, job, budget, same_kind(wanted, offer), plan)
 
 
-def _plan(recipe: "Recipe", phase: str, offer: "Offer") -> dict[str, Any]:
+def _plan(recipe: "Recipe", phase: str, offer: "Offer", machines: int) -> dict[str, Any]:
     """Shows the plan, and returns it as JSON; {} for GPUs that it does not know."""
     from lanbot.cloud.gpus import GPUs
     from lanbot.cloud.plan import plan
 
     try:
-        gpus = GPUs.parse(f"{offer.count}x{offer.gpu}")
+        gpus = GPUs.parse(f"{offer.count * machines}x{offer.gpu}")
     except UserError as error:
         print(f"No plan: {error.problem}")
         return {}

@@ -207,9 +207,7 @@ SHARES = {"a system message": "system", "tools": "tools", "several turns": "mult
 def _warn_of_unknown_languages(who: "Identity") -> None:
     from lanbot.synthetic.identity import texts
 
-    known = {"english", *(language.casefold() for language, *_ in texts.languages())}
-    unknown = [language for language in who.greetings if language.casefold() not in known]
-    if unknown:
+    if unknown := texts.unknown_languages(who):
         print(f"No greetings are known in {', '.join(unknown)}: the bot answers them in English.")
 
 

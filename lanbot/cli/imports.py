@@ -1,11 +1,14 @@
 """lanbot import: begin a run from a model that was trained elsewhere."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from lanbot.cli.shared import Mirror, make_options
 from lanbot.core.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from lanbot.phases.origins import Origin
 
 
 def import_model(
@@ -63,7 +66,7 @@ def import_model(
     say(f"{folder} is there; go on with: lanbot run RECIPE --name {run}")
 
 
-def _held(origin) -> str:  # type: ignore[no-untyped-def]
+def _held(origin: "Origin") -> str:
     """A table of a source's steps: shape, and what the source says of them."""
     from lanbot.core.console import table
 

@@ -63,6 +63,7 @@ def request(record: Record, offer: Offer, secrets: Secrets, script: Callable[[Ma
         date_cap=deadline + timedelta(hours=0.5),
         tags=(TAG, f"run:{record.run}"),
         ssh_key_id=record.ssh_key_id,
+        nodes=record.num_nodes,
     )
 
 
@@ -125,10 +126,14 @@ class Cloud:
         launch = request(record, offer, self.secrets, self.script)
         return f"{self.provider.preview(launch)}\n\nIts start-up script:\n{launch.script}"
 
-    def rent(self, record: Record, offer: Offer) -> Node:
-        """Asks for a machine, with the record written first. Whatever interrupts it, `down` finds what was made."""
+    def rent(self, record: Record, offer: Offer, heard: str = "") -> Node:
+        """Asks for a machine, with the record written first. Whatever interrupts it, `down` finds what was made.
+
+        heard: the time in the status that an earlier machine left in the store.
+        """
         launch = request(record, offer, self.secrets, self.script)
-        node = Node(launch.name, offer, launch.spend_cap, records.now().isoformat(), ends=launch.date_cap.isoformat())
+        asked, ends = records.now().isoformat(), launch.date_cap.isoformat()
+        node = Node(launch.name, offer, launch.spend_cap, asked, heard=heard, ends=ends)
         record.nodes.append(node)
         record.save(self.folder)
         try:

@@ -37,6 +37,8 @@ class Node:
     """When the provider last showed it."""
     active: str = ""
     """When it was first seen active."""
+    heard: str = ""
+    """The time in the store's status when it was asked for: of a machine before it."""
     ends: str = ""
     """When its provider deletes it, whatever it has spent by then."""
 
@@ -81,6 +83,8 @@ class Record:
     planned: dict[str, Any] = field(default_factory=dict)
     hosts: list[str] = field(default_factory=list)
     ssh_key_id: str = ""
+    num_nodes: int = 1
+    """Machines of a job that train together, where the provider joins them (sky)."""
     before: float = 0.0
     """Dollars spent by earlier launches of the run."""
     closing: bool = False

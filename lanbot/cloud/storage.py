@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from lanbot.cloud.stores import Store
 
 FILES = ("done.json", "failed.json", "status.json")
+MARK = "launched.json"
+"""Written by the launching machine, to see that a store without news can be read at all: to a token without access, a
+private repository of the hub is one that does not exist."""
 SILENT = timedelta(minutes=30)
 """Without a status, which is written every two minutes at most, after which something is wrong."""
 
@@ -31,10 +34,10 @@ def outcome(said: Mapping[str, Mapping[str, Any]]) -> str:
 
 def reported(record: "Record", said: Mapping[str, Mapping[str, Any]]) -> datetime | None:
     """When the launch's newest machine last wrote its status; None if only an earlier one did, or none."""
+    text = str(said.get("status.json", {}).get("time", ""))
     try:
-        when = datetime.fromisoformat(str(said["status.json"]["time"]))
-        return when if when >= datetime.fromisoformat(record.node.requested) else None
-    except (LookupError, ValueError, TypeError):
+        return None if text == record.node.heard else datetime.fromisoformat(text)
+    except ValueError:
         return None
 
 
@@ -58,24 +61,34 @@ def warning(record: "Record", said: Mapping[str, Mapping[str, Any]]) -> str:
 
 def said(record: "Record") -> dict[str, dict[str, Any]]:
     """The contents of those of FILES that are there. Raises UserError."""
-    prefix, found = _prefix(record), {}
+    store, prefix, found = record.job["store"], _prefix(record), {}
     with (
-        opened(record.job["store"], "read", "Check it, and its credentials.") as store,
+        opened(store, "read", "Check it, and its credentials.") as held,
         tempfile.TemporaryDirectory() as folder,
     ):
-        for file in sorted(store.names(prefix).keys() & {prefix + file for file in FILES}):
+        names = held.names(prefix).keys()
+        if prefix + MARK not in names and not record.hosts:
+            problem = f"{store}: cannot be read from here, {prefix}{MARK} of the launch is not to be seen"
+            raise UserError(problem, "Check the credentials: HF_TOKEN or AWS variables, in .env or the environment.")
+        for file in sorted(names & {prefix + file for file in FILES}):
             local = Path(folder, file.removeprefix(prefix))
-            store.pull(file, local)
+            held.pull(file, local)
             found[local.name] = json.loads(local.read_text(encoding="utf-8"))
     return {file: value if isinstance(value, dict) else {} for file, value in found.items()}
 
 
 def clear(record: "Record") -> None:
-    """Forgets what the node of an earlier launch said. Raises UserError if the store cannot be written and read."""
+    """Forgets what the node of an earlier launch said, and leaves MARK. Raises UserError if the store cannot be written
+    and read.
+
+    Without a mark for own hosts: their store may be a folder that only they have.
+    """
     prefix = _prefix(record)
     with opened(record.job["store"], "used", "Check --store, and that its credentials may write.") as store:
         prove(store, prefix)
         store.delete(sorted(store.names(prefix).keys() & {prefix + file for file in FILES}))
+        if not record.hosts:
+            store.push({prefix + MARK: json.dumps({"time": record.started}).encode()})
 
 
 def prove(store: "Store", prefix: str) -> None:

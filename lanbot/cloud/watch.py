@@ -91,7 +91,7 @@ class Watch:
         self._tell(storage.warning(record, said))
         self.cloud.part(record, there)
         if record.node.state in ("error", "deleting", records.GONE):
-            self._replace()
+            self._replace(said)
         return None
 
     def _finish(self) -> Record:
@@ -109,6 +109,9 @@ class Watch:
             say(text)
 
     def _never_started(self, record: Record, said: Said) -> bool:
+        """Own hosts cost nothing, and what they write may be seen only there."""
+        if record.hosts:
+            return False
         since = storage.silent_since(record, said)
         return since is not None and not storage.reported(record, said) and records.now() - since > START
 
@@ -142,7 +145,7 @@ class Watch:
         path.write_text(self.cloud.secrets.redact(done.stdout.decode(errors="replace")), encoding="utf-8")
         return path
 
-    def _replace(self) -> None:
+    def _replace(self, said: Said) -> None:
         """Makes sure that the lost machine is gone, then rents another; without an offer, the next look tries again."""
         record = self.cloud.end(self.run, self.show)
         lost = f"{self.run}: its machine is lost ({record.node.detail or 'gone'}), ${record.spent:.2f} spent"
@@ -167,4 +170,4 @@ class Watch:
             if record.closing or record.live:
                 return
             say(f"{lost}; replacing it by {describe(offer)}")
-            self.cloud.rent(record, offer)
+            self.cloud.rent(record, offer, str(said.get("status.json", {}).get("time", "")))

@@ -7,9 +7,10 @@ from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.data.prefetch import prefetched
 from lanbot.distributed.runtime import Runtime
+from lanbot.evals.bpb import Validation
 from lanbot.models import saved
 from lanbot.models.weights import load_model
-from lanbot.phases.evaluation import mixture_validation
+from lanbot.phases.evaluation import mixture_rows
 from lanbot.phases.loaders import chat_loader
 from lanbot.phases.phase import Phase, model_before
 from lanbot.training.trainer import Trainer
@@ -50,8 +51,8 @@ def train_chat(run: Run, runtime: Runtime, phase: str) -> None:
     trainer = start_from(run, phase, runtime, getattr(run.recipe, phase).sequence)
     make = partial(chat_loader, run.recipe, phase, run.phase("tokenizer"), runtime.main, run.options)
     with prefetched(make, ahead=runtime.device.type != "cpu") as loader:
-        held_out = mixture_validation(run, phase, trainer.chat_format, runtime)
-        evaluate = held_out.bits_per_byte if held_out else None
+        rows = mixture_rows(run, phase, trainer.chat_format)
+        evaluate = Validation(rows, trainer.chat_format, runtime).bits_per_byte if rows else None
         trainer.train(loader, evaluate, getattr(run.recipe, phase).eval_every)
 
 

@@ -20,6 +20,7 @@ from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.core.files import write_atomic
 from lanbot.data.corpus import open_corpus
+from lanbot.data.packing import Batch
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import task_eval as evals
 from lanbot.evals.bpb import Validation, chat_rows, text_rows
@@ -63,11 +64,11 @@ def evaluate(
     answers = evals.answer_all(engine, questions, evals_of.max_tokens)
     measures = any(source.corpus for source in sources(recipe))
     bpb = validation(run, engine.chat_format, runtime).measure(engine.source) if measures else None
-    own = {
-        name: held_out.measure(engine.source).json()
-        for name, every_token in (("mixture_bpb", False), ("mixture_bpb_all", True))
-        if (held_out := mixture_validation(run, phase, engine.chat_format, runtime, every_token))
-    }
+    own = {}
+    if held_out := mixture_rows(run, phase, engine.chat_format):
+        every_token = replace(held_out, weights=np.ones_like(held_out.weights))
+        for name, rows in (("mixture_bpb", held_out), ("mixture_bpb_all", every_token)):
+            own[name] = Validation(rows, engine.chat_format, runtime).measure(engine.source).json()
     result = {
         "checkpoint": folder.name,
         "description": made_by.description,
@@ -115,11 +116,8 @@ def validation(run: Run, chat_format: ChatFormat, runtime: Runtime) -> Validatio
     return Validation(rows, chat_format, runtime)
 
 
-def mixture_validation(
-    run: Run, phase: str, chat_format: ChatFormat, runtime: Runtime, every_token: bool = False
-) -> Validation | None:
-    """Held-out rows of a phase's own mixture, in its shares: the tokens under loss, or all; None if its tasks have
-    no test split."""
+def mixture_rows(run: Run, phase: str, chat_format: ChatFormat) -> Batch | None:
+    """Held-out rows of a phase's own mixture, in its shares; None if its tasks have no test split."""
     settings = phase_of(run.recipe, phase).settings(run.recipe)
     if not hasattr(settings, "eval_tokens") or not hasattr(settings, "mixture"):
         return None
@@ -137,10 +135,7 @@ def mixture_validation(
         replace(part, epochs=1, rows=max(1, round(share * rows))) for part, rows in zip(parts, trained, strict=True)
     ]
     mixture = Mixture(parts, run.recipe.identity, chat_format, run.recipe.seed, "test", run.options)
-    rows = chat_rows(mixture, chat_format.bos, settings.eval_tokens, settings.sequence or run.recipe.model.context)
-    if every_token:
-        rows = replace(rows, weights=np.ones_like(rows.weights))
-    return Validation(rows, chat_format, runtime)
+    return chat_rows(mixture, chat_format.bos, settings.eval_tokens, settings.sequence or run.recipe.model.context)
 
 
 def open_engine(run: Run, phase: str, runtime: Runtime) -> tuple[Path, Engine]:

@@ -25,8 +25,6 @@ OURS = {"agent_rl": "rl"}
 def adopted(recipe: Recipe, options: Options) -> Recipe:
     """The recipe, not resolved yet, with model and tokenizer of its origin: as the run of this name was imported, or as
     model.init_from says. Other recipes are returned as they are."""
-    from lanbot.phases.origins import open_origin, split
-
     stored = options.runs / recipe.name / "recipe.toml"
     if stored.is_file():
         before = recipe_file.load(stored)
@@ -34,6 +32,8 @@ def adopted(recipe: Recipe, options: Options) -> Recipe:
             return replace(recipe, model=before.model, tokenizer=before.tokenizer)
     if not recipe.model.init_from:
         return recipe
+    from lanbot.phases.origins import open_origin, split
+
     where, wanted = split(recipe.model.init_from)
     origin = open_origin(where, options)
     step = origin.choose(wanted or "base")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+from tiny_training import train_on
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import output, parts, python
@@ -12,12 +12,10 @@ from lanbot.cli import main
 from lanbot.config.recipe import Identity, MixturePart
 from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
-from lanbot.data.loader import ChatLoader
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals import task_eval
 from lanbot.inference.engine import Engine
 from lanbot.models import saved
-from lanbot.models.loss import weighted_nll
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import save_model
 from lanbot.tasks.mixture import Mixture
@@ -70,15 +68,7 @@ def trained(
     monkeypatch.syspath_prepend(tmp_path)
     model = make_model(context=128)
     mixture = Mixture((MixturePart(SPEC, epochs=80),), Identity(), chat_format, seed=0)
-    loader = ChatLoader(mixture, chat_format.bos, 4, 64)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    while (batch := loader.next_batch()) is not None:
-        ids, targets = torch.from_numpy(batch.ids), torch.from_numpy(batch.targets)
-        weights, documents = torch.from_numpy(batch.weights), torch.from_numpy(batch.documents)
-        loss, _ = weighted_nll(model(ids, documents), model.lm_head.weight, targets, weights / weights.sum())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    train_on(mixture, model, chat_format, T=64)
     return model
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import STORE, run
+from renting import STORE, run
 from shadeform_server import Server, instance_type, spot
 
 from lanbot.cloud import records, storage

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import CLEAR, STORE, TOKEN, run
+from conftest import CLEAR
 from hub_stand_in import serve
+from renting import STORE, TOKEN, run
 from shadeform_server import Server, instance_type, spot
 
 from lanbot.cli import cloud_launch
@@ -255,3 +256,13 @@ def test_own_hosts_and_sky_are_previewed(capsys: pytest.CaptureFixture[str], mon
     assert "--price" in run(capsys, "launch", "--provider", "sky", "--dry-run", *STORE, code=2)
     assert "--host" in run(capsys, "launch", "--provider", "ssh", "--dry-run", *STORE, code=2)
     assert "shadeform, ssh, sky" in run(capsys, "launch", "--provider", "nope", "--dry-run", *STORE, code=2)
+
+
+def test_only_sky_joins_machines_by_their_number(capsys: pytest.CaptureFixture[str]) -> None:
+    sky = ("--provider", "sky", "--price", "60", "--num-nodes", "2")
+    said = run(capsys, "launch", *sky, "--dry-run", *STORE)
+    assert '"num_nodes": 2' in said and "2 machines of 8xH100" in said
+    assert "the plan: $30.00" in said  # half an hour of sixteen GPUs
+    for others in ((), ("--provider", "ssh", "--host", "one")):
+        assert "--provider sky" in run(capsys, "launch", *others, "--num-nodes", "2", "--dry-run", *STORE, code=2)
+    assert "at least one" in run(capsys, "launch", *sky[:-1], "0", "--dry-run", *STORE, code=2)

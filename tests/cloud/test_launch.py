@@ -4,7 +4,7 @@ import threading
 from datetime import datetime
 
 import pytest
-from conftest import TOKEN, Client
+from renting import TOKEN, Client
 from shadeform_server import Server, instance_type, spot
 
 from lanbot.cloud import launch, records

@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import TOKEN, Client
+from renting import TOKEN, Client
 from shadeform_server import Made, instance_type, spot
 
+from lanbot.cloud import storage
 from lanbot.cloud.launch import FinalError, Said
 from lanbot.cloud.records import Record
 from lanbot.cloud.watch import Watch
@@ -233,6 +234,36 @@ def test_what_a_lost_machine_wrote_does_not_count_for_its_replacement(client: Cl
     with pytest.raises(FinalError, match="no status"):
         watch(client, {20: lose})
     assert len(client.saved().nodes) == 2 and not client.server.alive
+
+
+def test_a_store_that_cannot_be_seen_from_here_does_not_end_the_machine(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, hidden = tmp_path / "store", tmp_path / "hidden"
+    cloud, record = client.cloud(), client.record()
+    cloud.said, cloud.clear, record.job["store"] = storage.said, storage.clear, str(store)
+    cloud.launch(record, client.provider.offers()[0])
+    store.rename(hidden)  # as the hub hides a private repository from a token without access
+
+    def wait(seconds: float) -> None:
+        client.server.advance(seconds)
+        if client.server.seconds > 2 * 3_600 and hidden.exists():
+            hidden.rename(store)
+            (store / "runs/x/node/done.json").write_text("{}")
+
+    monkeypatch.setattr("lanbot.cloud.watch.sleep", wait)
+    assert Watch(cloud, "x").wait().spent > 40 and not client.server.alive
+    said = capsys.readouterr().err
+    assert "cannot be read from here" in said and "lanbot cloud down x" in said
+
+
+def test_a_store_that_cannot_be_written_is_told_before_renting(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("not a folder")
+    cloud, record = client.cloud(), client.record()
+    cloud.clear, record.job["store"] = storage.clear, str(tmp_path / "store")
+    with pytest.raises(UserError, match="cannot be used"):
+        cloud.launch(record, client.provider.offers()[0])
+    assert not client.server.bodies()
 
 
 def test_a_failure_is_told_even_if_the_machine_is_not_deleted_at_once(client: Client) -> None:

@@ -3,15 +3,13 @@
 from pathlib import Path
 
 import pytest
-import torch
+from tiny_training import train_on
 
 from lanbot.config.recipe import RL, Identity, MixturePart
 from lanbot.core.errors import UserError
-from lanbot.data.loader import ChatLoader
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals.task_eval import evaluate
 from lanbot.inference.engine import Engine
-from lanbot.models.loss import weighted_nll
 from lanbot.phases.rl import roll_out
 from lanbot.tasks.mixture import Mixture
 from lanbot.tasks.registry import all_tasks, find_task, first_split, make_task
@@ -52,15 +50,7 @@ def test_a_task_from_outside_is_trained_on_evaluated_and_rewarded(seasons, make_
     assert len(SEASONS.split("\n")) < 40
     model = make_model(context=96)
     mixture = Mixture((MixturePart(seasons, epochs=80),), Identity(), chat_format, seed=0)
-    loader = ChatLoader(mixture, chat_format.bos, 4, 32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    while (batch := loader.next_batch()) is not None:
-        ids, targets = torch.from_numpy(batch.ids), torch.from_numpy(batch.targets)
-        weights, documents = torch.from_numpy(batch.weights), torch.from_numpy(batch.documents)
-        loss, _ = weighted_nll(model(ids, documents), model.lm_head.weight, targets, weights / weights.sum())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    train_on(mixture, model, chat_format, T=32)
     engine = Engine(model, chat_format)
     assert evaluate(engine, make_task(seasons, "test"), seasons, 4, 8, runtime=Runtime.single()).score == 1.0
     assert (
