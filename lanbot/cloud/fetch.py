@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.cloud import storage
-from lanbot.cloud.prepared import RECIPE, TOKENIZER, recipes_differ
+from lanbot.cloud.prepared import RECIPE, TOKENIZER, counted, recipes_differ
 from lanbot.cloud.stores import Store, safe
 from lanbot.cloud.sync import NODE, STEP_FILE, RunSync, steps_of
 from lanbot.config import recipe_file
@@ -153,14 +153,8 @@ class _Fetch:
         steps = [file for phase in fresh if (step := self.newest(phase)) for file in self.steps[step]]
         total = sum(self.sizes[name] for name in [*steps, *wanted])
         say(f"fetching {self.folder.name} from {self.store.url}: {size(total)}" if total else "nothing new")
-        arrived: dict[str, int] = {}
         with Progress("fetching", total, "bytes") as progress:
-
-            def show(name: str) -> None:
-                arrived[name] = self.sizes[name]
-                progress.show(sum(arrived.values()), name)
-
-            self.sync.fetched = show
+            self.sync.fetched = counted(self.store, progress, self.sizes)
             for phase in fresh:
                 if (self.folder / self.newest(phase)).is_dir() and not saved.damage(self.folder / self.newest(phase)):
                     continue

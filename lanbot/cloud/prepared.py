@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,11 @@ class Prepared:
             what = f"sending {self.run.folder} to {url}"
             say(f"{what}: {', '.join(self.names)}, {size(sum(sizes.values()))}")
             with Progress("sending", sum(sizes.values()), "bytes") as progress:
-                done = 0
+                arrived = counted(store, progress, sizes)
                 for batch in _batches(sizes):
                     store.push({f"runs/{self.run.folder.name}/{name}": self.run.folder / name for name in batch})
-                    done += sum(sizes[name] for name in batch)
-                    progress.show(done, batch[-1])
+                    for name in batch:
+                        arrived(name)
 
     def lacking(self, store: Store) -> list[str]:
         """The files to send, in their order: a manifest after its checkpoint, what says that a phase is done after
@@ -94,6 +94,25 @@ class Prepared:
             return store.problem(self.run.folder / manifest, prefix + manifest) is None
         others = [step for step, files in steps_of(there).items() if f"{step}/manifest.json" in files]
         return not (ours and done) and not any(step.startswith(f"{phase}/") for step in others)
+
+
+def counted(store: Store, progress: Progress, sizes: Mapping[str, int]) -> Callable[[str], None]:
+    """What to call with the name of each file that is done; meanwhile the store's own counts are shown."""
+    done: dict[str, int] = {}
+    moving = 0
+
+    def moved(count: int) -> None:
+        nonlocal moving
+        moving += count
+        progress.show(min(sum(done.values()) + moving, sum(sizes.values())))
+
+    def arrived(name: str) -> None:
+        nonlocal moving
+        done[name], moving = sizes[name], 0
+        progress.show(sum(done.values()), name)
+
+    store.moved = moved
+    return arrived
 
 
 def find(recipe: Recipe, job: dict[str, Any], options: Options) -> Prepared:

@@ -205,6 +205,18 @@ def test_large_uploads_to_s3_are_compared_part_by_part(
     assert kept.store.verify(tmp_path, ["large"]) == ["large has another digest"]
 
 
+def test_s3_tells_how_far_a_large_file_is(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: Path
+) -> None:
+    store, counts = Make(request, tmp_path, monkeypatch).s3().store, []
+    store.moved = counts.append
+    store.push({NAME: local})
+    assert sum(counts) == local.stat().st_size
+    counts.clear()
+    store.pull(NAME, tmp_path / "again")
+    assert sum(counts) == local.stat().st_size
+
+
 def test_a_store_without_checksums_is_read_back(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
