@@ -16,7 +16,6 @@ import fcntl
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from typing import Any
 
 from lanbot.cloud.hosts import HostLost, Hosts, follow
 from lanbot.cloud.script import Job, load_job
+from lanbot.cloud.source import BEFORE, wanted
 from lanbot.cloud.stores import Store, open_store, safe
 from lanbot.cloud.sync import NODE, RunSync
 from lanbot.config.run import LOCK
@@ -50,9 +50,6 @@ INPUTS = 900.0
 POLL = 0.5
 TAIL = 40
 """Lines of the training's log that failed.json has."""
-BEFORE = {"mid": "base", "sft": "mid", "rl": "sft", "agent_rl": "sft"}
-FOLDERS = {"base": "base", "mid": "mid", "sft": "chatsft", "rl": "chatrl", "agent_rl": "agentrl"}
-"""nanochat's names of the phases, in NAME_checkpoints."""
 
 
 class GivenUp(Exception):  # noqa: N818
@@ -64,6 +61,8 @@ class Node:
         self.job, self.root, self.store = job, root, store or open_store(job.store)
         self.folder = root / "runs" / job.run
         self.hosts = Hosts(root)
+        self.torchrun = job.gpus > 1 or self.hosts.count > 1
+        self.log_file = root / (f"train.{self.hosts.rank}.log" if self.hosts.rank else "train.log")
         self.sync = RunSync(self.store, job.run, self.folder)
         self.every = job.push_seconds or self.store.every
         self.began, self.ends = time.time(), job.ends()
@@ -152,12 +151,9 @@ class Node:
         recipe = self.root / "recipe.toml"
         if not self.hosts.rank:
             recipe.write_text(self.job.recipe, encoding="utf-8")
-        start = [sys.executable, *many, "--no-python", lanbot] if self._torchrun() else [lanbot]
+        start = [sys.executable, *many, "--no-python", lanbot] if self.torchrun else [lanbot]
         return [*start, "run", str(recipe), f"--name={self.job.run}", "--phase", self.job.phases, *self.job.overrides,
                 *arguments]  # fmt: skip
-
-    def _torchrun(self) -> bool:
-        return self.job.gpus > 1 or self.hosts.count > 1
 
     def _train(self, arguments: list[str]) -> None:
         """Until training is done, or stopped by a signal. Raises GivenUp."""
@@ -220,11 +216,8 @@ class Node:
             text = line.decode(errors="replace").rstrip("\n")
             self.log.append(text)
             say(text)
-            with suppress(OSError), (self.root / self._log_name()).open("ab") as file:  # the disk may be full
+            with suppress(OSError), self.log_file.open("ab") as file:  # the disk may be full
                 file.write(line)
-
-    def _log_name(self) -> str:
-        return f"train.{self.hosts.rank}.log" if self.hosts.rank else "train.log"
 
     def _signal(self, number: int, frame: Any) -> None:
         self.stopped = number
@@ -233,7 +226,7 @@ class Node:
     def _stop_training(self) -> None:
         """Sends SIGTERM to training itself: torchrun would kill its workers before they have saved."""
         if (process := self.training) and process.poll() is None:
-            workers = _children(process.pid) if self._torchrun() else []
+            workers = _children(process.pid) if self.torchrun else []
             for pid in workers or [process.pid]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
@@ -374,23 +367,6 @@ class Node:
         end = time.time() + seconds
         while not self.stopped and time.time() < min(end, self.stop_training_at):
             time.sleep(min(POLL, seconds))
-
-
-def wanted(names: list[str], step: str) -> list[str]:
-    """The files of a tree of nanochat, or of a run, that PHASE[/TAG][/STEP] needs: of the checkpoints only that one,
-    the newest if no step is named; no optimizer of nanochat."""
-    phase, *rest = step.split("/")
-    number = int(rest.pop()) if rest and rest[-1].isdecimal() else None
-    if "recipe.toml" in names:
-        pattern, tops = re.compile(rf"({re.escape(phase)})/()step_(\d+)/.+"), ("recipe.toml", f"{phase}/evals.json")
-    else:
-        tag = re.escape(rest[0]) if rest else "[^/]+"
-        pattern = re.compile(rf"({FOLDERS.get(phase, phase)}_checkpoints)/({tag})/(?:model|meta)_(\d+)\.(?:pt|json)")
-        tops = ("tokenizer/tokenizer.pkl", "tokenizer/token_bytes.pt")
-    found = [(name, match[2], int(match[3])) for name in names if (match := pattern.fullmatch(name))]
-    newest = {model: max(at for _, other, at in found if other == model) for _, model, _ in found}
-    chosen = [name for name, model, at in found if at == (newest[model] if number is None else number)]
-    return [name for name in tops if name in names] + chosen
 
 
 def _children(pid: int) -> list[int]:
