@@ -124,6 +124,7 @@ def machines(
         kill(int(pid.read_text()))
 
 
+@pytest.mark.slow
 def test_two_hosts_train_one_run_and_go_on_when_one_was_killed(machines: Callable[[str], Machines]) -> None:
     alone = machines("alone")
     alone.launch("first")
