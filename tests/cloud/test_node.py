@@ -17,8 +17,9 @@ import pytest
 from hub_stand_in import serve
 
 from lanbot.cloud import node as node_module
-from lanbot.cloud.node import GivenUp, Node, wanted
+from lanbot.cloud.node import GivenUp, Node
 from lanbot.cloud.script import Job
+from lanbot.cloud.source import wanted
 from lanbot.cloud.stores import Content, FolderStore
 from lanbot.cloud.sync import RunSync
 from lanbot.core.errors import UserError

@@ -26,10 +26,7 @@ STATUSES: dict[str, Status] = {
 }
 """The others begin with FAILED; their machines are gone."""
 RENDEZVOUS = """export PET_NNODES="$SKYPILOT_NUM_NODES" LANBOT_NODE_RANK="$SKYPILOT_NODE_RANK"
-if [ "$SKYPILOT_NUM_NODES" -gt 1 ]; then  # torchrun reads its own arguments from these
-  export PET_RDZV_BACKEND=c10d PET_RDZV_ID="$SKYPILOT_TASK_ID"
-  export PET_RDZV_ENDPOINT="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):29400"
-fi
+export PET_RDZV_ENDPOINT="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):29400"
 export LANBOT_NODE_ROOT="$HOME/lanbot"
 if [ "$SKYPILOT_NUM_NODES" -gt 1 ]; then  # their ranks write the parts of one checkpoint
   mkdir -p "$LANBOT_NODE_ROOT"

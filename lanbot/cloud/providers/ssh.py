@@ -68,7 +68,7 @@ class SSH:
             start = f"nohup setsid timeout -k 900 {seconds} bash -c 'bash {file}; echo $? > code.{rank}'"
             start = f"{start} > log.{rank} 2>&1 < /dev/null & echo $! > pid.{rank}"
             command = f"umask 077; mkdir -p {folder} && cd {folder} && cat > {file} && {{ {start}; }}"
-            envs = {**launch.envs, **self._rendezvous(launch.name)}
+            envs = {**launch.envs, **self._rendezvous()}
             exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in envs.items())
             root = f'export LANBOT_NODE_ROOT="$PWD/node" LANBOT_NODE_RANK={rank}\n'
             done = self._run(host, command, f"rm -f {file}\n" + exports + root + launch.script)
@@ -100,15 +100,12 @@ class SSH:
             if done.returncode:
                 raise RefusedError(f"{host}: {_said(done)}", REACH)
 
-    def _rendezvous(self, name: str) -> dict[str, str]:
-        """torchrun reads its own arguments from these."""
+    def _rendezvous(self) -> dict[str, str]:
+        """Where the ranks meet (cloud/hosts.py)."""
         if len(self.hosts) < 2:
             return {}
         address = self.hosts[0].rpartition("@")[2]
-        return {
-            **{"PET_NNODES": str(len(self.hosts)), "PET_RDZV_ID": name},
-            **{"PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": f"{address}:{PORT}"},
-        }
+        return {"PET_NNODES": str(len(self.hosts)), "PET_RDZV_ENDPOINT": f"{address}:{PORT}"}
 
     def info(self, id: str) -> Instance | None:
         return next((instance for instance in self.list() if instance.id == id), None)
