@@ -53,7 +53,7 @@ class Client:
         return {"status.json": {"time": self.reported}} if self.reported else {}
 
     def record(self, run: str = "x", budget: float = 150.0, offer: Offer | None = None) -> Record:
-        job = {"run": run, "recipe": "", "phases": "sft", "store": "/store"}
+        job = {"run": run, "recipe": "", "phases": "sft", "store": "hf:me/bot"}
         wanted = same_kind(Wanted(spot=bool(offer and offer.spot)), offer or self.provider.offers()[0])
         return Record(run, "shadeform", "sft", job, budget, wanted)
 

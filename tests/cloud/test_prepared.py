@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import STORE, run
 from hub_stand_in import serve
+from renting import STORE, run
 from shadeform_server import Server
 
 from lanbot.cli import main
