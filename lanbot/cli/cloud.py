@@ -10,16 +10,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from lanbot import __version__
+from lanbot.cli import cloud_fetch
+from lanbot.cli.cloud_launch import (
+    check_nodes,
+    check_phases,
+    check_source,
+    check_start,
+    check_store,
+    choose_offer,
+    find_prepared,
+    make_job,
+    make_record,
+    ranked_offers,
+)
 from lanbot.cli.shared import load_recipe, make_options
 from lanbot.core.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from lanbot.cloud.launch import Cloud, Wanted
-    from lanbot.cloud.providers.base import Offer, Provider
+    from lanbot.cloud.launch import Cloud, Said
+    from lanbot.cloud.offers import Wanted
+    from lanbot.cloud.providers.base import Provider
     from lanbot.cloud.records import Record
     from lanbot.cloud.secrets import Secrets
-    from lanbot.config.recipe import Recipe
 
 app = App(
     name="cloud",
@@ -27,7 +39,8 @@ app = App(
     default_parameter=Parameter(negative=""),
 )
 
-PHASES = ("tokenizer", "base", "mid", "sft", "rl", "agent_rl")
+app.command(cloud_fetch.fetch)
+
 Unknown = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 
@@ -48,7 +61,7 @@ class Choice:
     """Spot machines instead of those on demand: they may be reclaimed; `lanbot cloud watch --recover` replaces one."""
 
     def wanted(self) -> "Wanted":
-        from lanbot.cloud.launch import Wanted
+        from lanbot.cloud.offers import Wanted
 
         count = None if self.all_configs else self.num_gpus
         return Wanted(self.gpu, count, self.cloud, self.region, self.instance_type, self.spot)
@@ -68,8 +81,8 @@ def offers(*, recipe: str = "d20", phase: str = "sft", choice: Choice = ANY) -> 
     from lanbot.core.console import table
 
     loaded = load_recipe(recipe)
-    _check_phases(phase, loaded)
-    ranked = _ranked(_provider("shadeform", _secrets()), choice.wanted(), loaded, phase)
+    check_phases(phase, loaded)
+    ranked = ranked_offers(_provider("shadeform", _secrets()), choice.wanted(), loaded, phase)
     rows = [
         (f"{o.count}x{o.gpu}", o.cloud, o.region, o.type, f"{o.dollars_per_hour:.2f}", f"{dollars:.2f}", "yes" * o.spot)
         for o, dollars in ranked
@@ -87,6 +100,7 @@ def launch(
     choice: Choice = ANY,
     spend_limit: float | None = None,
     host: tuple[str, ...] = (),
+    num_nodes: int = 1,
     store: str = "",
     source: str = "",
     package: str = "",
@@ -106,33 +120,39 @@ def launch(
         run_name: The run's name; the recipe's if left out.
         spend_limit: Dollars over all machines of this launch; if left out, twice what is planned and an hour.
         host: For ssh: user@host; several times for several machines.
+        num_nodes: For sky: machines of --num-gpus each that train together, in one shared folder.
         store: Where results go and inputs come from: hf:OWNER/NAME, s3://BUCKET, a folder (or LANBOT_STORE).
         source: The model to begin from, unless the store has the run (or LANBOT_SOURCE).
         package: What pip installs on the machine (or LANBOT_PACKAGE).
-        price: Dollars an hour, where the provider does not say.
+        price: Dollars an hour for all machines together, where the provider does not say.
         ssh_key: For Shadeform: the id of an SSH key.
-        dry_run: Rent nothing: show the plan and the request.
+        dry_run: Rent nothing: show the plan and the request. Needs neither keys nor a store.
         yes: Do not ask for confirmation.
     """
     if unknown:
         raise UsageError(f"{unknown[0]}: no such flag", f"Flags: {' '.join(_flags())}.")
     if (provider == "ssh") != bool(host):
         raise UsageError("--host and --provider ssh go together", "Add --host user@host, once for each machine.")
+    check_nodes(num_nodes, provider)
     loaded = load_recipe(recipe, ("--name", run_name) if run_name else ())
-    _check_phases(phase, loaded)
+    check_phases(phase, loaded)
     secrets = _secrets()
-    job = _job(loaded, phase, secrets, store, source, package or "lanbot" * dry_run)
+    job = make_job(loaded, phase, secrets, store, source, package, dry_run)
     if provider != "ssh":
-        _check_store(job["store"], secrets, dry_run)
+        check_store(job["store"], secrets, dry_run)
+    ready = find_prepared(loaded, job, dry_run)
+    if provider != "ssh":
+        check_source(loaded, job, ready, secrets, dry_run)
+    check_start(loaded, job, ready, dry_run)
     cloud = _cloud_of(provider, secrets, host)
     example = dry_run and not secrets.get("SHADEFORM_API_KEY")
-    offer = _offer(cloud.provider, choice.wanted(), loaded, phase, price, example)
-    record = _record(loaded, job, choice.wanted(), offer, spend_limit)
-    record.hosts, record.ssh_key_id = list(host), ssh_key
+    offer = choose_offer(cloud.provider, choice.wanted(), loaded, phase, price, example)
+    record = make_record(loaded, job, choice.wanted(), offer, spend_limit, len(host) or num_nodes)
+    record.hosts, record.ssh_key_id, record.num_nodes = list(host), ssh_key, num_nodes
     if dry_run:
         print(secrets.redact(cloud.preview(record, offer)))
     elif _agreed(yes):
-        run, node = loaded.name, cloud.launch(record, offer)
+        run, node = loaded.name, cloud.launch(record, offer, ready.send)
         print(f"Launched {node.name}. Watch it: lanbot cloud watch {run}. End it: lanbot cloud down {run}.")
 
 
@@ -166,8 +186,10 @@ def watch(run: str, *, recover: bool = False) -> None:
         run: The run's name.
         recover: Replace a lost machine; it goes on from the newest checkpoint, within the launch's spend limit.
     """
+    from lanbot.cloud.watch import Watch
+
     with _Line(run) as line:
-        record = _cloud(run).watch(run, recover, line.show)
+        record = Watch(_cloud(run), run, recover, line.show).wait()
     print(f"{run}: ended, ${record.spent:.2f} of ${record.budget:.2f} spent; results in {record.job['store']}")
 
 
@@ -259,7 +281,7 @@ def _secrets() -> "Secrets":
     from lanbot.cloud.secrets import Secrets
 
     secrets = Secrets.read()
-    for name, value in secrets.for_node("s3:").items():
+    for name, value in secrets.for_node("hf:", "s3:").items():
         os.environ.setdefault(name, value)
     return secrets
 
@@ -293,129 +315,6 @@ def _folder() -> Path:
     return make_options().runs / ".cloud"
 
 
-def _check_phases(phase: str, recipe: "Recipe") -> None:
-    names = recipe.phase_names
-    for name in [] if phase == "all" else phase.split("+"):
-        if name not in PHASES and name not in names:
-            problem = f"--phase {phase}: no phase {name!r}"
-            raise UsageError(problem, f"Phases: {', '.join(PHASES)}, all; join them by + (sft+rl).")
-        if name not in names:
-            raise UsageError(f"--phase {phase}: {recipe.name} has no {name}", f"Its phases: {', '.join(names)}.")
-
-
-def _ranked(provider: "Provider", wanted: "Wanted", recipe: "Recipe", phase: str) -> "list[tuple[Offer, float]]":
-    from lanbot.cloud import launch
-
-    options = make_options()
-    found = launch.rank(
-        provider.offers(), wanted, lambda offer: launch.planned_hours(recipe, options, phase, offer)
-    )  # fmt: skip
-    if not found:
-        what = f"{wanted.count or 'any number of'} {wanted.gpu or ', '.join(launch.KINDS)}"
-        how = "spot" if wanted.spot else "on demand"
-        remedy = "Try --all-configs, another --gpu or --region, or --spot; or wait."
-        raise UserError(f"no offer of {what} {how} that fits", remedy)
-    return found
-
-
-def _offer(
-    provider: "Provider", wanted: "Wanted", recipe: "Recipe", phase: str, price: float | None, example: bool
-) -> "Offer":
-    """The best offer. Where there is none to ask for (ssh, sky, a dry run without a key), one made from the flags."""
-    from lanbot.cloud.providers.base import Offer
-
-    if provider.market and not example:
-        return _ranked(provider, wanted, recipe, phase)[0][0]
-    if provider.name == "sky" and price is None:
-        remedy = "SkyPilot has no spend limit: with --price (dollars an hour) the run is ended by time."
-        raise UsageError("--provider sky: no price", remedy)
-    count = wanted.count or 8
-    dollars = price if price is not None else 3.0 * count if provider.market else 0.0
-    cloud, region, type = wanted.cloud, wanted.region, wanted.type
-    if provider.market:
-        cloud, region, type = cloud or "CLOUD", region or "REGION", type or "INSTANCE_TYPE"
-        print("Without SHADEFORM_API_KEY there are no offers to choose from: an example, at about $3 a GPU and hour.")
-    gpu = wanted.gpu.upper() or "H100"
-    return Offer(provider.name, cloud, region, type, gpu, count, dollars, spot=wanted.spot)
-
-
-def _plan(recipe: "Recipe", phase: str, offer: "Offer") -> dict[str, Any]:
-    """Shows the plan, and returns it as JSON; {} for GPUs that it does not know."""
-    from lanbot.cloud.gpus import GPUs
-    from lanbot.cloud.plan import plan
-
-    try:
-        gpus = GPUs.parse(f"{offer.count}x{offer.gpu}")
-    except UserError as error:
-        print(f"No plan: {error.problem}")
-        return {}
-    made = plan(recipe, make_options(), phase, gpus, offer.dollars_per_hour)
-    print(made.table())
-    return made.json()
-
-
-def _job(recipe: "Recipe", phase: str, secrets: "Secrets", store: str, source: str, package: str) -> dict[str, Any]:
-    from lanbot.config.recipe_file import dump
-
-    store = store or secrets.get("LANBOT_STORE")
-    if not store:
-        remedy = "Add --store hf:OWNER/NAME, or LANBOT_STORE to .env: checkpoints are pushed there as they are made."
-        raise UsageError("no store for the results", remedy)
-    source = source or secrets.get("LANBOT_SOURCE")
-    package = package or secrets.get("LANBOT_PACKAGE") or _package()
-    job = {"run": recipe.name, "recipe": dump(recipe), "phases": phase, "store": store, "source": source}
-    return job | {"package": package}
-
-
-def _check_store(store: str, secrets: "Secrets", dry_run: bool) -> None:
-    """Raises UsageError for a store that a rented machine cannot write."""
-    kind = store.partition(":")[0]
-    if kind not in ("hf", "hf-bucket", "s3"):
-        remedy = "Add --store hf:OWNER/NAME, hf-bucket:OWNER/NAME or s3://BUCKET."
-        raise UsageError(f"--store {store}: a rented machine cannot reach it, and what it has is deleted", remedy)
-    needed = "AWS_ACCESS_KEY_ID" if kind == "s3" else "HF_TOKEN"
-    if not (dry_run or secrets.get(needed)):
-        raise UsageError(f"--store {store}: the machine could not write there", f"Set {needed} in .env.")
-
-
-def _package() -> str:
-    """What pip installs on the machine: this checkout's commit from its origin, or the installed version.
-
-    Raises UsageError for a checkout without one: the machine could not install what is only here.
-    """
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return f"lanbot=={__version__}"
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
-
-    url, commit = git("remote", "get-url", "origin"), git("rev-parse", "HEAD")
-    if not url.startswith(("https://", "ssh://", "git@")) or not git("branch", "-r", "--contains", commit):
-        remedy = "Push it, or add --package with what pip is to install (or LANBOT_PACKAGE to .env)."
-        raise UsageError(f"{root}: this version of LanBot is on no server from which a machine can install it", remedy)
-    # by https and without a user: the machine has no key, and a token in the address would be stored with the job
-    place = url.partition("://")[2] if "://" in url else url.replace(":", "/", 1)
-    host, _, path = place.partition("/")
-    return f"lanbot @ git+https://{host.rpartition('@')[2]}/{path}@{commit}"
-
-
-def _record(recipe: "Recipe", job: dict[str, Any], wanted: "Wanted", offer: "Offer", limit: float | None) -> "Record":
-    """Shows plan, price and cap. Raises UserError if the plan exceeds the cap."""
-    from lanbot.cloud.launch import default_budget, describe, same_kind
-    from lanbot.cloud.records import Record
-
-    phases = job["phases"]
-    plan = _plan(recipe, phases, offer)
-    dollars = plan["dollars"]["expected"] if plan else 0.0
-    budget = default_budget(dollars, offer.dollars_per_hour) if limit is None else limit
-    if budget < dollars:
-        remedy = "Raise --spend-limit, or ask for fewer phases."
-        raise UserError(f"--spend-limit {budget:g}: the plan expects ${dollars:.2f}", remedy)
-    print(f"{recipe.name}: {phases} on {describe(offer)}, capped at ${budget:.2f}")
-    return Record(recipe.name, offer.provider, phases, job, budget, same_kind(wanted, offer), plan)
-
-
 def _flags() -> list[str]:
     """The flags of `launch`."""
     names = [name for argument in app["launch"].assemble_argument_collection() for name in argument.names]
@@ -431,32 +330,40 @@ def _agreed(yes: bool) -> bool:
 
 
 def _status(run: str) -> str:
-    from lanbot.cloud import records
+    from lanbot.cloud import records, storage
     from lanbot.core.console import table
 
     folder = _folder()
     chosen = [run] if run else [record.run for record in records.load_all(folder) if record.live]
-    rows = []
+    rows, warnings = [], []
     for name in chosen:
         cloud = _cloud(name)
         with records.updating(folder, name) as record:
-            cloud.refresh(record)
-        rows.append(_row(record))
+            there = cloud.refresh(record)
+        if there[1:]:
+            warnings.append(
+                f"{name}: {len(there)} machines instead of one: lanbot cloud watch {name} deletes the other."
+            )
+        try:
+            said = cloud.said(record)
+            warnings.append(storage.warning(record, said))
+        except UserError as error:
+            said = {"status.json": {"phase": error.problem[:40]}}
+        rows.append(_row(record, said))
     none = "No run has a machine. Launches: lanbot cloud ls."
-    return table(rows, ("run", "state", "phase", "step", "time", "spent of cap"), left=3) if rows else none
+    if not rows:
+        return none
+    shown = table(rows, ("run", "state", "phase", "step", "time", "spent of cap"), left=3)
+    return "\n".join([shown, *filter(None, warnings)])
 
 
-def _row(record: "Record") -> tuple[str, ...]:
+def _row(record: "Record", said: "Said") -> tuple[str, ...]:
     from datetime import datetime
 
-    from lanbot.cloud import records, storage
+    from lanbot.cloud import records
     from lanbot.core.console import duration
 
     node = record.node
-    try:
-        said = storage.said(record)
-    except UserError as error:
-        said = {"status.json": {"phase": error.problem[:40]}}
     state = next((file.removesuffix(".json") for file in ("done.json", "failed.json") if file in said), "")
     state = f"{state}, {node.state}" if state and not node.gone else state or node.state
     if node.detail and node.detail != node.state:
@@ -483,5 +390,5 @@ class _Line:
     def __exit__(self, *error: object) -> None:
         self.progress.close()
 
-    def show(self, record: "Record") -> None:
-        self.progress.text(" | ".join(filter(None, _row(record))))
+    def show(self, record: "Record", said: "Said") -> None:
+        self.progress.text(" | ".join(filter(None, _row(record, said))))

@@ -1,16 +1,16 @@
-"""Renting a machine for a run, watching it, replacing it when it is lost, and giving it back.
+"""Renting a machine for a run, looking after it, and giving it back.
 
 Nothing here ever asks twice for a machine without listing in between, or takes a failed listing for an empty one.
 """
 
 import math
+import re
 import secrets as random_names
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from time import sleep
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lanbot.cloud import records, storage
 from lanbot.cloud.providers.base import (
@@ -18,7 +18,6 @@ from lanbot.cloud.providers.base import (
     Busy,
     Instance,
     Launch,
-    NoFundsError,
     Offer,
     Provider,
     RefusedError,
@@ -28,79 +27,23 @@ from lanbot.cloud.providers.base import (
 )
 from lanbot.cloud.records import Node, Record
 from lanbot.cloud.secrets import Secrets
-from lanbot.core.console import say
+from lanbot.core.console import duration, say
 from lanbot.core.errors import UserError
-
-if TYPE_CHECKING:
-    from lanbot.config.recipe import Recipe
-    from lanbot.core.options import Options
 
 POLL = 10.0
 """Seconds between two looks at a machine."""
-SETTLE = 60.0
+SETTLE = 180.0
 """Seconds in which a machine appears in the list after a create request whose answer was lost."""
 CREATE_TRIES = 3
 DOWN_WAIT = 45 * 60.0
 """Seconds that `down` waits: some clouds refuse a deletion until the machine has booted."""
-MISSES = 30
-"""Looks in a row that may fail before `watch` gives up; the caps end the machine all the same."""
-MOST_MACHINES = 20
-KINDS = ("H100", "H200", "B200")
-Show = Callable[[Record], None]
+Said = Mapping[str, Mapping[str, Any]]
+"""What a node wrote into the store: see storage.said."""
+Show = Callable[[Record, Said], None]
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What an offer must be. Empty fields take any."""
-
-    gpu: str = ""
-    count: int | None = 8
-    """None: any number of GPUs."""
-    cloud: str = ""
-    region: str = ""
-    type: str = ""
-    spot: bool = False
-
-    def takes(self, offer: Offer) -> bool:
-        family = offer.gpu.partition("-")[0]
-        kind = self.gpu.upper() in (offer.gpu, family) if self.gpu else bool(self.type) or family in KINDS
-        same = [(self.cloud, offer.cloud), (self.region, offer.region), (self.type, offer.type)]
-        count = self.count in (None, offer.count) or bool(self.type)
-        known = offer.dollars_per_hour > 0  # one without a price would be the cheapest
-        return known and kind and count and offer.spot == self.spot and all(wish in ("", value) for wish, value in same)
-
-
-def planned_hours(recipe: "Recipe", options: "Options", phases: str, offer: Offer) -> float:
-    """Hours that the phases are expected to take on this offer. Raises UserError if they do not fit on it."""
-    from lanbot.cloud.gpus import GPUs
-    from lanbot.cloud.plan import cost, plan
-
-    made = plan(recipe, options, phases, GPUs.parse(f"{offer.count}x{offer.gpu}"), 1.0)
-    if not all(phase.fits for phase in made.phases):
-        raise UserError(f"{offer.count}x{offer.gpu}: too little memory", "Choose GPUs with more.")
-    return cost(made)
-
-
-def rank(offers: Sequence[Offer], wanted: Wanted, hours: Callable[[Offer], float]) -> list[tuple[Offer, float]]:
-    """Available offers that are wanted, with the planned dollars of each, the cheapest run first.
-
-    hours: see planned_hours; an offer for which it raises UserError is left out.
-    """
-    known: dict[tuple[str, int], float | None] = {}
-    found = []
-    for offer in offers:
-        if not (offer.available and wanted.takes(offer)):
-            continue
-        key = (offer.gpu, offer.count)
-        if key not in known:
-            try:
-                known[key] = hours(offer)
-            except UserError:
-                known[key] = None
-        taken = known[key]
-        if taken is not None:
-            found.append((offer, taken * offer.dollars_per_hour))
-    return sorted(found, key=lambda pair: (pair[1], pair[0].dollars_per_hour, pair[0].cloud, pair[0].region))
+def nothing(record: Record, said: Said) -> None:
+    """Shows nothing."""
 
 
 def request(record: Record, offer: Offer, secrets: Secrets, script: Callable[[Mapping[str, Any]], str]) -> Launch:
@@ -115,12 +58,19 @@ def request(record: Record, offer: Offer, secrets: Secrets, script: Callable[[Ma
         name=machine_name(record.run, random_names.token_hex(3)),
         offer=offer,
         script=script({**record.job, "gpus": offer.count, "deadline": deadline.isoformat()}),
-        envs=secrets.for_node(str(record.job.get("store", ""))),
+        envs=secrets.for_node(*places(record.job)),
         spend_cap=left,
         date_cap=deadline + timedelta(hours=0.5),
         tags=(TAG, f"run:{record.run}"),
         ssh_key_id=record.ssh_key_id,
+        nodes=record.num_nodes,
     )
+
+
+def places(job: Mapping[str, Any]) -> list[str]:
+    """Where a job reads and writes: its store, its source, and the hub if its recipe names something there."""
+    hub = ["hf:"] if re.search(r"""["']hf:""", str(job.get("recipe", ""))) else []
+    return [str(job.get("store", "")), str(job.get("source", "")), *hub]
 
 
 def node_script(job: Mapping[str, Any]) -> str:
@@ -136,7 +86,7 @@ class FinalError(UserError):
 class Cloud:
     """The launches of a runs folder, at one provider.
 
-    script: the start-up script of a job. outcome: "done", or "failed: why", once the node has said so, else "".
+    script: the start-up script of a job. said, clear: of the run's store, as in storage.py.
     """
 
     def __init__(
@@ -145,16 +95,18 @@ class Cloud:
         provider: Provider,
         secrets: Secrets,
         script: Callable[[Mapping[str, Any]], str] = node_script,
-        outcome: Callable[[Record], str] | None = None,
+        said: Callable[[Record], Said] | None = None,
         clear: Callable[[Record], None] | None = None,
     ) -> None:
         self.folder, self.provider, self.secrets, self.script = folder, provider, secrets, script
-        self.outcome, self.clear = outcome or storage.outcome, clear or storage.clear
+        self.said, self.clear = said or storage.said, clear or storage.clear
 
     # -- launching
 
-    def launch(self, record: Record, offer: Offer) -> Node:
-        """Rents the first machine of a new launch. Raises UserError if the run has one already."""
+    def launch(self, record: Record, offer: Offer, send: Callable[[str], None] = lambda store: None) -> Node:
+        """Rents the first machine of a new launch. Raises UserError if the run has one already.
+
+        send: puts into the store what the machine will need there."""
         with records.locked(self.folder, record.run):
             old = records.load(self.folder, record.run)
             remedy = f"See it: lanbot cloud status {record.run}. End it: lanbot cloud down {record.run}."
@@ -166,49 +118,56 @@ class Cloud:
             record.before = old.before + old.spent if old else 0.0
             record.started = records.now().isoformat()
             self.clear(record)
-            return self._rent(record, offer)
+            send(str(record.job.get("store", "")))
+            return self.rent(record, offer)
 
     def preview(self, record: Record, offer: Offer) -> str:
         """What `launch` would send, without the values of secrets."""
         launch = request(record, offer, self.secrets, self.script)
         return f"{self.provider.preview(launch)}\n\nIts start-up script:\n{launch.script}"
 
-    def _rent(self, record: Record, offer: Offer) -> Node:
-        """Asks for a machine, with the record written first. Whatever interrupts it, `down` finds what was made."""
+    def rent(self, record: Record, offer: Offer, heard: str = "") -> Node:
+        """Asks for a machine, with the record written first. Whatever interrupts it, `down` finds what was made.
+
+        heard: the time in the status that an earlier machine left in the store.
+        """
         launch = request(record, offer, self.secrets, self.script)
-        node = Node(launch.name, offer, launch.spend_cap, records.now().isoformat())
+        asked, ends = records.now().isoformat(), launch.date_cap.isoformat()
+        node = Node(launch.name, offer, launch.spend_cap, asked, heard=heard, ends=ends)
         record.nodes.append(node)
         record.save(self.folder)
         try:
-            self._create(launch, node)
+            if self._create(launch, node) > 1:
+                self._await_twin(record)
         finally:
             if node.state == "requested":
                 say(f"A machine may have been made as {node.name}. To make sure: lanbot cloud down {record.run}")
             record.save(self.folder)
         return node
 
-    def _create(self, launch: Launch, node: Node) -> None:
-        lost = False
+    def _create(self, launch: Launch, node: Node) -> int:
+        """The number of requests that were sent and may each have made a machine."""
+        sent = 0
         for left in reversed(range(CREATE_TRIES)):
             try:
                 node.id, node.state = self.provider.create(launch), "pending"
-                return
+                return sent + 1
             except RefusedError as refused:
-                if not lost:
+                if not sent:
                     node.close(refused.problem)
                 raise
             except Busy as busy:
                 why, wait = str(busy), POLL
             except Unsettled as unsettled:
-                lost, why, wait = True, str(unsettled), 0.0
+                sent, why, wait = sent + 1, str(unsettled), 0.0
                 say(f"{why}: looking for {launch.name} in the list")
                 found = self._appears(launch.name)
                 if found:
                     node.show(found)
-                    return
+                    return sent
             say(f"{why}; {left} more tries")
             sleep(wait if left else 0)
-        if not lost:
+        if not sent:
             node.close(why)
         raise UserError(f"{launch.name}: not made, {why} ({CREATE_TRIES} tries)", "Try again later.")
 
@@ -220,26 +179,55 @@ class Cloud:
             sleep(POLL)
         return None
 
+    def _await_twin(self, record: Record) -> None:
+        """Deletes the machine of an earlier request, should it come into the list now; later on, the watch does."""
+        say(f"{record.node.name} was asked for more than once: for {duration(SETTLE)}, another one is looked for")
+        for _ in range(math.ceil(SETTLE / POLL)):
+            sleep(POLL)
+            try:
+                self.part(record, self.refresh(record))
+            except UserError as error:
+                say(f"{error.problem}; looking again")
+
     # -- looking
 
     def refresh(self, record: Record) -> list[Instance]:
-        """Brings the record's nodes up to date; returns their machines that still exist, doubles included."""
+        """Brings the record's nodes up to date; returns their machines that still exist, the newest node's first."""
         listed = self.provider.list()
+        for instance in listed:
+            self._add_twin(record, instance)
         there = []
-        for node in record.live:
-            same = {instance.id: instance for instance in listed if instance.name == node.name}
+        for node in reversed(record.live):
             own = self.provider.info(node.id) if node.id else None
-            own = own or same.get(node.id) or (None if node.id else next(iter(same.values()), None))
+            own = own or next((instance for instance in listed if node.id and instance.id == node.id), None)
             if own:
                 node.show(own)
             if not self.provider.market:  # it does not say what was spent
                 node.spent = max(node.spent, node.age / 3_600 * node.offer.dollars_per_hour)
-            others = [instance for instance in same.values() if not own or instance.id != own.id]
-            here = [instance for instance in ([own] if own else []) + others if instance.status != "deleted"]
-            there += here
-            if not here and (own or node.id or node.age > SETTLE):
+            if own and own.status != "deleted":
+                there.append(own)
+            elif own or node.id or node.age > SETTLE:
                 node.close("" if own else "gone from the list" if node.id else "never made")
         return there
+
+    def _add_twin(self, record: Record, instance: Instance) -> None:
+        """Names are unique: a listed machine of a node's name is the node's, or of a request that was made twice. Then
+        it becomes a node of its own, because it costs money too."""
+        node = next((node for node in record.nodes if node.name == instance.name), None)
+        if node is None or instance.id in [node.id for node in record.nodes]:
+            return
+        if not (node.id or node.gone):
+            node.id = instance.id
+        else:
+            twin = Node(node.name, node.offer, node.spend_cap, node.requested, instance.id, ends=node.ends)
+            record.nodes.insert(record.nodes.index(node), twin)
+
+    def part(self, record: Record, there: Sequence[Instance]) -> None:
+        """Deletes the machines of a record that are not its newest node's."""
+        for instance in there:
+            if instance.id != record.node.id and instance.status != "deleting":
+                say(f"{instance.name}: deleting {instance.id}, which was made by a second request of that name")
+                delete(self.provider, instance)
 
     def orphans(self) -> list[Instance]:
         """Machines that LanBot rented, that cost money, and that no record of this runs folder holds."""
@@ -249,21 +237,21 @@ class Cloud:
 
     # -- the end
 
-    def down(self, run: str, show: Show = lambda record: None) -> Record:
+    def down(self, run: str, show: Show = nothing) -> Record:
         """Deletes the run's machines and waits until they are gone; none is replaced any more."""
         with records.updating(self.folder, run) as record:
             record.closing = True
-        return self._end(run, show)
+        return self.end(run, show)
 
-    def _end(self, run: str, show: Show) -> Record:
+    def end(self, run: str, show: Show = nothing) -> Record:
+        """Deletes the run's machines and waits until they are gone."""
         waited, why = 0.0, ""
         while True:
             with records.updating(self.folder, run) as record:
                 there = self.refresh(record)
                 for instance in there:
-                    if instance.status != "deleting":
-                        why = self._delete(instance) or why
-            show(record)
+                    why = delete(self.provider, instance) or why
+            show(record, {})
             if not there and not record.live:
                 return record
             if waited >= DOWN_WAIT:
@@ -273,86 +261,15 @@ class Cloud:
             sleep(POLL)
             waited += POLL
 
-    def _delete(self, instance: Instance) -> str:
-        try:
-            self.provider.delete(instance.id)
-        except Busy as busy:
-            return str(busy)
-        return ""
 
-    # -- watching
-
-    def watch(self, run: str, recover: bool, show: Show = lambda record: None) -> Record:
-        """Waits for the run's end, then deletes its machine. recover: a lost machine is replaced, within the budget.
-
-        Raises UserError if the run failed, or if its machine is lost and not replaced.
-        """
-        misses = 0
-        while True:
-            try:
-                ended = self._step(run, recover, show)
-                misses = 0
-            except (FinalError, NoFundsError):
-                raise
-            except UserError as error:  # of a listing, of the store: the machine goes on, and so does the watch
-                misses += 1
-                if misses >= MISSES:
-                    raise
-                say(f"{error.problem}; looking again")
-                ended = None
-            if ended:
-                return ended
-            sleep(POLL)
-
-    def _step(self, run: str, recover: bool, show: Show) -> Record | None:
-        """One look; the record once all is over."""
-        with records.updating(self.folder, run) as record:
-            there = self.refresh(record)
-        show(record)
-        if record.closing:
-            return self._end(run, show)
-        if outcome := self.outcome(record):  # asked after the list: who said so may be gone already
-            return self._finish(run, outcome, show)
-        for instance in there:
-            if instance.id != record.node.id:  # a second one, of a create request whose answer was lost
-                self._delete(instance)
-        if record.node.state in ("error", "deleting", records.GONE):
-            self._replace(run, recover, show)
-        return None
-
-    def _finish(self, run: str, outcome: str, show: Show) -> Record:
-        record = self.down(run, show)
-        if outcome != "done":
-            remedy = f"Read its log: lanbot cloud logs {run}. What it saved is in {record.job.get('store')}."
-            raise FinalError(f"{run}: the run {outcome}; its machine is deleted (${record.spent:.2f})", remedy)
-        return record
-
-    def _replace(self, run: str, recover: bool, show: Show) -> None:
-        """Makes sure that the lost machine is gone, then rents another; without an offer, the next look tries again."""
-        record = self._end(run, show)
-        lost = f"{run}: its machine is lost ({record.node.detail or 'gone'}), ${record.spent:.2f} spent"
-        if not recover:
-            remedy = f"Go on from the newest checkpoint: lanbot cloud watch {run} --recover."
-            raise FinalError(lost, remedy)
-        wanted = Wanted(**record.wanted)
-        offers = [record.node.offer]
-        if self.provider.market:
-            offers = [offer for offer in self.provider.offers() if offer.available and wanted.takes(offer)]
-        if not offers:
-            say(f"{lost}; no offer to replace it yet")
-            return
-        offer = min(offers, key=lambda offer: offer.dollars_per_hour)
-        if (
-            record.left < max(offer.dollars_per_hour / 4, 0.01)
-            or sum(bool(node.id) for node in record.nodes) >= MOST_MACHINES
-        ):
-            remedy = "Its checkpoints are in the store: launch it again with a higher --spend-limit."
-            raise FinalError(f"{lost} of ${record.budget:.2f}: too little is left for another", remedy)
-        with records.updating(self.folder, run) as record:
-            if record.closing or record.live:
-                return
-            say(f"{lost}; replacing it by {describe(offer)}")
-            self._rent(record, offer)
+def delete(provider: Provider, instance: Instance) -> str:
+    """Asks for a machine's deletion, unless it is under way. Returns why it is refused for now, or ""."""
+    try:
+        if instance.status != "deleting":
+            provider.delete(instance.id)
+    except Busy as busy:
+        return str(busy)
+    return ""
 
 
 def delete_orphan(provider: Provider, id: str) -> float:
@@ -364,29 +281,10 @@ def delete_orphan(provider: Provider, id: str) -> float:
         spent = found.spent
         if waited >= DOWN_WAIT:
             raise UserError(f"{id}: still there after {waited / 60:.0f} minutes. {why}", "Run the command again.")
-        if found.status != "deleting":
-            try:
-                provider.delete(id)
-            except Busy as busy:
-                why = str(busy)
+        why = delete(provider, found) or why
         sleep(POLL)
         waited += POLL
     return found.spent if found else spent
 
 
 ORPHANS = "It may be billed: lanbot cloud ls --orphans shows it, lanbot cloud down --id ID deletes it."
-
-
-def describe(offer: Offer) -> str:
-    spot = ", spot" if offer.spot else ""
-    return f"{offer.count}x{offer.gpu} at {offer.cloud}, {offer.region} (${offer.dollars_per_hour:.2f}/h{spot})"
-
-
-def default_budget(dollars: float, dollars_per_hour: float) -> float:
-    """A cap with room: twice what is planned, and an hour."""
-    return float(max(1, math.ceil(2 * dollars + dollars_per_hour)))
-
-
-def same_kind(wanted: Wanted, offer: Offer) -> dict[str, Any]:
-    """What the machine that replaces one of this offer must be: the same GPUs, wherever the user allows."""
-    return vars(replace(wanted, gpu=offer.gpu, count=offer.count))

@@ -5,16 +5,16 @@ store as they appear, compares all of it at the end, and writes done.json or fai
 machine: whoever launched it does, on reading either, so the provider's key never is on the machine.
 
 In the store: runs/NAME/ as in LanBot's runs folder, and in runs/NAME/node/ status.json (every 30 seconds), train.log,
-done.json or failed.json. Exit codes: 0 done; 1 failed; 143 stopped by a signal, saved and pushed. Any other
+done.json or failed.json. Of several hosts in one folder only the first does all that, the others train when it does
+(hosts.py); where one is lost for good, all end with 1 and without failed.json, and the job goes on in another launch.
+Exit codes: 0 done; 1 failed; 143 stopped by a signal, saved and pushed. Any other
 is a crash, after which the same command goes on.
 """
 
-import ctypes
 import fcntl
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -28,7 +28,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lanbot.cloud.hosts import HostLost, Hosts, follow
+from lanbot.cloud.processes import children, die_with_parent, kill_all
 from lanbot.cloud.script import Job, load_job
+from lanbot.cloud.source import BEFORE, wanted
 from lanbot.cloud.stores import Store, open_store, safe
 from lanbot.cloud.sync import NODE, RunSync
 from lanbot.config.run import LOCK
@@ -38,6 +41,8 @@ from lanbot.core.errors import UserError
 MARGIN = 600.0
 """Seconds before the deadline at which training is stopped, so that its last checkpoint can be pushed; at most a tenth
 of the time that there was."""
+GRACE = 300.0
+"""Seconds that training has to save and end once it was told to, before it is killed; at most half of those left."""
 CRASHES, ERRORS = 5, 2
 """Ends at the same step, by a signal and with an error, after which training is not started again."""
 PAUSE, PAUSE_MOST = 5.0, 300.0
@@ -47,9 +52,6 @@ INPUTS = 900.0
 POLL = 0.5
 TAIL = 40
 """Lines of the training's log that failed.json has."""
-BEFORE = {"mid": "base", "sft": "mid", "rl": "sft", "agent_rl": "sft"}
-FOLDERS = {"base": "base", "mid": "mid", "sft": "chatsft", "rl": "chatrl", "agent_rl": "agentrl"}
-"""nanochat's names of the phases, in NAME_checkpoints."""
 
 
 class GivenUp(Exception):  # noqa: N818
@@ -60,12 +62,15 @@ class Node:
     def __init__(self, job: Job, root: Path, store: Store | None = None) -> None:
         self.job, self.root, self.store = job, root, store or open_store(job.store)
         self.folder = root / "runs" / job.run
+        self.hosts = Hosts(root)
+        self.torchrun = job.gpus > 1 or self.hosts.count > 1
+        self.log_file = root / (f"train.{self.hosts.rank}.log" if self.hosts.rank else "train.log")
         self.sync = RunSync(self.store, job.run, self.folder)
         self.every = job.push_seconds or self.store.every
         self.began, self.ends = time.time(), job.ends()
         self.stop_training_at = self.ends - min(MARGIN, 0.1 * max(0.0, self.ends - self.began))
         self.state, self.problem, self.restarts = "starting", "", 0
-        self.stopped = 0
+        self.stopped, self.killed = 0, False
         self.training: subprocess.Popen[bytes] | None = None
         self.log: deque[str] = deque(maxlen=TAIL)
         self.trained, self.over = threading.Event(), threading.Event()
@@ -75,6 +80,14 @@ class Node:
         """Runs the job to its end; the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signal)
+        self.hosts.start()
+        if self.hosts.rank:
+            return follow(self.hosts, lambda more: self._once(self.command(more)), lambda: bool(self.stopped))
+        code = self._lead()
+        self.hosts.over(code)
+        return code
+
+    def _lead(self) -> int:
         threads = [threading.Thread(target=work, daemon=True) for work in (self._heartbeat, self._push_all_the_time)]
         threads[0].start()
         try:
@@ -86,6 +99,8 @@ class Node:
             self._tried("the push", self._finish)
         except (GivenUp, UserError) as error:
             return self._failed(str(error))
+        except HostLost as error:  # not failed for good: a launch on other hosts may go on
+            return self._failed(str(error), "lost")
         except Exception as error:  # starting the node again would come to the same
             say(traceback.format_exc())
             return self._failed(f"{type(error).__name__}: {error}")
@@ -134,10 +149,11 @@ class Node:
 
     def command(self, arguments: list[str]) -> list[str]:
         lanbot = str(Path(sys.executable).with_name("lanbot"))
-        many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.job.gpus), "--no-python"]
+        many = ["-m", "torch.distributed.run", *self.hosts.meeting(), "--nproc-per-node", str(self.job.gpus)]
         recipe = self.root / "recipe.toml"
-        recipe.write_text(self.job.recipe, encoding="utf-8")
-        start = [sys.executable, *many, lanbot] if self.job.gpus > 1 else [lanbot]
+        if not self.hosts.rank:
+            recipe.write_text(self.job.recipe, encoding="utf-8")
+        start = [sys.executable, *many, "--no-python", lanbot] if self.torchrun else [lanbot]
         return [*start, "run", str(recipe), f"--name={self.job.run}", "--phase", self.job.phases, *self.job.overrides,
                 *arguments]  # fmt: skip
 
@@ -147,12 +163,17 @@ class Node:
         failures = 0
         while not self.stopped:
             self._wait_for_lock()
+            self.state = "joining"
+            self.hosts.begin(arguments, lambda: bool(self.stopped))
             self.state = "training"
             code = self._once(self.command(arguments))
             if code == 0 or self.stopped:
                 return
             if time.time() >= self.stop_training_at:
-                raise GivenUp("the deadline came before the end; what was trained is saved")
+                hung = "training did not stop and was killed; what it had saved before is kept"
+                raise GivenUp(
+                    f"the deadline came before the end; {hung if self.killed else 'what was trained is saved'}"
+                )
             now = self._place()
             failures, place = (failures + 1 if now == place else 1), now
             phase, step = now[:2]
@@ -166,28 +187,43 @@ class Node:
             self._sleep(pause)
 
     def _once(self, command: list[str]) -> int:
-        """Runs training to its end, or stops it at the deadline; its exit code."""
+        """Runs training to its end, or stops it at the deadline; if it does not stop, kills it. Its exit code."""
         environment = {**os.environ, "LANBOT_RUNS": str(self.root / "runs"), "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(
             command, cwd=self.root, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent,
+            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
         self.training = process
         reader = threading.Thread(target=self._copy_log, args=(process,), daemon=True)
         reader.start()
         if self.stopped:  # a signal came while it was started
             self._stop_training()
-        late = False
+        late, left, kill_at = False, False, math.inf
         while process.poll() is None:
-            if not late and time.time() >= self.stop_training_at:
+            now = time.time()
+            if not (left or late or self.stopped) and self.hosts.abandoned():
+                left = True
+                say("training has ended on another host: it is ended here")
+                process.terminate()
+            if not late and now >= self.stop_training_at:
                 late = True
                 say("the deadline is near: training is stopped and saved")
                 self._stop_training()
+            if kill_at == math.inf and (late or left or self.stopped):
+                kill_at = now + min(GRACE, 0.5 * max(0.0, self.ends - now))
+            if now >= kill_at:
+                self.killed = True
+                say("training does not stop: it is killed")
+                kill_all(process.pid)
+                with suppress(subprocess.TimeoutExpired):  # a process in the kernel cannot be waited for
+                    process.wait(30)
+                break
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL)
         reader.join(10)
         self.training = None
-        return process.returncode
+        self.hosts.ended()
+        return -signal.SIGKILL if process.returncode is None else process.returncode
 
     def _copy_log(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdout is not None
@@ -195,7 +231,7 @@ class Node:
             text = line.decode(errors="replace").rstrip("\n")
             self.log.append(text)
             say(text)
-            with suppress(OSError), (self.root / "train.log").open("ab") as file:  # the disk may be full
+            with suppress(OSError), self.log_file.open("ab") as file:  # the disk may be full
                 file.write(line)
 
     def _signal(self, number: int, frame: Any) -> None:
@@ -205,7 +241,7 @@ class Node:
     def _stop_training(self) -> None:
         """Sends SIGTERM to training itself: torchrun would kill its workers before they have saved."""
         if (process := self.training) and process.poll() is None:
-            workers = _children(process.pid) if self.job.gpus > 1 else []
+            workers = children(process.pid) if self.torchrun else []
             for pid in workers or [process.pid]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
@@ -265,8 +301,8 @@ class Node:
         extra = {}
         if not self.folder.is_dir():  # training has not begun
             return True
-        if (log := self.root / "train.log").is_file():
-            extra[f"{NODE}train.log"] = log.read_bytes()
+        for log in self.root.glob("train*.log"):  # of all hosts
+            extra[f"{NODE}{log.name}"] = log.read_bytes()
         return self.sync.push(extra)
 
     def _finish(self) -> None:
@@ -278,14 +314,14 @@ class Node:
         self.problem, self.state = "", "stopped" if self.stopped else "done"
         self._last_words({} if self.stopped else {"done.json": {"files": self.sync.pushed}})
 
-    def _failed(self, why: str) -> int:
-        self.state = "failed"
+    def _failed(self, why: str, state: str = "failed") -> int:
+        self.state = state
         self.trained.set()
         say(why)
 
         def push() -> None:
             self._push()
-            self._last_words({"failed.json": {"reason": why, "log": list(self.log)}})
+            self._last_words({"failed.json": {"reason": why, "log": list(self.log)}} if state == "failed" else {})
 
         with suppress(GivenUp, UserError):
             self._tried("the push", push)
@@ -348,41 +384,14 @@ class Node:
             time.sleep(min(POLL, seconds))
 
 
-def wanted(names: list[str], step: str) -> list[str]:
-    """The files of a tree of nanochat, or of a run, that PHASE[/TAG][/STEP] needs: of the checkpoints only that one,
-    the newest if no step is named; no optimizer of nanochat."""
-    phase, *rest = step.split("/")
-    number = int(rest.pop()) if rest and rest[-1].isdecimal() else None
-    if "recipe.toml" in names:
-        pattern, tops = re.compile(rf"({re.escape(phase)})/()step_(\d+)/.+"), ("recipe.toml", f"{phase}/evals.json")
-    else:
-        tag = re.escape(rest[0]) if rest else "[^/]+"
-        pattern = re.compile(rf"({FOLDERS.get(phase, phase)}_checkpoints)/({tag})/(?:model|meta)_(\d+)\.(?:pt|json)")
-        tops = ("tokenizer/tokenizer.pkl", "tokenizer/token_bytes.pt")
-    found = [(name, match[2], int(match[3])) for name in names if (match := pattern.fullmatch(name))]
-    newest = {model: max(at for _, other, at in found if other == model) for _, model, _ in found}
-    chosen = [name for name, model, at in found if at == (newest[model] if number is None else number)]
-    return [name for name in tops if name in names] + chosen
-
-
-def _children(pid: int) -> list[int]:
-    with suppress(OSError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()]
-    return []
-
-
-def _die_with_parent() -> None:
-    """In a child on Linux: SIGTERM when this process is killed."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: python -m lanbot.cloud.node JOB.json")
     path = Path(sys.argv[1]).absolute()
     try:
-        sys.exit(Node(load_job(path), path.parent).run())
+        # a host that is not the first has a folder of its own for its job.json, beside what all of them share
+        root = Path(os.environ["LANBOT_NODE_ROOT"]) if Hosts(path.parent).rank else path.parent
+        sys.exit(Node(load_job(path), root).run())
     except UserError as error:
         say(str(error))
         sys.exit(1)

@@ -35,6 +35,12 @@ class Node:
     spent: float = 0.0
     seen: str = ""
     """When the provider last showed it."""
+    active: str = ""
+    """When it was first seen active."""
+    heard: str = ""
+    """The time in the store's status when it was asked for: of a machine before it."""
+    ends: str = ""
+    """When its provider deletes it, whatever it has spent by then."""
 
     @property
     def gone(self) -> bool:
@@ -48,6 +54,8 @@ class Node:
     def show(self, instance: Instance) -> None:
         """Takes over what the provider says."""
         self.id, self.state, self.seen = instance.id, instance.status, now().isoformat()
+        if instance.status == "active":
+            self.active = self.active or self.seen
         self.detail = "preempted" if instance.preempted else instance.detail
         self.spent = max(self.spent, instance.spent)
 
@@ -75,6 +83,8 @@ class Record:
     planned: dict[str, Any] = field(default_factory=dict)
     hosts: list[str] = field(default_factory=list)
     ssh_key_id: str = ""
+    num_nodes: int = 1
+    """Machines of a job that train together, where the provider joins them (sky)."""
     before: float = 0.0
     """Dollars spent by earlier launches of the run."""
     closing: bool = False

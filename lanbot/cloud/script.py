@@ -87,7 +87,8 @@ def load_job(path: Path) -> Job:
 
 def startup(job: Job) -> str:
     """The start-up script, for bash. It prints no value of a variable and holds no secret."""
-    packages = [job.package, *(["boto3"] if job.store.startswith("s3:") else [])]
+    s3 = any(place.startswith("s3:") for place in (job.store, job.source))
+    packages = [job.package, *(["boto3"] if s3 else [])]
     values = {"JOB": job.json(), "PACKAGES": shlex.join(packages), "PASSED": " ".join(PASSED)}
     return re.sub("@(JOB|PACKAGES|PASSED)@", lambda mark: values[mark[1]], _SCRIPT)
 
@@ -99,6 +100,11 @@ umask 077
 root="${LANBOT_NODE_ROOT:-${HOME:-/root}/lanbot}"
 mkdir -p "$root"
 cd "$root"
+if [ "${PET_NNODES:-1}" -gt 1 ] && [ "${LANBOT_NODE_RANK:-0}" != 0 ]; then  # beside the files of the first host
+  mkdir -p "host$LANBOT_NODE_RANK"
+  ln -sfn ../venv "host$LANBOT_NODE_RANK/venv"
+  cd "host$LANBOT_NODE_RANK"
+fi
 exec > >(tee -a setup.log) 2>&1
 
 for name in @PASSED@; do
@@ -117,14 +123,18 @@ install() {
   else
     python3 -m venv uv
     uv/bin/python -m pip install -q uv
-    uv/bin/uv venv -q --clear --seed --python 3.12 venv
+    UV_PYTHON_INSTALL_DIR="$root/python" uv/bin/uv venv -q --clear --seed --python 3.12 venv
   fi
   venv/bin/python -m pip install -q @PACKAGES@
 }
-if ! venv/bin/python -c 'import lanbot.cloud.node' 2> /dev/null; then
-  echo "installing LanBot"
-  again install
-fi
+(
+  cd "$root"
+  flock 9 || echo "no lock: is another host installing here?"
+  if ! venv/bin/python -c 'import lanbot.cloud.node' 2> /dev/null; then
+    echo "installing LanBot"
+    again install
+  fi
+) 9> "$root/install.lock"
 
 cat > job.json << 'END_OF_JOB'
 @JOB@

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 KEYS = ("SHADEFORM_API_KEY", "HF_TOKEN", "WANDB_API_KEY")
+"""The first is of the launching machine alone: who has it can rent and delete machines."""
 AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 SETTINGS = ("LANBOT_STORE", "LANBOT_SOURCE", "LANBOT_PACKAGE", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 """Not secret."""
-ACCOUNT = ("SHADEFORM_API_KEY",)
-"""Of the launching machine alone: who has it can rent and delete machines."""
 LINE = re.compile(r"""(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s#]*))\s*(?:#.*)?""")
 
 
@@ -32,10 +31,14 @@ class Secrets:
     def get(self, name: str) -> str:
         return self._values.get(name, "")
 
-    def for_node(self, store: str = "") -> dict[str, str]:
-        """What a rented machine gets: tokens to read and write, never the account's key."""
-        names = [name for name in KEYS if name not in ACCOUNT]
-        if store.startswith("s3:"):
+    def for_node(self, *places: str) -> dict[str, str]:
+        """What a rented machine gets: the tokens for these stores and sources, and for tracking; never the account's
+        key, nor a token for a kind of place that it does not use."""
+        kinds = {place.partition(":")[0] for place in places}
+        names = ["WANDB_API_KEY"]
+        if kinds & {"hf", "hf-bucket"}:
+            names.append("HF_TOKEN")
+        if "s3" in kinds:
             names += [*AWS, "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"]
         return {name: self._values[name] for name in names if name in self._values}
 

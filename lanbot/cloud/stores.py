@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -55,6 +55,8 @@ class Store(ABC):
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.moved: Callable[[int], None] = lambda count: None
+        """Called with the bytes that have moved since the last call, within a file; not by every kind."""
 
     @abstractmethod
     def names(self, prefix: str = "") -> dict[str, Entry]:
@@ -220,11 +222,11 @@ class S3Store(Store):
             with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
                 arguments = {"ChecksumAlgorithm": "SHA256"}  # the store compares it with what it receives
                 self.client.upload_fileobj(
-                    file, self.bucket, self.prefix + name, ExtraArgs=arguments, Config=self.transfer
+                    file, self.bucket, self.prefix + name, arguments, lambda count: self.moved(count), self.transfer
                 )
 
     def _get(self, name: str, local: Path) -> None:
-        self.client.download_file(self.bucket, self.prefix + name, str(local))
+        self.client.download_file(self.bucket, self.prefix + name, str(local), Callback=lambda count: self.moved(count))
 
     def problem(self, local: Content, name: str) -> str | None:
         from botocore.exceptions import ClientError

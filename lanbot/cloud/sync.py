@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from lanbot.cloud.stores import Content, Store, StoreError, digest, safe
@@ -23,7 +23,7 @@ SMALL = 64 << 20
 """Bytes up to which a file is read before it is pushed, as it may change meanwhile."""
 NODE = "node/"
 """What the machine says of itself: beside the run in the store, and never pulled with it."""
-_STEP_FILE = re.compile(r"([^/]+)/(step_\d+)/(.+)")
+STEP_FILE = re.compile(r"([^/]+)/(step_\d+)/(.+)")
 
 
 class RunSync:
@@ -32,6 +32,8 @@ class RunSync:
         self.pushed: dict[str, str] = {}
         """SHA-256 of the files in the store, by their names in the run."""
         self.stamps: dict[str, tuple[int, int]] = {}
+        self.fetched: Callable[[str], None] = lambda name: None
+        """Called with the name of each file that has been pulled, or was there."""
 
     # -- to the store --------------------------------------------------------------------------------------
 
@@ -105,7 +107,7 @@ class RunSync:
     def _prune(self, newest: Path) -> None:
         """Deletes earlier checkpoints of the phase from the store but KEEP - 1, and those that are not whole."""
         top = f"{newest.parent.name}/"
-        steps = _steps(name.removeprefix(self.prefix) for name in self.store.names(self.prefix + top))
+        steps = steps_of(name.removeprefix(self.prefix) for name in self.store.names(self.prefix + top))
         earlier = {step: files for step, files in steps.items() if _number(step) < saved.step_of(newest)}
         whole = [step for step, files in earlier.items() if f"{step}/manifest.json" in files]
         for step in earlier.keys() - sorted(whole, key=_number)[1 - KEEP :]:
@@ -121,14 +123,14 @@ class RunSync:
         for name in [name for name in self.pushed if (self.folder / name).is_file()]:
             if found := self.store.verify(self.folder, [name], self.prefix):
                 problems += found
-                step = _STEP_FILE.fullmatch(name)
+                step = STEP_FILE.fullmatch(name)
                 self.pushed.pop(f"{step[1]}/{step[2]}/manifest.json" if step else name, None)
                 self.stamps.pop(name, None)
         return problems
 
     def checkpoints(self) -> dict[str, int]:
         """The newest step of each phase that is in the store."""
-        return {step.partition("/")[0]: _number(step) for step in sorted(_steps(self.pushed), key=_number)}
+        return {step.partition("/")[0]: _number(step) for step in sorted(steps_of(self.pushed), key=_number)}
 
     # -- from the store ------------------------------------------------------------------------------------
 
@@ -142,36 +144,41 @@ class RunSync:
         names = sorted(short for name in listed if safe(short := name.removeprefix(self.prefix)))
         if "recipe.toml" not in names:
             return False
-        steps = _steps(names)
-        plain = [name for name in names if not _STEP_FILE.fullmatch(name) and not name.startswith(NODE)]
+        steps = steps_of(names)
+        plain = [name for name in names if not STEP_FILE.fullmatch(name) and not name.startswith(NODE)]
         for name in plain:
             if name != "recipe.toml" and not any(part.startswith(".") for part in name.split("/")):
-                self._pull(name)
+                self.fetch(name)
         for phase in sorted({step.partition("/")[0] for step in steps}):
-            self._pull_newest(phase, {step: files for step, files in steps.items() if step.startswith(f"{phase}/")})
+            self.pull_newest(phase, steps)
         for name in plain:
             if name.rpartition("/")[2] in DONE:
-                self._check_done(self.folder / name)
-        self._pull("recipe.toml")
+                self.check_done(self.folder / name)
+        self.fetch("recipe.toml")
         return True
 
-    def _pull(self, name: str) -> None:
-        self.store.pull(self.prefix + name, self.folder / name)
+    def fetch(self, name: str, local: Path | None = None) -> None:
+        """Pulls a file, unless it is there and equal to the store's."""
+        local = local or self.folder / name
+        if not local.is_file() or self.store.problem(local, self.prefix + name):
+            self.store.pull(self.prefix + name, local)
+        self.fetched(name)
 
-    def _pull_newest(self, phase: str, steps: Mapping[str, list[str]]) -> None:
-        for step in sorted(steps, key=_number, reverse=True):
+    def pull_newest(self, phase: str, steps: Mapping[str, list[str]]) -> None:
+        """Pulls the newest complete one of a phase's checkpoints, with what an earlier attempt has left of it."""
+        for step in sorted((step for step in steps if step.startswith(f"{phase}/")), key=_number, reverse=True):
             if f"{step}/manifest.json" not in steps[step]:
                 continue
             folder = self.folder / step
             beside = folder.with_name(f".{folder.name}.tmp")
-            shutil.rmtree(beside, ignore_errors=True)
             try:
                 for name in steps[step]:
-                    self.store.pull(self.prefix + name, beside / name.removeprefix(f"{step}/"))
+                    self.fetch(name, beside / name.removeprefix(f"{step}/"))
                 problem = saved.damage(beside)
             except StoreError as error:
                 problem = str(error)
             if problem is None:
+                shutil.rmtree(folder, ignore_errors=True)  # a damaged one
                 beside.rename(folder)
                 self.pushed |= {name: digest(self.folder / name) for name in steps[step]}
                 say(f"{self.store.url}: {step} pulled")
@@ -179,7 +186,7 @@ class RunSync:
             shutil.rmtree(beside, ignore_errors=True)
             say(f"{self.store.url}: {step} is damaged ({problem}): using the checkpoint before it")
 
-    def _check_done(self, path: Path) -> None:
+    def check_done(self, path: Path) -> None:
         """A phase is done only with the checkpoint that it was done with. Without it, it trains on."""
         checkpoint = json.loads(path.read_text(encoding="utf-8")).get("checkpoint")
         if checkpoint and not (path.parent / checkpoint).is_dir():
@@ -189,11 +196,11 @@ class RunSync:
                 raise UserError(problem, f"Delete {self.prefix} there, and launch it again.")
 
 
-def _steps(names: Iterable[str]) -> dict[str, list[str]]:
+def steps_of(names: Iterable[str]) -> dict[str, list[str]]:
     """The files of each checkpoint, PHASE/step_N, of a run."""
     found: dict[str, list[str]] = {}
     for name in names:
-        if match := _STEP_FILE.fullmatch(name):
+        if match := STEP_FILE.fullmatch(name):
             found.setdefault(f"{match[1]}/{match[2]}", []).append(name)
     return found
 

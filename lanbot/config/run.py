@@ -193,16 +193,20 @@ def _release() -> None:
 os.register_at_fork(after_in_child=_release)
 
 
-def _check_same(before: Recipe, now: Recipe, phase: str, keys: Sequence[str], folder: Path) -> None:
+def difference(before: Recipe, now: Recipe, keys: Sequence[str]) -> str:
+    """The first of these keys that differs, and both values; "" if none does."""
     for key in keys:
         old, new = _settings(before, key), _settings(now, key)
         for name in old:
             if old[name] != new.get(name):
-                raise UserError(
-                    f"{folder} is of another recipe: its {phase} was made with {name} = {_short(old[name])}, "
-                    f"not {_short(new.get(name))}",
-                    f"Choose another --name, or start over: lanbot runs delete {folder.name}",
-                )
+                return f"{name} = {_short(old[name])}, not {_short(new.get(name))}"
+    return ""
+
+
+def _check_same(before: Recipe, now: Recipe, phase: str, keys: Sequence[str], folder: Path) -> None:
+    if found := difference(before, now, keys):
+        problem = f"{folder} is of another recipe: its {phase} was made with {found}"
+        raise UserError(problem, f"Choose another --name, or start over: lanbot runs delete {folder.name}")
 
 
 def _settings(recipe: Recipe, key: str) -> dict[str, Any]:

@@ -65,19 +65,26 @@ class Retries:
         return max(backoff, min(again.after, self.most_asked))
 
 
-def with_retries(name: str, attempt: Callable[[], T], note: Note, tries: int) -> T:
-    """What `attempt` returns, once it does not raise Again. Raises UserError after `tries` failures in a row."""
-    retries = Retries(tries, BACKOFF, BACKOFF_MAX, RETRY_AFTER_MAX)
+def retried(attempt: Callable[[], T], retries: Retries, note: Note, wait: Callable[[float], None]) -> T:
+    """What `attempt` returns, once it does not raise Again. Raises the last Again when no try is left."""
     while True:
         try:
             return attempt()
         except Again as again:
             pause = retries.pause(again)
             if pause is None:
-                remedy = "Check the network and run the same command again: it resumes where it stopped."
-                raise UserError(f"{name}: {again.why} ({tries} tries)", remedy) from None
-            note(f"{again.why}; try {retries.failures + 1} of {tries} in {duration(pause)}")
-            sleep(pause)
+                raise
+            note(f"{again.why}; try {retries.failures + 1} of {retries.tries} in {duration(pause)}")
+            wait(pause)
+
+
+def with_retries(name: str, attempt: Callable[[], T], note: Note, tries: int) -> T:
+    """What `attempt` returns, once it does not raise Again. Raises UserError after `tries` failures in a row."""
+    try:
+        return retried(attempt, Retries(tries, BACKOFF, BACKOFF_MAX, RETRY_AFTER_MAX), note, sleep)
+    except Again as again:
+        remedy = "Check the network and run the same command again: it resumes where it stopped."
+        raise UserError(f"{name}: {again.why} ({tries} tries)", remedy) from None
 
 
 def read_json(url: str, name: str, note: Note, tries: int = 4) -> tuple[Any, str | None]:

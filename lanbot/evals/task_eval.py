@@ -161,7 +161,7 @@ def do_errands(
     second."""
     attempts = [Attempt(task, row) for row in rows]
     keys = [str(row) for row in rows]
-    attempt(engine, attempts, Sampling(max_tokens), 0, keys, GENERATE_BATCH, on_progress)
+    attempt(engine, attempts, Sampling(max_tokens), 0, keys, on_progress)
     return [one.env for one in attempts if one.env is not None]
 
 

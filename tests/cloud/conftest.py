@@ -1,22 +1,19 @@
-"""A stand-in for Shadeform whose clock moves whenever LanBot waits, and launches that use it."""
+"""A stand-in for Shadeform whose clock moves whenever LanBot waits, and a folder to type commands in."""
 
-import json
+import signal
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from renting import TOKEN, Client, stubs
 from shadeform_server import Server
 
-from lanbot.cloud import launch, records
-from lanbot.cloud.launch import Cloud, Wanted, same_kind
+from lanbot.cloud import launch, records, storage, watch
 from lanbot.cloud.providers import shadeform
-from lanbot.cloud.providers.base import Offer
-from lanbot.cloud.providers.shadeform import Shadeform
-from lanbot.cloud.records import Node, Record
-from lanbot.cloud.secrets import Secrets
 
-TOKEN = "hf_a_secret_token"
+CLEAR = storage.clear
+"""The real one, which `place` replaces."""
 
 
 @pytest.fixture(autouse=True)
@@ -28,44 +25,41 @@ def package(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with Server() as server:
-        for module in (launch, shadeform):
+        for module in (launch, watch, shadeform):
             monkeypatch.setattr(module, "sleep", server.advance)
         monkeypatch.setattr(records, "now", server.now)
         yield server
 
 
-@dataclass
-class Client:
-    """The machine that launches: its records, and its account at the stand-in."""
-
-    server: Server
-    folder: Path
-    outcome: str = ""
-
-    @property
-    def provider(self) -> Shadeform:
-        return Shadeform(self.server.key, self.server.url)
-
-    def cloud(self) -> Cloud:
-        secrets = Secrets({"SHADEFORM_API_KEY": self.server.key, "HF_TOKEN": TOKEN})
-        script = lambda job: f"#!/bin/bash\n: {json.dumps(job)}\n"  # noqa: E731
-        return Cloud(self.folder, self.provider, secrets, script, lambda record: self.outcome, lambda record: None)
-
-    def record(self, run: str = "x", budget: float = 150.0, offer: Offer | None = None) -> Record:
-        job = {"run": run, "recipe": "", "phases": "sft", "store": "/store"}
-        wanted = same_kind(Wanted(spot=bool(offer and offer.spot)), offer or self.provider.offers()[0])
-        return Record(run, "shadeform", "sft", job, budget, wanted)
-
-    def launch(self, run: str = "x", budget: float = 150.0, offer: Offer | None = None) -> Node:
-        offer = offer or self.provider.offers()[0]
-        return self.cloud().launch(self.record(run, budget, offer), offer)
-
-    def saved(self, run: str = "x") -> Record:
-        record = records.load(self.folder, run)
-        assert record
-        return record
-
-
 @pytest.fixture
 def client(server: Server, tmp_path: Path) -> Client:
     return Client(server, tmp_path / "runs" / ".cloud")
+
+
+# -- lanbot cloud, as typed -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder and no keys, as a person begins; a plan of one hour a phase; a node in the midst of sft."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LANBOT_RUNS", str(tmp_path / "runs"))
+    for name in ("SHADEFORM_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "LANBOT_STORE"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("LANBOT_SOURCE", "hf:me/old#mid")
+    monkeypatch.setattr(storage, "said", lambda record: {"status.json": {"phase": "sft", "step": 40, "progress": 0.5}})
+    monkeypatch.setattr(storage, "clear", lambda record: None)
+    for name, stub in stubs().items():
+        monkeypatch.setitem(sys.modules, f"lanbot.cloud.{name}", stub)
+    before = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def account(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """With the key in the environment."""
+    monkeypatch.setenv("SHADEFORM_API_URL", server.url)
+    monkeypatch.setenv("SHADEFORM_API_KEY", server.key)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return server

@@ -1,13 +1,14 @@
 """Stands in for `lanbot run`: counts steps instead of training, with a run's files and a stopped run's manners.
 
-python fake_training.py RUN_FOLDER JSON, where JSON may have: steps, seconds (of a step), fail_at, crash_at, once
-(whether that happens only in the first attempt).
+python fake_training.py RUN_FOLDER JSON, where JSON may have: steps, seconds (of a step), fail_at, crash_at, hang_at,
+once (whether that happens only in the first attempt).
 """
 
 import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -53,6 +54,11 @@ if not (phase / "evals.json").exists():
             sys.exit(1)
         if due and step == options.get("crash_at"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if due and step == options.get("hang_at"):  # and does not hear; its worker is in a session of its own
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+            (run / "hanging").write_text(f"{os.getpid()} {worker.pid}")
+            time.sleep(600)
         state = hashlib.sha256(f"{state} {step}".encode()).hexdigest()
         with metrics.open("a") as file:
             file.write(json.dumps({"step": step, "loss": 1 / step, "progress": step / 10, "seconds": step}) + "\n")

@@ -13,12 +13,12 @@ import pytest
 Files = dict[str, bytes]
 
 
-def serve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Files:
+def serve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, read_only: bool = False) -> Files:
     """Starts it until the test's end, with no repository in it yet; returns the files that will be in me/bot. Names
-    that end in .safetensors are kept in LFS, as on the hub."""
+    that end in .safetensors are kept in LFS, as on the hub. read_only: for a token without write access."""
     from huggingface_hub import constants
 
-    server = _Server()
+    server = _Server(read_only)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     request.addfinalizer(server.shutdown)
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
@@ -33,7 +33,8 @@ def serve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fi
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, read_only: bool) -> None:
+        self.read_only = read_only
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: Files = {}
         self.objects: Files = {}
@@ -59,7 +60,9 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_one(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path, files = unquote(urlsplit(self.path).path), self.server.files
-        if path == "/api/repos/create":
+        if self.server.read_only and ("/preupload/" in path or "/commit/" in path or path.endswith("/create")):
+            self.answer({"error": "Forbidden: you must use a write token to upload to a repository."}, 403)
+        elif path == "/api/repos/create":
             self.server.created = True
             self.answer({"url": f"{self.server.url}/me/bot", "name": "me/bot"})
         elif path.startswith("/lfs/"):

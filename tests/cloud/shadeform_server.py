@@ -287,8 +287,8 @@ class Server:
     # -- requests
 
     def fail(self, route: str, *faults: str) -> None:
-        """faults: a status code, drop (nothing done), lost (done, no answer), late (as lost; listed 45 s later),
-        funds (409), garbage."""
+        """faults: a status code, drop (nothing done), lost (done, no answer), late SECONDS (as lost; listed so much
+        later), funds (409), garbage."""
         self.faults += [(route, fault) for fault in faults]
 
     def bodies(self) -> list[dict[str, Any]]:
@@ -309,7 +309,7 @@ class Server:
             code, answer = self._answer(handler, route, path, given, what)
         self.tick()
         try:
-            if what in ("drop", "lost", "late"):
+            if what.startswith(("drop", "lost", "late")):
                 handler.close_connection = True
                 handler.connection.close()
                 return
@@ -368,7 +368,7 @@ class Server:
         item, entry = place
         price = entry.get("hourly_price", item["hourly_price"])
         cents = float(price) * 100 if isinstance(price, str) else price
-        made = self.add(body, cents, 45.0 if fault == "late" else 0.0)
+        made = self.add(body, cents, float(fault[5:]) if fault.startswith("late ") else 0.0)
         return 200, {"id": made.id, "cloud_assigned_id": ""}
 
     def add(self, body: dict[str, Any], cents: float = 2_400, late: float = 0.0) -> Made:

@@ -1,15 +1,14 @@
 """Launches against the stand-in: what is rented, what it costs, and that nothing goes on costing."""
 
 import threading
-from collections.abc import Callable
 from datetime import datetime
 
 import pytest
-from conftest import TOKEN, Client
-from shadeform_server import Made, Server, instance_type, spot
+from renting import TOKEN, Client
+from shadeform_server import Server, instance_type, spot
 
 from lanbot.cloud import launch, records
-from lanbot.cloud.launch import FinalError, Wanted, rank
+from lanbot.cloud.offers import Wanted, rank
 from lanbot.cloud.providers.base import Offer, machine_name
 from lanbot.core.errors import UserError
 
@@ -93,11 +92,22 @@ def test_without_a_budget_nothing_is_rented(client: Client) -> None:
     assert not client.server.bodies()
 
 
-@pytest.mark.parametrize("fault", ["lost", "late"])
+@pytest.mark.parametrize("fault", ["lost", "late 150"])
 def test_a_lost_answer_is_settled_by_the_list(client: Client, fault: str) -> None:
     client.server.fail("POST create", fault)
     node = client.launch()
     assert [made.id for made in client.server.alive] == [node.id] and len(client.server.bodies()) == 1
+
+
+def test_a_machine_that_is_listed_only_after_the_second_request_is_deleted_and_paid(client: Client) -> None:
+    client.server.fail("POST create", "late 240")
+    node = client.launch()
+    assert len(client.server.bodies()) == 2 and [made.id for made in client.server.alive] == [node.id]
+    first = client.server.instances["id-1"]
+    assert 60 < (first.ended or 0) - first.created < 260
+    record = client.cloud().down("x")
+    assert len(record.nodes) == 2 and record.nodes[0].spent > 0.5
+    assert record.spent == pytest.approx(client.server.spent, abs=0.01)
 
 
 @pytest.mark.parametrize("fault", ["500", "drop"])
@@ -251,145 +261,3 @@ def test_orphans_fail_if_the_list_does(client: Client) -> None:
     client.server.fail("GET list", *["429"] * 6)
     with pytest.raises(UserError, match="429"):
         client.cloud().orphans()
-
-
-# -- watching ----------------------------------------------------------------------------------------------
-
-
-def watch(client: Client, events: dict[int, Callable[[], None]], recover: bool = True) -> records.Record:
-    """Watches with events at the looks of these numbers; the last one should end it."""
-    looks = iter(range(10_000))
-
-    def show(record: records.Record) -> None:
-        events.get(next(looks), lambda: None)()
-
-    return client.cloud().watch("x", recover, show)
-
-
-def finish(client: Client, outcome: str = "done") -> Callable[[], None]:
-    return lambda: setattr(client, "outcome", outcome)
-
-
-def the_one(client: Client) -> Made:
-    (made,) = client.server.alive
-    return made
-
-
-def test_a_finished_run_is_deleted_at_once(client: Client) -> None:
-    client.launch()
-    record = watch(client, {20: finish(client)})
-    assert not client.server.alive and record.spent == pytest.approx(client.server.spent, abs=0.005)
-    assert record.spent < 1
-
-
-def test_a_failed_run_is_deleted_and_not_started_again(client: Client) -> None:
-    client.launch()
-    with pytest.raises(FinalError, match="the run failed: why"):
-        watch(client, {20: finish(client, "failed: why")})
-    assert not client.server.alive and len(client.server.bodies()) == 1
-
-
-@pytest.mark.parametrize("loss", ["reclaim", "vanish", "break", "by hand"])
-def test_a_lost_machine_is_replaced_within_one_budget(client: Client, loss: str) -> None:
-    client.launch(budget=100.0)
-
-    server = client.server
-    ways = {"reclaim": server.reclaim, "vanish": server.vanish, "break": server.break_down, "by hand": server.end}
-
-    def lose() -> None:
-        ways[loss](the_one(client))
-
-    events = {3: lambda: client.server.advance(3_600), 5: lose, 60: finish(client)}
-    record = watch(client, events)
-    assert not client.server.alive and len(record.nodes) == 2 and not record.live
-    first, second = client.server.bodies()
-    caps = [float(body["auto_delete"]["spend_threshold"]) for body in (first, second)]
-    assert caps[0] == 100.0 and caps[1] == pytest.approx(100.0 - record.nodes[0].spent, abs=0.011)
-    assert record.nodes[0].spent > 22 and record.spent < 100
-    if loss != "vanish":
-        assert record.spent == pytest.approx(client.server.spent, abs=0.005)
-
-
-def test_without_recover_a_lost_machine_ends_the_watch_and_recover_goes_on_later(client: Client) -> None:
-    client.launch()
-    with pytest.raises(FinalError, match=r"lost.*preempted"):
-        watch(client, {20: lambda: client.server.reclaim(the_one(client))}, recover=False)
-    assert not client.server.alive
-    assert len(watch(client, {20: finish(client)}).nodes) == 2
-
-
-def test_the_cap_ends_the_machine_and_nothing_is_left_for_another(client: Client) -> None:
-    client.launch(budget=30.0)
-    with pytest.raises(FinalError, match="too little is left"):
-        watch(client, {4: lambda: client.server.advance(5 * 3_600)})
-    assert client.server.spent <= 30.005 and len(client.server.bodies()) == 1 and not client.server.alive
-
-
-def test_machines_that_are_lost_again_and_again_never_exceed_the_budget(client: Client) -> None:
-    client.launch(budget=40.0)
-    events = {look: lambda: [client.server.advance(1_500), *map(client.server.reclaim, client.server.alive)] for look in
-              range(30, 3_000, 30)}  # fmt: skip
-    with pytest.raises(FinalError, match="too little is left"):
-        watch(client, events)
-    assert client.server.spent <= 40.005 and len(client.server.bodies()) > 2 and not client.server.alive
-
-
-def test_down_elsewhere_ends_a_watch_that_would_recover(client: Client) -> None:
-    client.launch()
-    record = watch(client, {20: lambda: client.cloud().down("x")})
-    assert record.closing and not client.server.alive and len(client.server.bodies()) == 1
-
-
-def test_a_watch_outlives_failing_lists_and_missing_offers(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
-    client.launch()
-    types = client.server.types
-
-    def lose() -> None:
-        client.server.types = []
-        client.server.reclaim(the_one(client))
-
-    def restock() -> None:
-        client.server.types = types
-
-    events = {5: lambda: client.server.fail("GET list", *["503"] * 13), 20: lose, 40: restock, 80: finish(client)}
-    assert len(watch(client, events).nodes) == 2
-    said = capsys.readouterr().err
-    assert "looking again" in said and "no offer" in said
-
-
-def test_out_of_money_ends_the_watch(client: Client) -> None:
-    client.launch()
-
-    def lose() -> None:
-        client.server.fail("POST create", "funds")
-        client.server.reclaim(the_one(client))
-
-    with pytest.raises(UserError, match="INSUFFICIENT_FUNDS"):
-        watch(client, {20: lose})
-    assert not client.server.alive
-
-
-def test_a_spot_machine_is_replaced_by_a_spot_machine(client: Client) -> None:
-    client.server.types = [instance_type(places=[spot("here", "9.60")]), instance_type("H100", 8, 100, cloud="cheap")]
-    offer = next(offer for offer in client.provider.offers() if offer.spot)
-    client.launch(offer=offer)
-    watch(client, {20: lambda: client.server.reclaim(the_one(client)), 60: finish(client)})
-    assert [body["rental_type"] for body in client.server.bodies()] == ["spot", "spot"]
-
-
-def test_a_double_is_deleted_by_the_watch(client: Client) -> None:
-    client.launch()
-    body = client.server.bodies()[0]
-    watch(client, {5: lambda: client.server.add(body), 40: finish(client)})
-    assert len(client.server.instances) == 2 and not client.server.alive
-
-
-def test_the_stand_in_tells_when_a_script_would_run(client: Client) -> None:
-    events: list[tuple[str, str]] = []
-    client.server.on_active = lambda made: events.append(("active", made.script.split()[0]))
-    client.server.on_gone = lambda made: events.append(("gone", made.envs["HF_TOKEN"]))
-    client.launch()
-    assert not events
-    client.server.advance(200)
-    client.cloud().down("x")
-    assert events == [("active", "#!/bin/bash"), ("gone", TOKEN)]

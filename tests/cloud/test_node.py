@@ -17,8 +17,9 @@ import pytest
 from hub_stand_in import serve
 
 from lanbot.cloud import node as node_module
-from lanbot.cloud.node import GivenUp, Node, wanted
+from lanbot.cloud.node import GivenUp, Node
 from lanbot.cloud.script import Job
+from lanbot.cloud.source import wanted
 from lanbot.cloud.stores import Content, FolderStore
 from lanbot.cloud.sync import RunSync
 from lanbot.core.errors import UserError
@@ -439,6 +440,33 @@ def test_before_the_deadline_training_is_stopped_and_saved(
     assert node.run() == 1
     failed = store.state("failed.json")
     assert "deadline" in failed["reason"] and failed["pushed"]["sft"] == failed["step"] > 0
+
+
+@pytest.mark.parametrize("told", ["by the deadline", "by a signal"])
+def test_training_that_hangs_and_does_not_stop_is_killed_and_what_it_saved_is_kept(
+    tmp_path: Path, store: Faulty, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    monkeypatch.setattr(node_module, "GRACE", 0.2)
+    node = made(tmp_path, store, job={"deadline": in_seconds(600)}, hang_at=7)
+    hanging = node.folder / "hanging"
+
+    def stop() -> None:
+        if told == "by a signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            node.stop_training_at = time.time()
+
+    watch = when(lambda: hanging.is_file() and bool(hanging.read_text()), stop)
+    code = node.run()
+    watch.join()
+    assert not any(alive(int(pid)) for pid in hanging.read_text().split()), "its workers too"
+    assert [step.name for step in saved.steps(store.root / "runs/bot/sft")][-1] == "step_000006"
+    if told == "by a signal":
+        assert code == 143 and store.state("status.json")["state"] == "stopped"
+        return
+    failed = store.state("failed.json")
+    assert code == 1 and "deadline" in failed["reason"] and "was killed" in failed["reason"]
+    assert failed["pushed"] == {"sft": 6}
 
 
 # -- inputs --------------------------------------------------------------------------------------------------

@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
-from lanbot.cloud import launch
-from lanbot.cloud.launch import Cloud
+from lanbot.cloud import launch, watch
+from lanbot.cloud.launch import Cloud, Said
+from lanbot.cloud.offers import Wanted
+from lanbot.cloud.providers import ssh
 from lanbot.cloud.providers.base import Launch, Offer, RefusedError, Unsettled
 from lanbot.cloud.providers.sky import Sky
 from lanbot.cloud.providers.ssh import SSH
 from lanbot.cloud.records import Record
 from lanbot.cloud.secrets import Secrets
+from lanbot.cloud.watch import Watch
 from lanbot.core.errors import UserError
 
 OWN = Offer("ssh", "", "", "", "H100", 8, 0.0)
@@ -65,9 +68,10 @@ def bin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (folder / name).write_text(text.replace("@ROOT@", str(tmp_path)))
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(launch, "POLL", 0.05)
+    for module in (launch, watch):
+        monkeypatch.setattr(module, "POLL", 0.05)
     yield folder
-    for pid in tmp_path.glob("hosts/*/.lanbot/*/pid"):
+    for pid in tmp_path.glob("hosts/*/.lanbot/*/pid.*"):
         with suppress(ProcessLookupError):  # each launch is a process group
             os.killpg(int(pid.read_text()), signal.SIGKILL)
 
@@ -94,14 +98,26 @@ def status_of(provider: SSH) -> str:
 # -- ssh ---------------------------------------------------------------------------------------------------
 
 
-def test_a_script_runs_on_every_host_with_the_secrets_and_a_place_to_meet(tmp_path: Path) -> None:
+@pytest.fixture
+def one_home(tmp_path: Path) -> Path:
+    """Of me@one and me@two."""
+    home = tmp_path / "hosts" / "me@one"
+    home.mkdir(parents=True)
+    home.with_name("me@two").symlink_to(home)
+    return home
+
+
+def test_a_script_runs_on_every_host_with_the_secrets_and_a_place_to_meet(one_home: Path) -> None:
     provider = SSH(("me@one", "me@two"))
-    script = 'echo "$HF_TOKEN $PET_NNODES $PET_RDZV_ENDPOINT $LANBOT_NODE_RANK" > seen; sleep 60\n'
-    id = provider.create(request(script))
-    homes = [tmp_path / "hosts" / host / ".lanbot" / id for host in provider.hosts]
-    until(lambda: all((home / "seen").is_file() and (home / "seen").read_text() for home in homes))
-    assert [(home / "seen").read_text() for home in homes] == [f"{TOKEN} 2 one:29400 {rank}\n" for rank in range(2)]
-    left = [path.read_text() for home in homes for path in home.iterdir() if path.name != "seen"]
+    seen = '"$HF_TOKEN $PET_NNODES $PET_RDZV_ENDPOINT $LANBOT_NODE_RANK $LANBOT_NODE_ROOT"'
+    id = provider.create(request(f"echo {seen} > seen.$LANBOT_NODE_RANK; sleep 60\n"))
+    folder = one_home / ".lanbot" / id
+    files = [folder / f"seen.{rank}" for rank in range(2)]
+    until(lambda: all(file.is_file() and file.read_text() for file in files))
+    # the root as each host names it
+    said = [file.read_text().replace("me@two", "me@one") for file in files]
+    assert said == [f"{TOKEN} 2 one:29400 {rank} {folder}/node\n" for rank in range(2)]
+    left = [path.read_text() for path in folder.iterdir() if not path.name.startswith("seen")]
     assert not any(TOKEN.split()[-1] in text for text in left)
     assert status_of(provider) == "active"
     assert provider.logs(provider.list()[0], True)[-1].startswith("tail -n 200 -F")
@@ -109,6 +125,24 @@ def test_a_script_runs_on_every_host_with_the_secrets_and_a_place_to_meet(tmp_pa
     until(lambda: status_of(provider) != "deleting")
     provider.delete(id)
     assert provider.list() == [] and provider.info(id) is None
+
+
+def test_hosts_that_share_no_folder_are_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "SEE_TRIES", 1)
+    provider = SSH(("me@one", "me@two"))
+    with pytest.raises(RefusedError, match=r"me@two does not see ~/.lanbot of me@one") as raised:
+        provider.create(request("touch started\n"))
+    assert "NFS" in raised.value.remedy
+    assert [path for path in tmp_path.glob("hosts/**/*") if path.is_file()] == []
+
+
+def test_one_host_that_ends_does_not_hide_that_another_runs(one_home: Path) -> None:
+    provider = SSH(("me@one", "me@two"))
+    id = provider.create(request("[ $LANBOT_NODE_RANK = 1 ] || sleep 60\n"))
+    until(lambda: (one_home / ".lanbot" / id / "code.1").exists())
+    assert status_of(provider) == "active"
 
 
 def test_a_script_that_fails_or_ends_is_told(tmp_path: Path) -> None:
@@ -143,7 +177,7 @@ def test_a_script_may_take_its_time_to_stop_and_is_asked_once(tmp_path: Path) ->
 def test_a_host_that_does_not_answer() -> None:
     with pytest.raises(RefusedError, match="No route to host"):
         SSH(("dead-1",)).create(request("true\n"))
-    with pytest.raises(Unsettled, match="dead-2"):
+    with pytest.raises(RefusedError, match="dead-2"):
         SSH(("one", "dead-2")).create(request("sleep 1\n"))
     with pytest.raises(UserError, match="cannot be asked"):
         SSH(("one", "dead-2")).list()
@@ -152,15 +186,20 @@ def test_a_host_that_does_not_answer() -> None:
 
 
 def test_a_run_on_own_hosts_from_launch_to_the_end(tmp_path: Path) -> None:
-    folder, said = tmp_path / "runs" / ".cloud", {"outcome": ""}
+    folder, said = tmp_path / "runs" / ".cloud", dict[str, dict[str, Any]]()
     provider = SSH(("one",))
     script = lambda job: "touch started; sleep 60\n"  # noqa: E731
-    cloud = Cloud(folder, provider, Secrets({}), script, lambda record: said["outcome"], lambda record: None)
+    cloud = Cloud(folder, provider, Secrets({}), script, lambda record: said, lambda record: None)
     record = Record("x", "ssh", "sft", {"store": "/s"}, 1.0, hosts=["one"])
     node = cloud.launch(record, OWN)
     until(lambda: (tmp_path / "hosts/one/.lanbot" / node.id / "started").exists())
     looks = iter(range(1_000))
-    ended = cloud.watch("x", True, lambda record: said.update(outcome="done") if next(looks) == 3 else None)
+
+    def show(record: Record, _: Said) -> None:
+        if next(looks) == 3:
+            said["done.json"] = {}
+
+    ended = Watch(cloud, "x", True, show).wait()
     assert not ended.live and ended.spent == 0
     assert [machine.status for machine in provider.list()] in (["deleted"], [])
 
@@ -168,11 +207,11 @@ def test_a_run_on_own_hosts_from_launch_to_the_end(tmp_path: Path) -> None:
 def test_a_script_that_dies_is_started_again(tmp_path: Path) -> None:
     folder, mark = tmp_path / "runs" / ".cloud", tmp_path / "mark"
     script = lambda job: f"[ -e {mark} ] && sleep 60; touch {mark}; kill -9 $$\n"  # noqa: E731
-    looks: list[int] = []
-    outcome = lambda record: "done" if len(record.nodes) == 2 and record.node.state == "active" else ""  # noqa: E731
-    cloud = Cloud(folder, SSH(("one",)), Secrets({}), script, outcome, lambda record: None)
-    cloud.launch(Record("x", "ssh", "sft", {"store": "/s"}, 1.0, vars(launch.Wanted()), hosts=["one"]), OWN)
-    assert len(cloud.watch("x", True, lambda record: looks.append(1)).nodes) == 2
+    ran_again = lambda record: len(record.nodes) == 2 and record.node.state == "active"  # noqa: E731
+    said = lambda record: {"done.json": {}} if ran_again(record) else {}  # noqa: E731
+    cloud = Cloud(folder, SSH(("one",)), Secrets({}), script, said, lambda record: None)
+    cloud.launch(Record("x", "ssh", "sft", {"store": "/s"}, 1.0, vars(Wanted()), hosts=["one"]), OWN)
+    assert len(Watch(cloud, "x", True).wait().nodes) == 2
 
 
 # -- sky ---------------------------------------------------------------------------------------------------
@@ -193,12 +232,25 @@ def test_a_task_names_its_secrets_joins_its_nodes_and_ends_by_itself(tmp_path: P
     assert TOKEN not in text + json.dumps(call["argv"])
 
 
+def run_section(folder: Path, home: Path, rank: int) -> "subprocess.CompletedProcess[str]":
+    """What a node of two runs; it waits no longer than it must."""
+    task = Sky(folder).task(request('echo "$PET_NNODES $PET_RDZV_ENDPOINT $LANBOT_NODE_RANK it\'s"\n'))
+    (folder / "bin" / "sleep").write_text("#!/bin/sh\n")
+    (folder / "bin" / "sleep").chmod(0o755)
+    env = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NODE_RANK": str(rank)}
+    env |= {"SKYPILOT_TASK_ID": "t", "HOME": str(home), "PATH": os.environ["PATH"]}
+    return subprocess.run(["bash", "-euc", task["run"]], capture_output=True, text=True, env=env, check=False)
+
+
 def test_the_run_section_is_a_shell_script_that_sets_up_torchrun(tmp_path: Path) -> None:
-    task = Sky(tmp_path).task(request('echo "$PET_NNODES $PET_RDZV_ENDPOINT $LANBOT_NODE_RANK it\'s"\n'))
-    env = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NODE_RANK": "1"}
-    env |= {"SKYPILOT_TASK_ID": "t", "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-    done = subprocess.run(["bash", "-euc", task["run"]], capture_output=True, text=True, env=env, check=True)
-    assert done.stdout == "2 10.0.0.1:29400 1 it's\n"
+    for rank in range(2):
+        assert run_section(tmp_path, tmp_path, rank).stdout == f"2 10.0.0.1:29400 {rank} it's\n"
+
+
+def test_nodes_that_share_no_folder_are_told_before_anything_starts(tmp_path: Path) -> None:
+    assert run_section(tmp_path, tmp_path / "first", 0).returncode == 0
+    done = run_section(tmp_path, tmp_path / "second", 1)
+    assert done.returncode == 1 and not done.stdout and "--num-nodes" in done.stderr
 
 
 def test_a_job_is_listed_and_cancelled(tmp_path: Path) -> None:

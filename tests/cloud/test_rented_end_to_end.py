@@ -9,12 +9,14 @@ from machines import Machine
 from shadeform_server import Made, Server, instance_type
 from test_end_to_end import RECIPE, done, tree
 
-from lanbot.cloud import launch, records
-from lanbot.cloud.launch import Cloud, Wanted, same_kind
+from lanbot.cloud import launch, records, watch
+from lanbot.cloud.launch import Cloud, Said
+from lanbot.cloud.offers import Wanted, same_kind
 from lanbot.cloud.providers import shadeform
 from lanbot.cloud.providers.shadeform import Shadeform
 from lanbot.cloud.records import Record
 from lanbot.cloud.secrets import Secrets
+from lanbot.cloud.watch import Watch
 
 
 def test_a_reclaimed_machine_is_replaced_within_the_budget(
@@ -36,12 +38,12 @@ def test_a_reclaimed_machine_is_replaced_within_the_budget(
             time.sleep(0.1)
             server.advance(seconds)
 
-        for module in (launch, shadeform):
+        for module in (launch, watch, shadeform):
             monkeypatch.setattr(module, "sleep", wait)
         monkeypatch.setattr(records, "now", server.now)
         reclaimed: list[str] = []
 
-        def show(record: Record) -> None:
+        def show(record: Record, said: Said) -> None:
             if not reclaimed and list((store / "runs/bot/sft").glob("step_*/manifest.json")):
                 reclaimed.append(server.alive[0].id)
                 server.reclaim(server.alive[0])
@@ -52,7 +54,7 @@ def test_a_reclaimed_machine_is_replaced_within_the_budget(
         job = {"run": "bot", "recipe": RECIPE, "phases": "sft", "store": f"file:{store}", "source": "#mid"}
         record = Record("bot", "shadeform", "sft", job | {"push_seconds": 0.2}, 150.0, same_kind(Wanted(), offer))
         cloud.launch(record, offer)
-        ended = cloud.watch("bot", True, show)
+        ended = Watch(cloud, "bot", True, show).wait()
 
         assert len(reclaimed) == 1 and len(machines) == 2 and not server.alive
         assert ended.spent == pytest.approx(server.spent, abs=0.01) and ended.spent < 150.0

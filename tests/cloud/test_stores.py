@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hub_stand_in import serve
 
-from lanbot.cloud import stores
+from lanbot.cloud import storage, stores
 from lanbot.cloud.stores import FolderStore, Store, StoreError, open_store
 from lanbot.core.errors import UserError
 
@@ -150,6 +150,12 @@ def test_an_empty_store_has_no_files(kept: Kept) -> None:
     assert kept.store.names() == {} == kept.store.names("runs/x/")
 
 
+def test_a_store_that_can_be_written_proves_it_and_is_as_before(kept: Kept, tmp_path: Path) -> None:
+    kept.store.push({NAME: BYTES})
+    storage.prove(kept.store, "runs/a b/node/")
+    assert kept.store.names().keys() == {NAME}
+
+
 def test_names_are_those_that_begin_with_the_prefix(kept: Kept) -> None:
     kept.store.push({"runs/one/a": b"1", "runs/one-more/a": b"2", "b": b"3"})
     assert set(kept.store.names("runs/one/")) == {"runs/one/a"}
@@ -197,6 +203,18 @@ def test_large_uploads_to_s3_are_compared_part_by_part(
     assert kept.store.verify(tmp_path, ["large"]) == []
     (tmp_path / "large").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert kept.store.verify(tmp_path, ["large"]) == ["large has another digest"]
+
+
+def test_s3_tells_how_far_a_large_file_is(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: Path
+) -> None:
+    store, counts = Make(request, tmp_path, monkeypatch).s3().store, []
+    store.moved = counts.append
+    store.push({NAME: local})
+    assert sum(counts) == local.stat().st_size
+    counts.clear()
+    store.pull(NAME, tmp_path / "again")
+    assert sum(counts) == local.stat().st_size
 
 
 def test_a_store_without_checksums_is_read_back(

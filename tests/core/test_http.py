@@ -1,6 +1,8 @@
 """Waiting between tries."""
 
-from lanbot.core.http import Again, Retries, retry_after
+import pytest
+
+from lanbot.core.http import Again, Retries, retried, retry_after
 
 
 def test_a_wait_is_read_from_seconds_and_from_a_date() -> None:
@@ -25,3 +27,21 @@ def test_progress_starts_the_count_anew() -> None:
     again.moved = True
     assert all(retries.pause(again) for _ in range(9))
     assert retries.pause(Again("cut")) is None
+
+
+def test_an_attempt_is_repeated_until_it_succeeds_and_its_last_failure_is_raised() -> None:
+    waited: list[float] = []
+    notes: list[str] = []
+    failures = [Again("busy"), Again("still busy", after=7)]
+
+    def attempt() -> str:
+        if failures:
+            raise failures.pop(0)
+        return "done"
+
+    assert retried(attempt, Retries(3, first=1, most=4, most_asked=9), notes.append, waited.append) == "done"
+    assert len(waited) == 2 and waited[1] == 7 and notes[1] == "still busy; try 3 of 3 in 7s"
+    failures += [Again("busy"), Again("broken")]
+    with pytest.raises(Again, match="broken"):
+        retried(attempt, Retries(2, first=1, most=4, most_asked=9), notes.append, waited.append)
+    assert len(waited) == 3

@@ -22,7 +22,7 @@ from lanbot.cloud.providers.base import (
 )
 from lanbot.core.console import say, visible
 from lanbot.core.errors import UserError
-from lanbot.core.http import PASSING, Again, Retries, retry_after
+from lanbot.core.http import PASSING, Again, Retries, retried, retry_after
 
 if TYPE_CHECKING:
     import httpx2
@@ -133,7 +133,7 @@ class Shadeform:
         import httpx2
 
         if not self.key:
-            raise UserError("Shadeform needs its API key", NO_KEY)
+            raise RefusedError("Shadeform needs its API key", NO_KEY)
         if self._http is None:
             self._http = httpx2.Client(headers={"X-API-KEY": self.key}, timeout=TIMEOUT)
         return self._http.request(method, self.url + path, json=body)
@@ -235,16 +235,11 @@ def _offers(item: dict[str, Any]) -> list[Offer]:
 
 
 def _retried(attempt: Callable[[], Any]) -> Any:
-    retries = Retries(TRIES, BACKOFF, BACKOFF_MAX, BACKOFF_MAX)
-    while True:
-        try:
-            return attempt()
-        except Again as again:
-            pause = retries.pause(again)
-            if pause is None:
-                problem = f"{again.why} ({TRIES} tries)"
-                raise UserError(problem, "Nothing is known about your machines: try again later.") from None
-            sleep(pause)
+    try:
+        return retried(attempt, Retries(TRIES, BACKOFF, BACKOFF_MAX, BACKOFF_MAX), lambda what: None, sleep)
+    except Again as again:
+        problem = f"{again.why} ({TRIES} tries)"
+        raise UserError(problem, "Nothing is known about your machines: try again later.") from None
 
 
 def _said(response: "httpx2.Response") -> str:

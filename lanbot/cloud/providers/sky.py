@@ -26,11 +26,21 @@ STATUSES: dict[str, Status] = {
 }
 """The others begin with FAILED; their machines are gone."""
 RENDEZVOUS = """export PET_NNODES="$SKYPILOT_NUM_NODES" LANBOT_NODE_RANK="$SKYPILOT_NODE_RANK"
-if [ "$SKYPILOT_NUM_NODES" -gt 1 ]; then  # torchrun reads its own arguments from these
-  export PET_RDZV_BACKEND=c10d PET_RDZV_ID="$SKYPILOT_TASK_ID"
-  export PET_RDZV_ENDPOINT="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):29400"
-fi
+export PET_RDZV_ENDPOINT="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):29400"
 export LANBOT_NODE_ROOT="$HOME/lanbot"
+if [ "$SKYPILOT_NUM_NODES" -gt 1 ]; then  # their ranks write the parts of one checkpoint
+  mkdir -p "$LANBOT_NODE_ROOT"
+  if [ "$SKYPILOT_NODE_RANK" = 0 ]; then echo "$SKYPILOT_TASK_ID" > "$LANBOT_NODE_ROOT/shared"; fi
+  for wait in 5 10 30 60 120 0; do
+    if [ "$(cat "$LANBOT_NODE_ROOT/shared" 2> /dev/null)" = "$SKYPILOT_TASK_ID" ]; then break; fi
+    if [ "$wait" = 0 ]; then
+      echo "this node does not see $LANBOT_NODE_ROOT of the first one, where all of them write one run:" \
+        "put it on one file system, or launch without --num-nodes" >&2
+      exit 1
+    fi
+    sleep "$wait"
+  done
+fi
 """
 
 

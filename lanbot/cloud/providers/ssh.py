@@ -13,23 +13,32 @@ from lanbot.core.errors import UserError
 
 TIMEOUT = 60.0
 PORT = 29_400
+REACH = "Check that `ssh HOST` works without a password."
 FOLDER = ".lanbot"
-"""In the home of the user there; one folder below it for each launch."""
+"""In the home of the user there; one folder below it for each launch, which several hosts share."""
 STATES: dict[str, Status] = {"running": "active", "stopping": "deleting", "0": "deleted"}
 """The others are exit codes, or "killed"."""
 LIST = f"""cd {FOLDER} 2>/dev/null || exit 0
 for d in */; do
   n=${{d%/}}
-  p=$(cat "$n/pid" 2>/dev/null) || continue
+  p=$(cat "$n/pid.@RANK@" 2>/dev/null) || continue
   if kill -s 0 -- "-$p" 2>/dev/null; then
-    if [ -e "$n/stopping" ]; then echo "$n stopping"; else echo "$n running"; fi
-  else echo "$n $(cat "$n/code" 2>/dev/null || echo killed)"; fi
+    if [ -e "$n/stopping.@RANK@" ]; then echo "$n stopping"; else echo "$n running"; fi
+  else echo "$n $(cat "$n/code.@RANK@" 2>/dev/null || echo killed)"; fi
 done"""
-STOP = """cd {folder} 2>/dev/null || exit 0
-p=$(cat pid 2>/dev/null) || exit 0
-kill -s 0 -- "-$p" 2>/dev/null || exec rm -f pid start.sh
-[ -e stopping ] || { : > stopping; kill -s TERM "$p" 2>/dev/null || kill -s TERM -- "-$p"; }"""
+STOP = f"""cd {FOLDER}/@NAME@ 2>/dev/null || exit 0
+p=$(cat pid.@RANK@ 2>/dev/null) || exit 0
+kill -s 0 -- "-$p" 2>/dev/null || exec rm -f pid.@RANK@ start.@RANK@.sh
+[ -e stopping.@RANK@ ] || {{ : > stopping.@RANK@; kill -s TERM "$p" 2>/dev/null || kill -s TERM -- "-$p"; }}"""
 """timeout passes the signal on to its group. Asked again once all has ended, it removes the launch from the list."""
+SEE = f"""for i in $(seq @TRIES@); do
+  [ "$(cat {FOLDER}/@NAME@/shared 2>/dev/null)" = @NAME@ ] && exit 0
+  sleep 1
+done
+exit 9"""
+"""Looks for the file that the first host wrote."""
+SEE_TRIES = 45
+"""Seconds: a network file system may show a new file late."""
 
 
 class SSH:
@@ -52,31 +61,51 @@ class SSH:
     def create(self, launch: Launch) -> str:
         """Starts the script on every host; what a host already runs is not touched."""
         seconds = max(1, int((launch.date_cap - now()).total_seconds()))
-        folder = f"{FOLDER}/{launch.name}"
-        # all in one process group, that of timeout; the script deletes itself, so that no secret stays on the host
-        start = f"nohup setsid timeout -k 900 {seconds} bash -c 'bash start.sh; echo $? > code'"
-        start = f"{start} > log 2>&1 < /dev/null & echo $! > pid"
-        command = f"umask 077; mkdir -p {folder} && cd {folder} && cat > start.sh && {{ {start}; }}"
+        self._check_shared(launch.name)
         for rank, host in enumerate(self.hosts):
-            envs = {**launch.envs, **self._rendezvous(launch.name)}
+            folder, file = f"{FOLDER}/{launch.name}", f"start.{rank}.sh"
+            # all in one process group, that of timeout; the script deletes itself, so that no secret stays on the host
+            start = f"nohup setsid timeout -k 900 {seconds} bash -c 'bash {file}; echo $? > code.{rank}'"
+            start = f"{start} > log.{rank} 2>&1 < /dev/null & echo $! > pid.{rank}"
+            command = f"umask 077; mkdir -p {folder} && cd {folder} && cat > {file} && {{ {start}; }}"
+            envs = {**launch.envs, **self._rendezvous()}
             exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in envs.items())
             root = f'export LANBOT_NODE_ROOT="$PWD/node" LANBOT_NODE_RANK={rank}\n'
-            done = self._run(host, command, "rm -f start.sh\n" + exports + root + launch.script)
+            done = self._run(host, command, f"rm -f {file}\n" + exports + root + launch.script)
             if done.returncode == 255 and rank == 0:
-                raise RefusedError(f"{host}: {_said(done)}", "Check that `ssh HOST` works without a password.")
+                raise RefusedError(f"{host}: {_said(done)}", REACH)
             if done.returncode:
                 raise Unsettled(f"{host}: {_said(done)}")
         return launch.name
 
-    def _rendezvous(self, name: str) -> dict[str, str]:
-        """torchrun reads its own arguments from these."""
+    def _check_shared(self, name: str) -> None:
+        """Raises RefusedError, before anything is started, unless all hosts see the launch's folder of the first one:
+        their ranks write the parts of one checkpoint."""
+        if len(self.hosts) < 2:
+            return
+        first, *others = self.hosts
+        done = self._run(first, f"umask 077; mkdir -p {FOLDER}/{name} && echo {name} > {FOLDER}/{name}/shared")
+        if done.returncode:
+            raise RefusedError(f"{first}: {_said(done)}", REACH)
+        look = SEE.replace("@NAME@", name).replace("@TRIES@", str(SEE_TRIES))
+        for host in others:
+            done = self._run(host, look)
+            if done.returncode:
+                self._run(first, f"rm -r {FOLDER}/{name}")
+            if done.returncode == 9:
+                problem = f"{host} does not see ~/{FOLDER} of {first}, where all of them write one run"
+                raise RefusedError(
+                    problem, f"Put ~/{FOLDER} of every host on one file system (NFS), or name one --host."
+                )
+            if done.returncode:
+                raise RefusedError(f"{host}: {_said(done)}", REACH)
+
+    def _rendezvous(self) -> dict[str, str]:
+        """Where the ranks meet (cloud/hosts.py)."""
         if len(self.hosts) < 2:
             return {}
         address = self.hosts[0].rpartition("@")[2]
-        return {
-            **{"PET_NNODES": str(len(self.hosts)), "PET_RDZV_ID": name},
-            **{"PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": f"{address}:{PORT}"},
-        }
+        return {"PET_NNODES": str(len(self.hosts)), "PET_RDZV_ENDPOINT": f"{address}:{PORT}"}
 
     def info(self, id: str) -> Instance | None:
         return next((instance for instance in self.list() if instance.id == id), None)
@@ -84,8 +113,8 @@ class SSH:
     def list(self) -> Sequence[Instance]:
         """A launch is active while it runs on any host; with an error if it ended badly on one."""
         found: dict[str, dict[str, str]] = {}
-        for host in self.hosts:
-            done = self._run(host, LIST)
+        for rank, host in enumerate(self.hosts):
+            done = self._run(host, LIST.replace("@RANK@", str(rank)))
             if done.returncode:
                 raise UserError(f"{host}: cannot be asked ({_said(done)})", "Check that `ssh HOST` works.")
             for line in done.stdout.decode(errors="replace").splitlines():
@@ -103,14 +132,14 @@ class SSH:
 
     def delete(self, id: str) -> None:
         """Stops what runs, after it has saved, and removes the launch's mark; its files stay."""
-        stop = STOP.replace("{folder}", f"{FOLDER}/{shlex.quote(id)}")
-        for host in self.hosts:
-            done = self._run(host, stop)
+        stop = STOP.replace("@NAME@", shlex.quote(id))
+        for rank, host in enumerate(self.hosts):
+            done = self._run(host, stop.replace("@RANK@", str(rank)))
             if done.returncode:
                 raise UserError(f"{host}: not stopped ({_said(done)})", "Run the same command again.")
 
     def logs(self, instance: Instance, follow: bool) -> Sequence[str]:
-        tail = f"tail -n 200{' -F' if follow else ''} {FOLDER}/{instance.name}/log"
+        tail = f"tail -n 200{' -F' if follow else ''} {FOLDER}/{instance.name}/log.0"
         return [*self._command(self.hosts[0]), tail]
 
     def ssh(self, instance: Instance) -> Sequence[str]:
