@@ -16,6 +16,7 @@ import pytest
 
 LANBOT = [sys.executable, "-c", "from lanbot.cli import main; main()"]
 TIMES = {"seconds", "tokens_per_second", "utilisation", "step_seconds", "wait_seconds"}
+TIMES |= {"rollout_tokens_per_second", "update_tokens_per_second"}
 
 
 def lanbot(root: Path, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
