@@ -60,6 +60,7 @@ def attempt(
         asked = [(one, prompts[one.task, one.row], _key(key, turn)) for one, key in waiting]
         _answer(engine, asked, sampling, seed, lambda n, done=done: on_progress(done + n))  # type: ignore[misc]
         waiting, turn = [(one, key) for one, key in waiting if not one.ended], turn + 1
+        on_progress(len(attempts) - len(waiting))
 
 
 def _key(key: str, turn: int) -> str:

@@ -12,9 +12,6 @@ from shadeform_server import Server
 from lanbot.cloud import launch, records, storage, watch
 from lanbot.cloud.providers import shadeform
 
-CLEAR = storage.clear
-"""The real one, which `place` replaces."""
-
 
 @pytest.fixture(autouse=True)
 def package(monkeypatch: pytest.MonkeyPatch) -> None:

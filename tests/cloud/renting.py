@@ -10,7 +10,7 @@ import pytest
 from shadeform_server import Server
 
 from lanbot.cli import main
-from lanbot.cloud import records
+from lanbot.cloud import records, storage
 from lanbot.cloud.launch import Cloud, Said
 from lanbot.cloud.offers import Wanted, same_kind
 from lanbot.cloud.providers.base import Offer
@@ -20,6 +20,8 @@ from lanbot.cloud.secrets import Secrets
 
 TOKEN = "hf_a_secret_token"
 STORE = ("--store", "hf:me/bot")
+CLEAR = storage.clear
+"""The real one, which the fixture `place` replaces."""
 
 
 @dataclass

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import CLEAR
 from hub_stand_in import serve
-from renting import STORE, TOKEN, run
+from renting import CLEAR, STORE, TOKEN, run
 from shadeform_server import Server, instance_type, spot
 
 from lanbot.cli import cloud_launch
