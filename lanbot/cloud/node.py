@@ -7,8 +7,7 @@ machine: whoever launched it does, on reading either, so the provider's key neve
 In the store: runs/NAME/ as in LanBot's runs folder, and in runs/NAME/node/ status.json (every 30 seconds), train.log,
 done.json or failed.json. Of several hosts in one folder only the first does all that, the others train when it does
 (hosts.py); where one is lost for good, all end with 1 and without failed.json, and the job goes on in another launch.
-Exit codes: 0 done; 1 failed; 143 stopped by a signal, saved and pushed. Any other
-is a crash, after which the same command goes on.
+Exit codes: 0 done; 1 failed; 143 stopped by a signal, saved and pushed. After any other the same command goes on.
 """
 
 import fcntl
