@@ -162,7 +162,7 @@ def test_torchrun_takes_a_killed_job_up_again_to_the_same_weights(two: Path, tmp
 @pytest.mark.slow
 def test_a_sharded_model_goes_through_every_phase(two: Path, tmp_path: Path) -> None:
     """As one does that is too large for each rank: FSDP2, from base to RL."""
-    too_large = "from lanbot.distributed import fsdp; fsdp.must_shard = lambda config, ranks: ranks > 1; "
+    too_large = "from lanbot.distributed import fsdp; fsdp.must_shard = lambda config, ranks, *_: ranks > 1; "
     lanbot = ["--no-python", sys.executable, "-c", too_large + "from lanbot.cli import main; main()"]
     job = started(tmp_path, *TWO, *lanbot, "run", "smoke", *SMALLER)
     assert job.wait(timeout=300) == 0, said(tmp_path)
