@@ -10,7 +10,10 @@ KEYS = ("SHADEFORM_API_KEY", "HF_TOKEN", "WANDB_API_KEY")
 AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 SETTINGS = ("LANBOT_STORE", "LANBOT_SOURCE", "LANBOT_PACKAGE", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 """Not secret."""
-LINE = re.compile(r"""(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s#]*))\s*(?:#.*)?""")
+LINE = re.compile(
+    r"""(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:"([^"]*)"|'([^']*)'|((?<==)\#\S*|(?!\#)\S*))(?:\s+\#.*|\s*)"""
+)
+"""A comment stands after a space: hf:OWNER/NAME#mid has none."""
 
 
 class Secrets:

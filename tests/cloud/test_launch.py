@@ -10,6 +10,7 @@ from shadeform_server import Server, instance_type, spot
 from lanbot.cloud import launch, records
 from lanbot.cloud.offers import Wanted, rank
 from lanbot.cloud.providers.base import Offer, machine_name
+from lanbot.cloud.secrets import LINE
 from lanbot.core.errors import UserError
 
 
@@ -261,3 +262,10 @@ def test_orphans_fail_if_the_list_does(client: Client) -> None:
     client.server.fail("GET list", *["429"] * 6)
     with pytest.raises(UserError, match="429"):
         client.cloud().orphans()
+
+
+def test_a_settings_file_keeps_what_follows_a_number_sign_in_a_word() -> None:
+    lines = {"LANBOT_SOURCE=hf:me/bot#mid/813": "hf:me/bot#mid/813", "A=b # a comment": "b", "A= # a comment": ""}
+    for line, value in lines.items():
+        match = LINE.fullmatch(line)
+        assert match is not None and next((group for group in match.groups()[1:] if group), "") == value
