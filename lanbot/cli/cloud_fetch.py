@@ -9,7 +9,7 @@ from lanbot.core.errors import UsageError
 def fetch(run: str, *, store: str = "") -> None:
     """Download a run from its store: the newest complete checkpoint of each phase, metrics, evaluations, reports.
 
-    Stopped, it goes on where it was. A newer or different run of that name here is left as it is.
+    The same command resumes a fetch that was stopped. A newer or different run of that name here is left as it is.
 
     Args:
         run: The run's name.

@@ -25,7 +25,7 @@ MARK = ".fetching"
 
 def fetch(url: str, name: str, options: Options) -> Run:
     """Raises UserError if the store has no such run, or if the one here is newer, different or in use."""
-    remedy = "Check --store, its credentials and the disk; the same command goes on where this one ended."
+    remedy = "Check --store, its credentials and the disk; the same command resumes."
     with storage.opened(url, "fetched from", remedy) as store, tempfile.TemporaryDirectory() as folder:
         return _Fetch(store, options.runs / name, Path(folder), options).run()
 

@@ -217,7 +217,7 @@ class Engine:
             alike = shared(request.tokens, prompt, max(SHORTEST, length + 1))
             if min(alike, request.cached) > length:
                 length, best = min(alike, request.cached), request
-            if not request.ready and request.pending is None:
+            if request.behind:
                 reading = max(reading, alike)
         last = len(prompt) - 1
         if min(reading, last) >= min(length, last) + SHORTEST:
@@ -238,7 +238,7 @@ class Engine:
     def _prefill(self) -> bool:
         """Reads tokens that are not in the cache yet, all but the last one of each request: at most PREFILL_TOKENS.
         Returns whether some are left."""
-        behind = [i for i, r in enumerate(self.live) if not r.finished and len(r.tokens) > r.cached + 1]
+        behind = [i for i, request in enumerate(self.live) if request.behind and not request.finished]
         if not behind:
             return False
         most, T = PREFILL_TOKENS[self.device.type], 0
@@ -260,7 +260,7 @@ class Engine:
         longest = max(max(row) for row in positions) + 1
         where = None if rows == list(range(len(rows))) else self._sent(rows)
         self.runner.forward(self.slots, self._sent(ids), self._sent(positions), where, longest)
-        return any(len(r.tokens) > r.cached + 1 for r in self.live)
+        return any(request.behind for request in self.live)
 
     def _decode(self, ready: list[int]) -> None:
         """One more token of each ready request. Others among them read their last token again, without effect."""

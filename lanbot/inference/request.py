@@ -70,6 +70,11 @@ class Request:
         """Whether the model's next token can be sampled: all but the last token are in the cache."""
         return self.pending is None and len(self.tokens) == self.cached + 1 and not self.completion.finished
 
+    @property
+    def behind(self) -> bool:
+        """Whether tokens before the last one are still to be read."""
+        return len(self.tokens) > self.cached + 1
+
     def advance(self, token: int, logprob: float, alternatives: Alternatives | None = None) -> None:
         """Takes a sampled token."""
         self._append(token, 1, logprob, alternatives)

@@ -26,16 +26,6 @@ CALM = Sampling(max_tokens=10)
 WARM = Sampling(max_tokens=10, temperature=1.0)
 
 
-@pytest.fixture(scope="module")
-def model(make_model: MakeModel) -> Transformer:
-    return make_model(seed=4)
-
-
-@pytest.fixture
-def engine(model: Transformer, chat_format: ChatFormat) -> Engine:
-    return Engine(model, chat_format)
-
-
 def prompt_of(chat_format: ChatFormat, text: str) -> list[int]:
     return chat_format.prompt([{"role": "user", "content": text}])
 

@@ -24,16 +24,6 @@ GREEDY = Sampling(max_tokens=12)
 
 
 @pytest.fixture(scope="module")
-def model(make_model: MakeModel) -> Transformer:
-    return make_model(seed=4)
-
-
-@pytest.fixture
-def engine(model: Transformer, chat_format: ChatFormat) -> Engine:
-    return Engine(model, chat_format)
-
-
-@pytest.fixture(scope="module")
 def prompts(chat_format: ChatFormat) -> list[list[int]]:
     """Of lengths far apart."""
     texts = ["Hi", "What is the name of the town where Mia lives?", "Tell me a story.", "7", "Who are you, then?"]
