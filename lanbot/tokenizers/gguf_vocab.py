@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lanbot.core.errors import UserError
-from lanbot.tokenizers.bpe import LLAMA3_PATTERN, QWEN2_PATTERN
+from lanbot.tokenizers.bpe import LLAMA3_PATTERN, QWEN2_PATTERN, BPETokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Types of tokens. Text never becomes a control token, but always a user-defined one."""
@@ -154,3 +154,107 @@ def _merges_by_score(tokens: list[str], types: list[int], scores: list[float]) -
             if left in mergeable and right in mergeable:
                 found.append((-scores[i], i, mergeable[left], [left, right]))
     return [pair for *_, pair in sorted(found)]
+
+
+# -- To GGUF -----------------------------------------------------------------------------------------------
+
+
+def fields_of(data: Mapping[str, Any], config: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """The keys after `tokenizer.ggml.`, and NORMALIZER, for a tokenizer.json and its tokenizer_config.json.
+
+    size: rows of the model's embedding; those without a token are filled with unused ones. Raises UserError where
+    llama.cpp would make other ids of a text.
+    """
+    model = data["model"]
+    if model.get("type") != "BPE" or model.get("dropout") or model.get("continuing_subword_prefix"):
+        raise _refused(f"the tokenizer is {model.get('type')}, not plain BPE")
+    if token := next((t for t in data["added_tokens"] if t["lstrip"] or t["rstrip"] or t["single_word"]), None):
+        raise _refused(f"the token {token['content']} takes the space beside it")
+    tokens, types = _listed(data, size)
+    pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
+    kind = _by_pieces(data, tokens, types, pairs) if model.get("byte_fallback") else _by_bytes(data, pairs)
+    ids = {token: i for i, token in enumerate(tokens)}
+    bos = _token(config, "bos_token")
+    named = {
+        "bos": bos,
+        "eos": _token(config, "eos_token"),
+        "eot": _token(config, "eos_token") if config.get("chat_template") else None,
+        "padding": _token(config, "pad_token"),
+        "unknown": model.get("unk_token"),
+    }
+    special = {f"{name}_token_id": ids[token] for name, token in named.items() if token in ids}
+    begins = _begins_with(data.get("post_processor"), bos)
+    return {**kind, "tokens": tokens, "token_type": types, **special, "add_bos_token": begins, "add_eos_token": False}
+
+
+def _refused(reason: str) -> UserError:
+    return UserError(f"{reason}, which llama.cpp cannot run alike", "Export it as a folder: --to hf.")
+
+
+def _token(config: Mapping[str, Any], name: str) -> str | None:
+    found = config.get(name)
+    return found.get("content") if isinstance(found, dict) else found
+
+
+def _listed(data: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
+    """Each id's token and type."""
+    tokens, types = [f"[PAD{i}]" for i in range(size)], [UNUSED] * size
+    vocab, model = data["model"]["vocab"], data["model"]
+    added = {token["id"]: token for token in data["added_tokens"]}
+    highest = max([*vocab.values(), *added])
+    if highest >= size:
+        raise UserError(f"the tokenizer has {highest + 1:,} tokens, the model {size:,}", "They do not belong together.")
+    for token, i in vocab.items():
+        is_byte = model.get("byte_fallback") and len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+        tokens[i], types[i] = token, BYTE if is_byte else NORMAL
+    for i, token in added.items():
+        plain = CONTROL if token["special"] else USER_DEFINED
+        tokens[i], types[i] = token["content"], UNKNOWN if token["content"] == model.get("unk_token") else plain
+    return tokens, types
+
+
+def _by_bytes(data: Mapping[str, Any], pairs: list[list[str]]) -> dict[str, Any]:
+    split = _bare(data["pre_tokenizer"])
+    pre = next((name for name, known in PRE.items() if _bare(known) == split), None)
+    if pre is None:
+        raise _refused("the tokenizer has a split pattern of its own")
+    normalizer = data.get("normalizer")
+    if normalizer not in (None, {"type": "NFC"}):
+        raise _refused(f"the tokenizer normalises text ({normalizer['type']})")
+    if not data["model"].get("ignore_merges") and pre in WHOLE_WORDS and BPETokenizer.from_json(data) is None:
+        raise _refused("the tokenizer merges words that are tokens")
+    if data["model"].get("ignore_merges") and pre not in WHOLE_WORDS:
+        raise _refused("the tokenizer takes words that are tokens whole")
+    # llama.cpp runs NFC nowhere: a reader of the file is told which it was
+    named = {} if NORMALISING.get(pre) == normalizer else {NORMALIZER: normalizer["type"] if normalizer else ""}
+    return {"model": "gpt2", "pre": pre, "merges": [" ".join(pair) for pair in pairs], **named}
+
+
+def _bare(part: Any) -> Any:
+    """A pre_tokenizer without what changes offsets only."""
+    if isinstance(part, dict):
+        return {key: _bare(value) for key, value in part.items() if key != "trim_offsets"}
+    return [_bare(one) for one in part] if isinstance(part, list) else part
+
+
+def _by_pieces(data: Mapping[str, Any], tokens: list[str], types: list[int], pairs: list[list[str]]) -> dict[str, Any]:
+    steps = (data.get("normalizer") or {}).get("normalizers", [])
+    prefix = bool(steps) and steps[0] == {"type": "Prepend", "prepend": SPACE}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    if data.get("pre_tokenizer") or steps[prefix:] != [replace]:
+        raise _refused("the tokenizer splits or normalises text in its own way")
+    first = {"".join(pair): -float(i) for i, pair in reversed(list(enumerate(pairs)))}
+    scores = [first.get(token, -float(len(pairs))) if types[i] == NORMAL else 0.0 for i, token in enumerate(tokens)]
+    if {tuple(pair) for pair in pairs} != {tuple(pair) for pair in _merges_by_score(tokens, types, scores)}:
+        raise _refused("the tokenizer's merges are not all that its tokens allow")
+    return {"model": "llama", "pre": "default", "scores": scores, "add_space_prefix": prefix}
+
+
+def _begins_with(processor: Mapping[str, Any] | None, bos: str | None) -> bool:
+    """Whether a post_processor puts the bos token before a text."""
+    if not processor:
+        return False
+    if processor["type"] == "Sequence":
+        return any(_begins_with(one, bos) for one in processor["processors"])
+    first = processor.get("single", [{}])[0]
+    return bos is not None and first.get("SpecialToken", {}).get("id") == bos
