@@ -1,6 +1,6 @@
 """llama.cpp itself (the package cyllama), asked in a process of its own: it aborts where others raise.
 
-    results = ask(gguf, tokenize=[...], greedy=[...])     `python tests/llama_cpp.py` is the other end
+results = ask(gguf, tokenize=[...], greedy=[...])     `python tests/llama_cpp.py` is the other end
 """
 
 import json
@@ -61,7 +61,7 @@ class _Model:
         self.context.kv_cache_clear()
         logits, new, gaps = self._feed(ids, 0), [], []
         while len(new) < 64:
-            first, second = sorted(logits)[: -3 : -1]
+            first, second = sorted(logits)[:-3:-1]
             gaps.append(first - second)
             new.append(logits.index(first))
             logits = self._feed([new[-1]], len(ids) + len(new) - 1)

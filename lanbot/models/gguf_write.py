@@ -1,13 +1,12 @@
 """Writing a model's folder as a GGUF file, llama.cpp's format, one weight in memory at a time."""
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from torch import Tensor
+import numpy as np
 
 from lanbot.core.console import Progress
 from lanbot.core.errors import UserError
@@ -15,6 +14,7 @@ from lanbot.core.files import beside, unwritable
 from lanbot.models.config import ModelConfig
 from lanbot.models.gguf_names import ARCHITECTURES, KEYS, ROPE_FACTORS, heads_of, permute, rope_factors, to_gguf
 from lanbot.models.gguf_read import package
+from lanbot.models.stored import StoredWeights
 from lanbot.tokenizers import gguf_vocab
 
 TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
@@ -78,38 +78,35 @@ def _add_tokenizer(writer: Any, fields: dict[str, Any], template: str | None) ->
 
 def _write(writer: Any, gguf: Any, folder: Path, path: Path, shape: dict[str, Any], kind: str) -> None:
     """The header, then one weight after the other."""
-    sizes = {}
-    for name, weight in _weights(folder, shape, only_shapes=True):
-        stored = _stored_as(gguf, weight, kind)
-        block, block_bytes = gguf.GGML_QUANT_SIZES[stored]
-        sizes[name] = stored, weight.numel() // block * block_bytes
-        writer.add_tensor_info(name, tuple(weight.shape), torch.empty(0).numpy().dtype, sizes[name][1], stored)
+    stored = StoredWeights(folder)
+    factors = rope_factors(shape)
+    shapes = {} if factors is None else {ROPE_FACTORS: tuple(factors.shape)}
+    shapes |= {name: stored.shape(name) for name in stored.files}
+    types = {name: _type_of(gguf, of, kind) for name, of in shapes.items()}
+    sizes = {name: _bytes(gguf, shapes[name], types[name]) for name in shapes}
+    for name, of in shapes.items():
+        theirs = name if name == ROPE_FACTORS else to_gguf(name)
+        writer.add_tensor_info(theirs, of, np.dtype(np.float32), sizes[name], types[name])
     writer.write_header_to_file(path)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     done = 0
-    with Progress(f"writing {path.name.strip('.').removesuffix('.tmp')}", sum(n for _, n in sizes.values()), "bytes") as progress:
-        for name, weight in _weights(folder, shape):
-            stored, count = sizes[name]
-            writer.write_tensor_data(gguf.quantize(weight.float().contiguous().numpy(), stored))
-            progress.show(done := done + count)
+    with Progress(f"writing {kind}", sum(sizes.values()), "bytes") as progress:
+        for name in shapes:
+            weight = factors if factors is not None and name == ROPE_FACTORS else stored.read(name)
+            heads = heads_of(name, shape)
+            weight = weight if heads is None else permute(weight, heads)
+            writer.write_tensor_data(gguf.quantize(weight.float().contiguous().numpy(), types[name]))
+            progress.show(done := done + sizes[name])
 
 
-def _stored_as(gguf: Any, weight: Tensor, kind: str) -> Any:
-    name = TYPES[kind] if weight.dim() > 1 else "F32"
-    if name == "Q8_0" and weight.shape[-1] % gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType.Q8_0][0]:
+def _type_of(gguf: Any, shape: tuple[int, ...], kind: str) -> Any:
+    name = TYPES[kind] if len(shape) > 1 else "F32"
+    if name == "Q8_0" and shape[-1] % gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType.Q8_0][0]:
         name = "F16"
     return gguf.GGMLQuantizationType[name]
 
 
-def _weights(folder: Path, shape: dict[str, Any], only_shapes: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """The weights by llama.cpp's names, in its order of rows. only_shapes: without their values."""
-    if (factors := rope_factors(shape)) is not None:
-        yield ROPE_FACTORS, factors
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        for name in file.keys():  # noqa: SIM118  (it is no dictionary)
-            if only_shapes:
-                yield to_gguf(name), torch.empty(file.get_slice(name).get_shape(), device="meta")
-                continue
-            heads, weight = heads_of(name, shape), file.get_tensor(name)
-            yield to_gguf(name), weight if heads is None else permute(weight, heads)
+def _bytes(gguf: Any, shape: tuple[int, ...], kind: Any) -> int:
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    return math.prod(shape) // block * block_bytes

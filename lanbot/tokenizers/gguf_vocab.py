@@ -183,7 +183,7 @@ def fields_of(data: Mapping[str, Any], config: Mapping[str, Any], size: int) -> 
         "unknown": model.get("unk_token"),
     }
     special = {f"{name}_token_id": ids[token] for name, token in named.items() if token in ids}
-    begins = _begins_with(data.get("post_processor"), bos)
+    begins = begins_with(data.get("post_processor"), bos)
     return {**kind, "tokens": tokens, "token_type": types, **special, "add_bos_token": begins, "add_eos_token": False}
 
 
@@ -250,11 +250,11 @@ def _by_pieces(data: Mapping[str, Any], tokens: list[str], types: list[int], pai
     return {"model": "llama", "pre": "default", "scores": scores, "add_space_prefix": prefix}
 
 
-def _begins_with(processor: Mapping[str, Any] | None, bos: str | None) -> bool:
+def begins_with(processor: Mapping[str, Any] | None, bos: str | None) -> bool:
     """Whether a post_processor puts the bos token before a text."""
     if not processor:
         return False
     if processor["type"] == "Sequence":
-        return any(_begins_with(one, bos) for one in processor["processors"])
+        return any(begins_with(one, bos) for one in processor["processors"])
     first = processor.get("single", [{}])[0]
     return bos is not None and first.get("SpecialToken", {}).get("id") == bos

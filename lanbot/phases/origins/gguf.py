@@ -4,6 +4,7 @@ import json
 import tempfile
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lanbot.chat.formats import load_format
 from lanbot.chat.formats.base import ChatFormat
@@ -41,6 +42,9 @@ class GGUFModel(ModelFolder):
             (Path(folder.name) / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
         (Path(folder.name) / "tokenizer.json").write_text(text, encoding="utf-8")
         return folder
+
+    def open_weights(self, step: Step) -> dict[str, Any]:
+        return {**super().open_weights(step), "licence": str(self.file.field("general.license", ""))}
 
     def config(self, step: Step) -> ModelConfig:
         return ModelConfig.from_hf(Path(self.unpacked.name) / "config.json")
