@@ -14,7 +14,7 @@ from lanbot.tokenizers.bpe import LLAMA3_PATTERN, QWEN2_PATTERN, BPETokenizer
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Types of tokens. Text never becomes a control token, but always a user-defined one."""
 NORMALIZER = "lanbot.normalizer"
-"""Our own key: "" where a vocabulary with the `pre` of a family that normalises does not."""
+"""Our own key: "none" or "NFC", where a vocabulary is not normalised as the family is that its `pre` is named for."""
 
 
 def _byte_level(use_regex: bool) -> dict[str, Any]:
@@ -79,7 +79,8 @@ def _of_bytes(fields: Mapping[str, Any], tokens: list[str], types: list[int]) ->
     pre = fields.get("pre", "gpt-2")
     if pre not in PRE:
         raise UserError(f"its split pattern is {pre!r}", f"LanBot knows {', '.join(PRE)}.")
-    normalizer = NORMALISING.get(pre) if fields.get(NORMALIZER) != "" else None
+    told = {"none": None, "NFC": {"type": "NFC"}}
+    normalizer = told.get(fields.get(NORMALIZER) or "", NORMALISING.get(pre))
     merges = [merge.split(" ") for merge in fields.get("merges") or []]
     return {
         **_outline(fields, tokens, types),
@@ -226,7 +227,7 @@ def _by_bytes(data: Mapping[str, Any], pairs: list[list[str]]) -> dict[str, Any]
     if data["model"].get("ignore_merges") and pre not in WHOLE_WORDS:
         raise _refused("the tokenizer takes words that are tokens whole")
     # llama.cpp runs NFC nowhere: a reader of the file is told which it was
-    named = {} if NORMALISING.get(pre) == normalizer else {NORMALIZER: normalizer["type"] if normalizer else ""}
+    named = {} if NORMALISING.get(pre) == normalizer else {NORMALIZER: normalizer["type"] if normalizer else "none"}
     return {"model": "gpt2", "pre": pre, "merges": [" ".join(pair) for pair in pairs], **named}
 
 
