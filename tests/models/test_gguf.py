@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from hostile import HOSTILE
+from llama_cpp import ask, needs_llama_cpp
 
 from lanbot.chat.formats.lanbot import LanBotFormat
 from lanbot.core.errors import UserError
 from lanbot.models.gguf_names import permute, rope_factors, unpermute
-from lanbot.models.gguf_read import GGUFFile, load
+from lanbot.models.gguf_read import GGUFFile
 from lanbot.models.gguf_write import write_gguf
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import save_model, to_hf_names
@@ -102,11 +103,15 @@ def whole(make_model, chat_format, tmp_path: Path) -> Path:  # type: ignore[no-u
     return tmp_path / "m.gguf"
 
 
+def opened(path: Path) -> None:
+    origin = GGUFModel("m", Files(path))
+    origin.model(origin.choose("sft"))
+    origin.chat_format(origin.choose("sft"))
+
+
 def refusal(path: Path) -> str:
     with pytest.raises(UserError) as refused:
-        origin = GGUFModel("m", Files(path))
-        origin.model(origin.choose("sft"))
-        origin.chat_format(origin.choose("sft"))
+        opened(path)
     assert refused.value.remedy
     assert "\n" not in refused.value.problem
     return refused.value.problem
@@ -206,15 +211,19 @@ def test_nothing_half_written_is_left(make_model, chat_format, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_smollm2_as_its_package_has_it_is_what_transformers_reads(tmp_path: Path) -> None:
-    from conftest import SMOLLM2
-
-    if not SMOLLM2.is_file():
-        pytest.skip(f"no SmolLM2 at {SMOLLM2}")
+def test_smollm2_is_read_as_transformers_reads_it(smollm2: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    file = GGUFFile(SMOLLM2)
-    theirs = AutoModelForCausalLM.from_pretrained(SMOLLM2.parent, gguf_file=SMOLLM2.name, dtype=torch.float32)
+    theirs = AutoModelForCausalLM.from_pretrained(smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32)
     weights = dict(theirs.named_parameters())
-    for name, weight in file.weights():
+    for name, weight in GGUFFile(smollm2).weights():
         assert torch.equal(weight, weights[name].detach()), name
+
+
+@needs_llama_cpp
+@pytest.mark.slow
+def test_smollm2_tokenizes_as_llama_cpp_does(smollm2: Path, tmp_path: Path) -> None:
+    text, _ = GGUFFile(smollm2).tokenizer()
+    (tmp_path / "tokenizer.json").write_text(text)
+    tokenizer, texts = load_tokenizer(tmp_path), [*HOSTILE.values()]
+    assert ask(smollm2, tokenize=texts)["tokenize"] == [tokenizer.encode(text) for text in texts]
