@@ -53,7 +53,7 @@ def check_name(source: Source, repository: str) -> None:
     if prefix and not name.replace("-", " ").startswith(prefix):
         asked = f"the {source.licence.name} asks for a name that begins with {prefix}" if source.licence else ""
         owner = repository.partition("/")[0]
-        raise UserError(f"{repository}: {asked}", f"Push it as {owner}/{prefix.replace(' ', '-')}-{name}.")
+        raise UserError(f"{repository}: {asked}", f"Write --push hf:{owner}/{prefix.replace(' ', '-')}-{name}.")
 
 
 def _front(source: Source, to: str) -> str:

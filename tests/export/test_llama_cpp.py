@@ -1,5 +1,6 @@
 """What is exported, run by llama.cpp itself: the same ids, prompts and tokens as here and in transformers."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from lanbot.chat.messages import Message
 from lanbot.config.run import Run
 from lanbot.export import export
 from lanbot.export.source import Source
+from lanbot.models.config import ModelConfig
+from lanbot.models.gguf_read import GGUFFile, load
 from lanbot.models.gguf_write import write_gguf
-from lanbot.models.weights import load_model
+from lanbot.models.weights import load_model, save_model
 from lanbot.synthetic import world
 from lanbot.tokenizers import load_tokenizer
 
@@ -86,14 +89,19 @@ def test_real_stories_are_alike_everywhere(stories: Path, tmp_path: Path) -> Non
     assert ties(prompts, answers, in_transformers(stories)) <= 3
 
 
+def divergence(found: Tensor, expected: Tensor) -> float:
+    """The mean KL divergence in nats."""
+    kl = torch.nn.functional.kl_div(found.log_softmax(-1), expected.log_softmax(-1), log_target=True, reduction="none")
+    return float(kl.sum(-1).mean())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_smaller_types_answer_nearly_alike(bot: Source, prompts: list[list[int]], kind: str) -> None:
-    divergence, agreement = KINDS[kind]
+    most, agreement = KINDS[kind]
     exact = in_lanbot(bot.folder)
     expected = torch.stack([exact(prompt)[-1] for prompt in prompts])
     found = torch.tensor(ask(gguf_of(bot, kind), logits=prompts)["logits"])
-    kl = torch.nn.functional.kl_div(found.log_softmax(-1), expected.log_softmax(-1), log_target=True, reduction="none")
-    assert 0 < kl.sum(-1).mean() < divergence
+    assert 0 < divergence(found, expected) < most
     assert (found.argmax(-1) == expected.argmax(-1)).float().mean() >= agreement
 
 
@@ -124,3 +132,37 @@ def test_the_chat_template_renders_the_same_prompt(bot: Source) -> None:
     rendered = ask(file, render=CHATS)["render"]
     assert rendered == [chat.tokenizer.decode(chat.prompt(messages)) for messages in CHATS]
     assert ask(file, parse=rendered)["parse"] == [chat.prompt(messages) for messages in CHATS]
+
+
+QUESTIONS = (
+    "What is the capital of France?",
+    "Write a haiku about rain.",
+    "2 + 2 * 3 = ?",
+    "Name three birds.",
+    "¿Qué es un gato?",
+)
+
+
+@pytest.mark.slow
+def test_smollm2_answers_alike_in_full_and_nearly_in_8_bits(smollm2: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    file, folder = GGUFFile(smollm2), tmp_path / "model"
+    (tmp_path / "config.json").write_text(json.dumps(file.config))
+    save_model(load(file, ModelConfig.from_hf(tmp_path / "config.json")), folder)
+    text, config = file.tokenizer()
+    (folder / "tokenizer.json").write_text(text)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    prompts = [tokenizer.apply_chat_template(c, add_generation_prompt=True, return_dict=False) for c in chats]
+    write_gguf(folder, tmp_path / "f32.gguf", "f32", "smollm2")
+    answers = [answer["ids"] for answer in ask(tmp_path / "f32.gguf", greedy=prompts)["greedy"]]
+    exact = in_lanbot(folder)
+    assert ties(prompts, answers, exact) <= 1
+    assert ties(prompts, answers, in_transformers(folder)) <= 1
+    write_gguf(folder, tmp_path / "q8_0.gguf", "q8_0", "smollm2")
+    found = torch.tensor(ask(tmp_path / "q8_0.gguf", logits=prompts)["logits"])
+    expected = torch.stack([exact(prompt)[-1] for prompt in prompts])
+    assert divergence(found, expected) < 1e-2
+    assert torch.equal(found.argmax(-1), expected.argmax(-1))
