@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from lanbot.chat.formats.base import ChatFormat
+from lanbot.chat.messages import Message, python
 from lanbot.core.errors import UserError
 from lanbot.export import gguf
 from lanbot.export.source import Source
@@ -26,7 +27,7 @@ def modelfile(source: Source, kind: str) -> str:
         f"# {source.name}" + (f" - {licence.built_with}" if licence and licence.built_with else ""),
         f"FROM ./{gguf.file_name(source, kind)}",
         f"TEMPLATE {_quoted(template(chat, begins))}",
-        *(f"PARAMETER stop {json.dumps(name)}" for name in chat.stop_names),
+        *(f"PARAMETER stop {json.dumps(name)}" for name in (*chat.stop_names, *_ends_of_calls(chat))),
         f"PARAMETER num_ctx {source.config.context}",
         "PARAMETER temperature 0",  # as lanbot chat; Ollama's own defaults draw, and penalise what was said before
         "PARAMETER repeat_penalty 1",
@@ -49,6 +50,18 @@ def template(chat: ChatFormat, begins: bool) -> str:
     bos = "" if begins else chat.tokenizer.decode([chat.bos])
     start = chat.tokenizer.decode(chat.start_of_answer())
     return f"{bos}{{{{ range .Messages }}}}{{{{ {'else '.join(cases)}end }}}}{{{{ end }}}}{start}"
+
+
+def _ends_of_calls(chat: ChatFormat) -> list[str]:
+    """The special token that ends a call within a message: Ollama runs no calls, and the model would make up results."""
+    message: Message = {"role": "assistant", "content": [python(WORD)]}
+    try:
+        ids = chat.render_message(message, chat.tokenizer.encode).ids
+    except UserError:  # the format has no such calls
+        return []
+    after = chat.tokenizer.decode(ids).partition(WORD)[2]
+    special = [name for name in chat.tokenizer.special if after.startswith(name)]
+    return [name for name in special if name not in chat.stop_names]
 
 
 def _quoted(text: str) -> str:

@@ -137,7 +137,7 @@ def test_the_modelfile_has_template_stops_and_settings(run: Run) -> None:
     lines = (out / "Modelfile").read_text().splitlines()
     assert "FROM ./bot-bf16.gguf" in lines
     assert [line for line in lines if line.startswith("PARAMETER stop")] == [
-        f'PARAMETER stop "{name}"' for name in ("<|assistant_end|>", "<|bos|>", "<|user_start|>")
+        f'PARAMETER stop "{name}"' for name in ("<|assistant_end|>", "<|bos|>", "<|user_start|>", "<|python_end|>")
     ]
     assert {"PARAMETER temperature 0", "PARAMETER repeat_penalty 1", "PARAMETER num_ctx 256"} <= set(lines)
 
