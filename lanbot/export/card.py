@@ -134,6 +134,8 @@ def _terms(source: Source) -> str:
     if not source.open_weights:
         return "## Licence\n\nTrained with LanBot from nothing: its licence is its maker's to choose."
     origin = source.open_weights["source"]
+    if not origin.startswith("hf:"):
+        origin = Path(origin).name  # a card is no place for a machine's paths
     licence: Licence | None = source.licence
     if licence is None:
         return f"## Licence\n\nDerived from {origin}, whose licence is not stated: look there before you pass it on."

@@ -25,12 +25,13 @@ from lanbot.models.gguf_names import (
     unpermute,
 )
 from lanbot.models.transformer import Transformer
-from lanbot.models.weights import HEAD, to_hf_names
+from lanbot.models.weights import to_hf_names
 from lanbot.tokenizers import gguf_vocab
 
 LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """What Llama 3.1 and later have; GGUF files hold the resulting factors only."""
 CPU = torch.device("cpu")
+WHOLE = "It is not a whole model of the family that it names."
 AGAIN = "Fetch or convert the file again."
 
 
@@ -98,10 +99,11 @@ class GGUFFile:
             raise UserError(f"{self.path}: its rope factors are not Llama 3's", "Import the original model.")
         return rope
 
-    @property
-    def names(self) -> list[str]:
-        """The weights by transformers' names."""
-        return [self._ours(name) for name in self._tensors if name != ROPE_FACTORS]
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the weights, by transformers' names."""
+        listed = ((name, tensor.shape) for name, tensor in self._tensors.items() if name != ROPE_FACTORS)
+        return {self._ours(name): tuple(int(n) for n in reversed(shape)) for name, shape in listed}
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Each weight by transformers' name, in fp32; one at a time."""
@@ -151,20 +153,24 @@ class GGUFFile:
 @torch.no_grad()
 def load(file: GGUFFile, config: ModelConfig, device: torch.device = CPU) -> Transformer:
     """The model with fp32 masters. Raises UserError if the weights are not those of the shape."""
+    layers = len({name.split(".")[2] for name in file.shapes if name.startswith("model.layers.")})
+    if layers != config.n_layers:  # a made-up number of layers would take long to make
+        raise UserError(f"{file.path}: has {layers} layers, its shape says {config.n_layers:,}", WHOLE)
     with torch.device("meta"):
         model = Transformer(config)
+    wanted = {name: tuple(weight.shape) for name, weight in to_hf_names(model).items()}
+    missing, unknown = sorted(wanted.keys() - file.shapes.keys()), sorted(file.shapes.keys() - wanted.keys())
+    if missing or unknown:
+        what = f"lacks {to_gguf(missing[0])}" if missing else f"has an unsupported {to_gguf(unknown[0])}"
+        raise UserError(f"{file.path}: {what}", WHOLE)
+    for name, shape in file.shapes.items():
+        if shape != wanted[name]:
+            raise UserError(f"{file.path}: {to_gguf(name)} is {shape}, its shape says {wanted[name]}", WHOLE)
     model.to_empty(device=device)
     if config.tie_embeddings:  # to_empty gave the two names a tensor each
         model.lm_head.weight = model.embed_tokens.weight
     targets = to_hf_names(model)
-    missing, unknown = sorted(targets.keys() - set(file.names)), sorted(set(file.names) - targets.keys() - {HEAD})
-    if missing or unknown:
-        what = f"lacks {to_gguf(missing[0])}" if missing else f"has an unsupported {to_gguf(unknown[0])}"
-        raise UserError(f"{file.path}: {what}", "It is not a whole model of the family that it names.")
-    for name, weight in track(file.weights(), f"reading {file.path.name}", len(file.names), "tensors"):
-        if weight.shape != targets[name].shape:
-            shapes = f"{tuple(weight.shape)}, its shape says {tuple(targets[name].shape)}"
-            raise UserError(f"{file.path}: {to_gguf(name)} is {shapes}", AGAIN)
+    for name, weight in track(file.weights(), f"reading {file.path.name}", len(wanted), "tensors"):
         targets[name].copy_(weight)
     return model
 

@@ -15,12 +15,16 @@ from hub_stand_in import serve
 
 from lanbot.cli import main
 from lanbot.cloud.stores import HubStore
+from lanbot.config.recipe import ModelSettings, Recipe
 from lanbot.config.run import Run
 from lanbot.core.options import Options
 from lanbot.export import folder
 from lanbot.export.ollama import template
 from lanbot.export.source import Source
+from lanbot.models.gguf_write import write_gguf
+from lanbot.models.licences import LICENCES
 from lanbot.models.weights import load_model, to_hf_names
+from lanbot.phases import imported
 from lanbot.phases.origins import open_origin
 
 pytest.importorskip("gguf")
@@ -324,3 +328,39 @@ def last_said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int,
     with pytest.raises(SystemExit) as stopped:
         main(["export", *arguments])
     return int(stopped.value.code or 0), "\n".join(capsys.readouterr().err.strip().splitlines()[-2:])
+
+
+# -- Where a run began -------------------------------------------------------------------------------------
+
+
+def begun(name: str, source: str, options: Options) -> Run:
+    recipe = imported.adopted(replace(Recipe(name=name), model=ModelSettings(init_from=source)), options).resolve()
+    return Run(imported.make(recipe, options), recipe, options)
+
+
+def test_a_licence_goes_with_the_weights_from_run_to_run(run: Run, tmp_path: Path) -> None:
+    model = tmp_path / "qwen"
+    shutil.copytree(Source.of_run(run, "sft").folder, model)
+    (model / "README.md").write_text("---\nlicense: other\nlicense_name: qwen-research\n---\n# Qwen\n")
+    (model / "LICENSE").write_text("The whole agreement.\n")
+    first = begun("first", f"{model}#sft", run.options)
+    shutil.rmtree(model)
+    second = begun("second", "first#sft", run.options)
+    for made in (first, second):
+        source = Source.of_run(made, "sft")
+        assert source.open_weights == {"source": str(model), "revision": "", "licence": "qwen-research"}
+        assert source.licence is not None and source.licence.built_with == "Built with Qwen"
+        assert [path.read_text() for path in source.papers] == ["The whole agreement.\n"]
+
+
+def test_a_gguf_file_brings_its_licence(run: Run, tmp_path: Path) -> None:
+    notes = {"general.license": "apache-2.0"}
+    write_gguf(Source.of_run(run, "sft").folder, tmp_path / "bot.gguf", "q8_0", "bot", notes)
+    made = begun("mine", f"{tmp_path / 'bot.gguf'}#sft", run.options)
+    assert Source.of_run(made, "sft").licence == LICENCES["apache-2.0"]
+    assert made.note("sft") == f"imported from {tmp_path / 'bot.gguf'}, sft/0"
+
+
+def test_what_was_trained_from_nothing_has_nobodys_licence(run: Run) -> None:
+    made = begun("second", "bot#sft", run.options)
+    assert Source.of_run(made, "sft").open_weights == {}
