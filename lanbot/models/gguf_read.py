@@ -58,7 +58,10 @@ class GGUFFile:
 
     def field(self, key: str, default: Any = None) -> Any:
         found = self._reader.get_field(key)
-        return default if found is None else found.contents()
+        try:
+            return default if found is None else found.contents()
+        except ValueError:  # no text
+            raise UserError(f"{self.path}: damaged, {key} cannot be read", AGAIN) from None
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lanbot.core.errors import UserError
-from lanbot.tokenizers.bpe import LLAMA3_PATTERN, QWEN2_PATTERN, BPETokenizer
+from lanbot.tokenizers.bpe import LLAMA3_PATTERN, QWEN2_PATTERN, BPETokenizer, byte_letters
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Types of tokens. Text never becomes a control token, but always a user-defined one."""
@@ -79,6 +79,12 @@ def _of_bytes(fields: Mapping[str, Any], tokens: list[str], types: list[int]) ->
     pre = fields.get("pre", "gpt-2")
     if pre not in PRE:
         raise UserError(f"its split pattern is {pre!r}", f"LanBot knows {', '.join(PRE)}.")
+    letters = set(byte_letters().values())
+    wrong = next(
+        (t for t, kind in zip(tokens, types, strict=True) if kind == NORMAL and not letters.issuperset(t)), None
+    )
+    if wrong is not None:
+        raise UserError(f"its vocabulary is damaged: {wrong[:30]!r} does not spell bytes", "Fetch the file again.")
     told = {"none": None, "NFC": {"type": "NFC"}}
     normalizer = told.get(fields.get(NORMALIZER) or "", NORMALISING.get(pre))
     merges = [merge.split(" ") for merge in fields.get("merges") or []]

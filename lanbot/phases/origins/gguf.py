@@ -1,10 +1,12 @@
 """A model in one GGUF file, llama.cpp's format."""
 
 import json
+import re
 import tempfile
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lanbot.chat.formats import load_format
 from lanbot.chat.formats.base import ChatFormat
@@ -14,6 +16,8 @@ from lanbot.models.gguf_read import GGUFFile, load
 from lanbot.models.transformer import Transformer
 from lanbot.phases.origins.base import Files, Step
 from lanbot.phases.origins.model_folder import ModelFolder
+
+T = TypeVar("T")
 
 
 class GGUFModel(ModelFolder):
@@ -47,10 +51,19 @@ class GGUFModel(ModelFolder):
         return {**super().open_weights(step), "licence": str(self.file.field("general.license", ""))}
 
     def config(self, step: Step) -> ModelConfig:
-        return ModelConfig.from_hf(Path(self.unpacked.name) / "config.json")
+        return self._of_folder(lambda folder: ModelConfig.from_hf(folder / "config.json"))
 
     def chat_format(self, step: Step) -> ChatFormat:
-        return load_format(Path(self.unpacked.name))
+        return self._of_folder(load_format)
+
+    def _of_folder(self, read: Callable[[Path], T]) -> T:
+        """What is read there; errors name the file."""
+        folder = Path(self.unpacked.name)
+        try:
+            return read(folder)
+        except UserError as error:
+            inside = re.sub(rf"{re.escape(str(folder))}(/\S+\.json)?", str(self.file.path), error.problem)
+            raise UserError(inside, error.remedy) from None
 
     def model(self, step: Step) -> Transformer:
         return load(self.file, self.config(step))
