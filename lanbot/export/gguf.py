@@ -1,5 +1,6 @@
 """A GGUF file, for llama.cpp and what is built on it."""
 
+import tempfile
 from pathlib import Path
 
 from lanbot.export.source import Source
@@ -11,7 +12,9 @@ def write(source: Source, out: Path, kind: str) -> None:
     notes = {"lanbot.chat_format": source.chat_format.name}
     if licence:
         notes |= {"general.license": licence.id, "general.license.name": licence.name}
-    write_gguf(source.folder, out / file_name(source, kind), kind, source.name, notes)
+    with tempfile.TemporaryDirectory() as name:
+        source.chat_format.save(Path(name))  # with the chat template that LanBot renders by
+        write_gguf(source.folder, out / file_name(source, kind), kind, source.name, notes, Path(name))
 
 
 def file_name(source: Source, kind: str) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lanbot.core.console import Progress
 from lanbot.core.errors import UserError
@@ -14,35 +16,44 @@ from lanbot.core.files import beside, unwritable
 from lanbot.models.config import ModelConfig
 from lanbot.models.gguf_names import ARCHITECTURES, KEYS, ROPE_FACTORS, heads_of, permute, rope_factors, to_gguf
 from lanbot.models.gguf_read import package
-from lanbot.models.stored import StoredWeights
+from lanbot.models.stored import Stored
+from lanbot.models.weights import HEAD, skeleton
 from lanbot.tokenizers import gguf_vocab
 
 TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
 """The types that matrices can be written in, and their names in `gguf`."""
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
-def write_gguf(folder: Path, target: Path, kind: str, name: str, notes: Mapping[str, str] | None = None) -> None:
+def write_gguf(
+    folder: Path,
+    target: Path,
+    kind: str,
+    name: str,
+    notes: Mapping[str, str] | None = None,
+    tokenizer: Path | None = None,
+) -> None:
     """Writes the model of a folder to `target`, complete or not at all. kind: of TYPES; vectors are fp32, and a matrix
-    whose rows Q8_0 cannot divide is fp16. name: the model's, for people. notes: more string keys.
+    whose rows Q8_0 cannot divide is fp16. name: the model's, for people. notes: more string keys. tokenizer: the folder
+    of its files, if not the same.
 
     Raises UserError for what llama.cpp cannot run.
     """
     gguf = package("A GGUF file")
-    config = ModelConfig.from_hf(folder / "config.json")
+    model, stored = skeleton(folder, torch.float32)
+    config = model.config
     if config.family not in ARCHITECTURES:
         problem = f"{folder}: llama.cpp does not run the family {config.family}"
         raise UserError(problem, "Export it as a folder: --to hf.")
-    shape = config.to_hf()
-    texts = {file: (folder / file).read_text(encoding="utf-8") for file in ("tokenizer.json", "tokenizer_config.json")}
-    tokenizer, chat = json.loads(texts["tokenizer.json"]), json.loads(texts["tokenizer_config.json"])
-    fields = gguf_vocab.fields_of(tokenizer, chat, config.vocab_size)
+    data, chat = (json.loads(((tokenizer or folder) / file).read_text(encoding="utf-8")) for file in TOKENIZER)
+    fields = gguf_vocab.fields_of(data, chat, config.vocab_size)
     temporary = beside(target)
     writer = gguf.GGUFWriter(None, config.family)
-    _add_metadata(writer, gguf, shape, kind, {"general.name": name, **(notes or {})})
+    _add_metadata(writer, gguf, config.to_hf(), kind, {"general.name": name, **(notes or {})})
     _add_tokenizer(writer, fields, chat.get("chat_template"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write(writer, gguf, folder, temporary, shape, kind)
+        _write(writer, gguf, stored, temporary, config, kind)
         temporary.replace(target)
     except OSError as error:
         raise unwritable(target, error) from None
@@ -76,12 +87,14 @@ def _add_tokenizer(writer: Any, fields: dict[str, Any], template: str | None) ->
         writer.add_string("tokenizer.chat_template", template)
 
 
-def _write(writer: Any, gguf: Any, folder: Path, path: Path, shape: dict[str, Any], kind: str) -> None:
+def _write(writer: Any, gguf: Any, stored: Stored, path: Path, config: ModelConfig, kind: str) -> None:
     """The header, then one weight after the other."""
-    stored = StoredWeights(folder)
+    shape = config.to_hf()
     factors = rope_factors(shape)
     shapes = {} if factors is None else {ROPE_FACTORS: tuple(factors.shape)}
-    shapes |= {name: stored.shape(name) for name in stored.files}
+    shapes |= {name: entry.shape for name, entry in stored.entries.items()}
+    if config.tie_embeddings:
+        shapes.pop(HEAD, None)
     types = {name: _type_of(gguf, of, kind) for name, of in shapes.items()}
     sizes = {name: _bytes(gguf, shapes[name], types[name]) for name in shapes}
     for name, of in shapes.items():
@@ -92,12 +105,17 @@ def _write(writer: Any, gguf: Any, folder: Path, path: Path, shape: dict[str, An
     writer.write_ti_data_to_file()
     done = 0
     with Progress(f"writing {kind}", sum(sizes.values()), "bytes") as progress:
-        for name in shapes:
-            weight = factors if factors is not None and name == ROPE_FACTORS else stored.read(name)
+
+        def put(name: str, weight: Tensor) -> None:
+            nonlocal done
             heads = heads_of(name, shape)
             weight = weight if heads is None else permute(weight, heads)
             writer.write_tensor_data(gguf.quantize(weight.float().contiguous().numpy(), types[name]))
             progress.show(done := done + sizes[name])
+
+        if factors is not None:
+            put(ROPE_FACTORS, factors)
+        stored.each(lambda name, rows: put(name, rows.read()) if name in shapes else None)
 
 
 def _type_of(gguf: Any, shape: tuple[int, ...], kind: str) -> Any:

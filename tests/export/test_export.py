@@ -294,7 +294,9 @@ def test_what_is_pushed_is_there_and_can_be_pulled(
     monkeypatch.setenv("HF_ENDPOINT", constants.ENDPOINT)
     options = replace(Options.from_environment(), mirror=None, offline=False, cache=tmp_path / "cache")
     origin = open_origin("hf:me/bot", options)
-    pulled = to_hf_names(origin.model(origin.choose("sft")))
+    step = origin.choose("sft")
+    assert origin.config(step) == Source.of_run(run, "sft").config
+    pulled = to_hf_names(origin.model(step))
     ours = to_hf_names(load_model(Source.of_run(run, "sft").folder, torch.float32, CPU))
     assert all(torch.equal(pulled[name], weight) for name, weight in ours.items())
 

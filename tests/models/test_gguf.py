@@ -11,6 +11,7 @@ from hostile import HOSTILE
 from llama_cpp import ask, needs_llama_cpp
 
 from lanbot.chat.formats.lanbot import LanBotFormat
+from lanbot.config.recipe import RopeScaling
 from lanbot.core.errors import UserError
 from lanbot.models.gguf_names import permute, rope_factors, unpermute
 from lanbot.models.gguf_read import GGUFFile
@@ -172,6 +173,19 @@ def rewritten(path: Path, without: str = "", **fields: Any) -> Path:
 )
 def test_what_lanbot_does_not_run_is_named(whole: Path, changes: dict[str, Any], said: str) -> None:
     assert said in refusal(rewritten(whole, **changes))
+
+
+def test_errors_name_the_file_and_nothing_temporary(whole: Path) -> None:
+    assert refusal(rewritten(whole, context_length=0)).startswith(str(whole.with_name("n.gguf")))
+
+
+@pytest.mark.parametrize("theta", [500_000.0, 10_000.0])
+def test_llama_3s_scaled_rotations_come_back(make_model, chat_format, theta: float, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    scaling = RopeScaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8_192)
+    model = make_model(family="llama", head_dim=64, rope_scaling=scaling, rope_theta=theta, context=131_072)
+    write_gguf(folder_of(model, chat_format, tmp_path / "model"), tmp_path / "m.gguf", "f32", "m")
+    origin = GGUFModel("m", Files(tmp_path / "m.gguf"))
+    assert origin.config(origin.choose("sft")) == model.config
 
 
 def test_a_family_that_llama_cpp_lacks_is_refused(make_model, chat_format, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

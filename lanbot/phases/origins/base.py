@@ -132,6 +132,10 @@ class Origin(ABC):
     def model(self, step: Step) -> Transformer:
         """With fp32 masters, on the CPU."""
 
+    def most_rows(self, ids: int) -> int:
+        """Rows that the embedding may have for a tokenizer of so many ids: many are padded, to make products faster."""
+        return ids + max(128, ids // 16)
+
     def choose(self, wanted: str) -> Step:
         """The step that PHASE[/TAG][/STEP] names; the newest of the phase if it names none.
 

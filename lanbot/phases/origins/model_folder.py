@@ -8,11 +8,14 @@ from lanbot.chat.formats import load_format
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.models.config import ModelConfig
 from lanbot.models.licences import stated_in
+from lanbot.models.stored import INDEX, WHOLE, no_weights, shards
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
 from lanbot.phases.origins.base import Files, Origin, Step
 
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+NEEDED = ("config.json", "tokenizer.json")
+BESIDE = ("tokenizer_config.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json")
+"""Small files that a folder may have."""
 
 
 class ModelFolder(Origin):
@@ -37,7 +40,17 @@ class ModelFolder(Origin):
 
     @cached_property
     def folder(self) -> Path:
-        return self.files.get(*MODEL_FILES)
+        """With all but the weights in it."""
+        return self.files.get(*NEEDED, *(name for name in BESIDE if name in self.files.names))
+
+    def _weights(self) -> Path:
+        """The folder, with the weights in it too."""
+        names = self.files.names
+        if WHOLE in names:
+            return self.files.get(WHOLE)
+        if INDEX not in names:
+            raise no_weights(f"{self.name}: {WHOLE}", names)
+        return self.files.get(*shards(self.files.get(INDEX) / INDEX))
 
     def config(self, step: Step) -> ModelConfig:
         return ModelConfig.from_hf(self.files.get("config.json") / "config.json")
@@ -56,4 +69,4 @@ class ModelFolder(Origin):
     def model(self, step: Step) -> Transformer:
         import torch
 
-        return load_model(self.folder, torch.float32, torch.device("cpu"))
+        return load_model(self._weights(), torch.float32, torch.device("cpu"))
