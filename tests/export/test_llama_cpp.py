@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from llama_cpp import ask, needs_llama_cpp
 from torch import Tensor
 
 from lanbot.chat.messages import Message
+from lanbot.config.recipe import RopeScaling
 from lanbot.config.run import Run
 from lanbot.export import export
 from lanbot.export.source import Source
@@ -166,3 +168,30 @@ def test_smollm2_answers_alike_in_full_and_nearly_in_8_bits(smollm2: Path, tmp_p
     expected = torch.stack([exact(prompt)[-1] for prompt in prompts])
     assert divergence(found, expected) < 1e-2
     assert torch.equal(found.argmax(-1), expected.argmax(-1))
+
+
+SCALED = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=64)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"family": "qwen2"},
+        {"family": "qwen3", "tie_embeddings": True},
+        {"family": "llama", "tie_embeddings": True},
+        {"family": "llama", "rope_scaling": SCALED},
+    ],
+    ids=["qwen2", "tied qwen3", "tied llama", "scaled llama"],
+)
+def test_each_family_reads_a_long_prompt_alike(
+    make_model, demo_format, changes: dict[str, Any], tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    sizes = {"dim": 64, "n_heads": 4, "head_dim": 16, "mlp_dim": 96, "context": 512, "vocab_size": 1_024}
+    save_model(make_model(**sizes, **changes), tmp_path)
+    demo_format.save(tmp_path)
+    write_gguf(tmp_path, tmp_path / "m.gguf", "f32", "m")
+    prompt = demo_format.tokenizer.encode(" ".join(world.document("test", i) for i in range(9)))[:400]
+    expected = in_lanbot(tmp_path)(prompt)[-1]
+    found = torch.tensor(ask(tmp_path / "m.gguf", logits=[prompt])["logits"][0])
+    assert len(prompt) == 400
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
