@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from lanbot.chat.formats.lanbot import LanBotFormat
+from lanbot.core.options import Options
+from lanbot.data.smollm2 import place
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
@@ -71,6 +73,15 @@ def make_model() -> MakeModel:
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, real weights in 4 bits, where the cache has them."""
+    path = place(Options.from_environment())
+    if not path.is_file():
+        pytest.skip(f"no SmolLM2 at {path}")
+    return path
 
 
 @pytest.fixture
