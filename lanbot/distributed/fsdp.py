@@ -5,6 +5,8 @@ norm, head) in fp32, once a pass. The root stays gathered from its forward to th
 loss can read all of `lm_head.weight`.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from lanbot.core import hardware
 from lanbot.distributed.runtime import Runtime
 from lanbot.distributed.single_device import Orthogonalise, PendingUpdate, SingleDevice, as_rows, norm_over_ranks
 from lanbot.models.config import ModelConfig
+from lanbot.models.lora import LoRA, merge
 from lanbot.models.transformer import Transformer
 
 
@@ -35,14 +38,26 @@ def shard(model: Transformer, mesh: DeviceMesh) -> None:
 
 def shard_if_needed(model: Transformer, runtime: Runtime) -> None:
     """`shard`, where several ranks train a model that does not fit each of them."""
-    if runtime.mesh is not None and must_shard(model.config, runtime.size):
+    if runtime.mesh is not None and must_shard(model.config, runtime.size, None, model.lora, model.dtype):
         shard(model, runtime.mesh)
 
 
-def must_shard(config: ModelConfig, ranks: int, device_memory: float | None = None) -> bool:
+def must_shard(
+    config: ModelConfig, ranks: int, device_memory: float | None = None, lora: LoRA | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> bool:  # fmt: skip
     """Whether weights and gradients must be sharded too: in full they would take half of a device. device_memory: its
-    bytes, by default this machine's."""
-    return ranks > 1 and 8 * config.params() > (device_memory or hardware.total()) // 2
+    bytes, by default this machine's. lora, dtype: the adapters, and what frozen weights are kept in."""
+    return ranks > 1 and sum(held_bytes(config, lora, dtype)) > (device_memory or hardware.total()) // 2
+
+
+def held_bytes(config: ModelConfig, lora: LoRA | None, dtype: torch.dtype) -> tuple[int, int]:
+    """Of weights and of gradients in full. What is trained is fp32, what is frozen is in `dtype`."""
+    if lora is None:
+        return 4 * config.params(), 4 * config.params()
+    trained = lora.trained(config)
+    frozen = config.params() + lora.params(config) - trained
+    return dtype.itemsize * frozen + 4 * trained, 4 * trained
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -50,39 +65,47 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def gathered(model: Transformer) -> Transformer:
-    """The model itself if it is not sharded; otherwise a full copy in the compute dtype on every rank, to evaluate and
-    sample with: its forward passes do not communicate. All ranks call it."""
+    """The model itself if it is not sharded; otherwise a full copy in the compute dtype on every rank, adapters merged,
+    to evaluate and sample with: its forward passes do not communicate. All ranks call it."""
     if not is_sharded(model):
         return model
-    return _assembled(model, {name: whole.to(model.dtype) for name, whole in _whole(model)})
+    return _assembled(model, {name: whole.to(model.dtype) for name, whole in _whole(model)}).to(model.dtype)
 
 
 def gathered_on_main(model: Transformer, main: bool) -> Transformer | None:
-    """The model itself if it is not sharded; otherwise, on rank 0 only, a copy of the fp32 masters on the CPU.
-    All ranks call it."""
-    if not is_sharded(model):
+    """The model itself if it is neither sharded nor has adapters; otherwise, on rank 0 only, a copy on the CPU in fp32,
+    adapters merged. All ranks call it."""
+    if not is_sharded(model) and model.lora is None:
         return model
+    weights = on_main(model, main)
+    return _assembled(model, weights).float() if main else None
+
+
+def on_main(model: Transformer, main: bool, trained_alone: bool = False) -> dict[str, Tensor]:
+    """Full weights by name on the CPU, on rank 0; {} on the others. All ranks call it."""
     weights = {}
-    for name, whole in _whole(model):  # one at a time: together they may not fit the device
+    for name, whole in _whole(model, trained_alone):  # one at a time: together they may not fit the device
         if main:
             weights[name] = whole.cpu()
-    return _assembled(model, weights) if main else None
+    return weights
 
 
 @torch.no_grad()
-def load(model: Transformer, weights: Transformer) -> None:
-    """Copies full weights into a model, sharded or not."""
-    values = dict(weights.named_parameters())
-    for name, parameter in model.named_parameters():
-        value: Tensor = values[name]
+def load(model: Transformer, values: Mapping[str, Tensor]) -> None:
+    """Copies full weights by name into a model, sharded or not; what has none there is left as it is."""
+    parameters = dict(model.named_parameters())
+    for name, value in values.items():
+        parameter = parameters[name]
         if isinstance(parameter, DTensor):  # src_data_rank=None: each rank cuts its own rows out, nothing is sent
             value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
         parameter.copy_(value)
 
 
-def _whole(model: Transformer):  # type: ignore[no-untyped-def]
+def _whole(model: Transformer, trained_alone: bool = False):  # type: ignore[no-untyped-def]
     """(name, full tensor) of each parameter in turn."""
     for name, parameter in model.named_parameters():
+        if trained_alone and not parameter.requires_grad:
+            continue
         value = parameter.detach()
         yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
@@ -90,6 +113,7 @@ def _whole(model: Transformer):  # type: ignore[no-untyped-def]
 def _assembled(model: Transformer, weights: dict[str, Tensor]) -> Transformer:
     with torch.device("meta"):
         copy = Transformer(model.config, model.dtype)
+    weights = merge(weights, model.lora)
     if model.config.tie_embeddings:
         weights = {**weights, "lm_head.weight": weights["embed_tokens.weight"]}
     copy.load_state_dict(weights, assign=True)

@@ -23,11 +23,15 @@ def save_model(model: Transformer, folder: Path, token_ids: dict[str, int] | Non
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Transformer:
-    """The model of a folder with fp32 masters, computing in `dtype`.
+def load_model(
+    folder: Path, dtype: torch.dtype, device: torch.device, masters: torch.dtype = torch.float32
+) -> Transformer:
+    """The model of a folder, computing in `dtype`. masters: what its weights are kept in.
 
     Raises UserError if files are missing or the weights do not fit the config.
     """
+    if (folder / "adapter").is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: adapters of a phase that is not done", "Run the phase to its end: it merges them.")
     config = ModelConfig.from_hf(folder / "config.json")
     path = folder / "model.safetensors"
     try:
@@ -37,7 +41,7 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Transf
     except SafetensorError as error:
         raise UserError(f"{path}: damaged ({error})", "Fetch or train it again.") from None
     with torch.device("meta"):
-        model = Transformer(config, dtype)
+        model = Transformer(config, dtype).to(masters)
     model.to_empty(device=device)
     if config.tie_embeddings:  # to_empty gave the two names a tensor each
         model.lm_head.weight = model.embed_tokens.weight

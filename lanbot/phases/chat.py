@@ -1,6 +1,9 @@
 """Midtraining and SFT: the same training on conversations, with the mixture and rates of the recipe."""
 
+from dataclasses import replace
 from functools import partial
+
+import torch
 
 from lanbot.chat.formats import load_format
 from lanbot.config.run import Run
@@ -9,15 +12,17 @@ from lanbot.data.prefetch import prefetched
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals.bpb import Validation
 from lanbot.models import saved
+from lanbot.models.lora import attach
 from lanbot.models.weights import load_model
 from lanbot.phases.evaluation import mixture_rows
 from lanbot.phases.loaders import chat_loader
 from lanbot.phases.phase import Phase, model_before
+from lanbot.training import memory
 from lanbot.training.trainer import Trainer
 
 
 def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = None) -> Trainer:
-    """A trainer with the weights of the preceding phase.
+    """A trainer with the weights of the preceding phase, and adapters where the recipe says so.
 
     Raises UserError if that phase is not done, or if its last checkpoint is damaged and it must run again.
     """
@@ -41,9 +46,13 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
             f"{run.phase(before) / last} is damaged, and {phase} starts from it",
             f"Run the same command again: {before} resumes from its checkpoint before that.",
         )
-    model = load_model(folder, runtime.dtype, runtime.device)
+    settings = getattr(run.recipe, phase)
+    method = memory.Method.of(settings)
+    model = load_model(folder, runtime.dtype, runtime.device, runtime.dtype if method.lora else torch.float32)
+    if method.lora:
+        attach(model, replace(method.lora, base=f"{before}/{last}"), run.recipe.seed)
     chat_format = load_format(run.phase("tokenizer"))
-    return Trainer(model, chat_format, getattr(run.recipe, phase), run.phase(phase), runtime, sequence)
+    return Trainer(model, chat_format, settings, run.phase(phase), runtime, sequence)
 
 
 def train_chat(run: Run, runtime: Runtime, phase: str) -> None:
