@@ -21,7 +21,7 @@ from lanbot.core.errors import UserError
 from lanbot.models.config import ModelConfig
 from lanbot.models.cpu_kernels import AdaptedMatMul, use_cpu_kernels
 from lanbot.models.transformer import Linear, Transformer
-from lanbot.models.weights import to_hf_names
+from lanbot.models.weights import HEAD, to_hf_names
 
 FOLDER = "adapter"
 """In a checkpoint's folder. Not the folder itself: transformers would take a merged model there for an unmerged one."""
@@ -142,6 +142,8 @@ def save_adapter(model: Transformer, weights: Mapping[str, Tensor], folder: Path
     the CPU and not sharded."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = {theirs: weights[ours].contiguous() for ours, theirs in stored_names(model).items()}
+    if model.config.tie_embeddings and "embed_tokens.weight" in weights:  # PEFT asks for both
+        stored[f"{PREFIX}{HEAD}"] = weights["embed_tokens.weight"].clone()
     save_file(stored, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     content = json.dumps(_peft_config(model), indent=2) + "\n"
     (folder / "adapter_config.json").write_text(content, encoding="utf-8")
