@@ -131,6 +131,7 @@ def cuda_activation_bytes(
     gathered = max(chunk, min(tokens, KEPT_BYTES["cuda"] // (s * V))) * V * s
     loss = gathered + chunk * V * s + s * tokens * C
     casts = 0 if method.lora else s * (config.matmul_params() - V * C)
+    casts = casts // config.n_layers if method.checkpointing else casts
     if method.lora is None or method.lora.embeddings:
         loss += (8 + 2 * s) * V * C
     return kept * tokens + 2 * s * tokens * C + mask + casts + loss
