@@ -107,8 +107,10 @@ def _by_softmax(logits: Tensor, target: Tensor, weight: Tensor, gradient: Tensor
     is computed from the sum of the others, which is precise where that sum is small."""
     torch.softmax(logits, -1, out=gradient)
     picked = gradient.gather(-1, target).float()
-    others = gradient.scatter_(-1, target, 0.0).sum(-1, keepdim=True).float()
-    gradient.mul_(weight.to(gradient.dtype)).scatter_(-1, target, (-others * weight).to(gradient.dtype))
+    rows, columns = torch.arange(len(target), device=target.device), target[:, 0]  # scatter_ would copy all of it
+    gradient[rows, columns] = 0.0
+    others = gradient.sum(-1, keepdim=True).float()
+    gradient.mul_(weight.to(gradient.dtype))[rows, columns] = (-others * weight)[:, 0].to(gradient.dtype)
     return torch.where(others < 0.5, -torch.log1p(-others.clamp(max=0.5)), -picked.clamp_min(TINY).log())[:, 0]
 
 
