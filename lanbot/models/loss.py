@@ -44,7 +44,6 @@ class _WeightedNLL(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         N, V, device, dtype = len(hidden), len(head), hidden.device, hidden.dtype
         matrix = head.to(dtype)
-        transposed = matrix.T.contiguous() if device.type == "cpu" else matrix.T  # a tenth faster there
         nll = torch.empty(N, dtype=torch.float32, device=device)
         chunk = min(N, CHUNK[device.type])
         group = min(-(-N // chunk), max(1, KEPT_BYTES[device.type] // (chunk * V * dtype.itemsize))) * chunk
@@ -56,7 +55,7 @@ class _WeightedNLL(torch.autograd.Function):
             for start in range(first, last, chunk):
                 part = slice(start, min(start + chunk, last))
                 target, weight = targets[part, None], weights[part, None]
-                logits = hidden[part] @ transposed
+                logits = hidden[part] @ matrix.T
                 if softcap is not None:
                     slope = torch.tanh(logits / softcap)
                     logits = slope * softcap

@@ -68,9 +68,6 @@ class Attention(nn.Module):
         if cache is not None:
             view, positions, layer = cache
             k, v = view.update(layer, k, v, positions)
-        groups = self.config.n_heads // self.config.n_kv_heads
-        if groups > 1:
-            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         y = attend(q, k, v, mask)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 
