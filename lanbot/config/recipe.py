@@ -168,6 +168,7 @@ class FineTuning(Training):
     lora_rank: Natural = key(0, "Rank of LoRA's adapters; 0: all weights are trained.")
     lora_alpha: Positive = key(32.0, "What the adapters add is multiplied by lora_alpha / lora_rank.")
     lora_targets: tuple[str, ...] = key(LINEAR, "The layers that get adapters.", min_length=1)
+    lora_layers: Natural = key(0, "How many of the last layers get them; 0: all. The backward pass ends there.")
     lora_embeddings: Bool = key(False, "Train embedding and head too, whole: tokens that were added need it.")
     lora_lr: Number | None = key(None, "Learning rate of the adapters.")
 

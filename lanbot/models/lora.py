@@ -31,17 +31,23 @@ PREFIX = "base_model.model."
 @dataclass(frozen=True)
 class LoRA:
     """targets: names of linear layers, such as q_proj. embeddings: whether embedding and head are trained too, whole.
-    base: the checkpoint that the adapters belong to, for their file."""
+    layers: how many of the last blocks have adapters; 0: all. base: the checkpoint that the adapters belong to, for
+    their file."""
 
     rank: int
     alpha: float
     targets: tuple[str, ...]
     embeddings: bool = False
+    layers: int = 0
     base: str = ""
 
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
+
+    def blocks(self, config: ModelConfig) -> range:
+        """The numbers of those that have adapters."""
+        return range(max(0, config.n_layers - self.layers) if self.layers else 0, config.n_layers)
 
     def params(self, config: ModelConfig) -> int:
         """Of the adapters."""
@@ -53,7 +59,7 @@ class LoRA:
         )
         sides = {"q_proj": C + query, "k_proj": C + kv, "v_proj": C + kv, "o_proj": query + C, "up_proj": C + M}
         sides |= {"down_proj": C + M} | ({"gate_proj": C + M} if config.switches.mlp_matrices == 3 else {})
-        return config.n_layers * self.rank * sum(sides.get(name, 0) for name in self.targets)
+        return len(self.blocks(config)) * self.rank * sum(sides.get(name, 0) for name in self.targets)
 
     def trained(self, config: ModelConfig) -> int:
         """Parameters that change: the adapters, with the embeddings where those are trained."""
@@ -101,7 +107,8 @@ def attach(model: Transformer, lora: LoRA, seed: int) -> None:
     generator, found = torch.Generator().manual_seed(seed), False
     for name, module in list(model.named_modules()):
         parent, _, child = name.rpartition(".")
-        if isinstance(module, Linear) and child in lora.targets and parent.startswith("layers."):
+        block = int(parent.split(".")[1]) if parent.startswith("layers.") else -1
+        if isinstance(module, Linear) and child in lora.targets and block in lora.blocks(model.config):
             setattr(model.get_submodule(parent), child, LoRALinear.of(module, lora, generator))
             found = True
     if not found:
@@ -162,6 +169,8 @@ def _peft_config(model: Transformer) -> dict[str, Any]:
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
         "target_modules": sorted(adapted),
+        "layers_to_transform": list(lora.blocks(model.config)) if lora.layers else None,
+        "layers_pattern": "layers" if lora.layers else None,
         "modules_to_save": whole,
         "ensure_weight_tying": bool(whole) and tied,
         "bias": "none",

@@ -14,7 +14,7 @@ from lanbot.phases.phase import Phase
 from lanbot.training import memory
 from lanbot.training.fit import fit, have, plan
 
-KEYS = ("lora_rank", "lora_alpha", "lora_targets", "lora_embeddings", "lora_lr", "fp8")
+KEYS = ("lora_rank", "lora_alpha", "lora_targets", "lora_layers", "lora_embeddings", "lora_lr", "fp8")
 
 
 def fitted(run: Run, phases: Sequence[Phase], runtime: Runtime) -> Recipe:

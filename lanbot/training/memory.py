@@ -40,7 +40,8 @@ class Method:
         """By a phase's section of the recipe."""
         lora = None
         if rank := getattr(settings, "lora_rank", 0):
-            lora = LoRA(rank, settings.lora_alpha, settings.lora_targets, settings.lora_embeddings)
+            s = settings
+            lora = LoRA(rank, s.lora_alpha, s.lora_targets, s.lora_embeddings, s.lora_layers)
         reference = bool(getattr(settings, "kl", 0)) and lora is None  # with adapters the frozen weights serve
         return cls(lora, settings.activation_checkpointing, hasattr(settings, "group_size") + reference)
 
@@ -101,10 +102,11 @@ def activation_bytes(config: ModelConfig, rows: int, T: int, runtime: Runtime, m
         compiled = compile.enabled(runtime.device) and runtime.dtype != torch.float32
         return cuda_activation_bytes(config, rows, T, runtime.dtype, compiled, flash, method)
     heads = config.head_dim * (3 * config.n_heads + 4 * config.n_kv_heads)
-    layers = 1 if method.checkpointing else config.n_layers
+    trained = _layers(config, method)
+    layers = 1 if method.checkpointing else trained
     per_token = layers * (8 * config.dim + heads + 4 * config.mlp_dim + _low(method)) + 4 * config.dim
     if method.checkpointing:
-        per_token += config.n_layers * config.dim
+        per_token += trained * config.dim
     mask = rows * T * T * 5
     scores = 4 * (layers + 2) * config.n_heads * rows * T * T if T <= PLAIN_ATTENTION else 0
     return 4 * rows * T * per_token + mask + scores + 3 * 4 * 256 * config.vocab_size
@@ -125,7 +127,8 @@ def cuda_activation_bytes(
     query, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     layer = s * (4 * C + 5 * query + kv + (3 if compiled else 4) * config.mlp_dim + _low(method))
     layer += 4 * (2 * config.n_heads + config.n_kv_heads + 2)  # sums of exponentials, scales of the norms, in fp32
-    kept = layer + config.n_layers * s * C if method.checkpointing else config.n_layers * layer
+    trained = _layers(config, method)
+    kept = layer + trained * s * C if method.checkpointing else trained * layer
     mask = 0 if flash else (s + 1) * tokens * T
     chunk = min(tokens, CHUNK["cuda"])
     gathered = max(chunk, min(tokens, KEPT_BYTES["cuda"] // (s * V))) * V * s
@@ -135,6 +138,12 @@ def cuda_activation_bytes(
     if method.lora is None or method.lora.embeddings:
         loss += (8 + 2 * s) * V * C
     return kept * tokens + 2 * s * tokens * C + mask + casts + loss
+
+
+def _layers(config: ModelConfig, method: Method) -> int:
+    """The layers through which the backward pass goes."""
+    partly = method.lora and method.lora.layers and not method.lora.embeddings
+    return min(method.lora.layers, config.n_layers) if method.lora and partly else config.n_layers
 
 
 def _low(method: Method) -> int:

@@ -166,9 +166,25 @@ def test_an_adapter_of_another_rank_or_a_damaged_one_is_an_error(make_model: Mak
         load_adapter(model, tmp_path)
 
 
+def test_only_the_last_layers_are_adapted_and_passed_back_through(make_model: MakeModel, tmp_path: Path) -> None:
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    save_model(make_model(), tmp_path / "base")
+    model = adapted(make_model(), LoRA(4, 16.0, ALL, layers=1))
+    assert {name.split(".")[1] for name in gradients(model)} == {"1"}
+    inputs: list[bool] = []
+    model.layers[1].register_forward_pre_hook(lambda _, given: inputs.append(given[0].requires_grad))
+    expected = model.logits(model(some_ids())).detach()
+    assert inputs == [False]
+    save_adapter(model, fsdp.on_main(model, True, trained_alone=True), tmp_path / "adapter")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation="eager")
+    theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter")
+    with torch.no_grad():
+        assert_close(theirs(some_ids()).logits, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_the_count_of_its_parameters_is_right(make_model: MakeModel) -> None:
     for family in ("qwen3", "nanochat"):
-        for lora in (LoRA(4, 16.0, ALL), LoRA(2, 16.0, SOME, embeddings=True)):
+        for lora in (LoRA(4, 16.0, ALL), LoRA(2, 16.0, SOME, embeddings=True, layers=1)):
             model = make_model(family=family)
             attach(model, lora, 0)
             assert lora.trained(model.config) == sum(p.numel() for p in model.parameters() if p.requires_grad)
