@@ -5,7 +5,8 @@ norm, head) in fp32, once a pass. The root stays gathered from its forward to th
 loss can read all of `lm_head.weight`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -18,8 +19,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from lanbot.core import hardware
 from lanbot.distributed.runtime import Runtime
 from lanbot.distributed.single_device import Orthogonalise, PendingUpdate, SingleDevice, as_rows, norm_over_ranks
+from lanbot.models import weights
 from lanbot.models.config import ModelConfig
 from lanbot.models.lora import LoRA, merge
+from lanbot.models.stored import Rows
 from lanbot.models.transformer import Transformer
 
 
@@ -37,8 +40,10 @@ def shard(model: Transformer, mesh: DeviceMesh) -> None:
 
 
 def shard_if_needed(model: Transformer, runtime: Runtime) -> None:
-    """`shard`, where several ranks train a model that does not fit each of them."""
-    if runtime.mesh is not None and must_shard(model.config, runtime.size, None, model.lora, model.dtype):
+    """`shard`, where several ranks train a model that does not fit each of them, and it is not sharded yet."""
+    if runtime.mesh is None or is_sharded(model):
+        return
+    if must_shard(model.config, runtime.size, None, model.lora, model.dtype):
         shard(model, runtime.mesh)
 
 
@@ -77,27 +82,65 @@ def gathered_on_main(model: Transformer, main: bool) -> Transformer | None:
     adapters merged. All ranks call it."""
     if not is_sharded(model) and model.lora is None:
         return model
-    weights = on_main(model, main)
-    return _assembled(model, weights).float() if main else None
+    held = on_main(model, main)
+    return _assembled(model, held).float() if main else None
 
 
 def on_main(model: Transformer, main: bool, trained_alone: bool = False) -> dict[str, Tensor]:
     """Full weights by name on the CPU, on rank 0; {} on the others. All ranks call it."""
-    weights = {}
+    held = {}
     for name, whole in _whole(model, trained_alone):  # one at a time: together they may not fit the device
         if main:
-            weights[name] = whole.cpu()
-    return weights
+            held[name] = whole.cpu()
+    return held
+
+
+def load_model(
+    folder: Path, runtime: Runtime, prepare: Callable[[Transformer], None], lora: LoRA | None = None
+) -> Transformer:
+    """The model of a folder. Where it must be sharded this rank's rows of each parameter alone are read. All ranks call
+    it.
+
+    prepare(model): changes its modules and their types, before they have memory. lora: the adapters that it gives them.
+    Raises UserError as weights.load_model.
+    """
+    model, stored = weights.skeleton(folder, runtime.dtype)
+    prepare(model)
+    if runtime.mesh is not None and must_shard(model.config, runtime.size, None, lora, runtime.dtype):
+        shard(model, runtime.mesh)
+    model.to_empty(device=runtime.device)
+    weights.tie(model)
+    weights.fill(model, stored, _put_rows)
+    return model
+
+
+def load(model: Transformer, folder: Path) -> None:
+    """Copies a folder's weights into a model of their shape, sharded or not. Raises UserError as weights.load_model."""
+    _, stored = weights.skeleton(folder, model.dtype)
+    weights.fill(model, stored, _put_rows)
+
+
+def _put_rows(parameter: Tensor, stored: Rows) -> None:
+    """What this rank holds of a parameter: of a sharded one a part of equal size, the last ones shorter or empty."""
+    if not isinstance(parameter, DTensor):
+        parameter.copy_(stored.read())
+        return
+    local, mesh = parameter.to_local(), parameter.device_mesh
+    start = mesh.get_rank() * -(-len(parameter) // mesh.size())
+    if len(local):
+        local.copy_(stored.read(slice(start, start + len(local))))
 
 
 @torch.no_grad()
-def load(model: Transformer, values: Mapping[str, Tensor]) -> None:
+def put(model: Transformer, values: Mapping[str, Tensor]) -> None:
     """Copies full weights by name into a model, sharded or not; what has none there is left as it is."""
     parameters = dict(model.named_parameters())
     for name, value in values.items():
         parameter = parameters[name]
         if isinstance(parameter, DTensor):  # src_data_rank=None: each rank cuts its own rows out, nothing is sent
-            value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            value = distribute_tensor(
+                value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+            )
         parameter.copy_(value)
 
 
@@ -110,13 +153,13 @@ def _whole(model: Transformer, trained_alone: bool = False):  # type: ignore[no-
         yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def _assembled(model: Transformer, weights: dict[str, Tensor]) -> Transformer:
+def _assembled(model: Transformer, values: dict[str, Tensor]) -> Transformer:
     with torch.device("meta"):
         copy = Transformer(model.config, model.dtype)
-    weights = merge(weights, model.lora)
+    values = merge(values, model.lora)
     if model.config.tie_embeddings:
-        weights = {**weights, "lm_head.weight": weights["embed_tokens.weight"]}
-    copy.load_state_dict(weights, assign=True)
+        values = {**values, "lm_head.weight": values["embed_tokens.weight"]}
+    copy.load_state_dict(values, assign=True)
     if model.config.tie_embeddings:  # a tensor each, of the same memory
         copy.lm_head.weight = copy.embed_tokens.weight
     return copy.requires_grad_(False)

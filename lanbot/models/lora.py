@@ -74,14 +74,13 @@ class LoRALinear(Linear):
     lora_B: nn.Parameter  # noqa: N815
 
     @classmethod
-    def of(cls, linear: Linear, lora: LoRA, generator: torch.Generator) -> "LoRALinear":
-        """With the parameters of `linear` themselves. A is initialised as PEFT does, B is zero."""
+    def of(cls, linear: Linear, lora: LoRA) -> "LoRALinear":
+        """With the parameters of `linear` themselves, and adapters of zeros."""
         with torch.device("meta"):
             made = cls(linear.in_features, linear.out_features, bias=linear.bias is not None)
         made.weight, made.bias, made.scale = linear.weight, linear.bias, lora.scale
-        device, bound = linear.weight.device, 1 / math.sqrt(linear.in_features)
-        a = torch.empty(lora.rank, linear.in_features).uniform_(-bound, bound, generator=generator)
-        made.lora_A = nn.Parameter(a.to(device))
+        device = linear.weight.device
+        made.lora_A = nn.Parameter(torch.zeros(lora.rank, linear.in_features, device=device))
         made.lora_B = nn.Parameter(torch.zeros(linear.out_features, lora.rank, device=device))
         return made
 
@@ -97,23 +96,36 @@ class LoRALinear(Linear):
         return self.weight.float() + self.scale * (self.lora_B @ self.lora_A)
 
 
-def attach(model: Transformer, lora: LoRA, seed: int) -> None:
-    """Freezes the model and gives its target layers adapters. Raises UserError if it has none of the targets."""
+def attach(model: Transformer, lora: LoRA) -> None:
+    """Freezes the model and gives its target layers adapters, whose values are `initial`'s to set. Raises UserError if
+    it has none of the targets."""
     model.requires_grad_(False)
     if lora.embeddings:
         for parameter in {model.embed_tokens.weight, model.lm_head.weight}:  # one, if tied
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-    generator, found = torch.Generator().manual_seed(seed), False
+    found = False
     for name, module in list(model.named_modules()):
         parent, _, child = name.rpartition(".")
         block = int(parent.split(".")[1]) if parent.startswith("layers.") else -1
         if isinstance(module, Linear) and child in lora.targets and block in lora.blocks(model.config):
-            setattr(model.get_submodule(parent), child, LoRALinear.of(module, lora, generator))
+            setattr(model.get_submodule(parent), child, LoRALinear.of(module, lora))
             found = True
     if not found:
         raise UserError(f"lora_targets = {list(lora.targets)}: {model.config.family} has no such layer")
     model.lora = lora
+
+
+def initial(model: Transformer, seed: int) -> dict[str, Tensor]:
+    """The adapters' values before training, by name: A as PEFT draws it, B zero, so that nothing is added yet."""
+    generator, values = torch.Generator().manual_seed(seed), {}
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_A"):
+            bound = 1 / math.sqrt(parameter.shape[1])
+            values[name] = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+        elif name.endswith("lora_B"):
+            values[name] = torch.zeros(parameter.shape)
+    return values
 
 
 def merge(weights: Mapping[str, Tensor], lora: LoRA | None) -> dict[str, Tensor]:

@@ -3,26 +3,26 @@
 from dataclasses import replace
 from functools import partial
 
-import torch
-
 from lanbot.chat.formats import load_format
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.data.prefetch import prefetched
+from lanbot.distributed import fsdp
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals.bpb import Validation
 from lanbot.models import saved
-from lanbot.models.lora import attach
-from lanbot.models.weights import load_model
+from lanbot.models.lora import attach, initial
+from lanbot.models.transformer import Transformer
 from lanbot.phases.evaluation import mixture_rows
 from lanbot.phases.loaders import chat_loader
 from lanbot.phases.phase import Phase, model_before
-from lanbot.training import memory
-from lanbot.training.trainer import Trainer
+from lanbot.training.memory import Method
+from lanbot.training.trainer import Trainer, prepare
 
 
 def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = None) -> Trainer:
-    """A trainer with the weights of the preceding phase, and adapters where the recipe says so.
+    """A trainer with the weights of the preceding phase, and adapters where the recipe says so. sequence: tokens of a
+    row; None: the run's longest.
 
     Raises UserError if that phase is not done, or if its last checkpoint is damaged and it must run again.
     """
@@ -47,12 +47,19 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
             f"Run the same command again: {before} resumes from its checkpoint before that.",
         )
     settings = getattr(run.recipe, phase)
-    method = memory.Method.of(settings)
-    model = load_model(folder, runtime.dtype, runtime.device, runtime.dtype if method.lora else torch.float32)
-    if method.lora:
-        attach(model, replace(method.lora, base=f"{before}/{last}"), run.recipe.seed)
-    chat_format = load_format(run.phase("tokenizer"))
-    return Trainer(model, chat_format, settings, run.phase(phase), runtime, sequence)
+    lora = Method.of(settings).lora
+    lora = replace(lora, base=f"{before}/{last}") if lora else None
+
+    def change(model: Transformer) -> None:
+        prepare(model, settings, runtime, phase)
+        if lora:
+            attach(model.to(runtime.dtype), lora)
+
+    model = fsdp.load_model(folder, runtime, change, lora)
+    if lora:
+        fsdp.put(model, initial(model, run.recipe.seed))
+    chat_format, longest = load_format(run.phase("tokenizer")), sequence or run.recipe.model.longest
+    return Trainer(model, chat_format, settings, run.phase(phase), runtime, longest)
 
 
 def train_chat(run: Run, runtime: Runtime, phase: str) -> None:

@@ -11,7 +11,6 @@ from lanbot.core.console import say, size
 from lanbot.distributed.runtime import Runtime
 from lanbot.phases.base import model_config
 from lanbot.phases.phase import Phase
-from lanbot.training import memory
 from lanbot.training.fit import fit, have, plan
 
 KEYS = ("lora_rank", "lora_alpha", "lora_targets", "lora_layers", "lora_embeddings", "lora_lr", "fp8")
@@ -29,7 +28,7 @@ def fitted(run: Run, phases: Sequence[Phase], runtime: Runtime) -> Recipe:
         begun = run.begun(phase.name)
         if before is not None and begun and isinstance(settings, FineTuning):
             settings = replace(settings, **{key: getattr(phase.settings(before), key) for key in KEYS})
-        T = memory.row_length(settings, config)
+        T = getattr(settings, "sequence", None) or recipe.model.longest
         settings = fit(config, T, phase.name, settings, runtime, lora=not begun)
         chosen = plan(config, T, settings, runtime)
         say(f"{phase.name}: {chosen.way}; {chosen.rows} x {T:,} tokens at a time")

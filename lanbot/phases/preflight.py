@@ -17,7 +17,7 @@ from lanbot.sandbox import sandbox
 from lanbot.tasks import contamination
 from lanbot.tasks.registry import find_task, make_task
 from lanbot.tasks.task import TaskContext
-from lanbot.training import fit, memory
+from lanbot.training import fit
 
 
 def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
@@ -32,8 +32,7 @@ def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
         if "model" in phase.needs:
             model_before(recipe, phase.name)
         settings = phase.settings(recipe)
-        config = model_config(recipe)
-        sequence = memory.row_length(settings, config)
+        config, sequence = model_config(recipe), getattr(settings, "sequence", None) or recipe.model.longest
         fit.check(config, sequence, phase.name, settings, runtime)
         if getattr(settings, "batch_tokens", None) and settings.batch_tokens // sequence % runtime.size:
             raise UserError(

@@ -21,9 +21,6 @@ MICRO_BATCH_TOKENS = {"cpu": 8_192, "cuda": 32_768, "mps": 8_192}
 USABLE = {"cpu": 0.5, "cuda": 0.9, "mps": 0.5}
 """The share of `total` that training may plan with. The rest of a GPU is for contexts, NCCL and fragmentation."""
 
-LONGEST_ROW = 2_048
-"""RL's rows are as long as question and answer; where that is not known, it plans with at most this."""
-
 
 @dataclass(frozen=True)
 class Method:
@@ -155,11 +152,6 @@ def room(runtime: Runtime, config: ModelConfig, method: Method) -> float:
     """Bytes for the activations."""
     held = state_bytes(config, runtime.size, None, method, runtime.dtype)
     return hardware.total() * USABLE[runtime.device.type] - held
-
-
-def row_length(settings: Any, config: ModelConfig) -> int:
-    """Tokens of a row of a phase with these settings."""
-    return getattr(settings, "sequence", None) or min(config.context, LONGEST_ROW)
 
 
 def micro_batch(config: ModelConfig, T: int, runtime: Runtime, method: Method = FULL) -> int:

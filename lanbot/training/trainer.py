@@ -21,7 +21,6 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.models import compile, fp8, lora, saved
 from lanbot.models.loss import Candidates
 from lanbot.models.transformer import Transformer
-from lanbot.models.weights import load_model
 from lanbot.training import checkpoint, memory
 from lanbot.training.metrics import Metrics
 from lanbot.training.optim import MuonAdamW, Rates
@@ -41,6 +40,12 @@ MICRO_TOKENS = "micro_tokens"
 """File in a phase's folder in which a rank that ran out of memory sets a smaller micro-batch for the next start."""
 
 
+def prepare(model: Transformer, settings: Training, runtime: Runtime, name: str) -> None:
+    """Changes a model's modules as a phase's settings say. Comes before sharding, which remembers them."""
+    if settings.fp8:
+        fp8.enable(model, runtime.device, f"{name}.fp8")
+
+
 class Trainer:
     """Weights, optimiser, counters, metrics and checkpoints of a phase."""
 
@@ -53,9 +58,9 @@ class Trainer:
         runtime: Runtime,
         sequence: int | None = None,
     ) -> None:
-        """sequence: tokens of a row; None: as the settings and the model's context say."""
+        """sequence: tokens of a row; None: the model's context."""
         self.model, self.chat_format, self.settings, self.phase = model, chat_format, settings, phase
-        self.sequence = sequence or memory.row_length(settings, model.config)
+        self.sequence = sequence or model.config.context
         self.runtime = runtime
         rates = Rates(
             muon=settings.muon_lr or 0.0,
@@ -65,8 +70,8 @@ class Trainer:
             weight_decay=settings.weight_decay,
             adapter=getattr(settings, "lora_lr", None) or 0.0,
         )
-        if settings.fp8:
-            fp8.enable(model, runtime.device, f"{phase.name}.fp8")
+        if not fsdp.is_sharded(model):
+            prepare(model, settings, runtime, phase.name)
         model.checkpointing = settings.activation_checkpointing
         fsdp.shard_if_needed(model, runtime)
         self.optimizer = MuonAdamW(model, rates, runtime.dtype, runtime.mesh)
@@ -182,10 +187,9 @@ class Trainer:
         loader_state: dict[str, Any] | None = None
         if folder is not None:
             if self.model.lora is None:
-                whole = load_model(folder, self.runtime.dtype, self.runtime.device)
-                fsdp.load(self.model, dict(whole.named_parameters()))
+                fsdp.load(self.model, folder)
             else:
-                fsdp.load(self.model, lora.load_adapter(self.model, folder / lora.FOLDER))
+                fsdp.put(self.model, lora.load_adapter(self.model, folder / lora.FOLDER))
             progress = checkpoint.resume(folder, self.optimizer, self.runtime)
             self.step, self.tokens, self.seconds = progress["step"], progress["tokens"], progress["seconds"]
             self.skipped, self.skipped_in_a_row = progress["skipped"], progress["skipped_in_a_row"]

@@ -24,7 +24,7 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.models import saved
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
-from lanbot.models.lora import LoRA, attach, load_adapter
+from lanbot.models.lora import LoRA, attach, initial, load_adapter
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
 from lanbot.training import checkpoint, memory
@@ -109,7 +109,7 @@ def resumed(phase: Path, layout: str) -> Transformer:
     model, optimizer = fresh(layout)
     last = saved.latest(phase)
     assert last is not None
-    fsdp.load(model, dict(load_model(last, RUNTIME.dtype, RUNTIME.device).named_parameters()))
+    fsdp.load(model, last)
     checkpoint.resume(last, optimizer, RUNTIME)
     steps(model, optimizer, range(SAVED, len(ROWS)))
     return model
@@ -118,7 +118,8 @@ def resumed(phase: Path, layout: str) -> Transformer:
 def adapted(layout: str) -> tuple[Transformer, MuonAdamW]:
     """With LoRA, the embedding trained too, and activation checkpointing."""
     model, _ = fresh("whole", tied=True)
-    attach(model, LoRA(3, 6.0, ("q_proj", "o_proj", "down_proj"), embeddings=True), seed=1)
+    attach(model, LoRA(3, 6.0, ("q_proj", "o_proj", "down_proj"), embeddings=True))
+    fsdp.put(model, initial(model, seed=1))
     model.checkpointing = True
     if layout == "sharded":
         assert RUNTIME.mesh is not None
@@ -135,7 +136,7 @@ def train_adapters(folder: Path) -> None:
         checkpoint.save(folder / layout, SAVED, model, vocabulary, optimizer, {}, RUNTIME, last=False)
         again, optimizer = adapted(layout)
         folder_of_step = folder / layout / f"step_{SAVED:06d}"
-        fsdp.load(again, load_adapter(again, folder_of_step / "adapter"))
+        fsdp.put(again, load_adapter(again, folder_of_step / "adapter"))
         checkpoint.resume(folder_of_step, optimizer, RUNTIME)
         results += steps(again, optimizer, range(SAVED, len(ROWS)))
         checkpoint.save(folder / layout, len(ROWS), again, vocabulary, optimizer, {}, RUNTIME)

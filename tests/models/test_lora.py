@@ -1,6 +1,7 @@
 """Adapters: merged they are what they were beside the frozen weights, and PEFT reads their files."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ from torch.testing import assert_close
 
 from lanbot.core.errors import UserError
 from lanbot.distributed import fsdp
+from lanbot.distributed.runtime import Runtime
 from lanbot.inference.runner import Runner
 from lanbot.inference.slots import Slots
-from lanbot.models.lora import LoRA, attach, load_adapter, save_adapter
+from lanbot.models.lora import LoRA, attach, initial, load_adapter, save_adapter
 from lanbot.models.loss import weighted_nll
 from lanbot.models.transformer import Transformer
-from lanbot.models.weights import load_model, save_model
+from lanbot.models.weights import save_model
 
 MakeModel = Callable[..., Transformer]
 CPU = torch.device("cpu")
@@ -25,7 +27,8 @@ SOME = ("q_proj", "v_proj")
 
 def adapted(model: Transformer, lora: LoRA) -> Transformer:
     """With adapters that do something."""
-    attach(model, lora, seed=5)
+    attach(model, lora)
+    fsdp.put(model, initial(model, seed=5))
     generator = torch.Generator().manual_seed(6)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -89,8 +92,10 @@ def test_the_cpus_gradients_are_those_of_the_plain_formula(
 
 def test_frozen_weights_are_kept_in_the_compute_dtype(make_model: MakeModel, tmp_path: Path) -> None:
     save_model(make_model(), tmp_path)
-    model = load_model(tmp_path, torch.bfloat16, CPU, masters=torch.bfloat16)
-    attach(model, LoRA(4, 16.0, ALL), 0)
+    runtime = replace(Runtime.single(CPU), dtype=torch.bfloat16)
+    lora = LoRA(4, 16.0, ALL)
+    model = fsdp.load_model(tmp_path, runtime, lambda model: attach(model.to(torch.bfloat16), lora), lora)
+    fsdp.put(model, initial(model, 0))
     for name, parameter in model.named_parameters():
         assert parameter.dtype == (torch.float32 if ".lora_" in name else torch.bfloat16)
         assert parameter.requires_grad == (".lora_" in name)
@@ -122,7 +127,7 @@ def test_activation_checkpointing_changes_no_gradient(
 
 def test_a_family_without_the_targets_is_an_error(make_model: MakeModel) -> None:
     with pytest.raises(UserError, match="nanochat has no such layer"):
-        attach(make_model(family="nanochat"), LoRA(4, 16.0, ("gate_proj",)), 0)
+        attach(make_model(family="nanochat"), LoRA(4, 16.0, ("gate_proj",)))
 
 
 # -- files ---------------------------------------------------------------------------------------------------
@@ -150,8 +155,8 @@ def test_an_adapter_is_read_back(make_model: MakeModel, tmp_path: Path) -> None:
     lora = LoRA(4, 16.0, ALL, embeddings=True)
     model, other = adapted(make_model(), lora), make_model(seed=1)
     save_adapter(model, fsdp.on_main(model, True, trained_alone=True), tmp_path)
-    attach(other, lora, seed=9)
-    fsdp.load(other, load_adapter(other, tmp_path))
+    attach(other, lora)
+    fsdp.put(other, load_adapter(other, tmp_path))
     ours, theirs = (dict(one.named_parameters()) for one in (model, other))
     assert all(torch.equal(theirs[name], ours[name]) for name, p in ours.items() if p.requires_grad)
 
@@ -186,5 +191,5 @@ def test_the_count_of_its_parameters_is_right(make_model: MakeModel) -> None:
     for family in ("qwen3", "nanochat"):
         for lora in (LoRA(4, 16.0, ALL), LoRA(2, 16.0, SOME, embeddings=True, layers=1)):
             model = make_model(family=family)
-            attach(model, lora, 0)
+            attach(model, lora)
             assert lora.trained(model.config) == sum(p.numel() for p in model.parameters() if p.requires_grad)

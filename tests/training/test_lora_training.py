@@ -17,9 +17,10 @@ from lanbot.config.recipe import ChatTraining
 from lanbot.core import hardware
 from lanbot.core.errors import Stopped, UserError
 from lanbot.data.loader import ChatLoader
+from lanbot.distributed import fsdp
 from lanbot.distributed.runtime import Runtime
 from lanbot.models import saved
-from lanbot.models.lora import attach
+from lanbot.models.lora import attach, initial
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
 from lanbot.synthetic import world
@@ -56,7 +57,8 @@ def run(make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path, request:
         model = make_model(dtype=RUNTIME.dtype).to(RUNTIME.dtype)
         lora = Method.of(settings).lora
         assert lora is not None
-        attach(model, lora, seed=0)
+        attach(model, lora)
+        fsdp.put(model, initial(model, seed=0))
         trainer = Trainer(model, chat_format, settings, tmp_path / name, RUNTIME, T)
         loader = Interrupted([chat_format.render(world.talk("train", i)) for i in range(24)], chat_format.bos, ROWS, T)
         loader.n = n

@@ -32,7 +32,7 @@ def kept_for_backward(config: ModelConfig, rows: int, T: int, backend: str | Non
         model = Transformer(config, BF16)
         ids = torch.zeros(rows, T, dtype=torch.long)
     if method.lora:
-        attach(model.to(BF16), method.lora, 0)
+        attach(model.to(BF16), method.lora)
     model.checkpointing = method.checkpointing
     if backend:
         for block in model.layers:
