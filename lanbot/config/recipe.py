@@ -29,6 +29,8 @@ CONTEXT, IMPORTED_CONTEXT = 512, 2_048
 """Tokens of the longest conversation, where the recipe leaves it out; of an imported model at most, whose own may be
 131,072."""
 RATES = ("muon_lr", "embedding_lr", "head_lr", "norm_lr")
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear layers of a block; a family without a gate lacks gate_proj."""
 CONFIG = ConfigDict(extra="forbid")
 
 Bool = Annotated[bool, Strict()]
@@ -147,6 +149,9 @@ class Training:
     decay: Fraction = key(0.5, "The fraction at the end over which the rates fall linearly to zero.")
     clip: Positive = key(1.0, "Maximum global gradient norm.")
     fp8: Bool = key(False, "Run the layers' matrix products in 8 bits: for large models on Ada GPUs or newer.")
+    activation_checkpointing: Bool = key(
+        False, "Keep only each layer's input and compute the rest again: a quarter slower, for less memory."
+    )
     checkpoint_every: Count = key(100, "Steps between checkpoints.")
     checkpoint_minutes: Number = key(15.0, "Minutes between checkpoints, if the steps take longer; 0: by steps only.")
 
@@ -184,7 +189,24 @@ Mixed = Annotated[tuple[MixturePart, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True, config=CONFIG)
-class ChatTraining(Training):
+class FineTuning(Training):
+    """What phases after base add: LoRA, where only small matrices beside the frozen ones are trained."""
+
+    lora_rank: Natural = key(0, "Rank of LoRA's adapters; 0: all weights are trained.")
+    lora_alpha: Positive = key(32.0, "What the adapters add is multiplied by lora_alpha / lora_rank.")
+    lora_targets: tuple[str, ...] = key(LINEAR, "The layers that get adapters.", min_length=1)
+    lora_layers: Natural = key(0, "How many of the last layers get them; 0: all. The backward pass ends there.")
+    lora_embeddings: Bool = key(False, "Train embedding and head too, whole: tokens that were added need it.")
+    lora_lr: Number | None = key(None, "Learning rate of the adapters.")
+
+    def __post_init__(self) -> None:
+        unknown = next((name for name in self.lora_targets if name not in LINEAR), "")
+        _require(not unknown, f"lora_targets: no layer {unknown!r}.{did_you_mean(unknown, LINEAR)} {', '.join(LINEAR)}")
+        _require(not (self.fp8 and self.lora_rank), "fp8 is for full training; set lora_rank = 0")
+
+
+@dataclass(frozen=True, config=CONFIG)
+class ChatTraining(FineTuning):
     """Midtraining and SFT, on conversations."""
 
     mixture: Mixed = key((MixturePart("identity", 1_000),), "The tasks to train on.")
@@ -195,11 +217,12 @@ class ChatTraining(Training):
     sequence: Count | None = key(None, "Tokens a row; the model's context if left out.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(all(part.weight is None for part in self.mixture), "mixture: weight is for rl; set rows and epochs")
 
 
 @dataclass(frozen=True, config=CONFIG)
-class RL(Training):
+class RL(FineTuning):
     """Sampling is at temperature 1 from the whole vocabulary: anything else would not be on-policy.
 
     A right answer is worth 1. The terms may add to that or subtract from it; tool and mark are for tasks answered in
@@ -229,6 +252,7 @@ class RL(Training):
     long_words: Count = key(400, "The words above which an answer is long.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         weighted = sum(part.weight is not None for part in self.mixture)
         _require(weighted in (0, len(self.mixture)), "mixture: give every part a weight, or none")
 
@@ -312,6 +336,8 @@ class Recipe:
         for name, settings in vars(resolved).items():
             if isinstance(settings, Training):
                 rates = {rate: getattr(unscaled, rate) for rate in RATES if getattr(settings, rate) is None}
+                if isinstance(settings, FineTuning) and settings.lora_lr is None:
+                    rates["lora_lr"] = shape.lora_lr
                 scale_by = getattr(settings, "lr_scale", 1.0)
                 sections[name] = replace(settings, **{rate: value * scale_by for rate, value in rates.items()})
         for name, settings in sections.items():

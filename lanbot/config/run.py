@@ -19,7 +19,7 @@ from lanbot.core.options import Options
 
 OPERATIONAL = (
     *("checkpoint_every", "checkpoint_minutes", "eval_every", "eval_tokens", "micro_batch"),
-    *("pass_every", "skip_bad_rows"),
+    *("pass_every", "skip_bad_rows", "activation_checkpointing"),
 )
 """Keys that may change at any time: they do not change what is trained."""
 

@@ -22,6 +22,7 @@ class Shape:
     embedding_lr: float
     head_lr: float
     norm_lr: float
+    lora_lr: float
 
 
 def scale(depth: int, vocab_size: int, dim: int | None = None) -> Shape:
@@ -30,7 +31,7 @@ def scale(depth: int, vocab_size: int, dim: int | None = None) -> Shape:
     - dim is 64 a layer; heads are 64 wide, 128 from dim 1,024 on.
     - batch_tokens grows as the cube of depth, as parameters do, from 4,096 at depth 4 to 524,288 at depth 20.
     - tokens is 20 for each matrix parameter (Hoffmann et al. 2022).
-    - muon_lr and norm_lr do not change with width; embedding and head rates fall as the square root of the width.
+    - muon_lr and norm_lr do not change with width; embedding, head and LoRA's rates fall as its square root.
     """
     dim = dim or 64 * depth
     batch_tokens = max(2_048, 2 ** round(math.log2(524_288 * (depth / 20) ** 3)))
@@ -45,6 +46,7 @@ def scale(depth: int, vocab_size: int, dim: int | None = None) -> Shape:
         embedding_lr=round(0.2 * width, 6),
         head_lr=round(0.004 * width, 6),
         norm_lr=0.005,
+        lora_lr=round(0.001 * width, 6),
     )
 
 

@@ -5,7 +5,7 @@ norm, head) in fp32, once a pass. The root stays gathered from its forward to th
 loss can read all of `lm_head.weight`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lanbot.core import hardware
 from lanbot.distributed.runtime import Runtime
 from lanbot.distributed.single_device import Orthogonalise, PendingUpdate, SingleDevice, as_rows, norm_over_ranks
 from lanbot.models import weights
 from lanbot.models.config import ModelConfig
+from lanbot.models.lora import LoRA, merge
 from lanbot.models.stored import Rows
 from lanbot.models.transformer import Transformer
 
@@ -40,14 +41,28 @@ def shard(model: Transformer, mesh: DeviceMesh) -> None:
 
 def shard_if_needed(model: Transformer, runtime: Runtime) -> None:
     """`shard`, where several ranks train a model that does not fit each of them, and it is not sharded yet."""
-    if runtime.mesh is not None and not is_sharded(model) and must_shard(model.config, runtime.size):
+    if runtime.mesh is None or is_sharded(model):
+        return
+    if must_shard(model.config, runtime.size, None, model.lora, model.dtype):
         shard(model, runtime.mesh)
 
 
-def must_shard(config: ModelConfig, ranks: int, device_memory: float | None = None) -> bool:
+def must_shard(
+    config: ModelConfig, ranks: int, device_memory: float | None = None, lora: LoRA | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> bool:  # fmt: skip
     """Whether weights and gradients must be sharded too: in full they would take half of a device. device_memory: its
-    bytes, by default this machine's."""
-    return ranks > 1 and 8 * config.params() > (device_memory or hardware.total()) // 2
+    bytes, by default this machine's. lora, dtype: the adapters, and what frozen weights are kept in."""
+    return ranks > 1 and sum(held_bytes(config, lora, dtype)) > (device_memory or hardware.total()) // 2
+
+
+def held_bytes(config: ModelConfig, lora: LoRA | None, dtype: torch.dtype) -> tuple[int, int]:
+    """Of weights and of gradients in full. What is trained is fp32, what is frozen is in `dtype`."""
+    if lora is None:
+        return 4 * config.params(), 4 * config.params()
+    trained = lora.trained(config)
+    frozen = config.params() + lora.params(config) - trained
+    return dtype.itemsize * frozen + 4 * trained, 4 * trained
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -55,38 +70,46 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def gathered(model: Transformer) -> Transformer:
-    """The model itself if it is not sharded; otherwise a full copy in the compute dtype on every rank, to evaluate and
-    sample with: its forward passes do not communicate. All ranks call it."""
+    """The model itself if it is not sharded; otherwise a full copy in the compute dtype on every rank, adapters merged,
+    to evaluate and sample with: its forward passes do not communicate. All ranks call it."""
     if not is_sharded(model):
         return model
-    return _assembled(model, {name: whole.to(model.dtype) for name, whole in _whole(model)})
+    return _assembled(model, {name: whole.to(model.dtype) for name, whole in _whole(model)}).to(model.dtype)
 
 
 def gathered_on_main(model: Transformer, main: bool) -> Transformer | None:
-    """The model itself if it is not sharded; otherwise, on rank 0 only, a copy of the fp32 masters on the CPU.
-    All ranks call it."""
-    if not is_sharded(model):
+    """The model itself if it is neither sharded nor has adapters; otherwise, on rank 0 only, a copy on the CPU in fp32,
+    adapters merged. All ranks call it."""
+    if not is_sharded(model) and model.lora is None:
         return model
+    held = on_main(model, main)
+    return _assembled(model, held).float() if main else None
+
+
+def on_main(model: Transformer, main: bool, trained_alone: bool = False) -> dict[str, Tensor]:
+    """Full weights by name on the CPU, on rank 0; {} on the others. All ranks call it."""
     held = {}
-    for name, whole in _whole(model):  # one at a time: together they may not fit the device
+    for name, whole in _whole(model, trained_alone):  # one at a time: together they may not fit the device
         if main:
             held[name] = whole.cpu()
-    return _assembled(model, held) if main else None
+    return held
 
 
-def load_model(folder: Path, runtime: Runtime, prepare: Callable[[Transformer], None]) -> Transformer:
-    """The model of a folder. Where it must be sharded this rank's rows of each parameter alone are read, and what
-    changes its modules has to come before: prepare(model), which is called for a sharded one only. All ranks call it.
+def load_model(
+    folder: Path, runtime: Runtime, prepare: Callable[[Transformer], None], lora: LoRA | None = None
+) -> Transformer:
+    """The model of a folder. Where it must be sharded this rank's rows of each parameter alone are read. All ranks call
+    it.
 
+    prepare(model): changes its modules and their types, before they have memory. lora: the adapters that it gives them.
     Raises UserError as weights.load_model.
     """
-    config = ModelConfig.from_hf(folder / "config.json")
-    if runtime.mesh is None or not must_shard(config, runtime.size):
-        return weights.load_model(folder, runtime.dtype, runtime.device)
     model, stored = weights.skeleton(folder, runtime.dtype)
     prepare(model)
-    shard(model, runtime.mesh)
+    if runtime.mesh is not None and must_shard(model.config, runtime.size, None, lora, runtime.dtype):
+        shard(model, runtime.mesh)
     model.to_empty(device=runtime.device)
+    weights.tie(model)
     weights.fill(model, stored, _put_rows)
     return model
 
@@ -108,9 +131,24 @@ def _put_rows(parameter: Tensor, stored: Rows) -> None:
         local.copy_(stored.read(slice(start, start + len(local))))
 
 
-def _whole(model: Transformer):  # type: ignore[no-untyped-def]
+@torch.no_grad()
+def put(model: Transformer, values: Mapping[str, Tensor]) -> None:
+    """Copies full weights by name into a model, sharded or not; what has none there is left as it is."""
+    parameters = dict(model.named_parameters())
+    for name, value in values.items():
+        parameter = parameters[name]
+        if isinstance(parameter, DTensor):  # src_data_rank=None: each rank cuts its own rows out, nothing is sent
+            value = distribute_tensor(
+                value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+            )
+        parameter.copy_(value)
+
+
+def _whole(model: Transformer, trained_alone: bool = False):  # type: ignore[no-untyped-def]
     """(name, full tensor) of each parameter in turn."""
     for name, parameter in model.named_parameters():
+        if trained_alone and not parameter.requires_grad:
+            continue
         value = parameter.detach()
         yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
@@ -118,6 +156,7 @@ def _whole(model: Transformer):  # type: ignore[no-untyped-def]
 def _assembled(model: Transformer, values: dict[str, Tensor]) -> Transformer:
     with torch.device("meta"):
         copy = Transformer(model.config, model.dtype)
+    values = merge(values, model.lora)
     if model.config.tie_embeddings:
         values = {**values, "lm_head.weight": values["embed_tokens.weight"]}
     copy.load_state_dict(values, assign=True)

@@ -17,7 +17,7 @@ class SingleDevice:
     """One process, without communication. Base class of the other layouts."""
 
     def __init__(self, model: nn.Module, matrices: list[list[str]]) -> None:
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.matrices = matrices
 
     def shard(self, name: str) -> Tensor | None:

@@ -33,16 +33,17 @@ class Zero2(SingleDevice):
     """Every rank holds all weights; gradients and optimiser state are sharded.
 
     Whole matrices are assigned to ranks in turn, so that each orthogonalises its share; embedding and head are split by
-    rows; vectors, which are small, are replicated. Deterministic: each rank sends its buckets in the same order.
+    rows; vectors and adapters, which are small, are replicated. Deterministic: each rank sends its buckets in the same
+    order.
     """
 
     def __init__(self, model: nn.Module, matrices: list[list[str]], mesh: DeviceMesh) -> None:
         super().__init__(model, matrices)
         self.mesh, self.rank, self.size = mesh, mesh.get_rank(), mesh.size()
         self.owner = {name: i % self.size for names in matrices for i, name in enumerate(names)}
-        self.vectors = [name for name, p in self.parameters.items() if p.ndim < 2]
+        self.vectors = [name for name in self.parameters if self._replicated(name)]
         groups = [names[i : i + self.size] for names in matrices for i in range(0, len(names), self.size)]
-        groups += [[name] for name, p in self.parameters.items() if p.ndim == 2 and name not in self.owner]
+        groups += [[name] for name in self.parameters if name not in self.owner and not self._replicated(name)]
         groups += [self.vectors] if self.vectors else []
         # the backward pass reaches the first layer last, so a bucket is ready when the first of its layers is
         place = {name: i for i, name in enumerate(self.parameters)}
@@ -83,7 +84,7 @@ class Zero2(SingleDevice):
         parameters = [self.parameters[name] for name in bucket.names]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         if bucket.names == self.vectors:
-            bucket.sent = bucket.received = torch.cat(gradients)
+            bucket.sent = bucket.received = torch.cat([gradient.flatten() for gradient in gradients])
             bucket.work = dist.all_reduce(bucket.sent, async_op=True)
         else:
             if bucket.names[0] in self.owner:
@@ -107,8 +108,9 @@ class Zero2(SingleDevice):
             bucket.work.wait()
             received = bucket.received
             if bucket.names == self.vectors:
-                sizes = [self.parameters[name].numel() for name in bucket.names]
-                found |= zip(bucket.names, received.split(sizes), strict=True)
+                vectors = [self.parameters[name] for name in bucket.names]
+                parts = received.split([vector.numel() for vector in vectors])
+                found |= {n: part.view(p.shape) for n, p, part in zip(bucket.names, vectors, parts, strict=True)}
             elif bucket.names[0] not in self.owner:
                 part = self.shard(bucket.names[0])
                 assert part is not None
@@ -122,7 +124,7 @@ class Zero2(SingleDevice):
         parameter = self.parameters[name].detach()
         if name in self.owner:
             return parameter if self.owner[name] == self.rank else None
-        if parameter.ndim < 2:
+        if self._replicated(name):
             return parameter
         each = -(-len(parameter) // self.size)
         return parameter[self.rank * each : (self.rank + 1) * each]
@@ -148,7 +150,7 @@ class Zero2(SingleDevice):
         sending = []
         for name in names:
             parameter = self.parameters[name].detach()
-            if parameter.ndim < 2:
+            if self._replicated(name):
                 continue
             each, mine = -(-len(parameter) // self.size), self.shard(name)
             assert mine is not None
@@ -162,9 +164,13 @@ class Zero2(SingleDevice):
                 parameter.copy_(received[: len(parameter)])
 
     def to_checkpoint(self, name: str, tensor: Tensor) -> Tensor:
-        if name in self.owner or tensor.ndim < 2:
+        if name in self.owner or self._replicated(name):
             return tensor
         return as_rows(tensor, self.parameters[name], self.mesh)
+
+    def _replicated(self, name: str) -> bool:
+        """Vectors and adapters, which are small: one message for all of them."""
+        return self.parameters[name].ndim < 2 or ".lora_" in name
 
 
 def _padded(tensor: Tensor, ranks: int) -> Tensor:

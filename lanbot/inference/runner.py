@@ -38,10 +38,10 @@ class Runner:
         layers: list[Any] = list(model.layers)
         attention, mlps = [layer.self_attn for layer in layers], [layer.mlp for layer in layers]
         fused: dict[str, list[Tensor]] = {
-            "qkv": [_rows(a.q_proj.weight, a.k_proj.weight, a.v_proj.weight) for a in attention],
-            "o": [a.o_proj.weight for a in attention],
-            "up": [_rows(m.gate_proj.weight, m.up_proj.weight) if m.gated else m.up_proj.weight for m in mlps],
-            "down": [m.down_proj.weight for m in mlps],
+            "qkv": [_rows(a.q_proj.matrix, a.k_proj.matrix, a.v_proj.matrix) for a in attention],
+            "o": [a.o_proj.matrix for a in attention],
+            "up": [_rows(m.gate_proj.matrix, m.up_proj.matrix) if m.gated else m.up_proj.matrix for m in mlps],
+            "down": [m.down_proj.matrix for m in mlps],
             "embed": [model.embed_tokens.weight],
         }
         if self.transposed or not self.config.tie_embeddings:

@@ -39,6 +39,10 @@ class ModelConfig:
             + self.vocab_size * self.dim
         )
 
+    def embeddings(self) -> int:
+        """Parameters of embedding and head."""
+        return self.vocab_size * self.dim * (1 if self.tie_embeddings else 2)
+
     def params(self) -> int:
         """All parameters, norms and biases left out (they are under a thousandth)."""
         return self.matmul_params() + (0 if self.tie_embeddings else self.vocab_size * self.dim)

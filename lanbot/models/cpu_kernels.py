@@ -18,13 +18,38 @@ class MatMul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         weight = weight.to(x.dtype)
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return x @ weight.T.contiguous()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        return grad @ weight, grad.flatten(0, -2).T @ x.flatten(0, -2)
+        wanted = ctx.needs_input_grad
+        grad_x = grad @ weight if wanted[0] else None
+        return grad_x, grad.flatten(0, -2).T @ x.flatten(0, -2) if wanted[1] else None
+
+
+class AdaptedMatMul(torch.autograd.Function):
+    """x W^T + scale (x A^T) B^T of a frozen W: see models/lora.py."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        weight, a, b = weight.to(x.dtype), a.to(x.dtype), (b * scale).to(x.dtype)
+        flat = x.flatten(0, -2)
+        low = flat @ a.T
+        ctx.save_for_backward(flat, low, weight, a, b)
+        ctx.scale = scale
+        return (flat @ weight.T.contiguous()).addmm_(low, b.T).unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor, None]:
+        x, low, weight, a, b = ctx.saved_tensors
+        flat = grad.flatten(0, -2)
+        grad_low = flat @ b
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (flat @ weight).addmm_(grad_low, a).unflatten(0, grad.shape[:-1])
+        return grad_x, None, grad_low.T @ x, (flat.T @ low).mul_(ctx.scale), None
 
 
 class FusedRMSNorm(torch.autograd.Function):
@@ -40,14 +65,14 @@ class FusedRMSNorm(torch.autograd.Function):
         return normed * weight
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         normed, scale, weight = ctx.saved_tensors
         product = (grad * normed).flatten(0, -2)
-        grad_weight = (
-            product.new_ones(1, len(product)) @ product
-        )  # accumulates in fp32, and is ten times faster than a sum
+        grad_weight = None
+        if ctx.needs_input_grad[1]:  # accumulates in fp32, and is ten times faster than a sum
+            grad_weight = (product.new_ones(1, len(product)) @ product)[0]
         mean = (product @ weight).view_as(scale).div_(weight.shape[0])
-        return torch.addcmul(grad * weight, normed, mean, value=-1).mul_(scale), grad_weight[0], None
+        return torch.addcmul(grad * weight, normed, mean, value=-1).mul_(scale), grad_weight, None
 
 
 class Rotate(torch.autograd.Function):

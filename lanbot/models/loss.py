@@ -40,22 +40,22 @@ class _WeightedNLL(torch.autograd.Function):
         shift: Tensor | None,
         softcap: float | None,
         needed: bool,
+        head_needed: bool,
     ) -> tuple[Tensor, Tensor]:
         N, V, device, dtype = len(hidden), len(head), hidden.device, hidden.dtype
         matrix = head.to(dtype)
-        transposed = matrix.T.contiguous() if device.type == "cpu" else matrix.T  # a tenth faster there
         nll = torch.empty(N, dtype=torch.float32, device=device)
         chunk = min(N, CHUNK[device.type])
         group = min(-(-N // chunk), max(1, KEPT_BYTES[device.type] // (chunk * V * dtype.itemsize))) * chunk
         grad_hidden = torch.empty_like(hidden) if needed else None
-        grad_head = torch.zeros_like(head) if needed else None
+        grad_head = torch.zeros_like(head) if head_needed else None
         kept = torch.empty(group, V, dtype=dtype, device=device) if needed else None
         for first in range(0, N, group):
             last = min(first + group, N)
             for start in range(first, last, chunk):
                 part = slice(start, min(start + chunk, last))
                 target, weight = targets[part, None], weights[part, None]
-                logits = hidden[part] @ transposed
+                logits = hidden[part] @ matrix.T
                 if softcap is not None:
                     slope = torch.tanh(logits / softcap)
                     logits = slope * softcap
@@ -70,14 +70,16 @@ class _WeightedNLL(torch.autograd.Function):
                 nll[part] = (_fused() if fused else _by_softmax)(logits, target, weight, into)
                 if softcap is not None:
                     into.mul_(1 - slope.square_())
-            if grad_hidden is not None and grad_head is not None and kept is not None:
-                grad = kept[: last - first]
-                torch.mm(grad, matrix, out=grad_hidden[first:last])
+            if grad_hidden is None or kept is None:
+                continue
+            grad = kept[: last - first]
+            torch.mm(grad, matrix, out=grad_hidden[first:last])
+            if grad_head is not None:
                 part_hidden = hidden[first:last]
                 grad_head += (
                     (part_hidden.T @ grad).T if device.type == "cpu" else grad.T @ part_hidden
                 )  # the faster order on each
-        if grad_hidden is not None and grad_head is not None:
+        if grad_hidden is not None:
             ctx.save_for_backward(grad_hidden, grad_head)
         ctx.mark_non_differentiable(nll)
         return (nll * weights).sum(), nll
@@ -85,7 +87,8 @@ class _WeightedNLL(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_head = ctx.saved_tensors
-        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_head * grad_loss, None, None, None, None, None
+        by_head = None if grad_head is None else grad_head * grad_loss
+        return grad_hidden * grad_loss.to(grad_hidden.dtype), by_head, None, None, None, None, None, None
 
 
 def _nll_and_gradient(logits: Tensor, target: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
@@ -103,8 +106,10 @@ def _by_softmax(logits: Tensor, target: Tensor, weight: Tensor, gradient: Tensor
     is computed from the sum of the others, which is precise where that sum is small."""
     torch.softmax(logits, -1, out=gradient)
     picked = gradient.gather(-1, target).float()
-    others = gradient.scatter_(-1, target, 0.0).sum(-1, keepdim=True).float()
-    gradient.mul_(weight.to(gradient.dtype)).scatter_(-1, target, (-others * weight).to(gradient.dtype))
+    rows, columns = torch.arange(len(target), device=target.device), target[:, 0]  # scatter_ would copy all of it
+    gradient[rows, columns] = 0.0
+    others = gradient.sum(-1, keepdim=True).float()
+    gradient.mul_(weight.to(gradient.dtype))[rows, columns] = (-others * weight)[:, 0].to(gradient.dtype)
     return torch.where(others < 0.5, -torch.log1p(-others.clamp(max=0.5)), -picked.clamp_min(TINY).log())[:, 0]
 
 
@@ -121,11 +126,12 @@ def weighted_nll(
     candidates: Candidates | None = None,
     softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(sum over tokens of weight x -log p(target), -log p of each token without gradient).
+    """(sum over tokens of weight x -log p(target), -log p of each token without gradient; NaN if it was not computed).
 
     hidden: (..., dim). head: (V, dim). targets: (...) int64. weights: (...) fp32, of either sign.
     With weights 1/N this is the mean cross-entropy of N tokens; with advantage/N it is the policy gradient.
     candidates: the tokens of a sampled softmax, on the same device; None: all tokens.
+    A CPU that trains leaves out the tokens of weight 0; a GPU would have to wait to know how many they are.
     """
     shift = None
     if candidates is not None:
@@ -134,5 +140,12 @@ def weighted_nll(
         shift = candidates.log_weights.to(hidden.dtype)
     flat = hidden.reshape(-1, hidden.shape[-1])
     needed = torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad)
-    loss, nll = _WeightedNLL.apply(flat, head, targets.reshape(-1), weights.reshape(-1), shift, softcap, needed)
-    return loss, nll.view(targets.shape)
+    head_needed = needed and head.requires_grad
+    target, weight = targets.reshape(-1), weights.reshape(-1)
+    under = weight.nonzero()[:, 0] if needed and flat.device.type == "cpu" else weight.new_empty(0, dtype=torch.int64)
+    if not 0 < len(under) < len(flat):
+        loss, nll = _WeightedNLL.apply(flat, head, target, weight, shift, softcap, needed, head_needed)
+        return loss, nll.view(targets.shape)
+    flat, target, weight = flat[under], target[under], weight[under]
+    loss, nll = _WeightedNLL.apply(flat, head, target, weight, shift, softcap, needed, head_needed)
+    return loss, nll.new_full((targets.numel(),), torch.nan).scatter_(0, under, nll).view(targets.shape)

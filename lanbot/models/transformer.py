@@ -5,15 +5,20 @@ Shapes: B rows, T tokens, H heads, D head_dim, V vocabulary.
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lanbot.models.attention import Spans, attend, within_documents
 from lanbot.models.config import ModelConfig
 from lanbot.models.cpu_kernels import FusedRMSNorm, MatMul, Rotate, use_cpu_kernels
 from lanbot.models.shared_prefix import CacheView
+
+if TYPE_CHECKING:
+    from lanbot.models.lora import LoRA
 
 
 class Linear(nn.Linear):
@@ -25,6 +30,11 @@ class Linear(nn.Linear):
             product = MatMul.apply(x, self.weight)
             return product if bias is None else product + bias
         return F.linear(x, self.weight.to(x.dtype), bias)
+
+    @property
+    def matrix(self) -> Tensor:
+        """What the input is multiplied by; with adapters, merged."""
+        return self.weight
 
 
 class RMSNorm(nn.Module):
@@ -59,9 +69,6 @@ class Attention(nn.Module):
         if cache is not None:
             view, positions, layer = cache
             k, v = view.update(layer, k, v, positions)
-        groups = self.config.n_heads // self.config.n_kv_heads
-        if groups > 1:
-            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         y = attend(q, k, v, mask)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 
@@ -111,6 +118,11 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Weights are fp32 masters; `dtype` is what it computes in (see distributed/runtime.py: compute_dtype)."""
 
+    lora: "LoRA | None" = None
+    """The adapters that it has: see models/lora.py. What is not trained then is kept in `dtype`."""
+    checkpointing = False
+    """Whether training keeps only each block's input, and computes the rest again in the backward pass."""
+
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config, self.dtype = config, dtype
@@ -143,7 +155,10 @@ class Transformer(nn.Module):
         if self.config.switches.norm_embedding:
             x = F.rms_norm(x, x.shape[-1:], None, self.config.norm_eps)
         for i, layer in enumerate(self.layers):
-            x = layer(x, rope, mask, None if cache is None else (cache, positions, i))
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, rope, mask, None, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x, rope, mask, None if cache is None else (cache, positions, i))
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

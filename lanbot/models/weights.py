@@ -39,15 +39,22 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Transf
         problem = f"{folder}: {model.config.params():,} parameters take {size(need)} of memory, {size(have)} are free"
         raise UserError(problem, "Use a machine with more memory, or a smaller model.")
     model.to_empty(device=device)
-    if model.config.tie_embeddings:  # to_empty gave the two names a tensor each
-        model.lm_head.weight = model.embed_tokens.weight
+    tie(model)
     fill(model, stored)
     return model
+
+
+def tie(model: Transformer) -> None:
+    """Makes head and embedding one tensor again where they are tied: `to_empty` gives each a tensor of its own."""
+    if model.config.tie_embeddings:
+        model.lm_head.weight = model.embed_tokens.weight
 
 
 def skeleton(folder: Path, dtype: torch.dtype) -> tuple[Transformer, Stored]:
     """The model of a folder without memory, on the meta device, and the weights for it, of which only the names and
     shapes are read. Raises UserError as `load_model`."""
+    if (folder / "adapter").is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: adapters of a phase that is not done", "Run the phase to its end: it merges them.")
     config, stored = ModelConfig.from_hf(folder / "config.json"), Stored(folder)
     shapes = {name: entry.shape for name, entry in stored.entries.items()}
     layers = 1 + max((int(found[1]) for name in shapes if (found := LAYER.match(name))), default=-1)

@@ -1,5 +1,6 @@
 """Midtraining and SFT: the same training on conversations, with the mixture and rates of the recipe."""
 
+from dataclasses import replace
 from functools import partial
 
 from lanbot.chat.formats import load_format
@@ -10,14 +11,18 @@ from lanbot.distributed import fsdp
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals.bpb import Validation
 from lanbot.models import saved
+from lanbot.models.lora import attach, initial
+from lanbot.models.transformer import Transformer
 from lanbot.phases.evaluation import mixture_rows
 from lanbot.phases.loaders import chat_loader
 from lanbot.phases.phase import Phase, model_before
+from lanbot.training.memory import Method
 from lanbot.training.trainer import Trainer, prepare
 
 
 def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = None) -> Trainer:
-    """A trainer with the weights of the preceding phase. sequence: tokens of a row; None: the run's longest.
+    """A trainer with the weights of the preceding phase, and adapters where the recipe says so. sequence: tokens of a
+    row; None: the run's longest.
 
     Raises UserError if that phase is not done, or if its last checkpoint is damaged and it must run again.
     """
@@ -42,7 +47,17 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
             f"Run the same command again: {before} resumes from its checkpoint before that.",
         )
     settings = getattr(run.recipe, phase)
-    model = fsdp.load_model(folder, runtime, partial(prepare, settings=settings, runtime=runtime, name=phase))
+    lora = Method.of(settings).lora
+    lora = replace(lora, base=f"{before}/{last}") if lora else None
+
+    def change(model: Transformer) -> None:
+        prepare(model, settings, runtime, phase)
+        if lora:
+            attach(model.to(runtime.dtype), lora)
+
+    model = fsdp.load_model(folder, runtime, change, lora)
+    if lora:
+        fsdp.put(model, initial(model, run.recipe.seed))
     chat_format, longest = load_format(run.phase("tokenizer")), sequence or run.recipe.model.longest
     return Trainer(model, chat_format, settings, run.phase(phase), runtime, longest)
 

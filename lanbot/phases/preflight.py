@@ -17,7 +17,7 @@ from lanbot.sandbox import sandbox
 from lanbot.tasks import contamination
 from lanbot.tasks.registry import find_task, make_task
 from lanbot.tasks.task import TaskContext
-from lanbot.training import memory
+from lanbot.training import fit
 
 
 def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
@@ -32,8 +32,8 @@ def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
         if "model" in phase.needs:
             model_before(recipe, phase.name)
         settings = phase.settings(recipe)
-        sequence = getattr(settings, "sequence", None) or recipe.model.longest
-        memory.check(model_config(recipe), sequence, phase.name, runtime)
+        config, sequence = model_config(recipe), getattr(settings, "sequence", None) or recipe.model.longest
+        fit.check(config, sequence, phase.name, settings, runtime)
         if getattr(settings, "batch_tokens", None) and settings.batch_tokens // sequence % runtime.size:
             raise UserError(
                 f"{phase.name}.batch_tokens / {phase.name}.sequence is {settings.batch_tokens // sequence} rows, "

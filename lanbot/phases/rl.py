@@ -70,7 +70,7 @@ def train_rl(run: Run, runtime: Runtime, phase: str = "rl") -> None:
             done = policy.update(turns_of(informative(groups)), scale_at(trainer.step, settings))
             log.step(groups, done)
             trainer.end_step(stop, questions.state)
-        trainer.save(questions.state())
+        trainer.save(questions.state(), last=True)
         trainer.finish(stop)
     engine.refresh()
     measure(run, phase, engine, runtime, "after")

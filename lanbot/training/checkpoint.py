@@ -5,6 +5,8 @@ step_000400/
   trainer/                                                              torch.distributed.checkpoint: each rank writes
                                                                         its share, any number of them reads it
   manifest.json                                                         size and sha256 of every file, written last
+  adapter/                                                              with LoRA: PEFT's files. Only the phase's last
+                                                                        step has a model, with the adapters merged
 The folder is written as .step_000400.tmp, synced and renamed: after a kill or a power loss it is complete or absent.
 A save keeps the last KEEP checkpoints of a phase and deletes earlier ones once it is done, so a phase takes the space
 of KEEP checkpoints, and of one more while it saves.
@@ -16,7 +18,9 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +34,15 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.core.errors import UserError
-from lanbot.distributed.fsdp import gathered_on_main
+from lanbot.distributed.fsdp import gathered_on_main, on_main
 from lanbot.distributed.runtime import Runtime
-from lanbot.models import saved
+from lanbot.models import lora, saved
 from lanbot.models.saved import sha256
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import save_model
 from lanbot.training.optim import MuonAdamW
+
+_WriteAdapter = Callable[[Path], None]
 
 KEEP = 2
 """Checkpoints that are kept of a phase: if the last is damaged, the one before it is used."""
@@ -70,14 +76,15 @@ class Saver:
         chat_format: ChatFormat,
         optimizer: MuonAdamW,
         progress: dict[str, Any],
+        last: bool = True,
     ) -> None:
         """As the function `save`, whose errors may be raised later."""
         self.wait()
         if not self.background:
-            save(phase, step, model, chat_format, optimizer, progress, self.runtime)
+            save(phase, step, model, chat_format, optimizer, progress, self.runtime, last)
             return
-        whole = gathered_on_main(model, self.runtime.main)
-        # rank 0 alone writes weights; those of a sharded model are a copy on the host already
+        whole, adapter = _contents(model, self.runtime.main, last)
+        # rank 0 alone writes weights; those of a sharded model, or merged ones, are a copy on the host already
         copied = whole is model and self.runtime.main
         weights = {name: p.detach() for name, p in model.named_parameters()} if copied else {}
         staged = self.stager.stage({"weights": weights, "trainer": _trainer_state(optimizer, progress)})
@@ -86,7 +93,7 @@ class Saver:
             whole = copy.deepcopy(model, copies)  # deepcopy takes these as the parameters' copies
         self.running = self.pool.submit(
             _write, phase, step, whole if self.runtime.main else None, chat_format, staged["trainer"],
-            self.runtime, self.group,
+            self.runtime, self.group, adapter,
         )  # fmt: skip
 
     def wait(self) -> None:
@@ -104,13 +111,24 @@ def save(
     optimizer: MuonAdamW,
     progress: dict[str, Any],
     runtime: Runtime,
+    last: bool = True,
 ) -> Path:
-    """Saves a step of a phase; all ranks call it. `progress` is JSON: the loader's state and the counters.
+    """Saves a step of a phase; all ranks call it. `progress` is JSON: the loader's state and the counters. last:
+    whether it is the phase's last step; before that, adapters are saved without their model.
 
     Raises UserError if it cannot be written (the disk is full, or read-only); checkpoints before it are untouched.
     """
-    whole = gathered_on_main(model, runtime.main)
-    return _write(phase, step, whole, chat_format, _trainer_state(optimizer, progress), runtime)
+    whole, adapter = _contents(model, runtime.main, last)
+    state = _trainer_state(optimizer, progress)
+    return _write(phase, step, whole, chat_format, state, runtime, adapter=adapter)
+
+
+def _contents(model: Transformer, main: bool, last: bool) -> tuple[Transformer | None, _WriteAdapter | None]:
+    """What rank 0 writes: the model, adapters merged (None: nothing), and how to write the adapters."""
+    if model.lora is None:
+        return gathered_on_main(model, main), None
+    adapter = partial(lora.save_adapter, model, on_main(model, main, trained_alone=True))
+    return gathered_on_main(model, main) if last else None, adapter
 
 
 def save_model_alone(phase: Path, step: int, model: Transformer, chat_format: ChatFormat, runtime: Runtime) -> Path:
@@ -136,17 +154,21 @@ def _write(
     state: dict[str, Any] | None,
     runtime: Runtime,
     group: dist.ProcessGroup | None = None,
+    adapter: _WriteAdapter | None = None,
 ) -> Path:
-    """model: not sharded; rank 0 writes it. state: this rank's share of trainer/; None: there is none. group: for the
-    collectives of several ranks; the default one if left out."""
+    """model: not sharded; rank 0 writes it, and the adapter. state: this rank's share of trainer/; None: there is none.
+    group: for the collectives of several ranks; the default one if left out."""
     folder, beside = phase / f"step_{step:06d}", phase / f".step_{step:06d}.tmp"
     try:
         if runtime.main:
-            assert model is not None
+            assert model is not None or adapter is not None
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
-            ids = {"bos_token_id": chat_format.bos, "eos_token_id": chat_format.end_of_turn}
-            save_model(model, beside, ids)
+            if model is not None:
+                ids = {"bos_token_id": chat_format.bos, "eos_token_id": chat_format.end_of_turn}
+                save_model(model, beside, ids)
+            if adapter is not None:
+                adapter(beside / lora.FOLDER)
             chat_format.save(beside)
         _barrier(runtime, group)
         if state is not None:

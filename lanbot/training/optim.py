@@ -1,4 +1,4 @@
-"""Muon for the matrices of the layers, AdamW for embeddings, head and norms."""
+"""Muon for the matrices of the layers, AdamW for embeddings, head, norms and adapters."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -36,14 +36,17 @@ class Rates:
     head: float
     norm: float
     weight_decay: float = 0.0
+    adapter: float = 0.0
 
 
 class MuonAdamW:
-    """Updates the fp32 master weights of a model. State is kept by parameter name, as checkpoints store it.
+    """Updates the fp32 master weights of a model, the frozen ones left out. State is kept by parameter name, as
+    checkpoints store it.
 
     Muon (Jordan et al. 2024): momentum 0.95 with Nesterov, the update orthogonalised, scaled by sqrt(max(1, rows /
     columns)).
-    AdamW: betas (0.9, 0.99), eps 1e-10. Weight decay is decoupled and applies to Muon's matrices only.
+    AdamW: betas (0.9, 0.99), eps 1e-10. Weight decay is decoupled and applies to Muon's matrices only. LoRA's matrices
+    are AdamW's too: the field's rates are for it, and its state is small there.
     """
 
     momentum = 0.95
@@ -57,7 +60,11 @@ class MuonAdamW:
         """Names by shape and number of rows that are orthogonalised together."""
         self.others: dict[str, float] = {}
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 2 and name.startswith("layers."):
+            if not parameter.requires_grad:
+                continue
+            if ".lora_" in name:
+                self.others[name] = rates.adapter
+            elif parameter.ndim == 2 and name.startswith("layers."):
                 rows = model.config.head_dim if name.endswith(PER_HEAD) else len(parameter)
                 self.matrices[parameter.shape, rows].append(name)
             else:

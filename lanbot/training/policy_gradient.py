@@ -6,9 +6,10 @@ ratio is 1 and the weights are the advantages.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def logprob_gaps(turns: Sequence[Sampled], nll: Tensor | None) -> list[float]:
     for turn, row in zip(turns, nll.cpu().tolist(), strict=True):
         trained = row[len(turn.prompt) - 1 :]
         for sampler, loss, sampled in zip(turn.logprobs, trained, turn.sampled, strict=False):
-            if sampled:
+            if sampled and not math.isnan(loss):  # not computed, as nothing is learned from it
                 gaps.append(abs(sampler + loss))
     return gaps
 
@@ -99,7 +100,7 @@ class PolicyGradient:
             weights = batch.weights
             if epoch or reference is not None:
                 now = self._logprobs(trainer.model, batch)
-                old = now if first is None else -first.nll.cpu().numpy()
+                old = now if first is None else np.where(batch.weights != 0, -first.nll.cpu().numpy(), now)
                 weights = objective_weights(batch.weights, mask, now, old, reference, self.settings)
                 figures |= self._figures(batch.weights, mask, now, old, reference, tokens)
             result = trainer.update(
@@ -171,5 +172,6 @@ def logprobs(model: Transformer, batch: Batch, micro_batch: int, runtime: Runtim
 
 
 def frozen_copy(model: Transformer) -> Transformer:
-    """The whole model in the compute dtype, without gradients."""
-    return copy.deepcopy(fsdp.gathered(model)).to(model.dtype).requires_grad_(False)
+    """The whole model in the compute dtype, without gradients. What is frozen already is shared with it."""
+    frozen: dict[int, Any] = {id(p): p for p in model.parameters() if not p.requires_grad}
+    return copy.deepcopy(fsdp.gathered(model), frozen).to(model.dtype).requires_grad_(False)

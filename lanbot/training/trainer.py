@@ -18,7 +18,7 @@ from lanbot.data.loader import Loader
 from lanbot.data.packing import Batch
 from lanbot.distributed import fsdp
 from lanbot.distributed.runtime import Runtime
-from lanbot.models import compile, fp8, saved
+from lanbot.models import compile, fp8, lora, saved
 from lanbot.models.loss import Candidates
 from lanbot.models.transformer import Transformer
 from lanbot.training import checkpoint, memory
@@ -68,9 +68,11 @@ class Trainer:
             head=settings.head_lr or 0.0,
             norm=settings.norm_lr or 0.0,
             weight_decay=settings.weight_decay,
+            adapter=getattr(settings, "lora_lr", None) or 0.0,
         )
         if not fsdp.is_sharded(model):
             prepare(model, settings, runtime, phase.name)
+        model.checkpointing = settings.activation_checkpointing
         fsdp.shard_if_needed(model, runtime)
         self.optimizer = MuonAdamW(model, rates, runtime.dtype, runtime.mesh)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
@@ -78,7 +80,8 @@ class Trainer:
         """Updates skipped because loss or gradient norm was not finite. They count as steps."""
         self.saver = checkpoint.Saver(runtime)
         self.saved_step, self.saved_at = -1, time.monotonic()
-        rows = settings.micro_batch or memory.micro_batch(model.config, self.sequence, runtime)
+        method = memory.Method.of(settings)
+        rows = settings.micro_batch or memory.micro_batch(model.config, self.sequence, runtime, method)
         self.micro_tokens = rows * self.sequence
         """Tokens of one forward pass. Saved in checkpoints: it determines the order in which gradients are summed."""
 
@@ -126,7 +129,7 @@ class Trainer:
                     f"Give it shorter conversations, or a longer {self.phase.name}.sequence.",
                 )
             with log.paused():
-                self.save(loader.state())
+                self.save(loader.state(), last=True)
             if evaluate:
                 self.validate(evaluate, log)
             self.finish(stop)
@@ -183,7 +186,10 @@ class Trainer:
         folder = self.runtime.on_main(saved.latest, self.phase)
         loader_state: dict[str, Any] | None = None
         if folder is not None:
-            fsdp.load(self.model, folder)
+            if self.model.lora is None:
+                fsdp.load(self.model, folder)
+            else:
+                fsdp.put(self.model, lora.load_adapter(self.model, folder / lora.FOLDER))
             progress = checkpoint.resume(folder, self.optimizer, self.runtime)
             self.step, self.tokens, self.seconds = progress["step"], progress["tokens"], progress["seconds"]
             self.skipped, self.skipped_in_a_row = progress["skipped"], progress["skipped_in_a_row"]
@@ -263,9 +269,10 @@ class Trainer:
         if self.runtime.main:
             say(f"{what}: this update is skipped ({self.skipped:,} so far)")
 
-    def save(self, loader_state: dict[str, Any]) -> None:
-        """Saves this step unless it is saved. The write may be in progress when this returns: see Saver."""
-        if self.saved_step == self.step:
+    def save(self, loader_state: dict[str, Any], last: bool = False) -> None:
+        """Saves this step unless it is saved. The write may be in progress when this returns: see Saver. last: whether
+        the phase ends with it, where adapters are merged into a model."""
+        if self.saved_step == self.step and not (last and self.model.lora):
             return
         self.metrics.sync()
         progress = {
@@ -277,5 +284,5 @@ class Trainer:
             "micro_tokens": self.micro_tokens,
             "loader": loader_state,
         }
-        self.saver.save(self.phase, self.step, self.model, self.chat_format, self.optimizer, progress)
+        self.saver.save(self.phase, self.step, self.model, self.chat_format, self.optimizer, progress, last)
         self.saved_step, self.saved_at = self.step, time.monotonic()

@@ -24,6 +24,7 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.models import saved
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
+from lanbot.models.lora import LoRA, attach, initial, load_adapter
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
 from lanbot.training import checkpoint, memory
@@ -114,6 +115,34 @@ def resumed(phase: Path, layout: str) -> Transformer:
     return model
 
 
+def adapted(layout: str) -> tuple[Transformer, MuonAdamW]:
+    """With LoRA, the embedding trained too, and activation checkpointing."""
+    model, _ = fresh("whole", tied=True)
+    attach(model, LoRA(3, 6.0, ("q_proj", "o_proj", "down_proj"), embeddings=True))
+    fsdp.put(model, initial(model, seed=1))
+    model.checkpointing = True
+    if layout == "sharded":
+        assert RUNTIME.mesh is not None
+        fsdp.shard(model, RUNTIME.mesh)
+    rates = Rates(0.02, 0.05, 0.01, 0.005, adapter=0.01)
+    return model, MuonAdamW(model, rates, torch.float32, RUNTIME.mesh)
+
+
+def train_adapters(folder: Path) -> None:
+    vocabulary = load_format(folder)
+    for layout in LAYOUTS:
+        model, optimizer = adapted(layout)
+        results = steps(model, optimizer, range(SAVED))
+        checkpoint.save(folder / layout, SAVED, model, vocabulary, optimizer, {}, RUNTIME, last=False)
+        again, optimizer = adapted(layout)
+        folder_of_step = folder / layout / f"step_{SAVED:06d}"
+        fsdp.put(again, load_adapter(again, folder_of_step / "adapter"))
+        checkpoint.resume(folder_of_step, optimizer, RUNTIME)
+        results += steps(again, optimizer, range(SAVED, len(ROWS)))
+        checkpoint.save(folder / layout, len(ROWS), again, vocabulary, optimizer, {}, RUNTIME)
+        keep(folder / f"{layout}.pt", {"steps": results, "sampled with": weights(again) if layout == "sharded" else {}})
+
+
 def two_phases(folder: Path) -> None:
     """Counts the parameters that are alive after each of two models was trained and dropped."""
     alive = []
@@ -200,6 +229,22 @@ def test_the_saved_model_is_complete(two: Path, layout: str) -> None:
     assert_same_weights(weights(load_model(folder, torch.float32, torch.device("cpu"))), weights(model))
 
 
+def test_two_ranks_train_adapters_as_one_does(tmp_path: Path, chat_format: ChatFormat) -> None:
+    torch.set_num_threads(1)
+    chat_format.save(tmp_path)
+    torchrun(2, "train_adapters", tmp_path)
+    model, optimizer = adapted("whole")
+    expected = steps(model, optimizer, range(len(ROWS)))
+    merged = fsdp.gathered_on_main(model, True)
+    assert merged is not None
+    for layout in LAYOUTS:
+        ours = torch.load(tmp_path / f"{layout}.pt")
+        np.testing.assert_allclose(ours["steps"], expected, rtol=1e-5)
+        written = load_model(tmp_path / layout / f"step_{len(ROWS):06d}", torch.float32, torch.device("cpu"))
+        assert_same_weights(weights(written), weights(merged))
+    assert_same_weights(ours["sampled with"], weights(merged))
+
+
 def test_no_parameter_outlives_its_phase(tmp_path: Path) -> None:
     torchrun(2, "two_phases", tmp_path)
     assert torch.load(tmp_path / "alive.pt") == [0, 0]
@@ -218,5 +263,6 @@ def test_a_model_too_large_for_each_rank_is_shared_out(monkeypatch: pytest.Monke
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"train_and_save": train_and_save, "resume": resume, "two_phases": two_phases}[sys.argv[1]](Path(sys.argv[2]))
+    jobs = (train_and_save, train_adapters, resume, two_phases)
+    {job.__name__: job for job in jobs}[sys.argv[1]](Path(sys.argv[2]))
     RUNTIME.close()

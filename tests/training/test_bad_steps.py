@@ -219,7 +219,7 @@ def test_the_smaller_micro_batch_is_kept_with_the_checkpoint(
 ) -> None:
     short_of_memory(2, MemoryError())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "micro_batch", lambda config, T, runtime: 4)
+        patch.setattr(memory, "micro_batch", lambda *_: 4)
         patch.setattr(Noise, "progress", lambda self: self.step / 4)
         run("base", Noise(2))
         assert "out of memory" in capsys.readouterr().err

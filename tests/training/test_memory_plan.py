@@ -6,15 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from lanbot.config.recipe import LINEAR
 from lanbot.core import hardware
 from lanbot.distributed.runtime import Runtime
 from lanbot.models import attention
 from lanbot.models.config import ModelConfig
+from lanbot.models.lora import LoRA, attach
 from lanbot.models.transformer import Transformer
 from lanbot.training import memory
-from lanbot.training.memory import cuda_activation_bytes, state_bytes
+from lanbot.training.memory import FULL, Method, cuda_activation_bytes, state_bytes
 
 BF16 = torch.bfloat16
+LORA = LoRA(16, 32.0, LINEAR)
 D20 = ModelConfig(65_536, 1_280, 20, 10, 10, 128, 3_392, 2_048)
 
 
@@ -22,12 +25,15 @@ def shape(layers: int, kv_heads: int) -> ModelConfig:
     return ModelConfig(512, 1_280, layers, 10, kv_heads, 128, 3_392, 2_048)
 
 
-def kept_for_backward(config: ModelConfig, rows: int, T: int, backend: str | None) -> int:
+def kept_for_backward(config: ModelConfig, rows: int, T: int, backend: str | None, method: Method = FULL) -> int:
     """Bytes of the storages that autograd keeps of a forward pass on the meta device, the model's own left out."""
     torch._dynamo.reset()
     with torch.device("meta"):
         model = Transformer(config, BF16)
         ids = torch.zeros(rows, T, dtype=torch.long)
+    if method.lora:
+        attach(model.to(BF16), method.lora)
+    model.checkpointing = method.checkpointing
     if backend:
         for block in model.layers:
             block.compile(backend=backend, dynamic=False)
@@ -58,6 +64,16 @@ def test_the_formula_for_a_layer_is_what_a_compiled_layer_keeps(kv_heads: int) -
     sees and the meta device has in pieces, is left out as the difference between two layers and one."""
     one, two = (kept_for_backward(shape(n, kv_heads), 4, 2_048, "aot_eager_decomp_partition") for n in (1, 2))
     first, second = (cuda_activation_bytes(shape(n, kv_heads), 4, 2_048) for n in (1, 2))
+    assert 0.97 < (second - first) / (two - one) < 1.1
+
+
+@pytest.mark.usefixtures("flash")
+@pytest.mark.parametrize("method", [Method(LORA), Method(LORA, checkpointing=True), Method(checkpointing=True)])
+def test_the_formula_for_a_layer_is_what_it_keeps_with_adapters_and_with_checkpointing(method: Method) -> None:
+    backend = None if method.checkpointing else "aot_eager_decomp_partition"
+    one, two = (kept_for_backward(shape(n, 2), 4, 2_048, backend, method) for n in (1, 2))
+    first, second = (cuda_activation_bytes(shape(n, 2), 4, 2_048, BF16, True, True, method) for n in (1, 2))
+
     assert 0.97 < (second - first) / (two - one) < 1.1
 
 
