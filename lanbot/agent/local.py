@@ -23,18 +23,18 @@ class LocalModel:
         return self.engine.model.config.context
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        return len(self._prompt(messages))
+        return len(self.engine.chat_format.prompt(messages))
 
     def complete(
         self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
     ) -> Reply:
-        return self._generate(self._prompt(messages, tools), sampling, seed, None)
+        return self._generate(self.engine.chat_format.prompt(messages, tools), sampling, seed, None)
 
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
     ) -> Generator[Event, None, Reply]:
         """Generates in a thread. Closing the generator stops it after the next token."""
-        prompt, stopped = self._prompt(messages, tools), Flag()
+        prompt, stopped = self.engine.chat_format.prompt(messages, tools), Flag()
         queue: SimpleQueue[Event | Reply | BaseException] = SimpleQueue()
 
         def on_event(_: int, event: Event) -> None:
@@ -71,15 +71,6 @@ class LocalModel:
         assert not isinstance(parts, str)
         finished = "call" if made.finished == "tool" else made.finished
         return Reply([_believed(part) for part in parts], finished, calls[0] if calls else "")
-
-    def _prompt(self, messages: Sequence[Message], tools: Declarations = ()) -> list[int]:
-        chat_format, last = self.engine.chat_format, messages[-1]
-        if last["role"] != "assistant":
-            return chat_format.prompt(messages, tools)
-        begun = chat_format.render_message(last, chat_format.tokenizer.encode).ids
-        while begun.pop() != chat_format.end_of_turn:
-            pass
-        return [*chat_format.prompt(messages[:-1], tools), *begun[len(chat_format.start_of_answer()) :]]
 
 
 def _believed(part: Part) -> Part:
