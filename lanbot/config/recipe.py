@@ -25,6 +25,9 @@ USUAL = ("tokenizer", "base", "mid", "sft", "rl")
 EVAL_TASKS = ("identity", "word_problems", "simple_spelling:builtin", "spelling_bee:builtin")
 TERMS = ("tool", "mark", "compiles", "defines", "long")
 """Of RL's reward, besides a right answer."""
+CONTEXT, IMPORTED_CONTEXT = 512, 2_048
+"""Tokens of the longest conversation, where the recipe leaves it out; of an imported model at most, whose own may be
+131,072."""
 RATES = ("muon_lr", "embedding_lr", "head_lr", "norm_lr")
 CONFIG = ConfigDict(extra="forbid")
 
@@ -84,6 +87,21 @@ class TokenizerSettings:
 
 
 @dataclass(frozen=True, config=CONFIG)
+class RopeScaling:
+    """Rotary frequencies stretched as Llama 3's, for contexts longer than its first training had: those that turn
+    less than low_freq_factor times in it by the factor, those of more than high_freq_factor turns not at all."""
+
+    factor: Positive = key(..., "How many times longer.")
+    low_freq_factor: Positive = key(..., "Turns below which all of the factor applies.")
+    high_freq_factor: Positive = key(..., "Turns above which nothing of it applies.")
+    original_context: Count = key(..., "Tokens of the first training's context.")
+
+    def __post_init__(self) -> None:
+        between = f"high_freq_factor = {self.high_freq_factor} is not above low_freq_factor = {self.low_freq_factor}"
+        _require(self.high_freq_factor > self.low_freq_factor, between)
+
+
+@dataclass(frozen=True, config=CONFIG)
 class ModelSettings:
     """Depth is the one dial. Whatever else is left out follows from it (scaling.py)."""
 
@@ -97,13 +115,22 @@ class ModelSettings:
     n_heads: Count | None = key(None, "Number of query heads.")
     n_kv_heads: Count | None = key(None, "Number of key and value heads; divides n_heads.")
     mlp_dim: Count | None = key(None, "Hidden width of the MLP.")
-    context: Int = key(512, "The longest conversation, in tokens.", ge=32)
+    context: Int | None = key(
+        None, "The longest conversation, in tokens; 512 if left out, of an imported model its own up to 2,048.", ge=32
+    )
     rope_theta: Positive = key(500_000.0, "Base of the rotary position frequencies.")
+    rope_scaling: RopeScaling | None = key(None, "How they are stretched for a longer context; Llama 3's alone.")
+    norm_eps: Positive = key(1e-6, "Added to the mean square in norms.")
     tie_embeddings: Bool = key(False, "Share one matrix between embedding and head.")
 
     def __post_init__(self) -> None:
         divides = not (self.n_heads and self.n_kv_heads and self.n_heads % self.n_kv_heads)
         _require(divides, f"n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.n_kv_heads}")
+
+    @property
+    def longest(self) -> int:
+        """The context, also before the recipe is resolved."""
+        return self.context or CONTEXT
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -276,7 +303,8 @@ class Recipe:
         dim, head_dim = model.dim or 0, model.head_dim or 1
         heads = model.n_heads or max(1, dim // head_dim)
         mlp_dim = model.mlp_dim or max(64, round(8 * dim / 3 / 64) * 64)
-        model = replace(model, n_heads=heads, n_kv_heads=model.n_kv_heads or heads, mlp_dim=mlp_dim)
+        context = model.longest
+        model = replace(model, n_heads=heads, n_kv_heads=model.n_kv_heads or heads, mlp_dim=mlp_dim, context=context)
         unscaled = _fill(self.base, shape)
         base = self._resolve_base(shape, unscaled.tokens or 0)
         resolved = replace(self, model=model, base=base)
@@ -288,11 +316,12 @@ class Recipe:
                 sections[name] = replace(settings, **{rate: value * scale_by for rate, value in rates.items()})
         for name, settings in sections.items():
             if hasattr(settings, "sequence"):
-                sequence, batch = settings.sequence or model.context, settings.batch_tokens or base.batch_tokens
+                sequence: int = settings.sequence or context
+                batch: int = settings.batch_tokens or base.batch_tokens or 0
                 sections[name] = replace(settings, sequence=sequence, batch_tokens=batch)
                 if name in self.phase_names:
-                    longer = f"{name}.sequence = {sequence} is longer than model.context = {model.context}"
-                    _require(sequence <= model.context, longer)
+                    longer = f"{name}.sequence = {sequence} is longer than model.context = {context}"
+                    _require(sequence <= context, longer)
                     uneven = f"{name}.batch_tokens = {batch} is not a multiple of {name}.sequence = {sequence}"
                     _require(batch % sequence == 0, uneven)
         return replace(resolved, **sections)

@@ -177,8 +177,8 @@ def _refusal(name: str, status: str, response: "httpx2.Response") -> UserError:
     kind, page = _repository(str(response.url))
     if code == "GatedRepo":
         return UserError(
-            f"{name}: gated, its terms must be accepted first ({status})",
-            f"Accept them on its page, {page}, then {LOG_IN}.",
+            f"{name}: gated, its licence must be accepted first ({status})",
+            f"Accept it on its page, {page}, then set HF_TOKEN, or hf auth login.",
         )
     if message.startswith("Invalid credentials"):
         return UserError(f"{name}: the hub does not accept your token ({status})", f"To get a new one, {LOG_IN}.")

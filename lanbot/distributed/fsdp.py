@@ -5,18 +5,23 @@ norm, head) in fp32, once a pass. The root stays gathered from its forward to th
 loss can read all of `lm_head.weight`.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from lanbot.core import hardware
 from lanbot.distributed.runtime import Runtime
 from lanbot.distributed.single_device import Orthogonalise, PendingUpdate, SingleDevice, as_rows, norm_over_ranks
+from lanbot.models import weights
 from lanbot.models.config import ModelConfig
+from lanbot.models.stored import Rows
 from lanbot.models.transformer import Transformer
 
 
@@ -34,8 +39,8 @@ def shard(model: Transformer, mesh: DeviceMesh) -> None:
 
 
 def shard_if_needed(model: Transformer, runtime: Runtime) -> None:
-    """`shard`, where several ranks train a model that does not fit each of them."""
-    if runtime.mesh is not None and must_shard(model.config, runtime.size):
+    """`shard`, where several ranks train a model that does not fit each of them, and it is not sharded yet."""
+    if runtime.mesh is not None and not is_sharded(model) and must_shard(model.config, runtime.size):
         shard(model, runtime.mesh)
 
 
@@ -62,22 +67,45 @@ def gathered_on_main(model: Transformer, main: bool) -> Transformer | None:
     All ranks call it."""
     if not is_sharded(model):
         return model
-    weights = {}
+    held = {}
     for name, whole in _whole(model):  # one at a time: together they may not fit the device
         if main:
-            weights[name] = whole.cpu()
-    return _assembled(model, weights) if main else None
+            held[name] = whole.cpu()
+    return _assembled(model, held) if main else None
 
 
-@torch.no_grad()
-def load(model: Transformer, weights: Transformer) -> None:
-    """Copies full weights into a model, sharded or not."""
-    values = dict(weights.named_parameters())
-    for name, parameter in model.named_parameters():
-        value: Tensor = values[name]
-        if isinstance(parameter, DTensor):  # src_data_rank=None: each rank cuts its own rows out, nothing is sent
-            value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-        parameter.copy_(value)
+def load_model(folder: Path, runtime: Runtime, prepare: Callable[[Transformer], None]) -> Transformer:
+    """The model of a folder. Where it must be sharded this rank's rows of each parameter alone are read, and what
+    changes its modules has to come before: prepare(model), which is called for a sharded one only. All ranks call it.
+
+    Raises UserError as weights.load_model.
+    """
+    config = ModelConfig.from_hf(folder / "config.json")
+    if runtime.mesh is None or not must_shard(config, runtime.size):
+        return weights.load_model(folder, runtime.dtype, runtime.device)
+    model, stored = weights.skeleton(folder, runtime.dtype)
+    prepare(model)
+    shard(model, runtime.mesh)
+    model.to_empty(device=runtime.device)
+    weights.fill(model, stored, _put_rows)
+    return model
+
+
+def load(model: Transformer, folder: Path) -> None:
+    """Copies a folder's weights into a model of their shape, sharded or not. Raises UserError as weights.load_model."""
+    _, stored = weights.skeleton(folder, model.dtype)
+    weights.fill(model, stored, _put_rows)
+
+
+def _put_rows(parameter: Tensor, stored: Rows) -> None:
+    """What this rank holds of a parameter: of a sharded one a part of equal size, the last ones shorter or empty."""
+    if not isinstance(parameter, DTensor):
+        parameter.copy_(stored.read())
+        return
+    local, mesh = parameter.to_local(), parameter.device_mesh
+    start = mesh.get_rank() * -(-len(parameter) // mesh.size())
+    if len(local):
+        local.copy_(stored.read(slice(start, start + len(local))))
 
 
 def _whole(model: Transformer):  # type: ignore[no-untyped-def]
@@ -87,12 +115,12 @@ def _whole(model: Transformer):  # type: ignore[no-untyped-def]
         yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def _assembled(model: Transformer, weights: dict[str, Tensor]) -> Transformer:
+def _assembled(model: Transformer, values: dict[str, Tensor]) -> Transformer:
     with torch.device("meta"):
         copy = Transformer(model.config, model.dtype)
     if model.config.tie_embeddings:
-        weights = {**weights, "lm_head.weight": weights["embed_tokens.weight"]}
-    copy.load_state_dict(weights, assign=True)
+        values = {**values, "lm_head.weight": values["embed_tokens.weight"]}
+    copy.load_state_dict(values, assign=True)
     if model.config.tie_embeddings:  # a tensor each, of the same memory
         copy.lm_head.weight = copy.embed_tokens.weight
     return copy.requires_grad_(False)

@@ -268,6 +268,7 @@ class Engine:
         positions = [max(0, request.cached - (not request.ready)) for request in rows]
         ids = [[request.tokens[position]] for request, position in zip(rows, positions, strict=True)]
         logits = self._logits(self._sent(ids), self._sent(positions)[:, None], max(positions) + 1, ready)
+        logits = logits[:, : self.chat_format.tokenizer.vocab_size]  # rows beyond are padding: no text has their ids
         requests = [self.live[i] for i in ready]
         draws = torch.tensor([r.draws.random() if r.sampling.temperature else 0.0 for r in requests])
         drawn = sample_each(logits, [r.sampling for r in requests], draws.to(self.device))

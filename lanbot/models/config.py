@@ -1,31 +1,18 @@
-"""The shape of a model. One set of fields covers all families of models/families.py; Qwen3 is our default."""
+"""The shape of a model. One set of fields covers all families of models/families; Qwen3 is our default."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lanbot.core.errors import UserError
+from lanbot.config.recipe import RopeScaling
+from lanbot.models import hf_config
 from lanbot.models.families import FAMILIES, Family
-
-HF_KEYS = {
-    "vocab_size": "vocab_size",
-    "dim": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "n_kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "mlp_dim": "intermediate_size",
-    "context": "max_position_embeddings",
-    "norm_eps": "rms_norm_eps",
-    "tie_embeddings": "tie_word_embeddings",
-}
-"""The fields of ModelConfig by their keys in a Hugging Face config.json."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     vocab_size: int
+    """Rows of the embedding and the head: at least the tokenizer's ids."""
     dim: int
     n_layers: int
     n_heads: int
@@ -38,6 +25,7 @@ class ModelConfig:
     tie_embeddings: bool = False
     family: str = "qwen3"
     """Which of FAMILIES the weights are."""
+    rope_scaling: RopeScaling | None = None
 
     @property
     def switches(self) -> Family:
@@ -64,48 +52,10 @@ class ModelConfig:
     # -- Hugging Face's config.json ------------------------------------------------------------------------
 
     def to_hf(self) -> dict[str, Any]:
-        family = self.switches
-        softcap = {} if family.softcap is None else {"final_logit_softcapping": family.softcap}
-        return {
-            "architectures": [family.architecture],
-            "model_type": self.family,
-            **{theirs: getattr(self, ours) for ours, theirs in HF_KEYS.items()},
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
-            "rope_theta": self.rope_theta,
-            "attention_bias": False,
-            "hidden_act": family.activation,
-            **softcap,
-        }
+        """With the keys that transformers reads for the family."""
+        return hf_config.write(self.switches, vars(self))
 
     @classmethod
     def from_hf(cls, path: Path) -> "ModelConfig":
         """The shape in a Hugging Face config.json. Raises UserError for what LanBot cannot run."""
-        try:
-            hf = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: not there", "Name a model folder in Hugging Face layout.") from None
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error})") from None
-        if not isinstance(hf, dict):
-            raise UserError(f"{path}: not a model's config")
-        family = hf.get("model_type")
-        if family not in FAMILIES:
-            raise UserError(f"{path}: model_type {family!r} is not supported", f"Supported: {', '.join(FAMILIES)}.")
-        softcap = hf.get("final_logit_softcapping", FAMILIES[family].softcap)
-        if softcap != FAMILIES[family].softcap:
-            raise UserError(f"{path}: final_logit_softcapping {softcap!r} is not supported for {family}")
-        rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-        if rope.get("rope_type", "default") != "default":
-            raise UserError(f"{path}: rope type {rope['rope_type']!r} is not supported yet")
-        try:
-            return cls._from_keys(hf, family, rope)
-        except KeyError as error:
-            raise UserError(f"{path}: lacks {error}", "Use the config.json that belongs to the model.") from None
-
-    @classmethod
-    def _from_keys(cls, hf: dict[str, Any], family: str, rope: dict[str, Any]) -> "ModelConfig":
-        heads = hf["num_attention_heads"]
-        kv_heads, head_dim = hf.get("num_key_value_heads") or heads, hf.get("head_dim") or hf["hidden_size"] // heads
-        hf = {"tie_word_embeddings": False, **hf, "num_key_value_heads": kv_heads, "head_dim": head_dim}
-        theta = rope.get("rope_theta") or hf.get("rope_theta") or 10_000.0
-        return cls(**{ours: hf[theirs] for ours, theirs in HF_KEYS.items()}, rope_theta=theta, family=family)
+        return cls(**hf_config.read(path))

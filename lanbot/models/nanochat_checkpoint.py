@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lanbot.core.errors import UserError
 from lanbot.models.config import ModelConfig
+from lanbot.models.stored import check_fit
 from lanbot.models.transformer import Transformer
-from lanbot.models.weights import copy_weights
 
 NAMES = {
     "embed_tokens": "transformer.wte",
@@ -98,9 +98,12 @@ def load(path: Path, config: ModelConfig) -> Transformer:
         raise UserError(f"{path}: {broken} is not finite: this model is broken", "Import an earlier step.")
     with torch.device("meta"):
         model = Transformer(config)
-    copy_weights(weights, _by_their_names(model), path)  # only checks, before memory of this size is taken
-    model.to_empty(device="cpu")
-    copy_weights(weights, _by_their_names(model), path)
+    wanted = {name: tuple(weight.shape) for name, weight in _by_their_names(model).items()}
+    check_fit({name: tuple(weight.shape) for name, weight in weights.items()}, wanted, path)
+    model.to_empty(device="cpu")  # only now: memory of a wrong shape is never taken
+    with torch.no_grad():
+        for name, target in _by_their_names(model).items():
+            target.copy_(weights[name])
     return model
 
 

@@ -1,8 +1,10 @@
-"""The transformer of all families (models/families.py); Qwen3's by default. No training and no distributed code.
+"""The transformer of all families (models/families); Qwen3's by default. No training and no distributed code.
 
 Names of modules and weights are those of transformers, so that a saved model opens there as it is.
 Shapes: B rows, T tokens, H heads, D head_dim, V vocabulary.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -152,11 +154,23 @@ class Transformer(nn.Module):
 
 def rotation(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """RoPE's cosines and signed sines (Su et al. 2021, halves layout), (..., T, 1, D) for positions (..., T)."""
-    exponents = torch.arange(0, config.head_dim, 2, device=positions.device).float() / config.head_dim
-    angles = (positions.float()[..., None] * config.rope_theta**-exponents).unsqueeze(-2)
+    angles = (positions.float()[..., None] * frequencies(config, positions.device)).unsqueeze(-2)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     sin = -sin if config.switches.reverse_rotary else sin
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def frequencies(config: ModelConfig, device: torch.device) -> Tensor:
+    """Radians a position, (D / 2,), rounded as transformers does: 2,000 positions later a rounding is 2,000 times as
+    large."""
+    exponents = torch.arange(0, config.head_dim, 2, device=device).float() / config.head_dim
+    plain, scaling = 1.0 / config.rope_theta**exponents, config.rope_scaling
+    if scaling is None:
+        return plain
+    turns = scaling.original_context / (2 * math.pi / plain)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - kept) * plain / scaling.factor + kept * plain
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

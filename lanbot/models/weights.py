@@ -1,18 +1,23 @@
-"""Model folders: config.json and model.safetensors, as transformers reads and writes them."""
+"""Model folders: config.json and safetensors, as transformers reads and writes them."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from lanbot.core import hardware
+from lanbot.core.console import size
 from lanbot.core.errors import UserError
 from lanbot.models.config import ModelConfig
+from lanbot.models.stored import OTHER, Rows, Stored, check_fit
 from lanbot.models.transformer import Transformer
 
-HEAD = "lm_head.weight"
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 def save_model(model: Transformer, folder: Path, token_ids: dict[str, int] | None = None) -> None:
@@ -24,43 +29,52 @@ def save_model(model: Transformer, folder: Path, token_ids: dict[str, int] | Non
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Transformer:
-    """The model of a folder with fp32 masters, computing in `dtype`.
+    """The model of a folder with fp32 masters, computing in `dtype`. Beside it one tensor at a time is in memory.
 
-    Raises UserError if files are missing or the weights do not fit the config.
+    Raises UserError if files are missing or damaged, the weights do not fit the config, or there is no room for them.
     """
-    config = ModelConfig.from_hf(folder / "config.json")
-    path = folder / "model.safetensors"
-    try:
-        weights = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there", "Is the folder a model's?") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged ({error})", "Fetch or train it again.") from None
-    with torch.device("meta"):
-        model = Transformer(config, dtype)
+    model, stored = skeleton(folder, dtype)
+    need, have = 4 * model.config.params(), hardware.available()
+    if device.type == "cpu" and need > have:
+        problem = f"{folder}: {model.config.params():,} parameters take {size(need)} of memory, {size(have)} are free"
+        raise UserError(problem, "Use a machine with more memory, or a smaller model.")
     model.to_empty(device=device)
-    if config.tie_embeddings:  # to_empty gave the two names a tensor each
+    if model.config.tie_embeddings:  # to_empty gave the two names a tensor each
         model.lm_head.weight = model.embed_tokens.weight
-    copy_weights(weights, to_hf_names(model), path)
+    fill(model, stored)
     return model
 
 
-@torch.no_grad()
-def copy_weights(weights: dict[str, Tensor], targets: dict[str, Tensor], path: Path) -> None:
-    """Copies weights to the targets of the same names; a head's weights without a target, of tied ones, are left out.
-    path: where they are from, for messages.
+def skeleton(folder: Path, dtype: torch.dtype) -> tuple[Transformer, Stored]:
+    """The model of a folder without memory, on the meta device, and the weights for it, of which only the names and
+    shapes are read. Raises UserError as `load_model`."""
+    config, stored = ModelConfig.from_hf(folder / "config.json"), Stored(folder)
+    shapes = {name: entry.shape for name, entry in stored.entries.items()}
+    layers = 1 + max((int(found[1]) for name in shapes if (found := LAYER.match(name))), default=-1)
+    if config.n_layers != layers:  # a made-up number of layers would take long to make
+        raise UserError(f"{stored.where}: {layers:,} layers, the config says {config.n_layers:,}", OTHER)
+    try:
+        with torch.device("meta"):
+            model = Transformer(config, dtype)
+    except (RuntimeError, OverflowError):  # more bytes than a number holds
+        raise UserError(f"{folder / 'config.json'}: sizes that no model has", OTHER) from None
+    tied = config.tie_embeddings and shapes.pop(HEAD, None) is not None
+    check_fit(shapes, {name: tuple(weight.shape) for name, weight in to_hf_names(model).items()}, stored.where)
+    if tied and not (stored.entries[HEAD].shape == shapes[EMBEDDING] and stored.same(HEAD, EMBEDDING)):
+        remedy = 'If the head is its own, set "tie_word_embeddings": false in config.json.'
+        raise UserError(f"{stored.where}: {HEAD} is not the embedding, to which the config ties it", remedy)
+    return model, stored
 
-    Raises UserError if one is missing, unknown or of another shape.
-    """
-    remedy = "The weights do not belong to the config beside them."
-    missing, unknown = sorted(targets.keys() - weights.keys()), sorted(weights.keys() - targets.keys() - {HEAD})
-    if missing or unknown:
-        raise UserError(f"{path}: {f'lacks {missing[0]}' if missing else f'has an unknown {unknown[0]}'}", remedy)
-    for name, target in targets.items():
-        if target.shape != weights[name].shape:
-            shapes = f"{tuple(weights[name].shape)}, the config says {tuple(target.shape)}"
-            raise UserError(f"{path}: {name} is {shapes}", remedy)
-        target.copy_(weights[name])
+
+@torch.no_grad()
+def fill(model: Transformer, stored: Stored, put: Callable[[Tensor, Rows], None] | None = None) -> None:
+    """Copies the stored weights into a model of their shape. put(parameter, stored tensor): how it is copied."""
+    targets = to_hf_names(model)
+    stored.each(lambda name, rows: (put or _put)(targets[name], rows) if name in targets else None)
+
+
+def _put(parameter: Tensor, rows: Rows) -> None:
+    parameter.copy_(rows.read())
 
 
 def to_hf_names(model: Transformer) -> dict[str, Tensor]:

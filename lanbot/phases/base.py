@@ -45,8 +45,10 @@ def model_config(recipe: Recipe) -> ModelConfig:
         n_kv_heads=m.n_kv_heads,
         head_dim=m.head_dim,
         mlp_dim=m.mlp_dim,
-        context=m.context,
+        context=m.longest,
         rope_theta=m.rope_theta,
+        rope_scaling=m.rope_scaling,
+        norm_eps=m.norm_eps,
         tie_embeddings=m.tie_embeddings,
         family=m.family,
     )

@@ -6,18 +6,18 @@ from lanbot.chat.formats import load_format
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.data.prefetch import prefetched
+from lanbot.distributed import fsdp
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals.bpb import Validation
 from lanbot.models import saved
-from lanbot.models.weights import load_model
 from lanbot.phases.evaluation import mixture_rows
 from lanbot.phases.loaders import chat_loader
 from lanbot.phases.phase import Phase, model_before
-from lanbot.training.trainer import Trainer
+from lanbot.training.trainer import Trainer, prepare
 
 
 def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = None) -> Trainer:
-    """A trainer with the weights of the preceding phase.
+    """A trainer with the weights of the preceding phase. sequence: tokens of a row; None: the run's longest.
 
     Raises UserError if that phase is not done, or if its last checkpoint is damaged and it must run again.
     """
@@ -41,9 +41,10 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
             f"{run.phase(before) / last} is damaged, and {phase} starts from it",
             f"Run the same command again: {before} resumes from its checkpoint before that.",
         )
-    model = load_model(folder, runtime.dtype, runtime.device)
-    chat_format = load_format(run.phase("tokenizer"))
-    return Trainer(model, chat_format, getattr(run.recipe, phase), run.phase(phase), runtime, sequence)
+    settings = getattr(run.recipe, phase)
+    model = fsdp.load_model(folder, runtime, partial(prepare, settings=settings, runtime=runtime, name=phase))
+    chat_format, longest = load_format(run.phase("tokenizer")), sequence or run.recipe.model.longest
+    return Trainer(model, chat_format, settings, run.phase(phase), runtime, longest)
 
 
 def train_chat(run: Run, runtime: Runtime, phase: str) -> None:

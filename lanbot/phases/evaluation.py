@@ -112,7 +112,7 @@ def validation(run: Run, chat_format: ChatFormat, runtime: Runtime) -> Validatio
     """The held-out text of a run, on which bits per byte are measured."""
     base = run.recipe.base
     _, held_out = open_corpus(base.data, run.recipe.seed, base.skip_bad_rows, run.options, base.data_column)
-    rows = text_rows(held_out, chat_format, base.eval_tokens, base.sequence or run.recipe.model.context)
+    rows = text_rows(held_out, chat_format, base.eval_tokens, base.sequence or run.recipe.model.longest)
     return Validation(rows, chat_format, runtime)
 
 
@@ -135,7 +135,7 @@ def mixture_rows(run: Run, phase: str, chat_format: ChatFormat) -> Batch | None:
         replace(part, epochs=1, rows=max(1, round(share * rows))) for part, rows in zip(parts, trained, strict=True)
     ]
     mixture = Mixture(parts, run.recipe.identity, chat_format, run.recipe.seed, "test", run.options)
-    return chat_rows(mixture, chat_format.bos, settings.eval_tokens, settings.sequence or run.recipe.model.context)
+    return chat_rows(mixture, chat_format.bos, settings.eval_tokens, settings.sequence or run.recipe.model.longest)
 
 
 def open_engine(run: Run, phase: str, runtime: Runtime) -> tuple[Path, Engine]:
@@ -206,7 +206,7 @@ def _first_questions(tasks: Mapping[str, Task], seed: int) -> dict[str, Iterable
 
 
 def _check_fit(run: Run, asked: Mapping[str, Iterable[Conversation | None]]) -> None:
-    chat_format, context = load_format(run.phase("tokenizer")), run.recipe.model.context
+    chat_format, context = load_format(run.phase("tokenizer")), run.recipe.model.longest
     for what, conversations in asked.items():
         if not any(one and len(chat_format.prompt_of(one)) < context for one in conversations):
             problem = f"{what}: no question fits into model.context = {context:,} tokens"

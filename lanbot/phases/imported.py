@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lanbot.config import recipe_file
-from lanbot.config.recipe import Recipe
+from lanbot.config.recipe import IMPORTED_CONTEXT, Recipe
 from lanbot.config.run import Run
 from lanbot.core.console import say
 from lanbot.core.errors import UserError
@@ -29,7 +29,8 @@ def adopted(recipe: Recipe, options: Options) -> Recipe:
     if stored.is_file():
         before = recipe_file.load(stored)
         if before.model.init_from and _is_of(before, recipe.model.init_from):
-            return replace(recipe, model=before.model, tokenizer=before.tokenizer)
+            model = replace(before.model, context=_context(recipe, before, stored.parent))
+            return replace(recipe, model=model, tokenizer=before.tokenizer)
     if not recipe.model.init_from:
         return recipe
     from lanbot.phases.origins import open_origin, split
@@ -38,8 +39,9 @@ def adopted(recipe: Recipe, options: Options) -> Recipe:
     origin = open_origin(where, options)
     step = origin.choose(wanted or "base")
     config, chat_format = origin.config(step), origin.chat_format(step)
-    if chat_format.tokenizer.vocab_size != config.vocab_size:
-        sizes = f"{config.vocab_size:,} tokens, its tokenizer {chat_format.tokenizer.vocab_size:,}"
+    known, most = chat_format.tokenizer.vocab_size, origin.most_rows(chat_format.tokenizer.vocab_size)
+    if not known <= config.vocab_size <= most:
+        sizes = f"{config.vocab_size:,} tokens, its tokenizer {known:,}"
         raise UserError(f"{where}: the model of {step} has {sizes}", "Import them from the same training.")
     model = replace(
         recipe.model,
@@ -51,12 +53,25 @@ def adopted(recipe: Recipe, options: Options) -> Recipe:
         n_kv_heads=config.n_kv_heads,
         head_dim=config.head_dim,
         mlp_dim=config.mlp_dim,
-        context=config.context,
+        context=min(recipe.model.context or IMPORTED_CONTEXT, config.context),
         rope_theta=config.rope_theta,
+        rope_scaling=config.rope_scaling,
+        norm_eps=config.norm_eps,
         tie_embeddings=config.tie_embeddings,
     )
     tokenizer = replace(recipe.tokenizer, vocab_size=config.vocab_size, chat_format=chat_format.name)
     return replace(recipe, model=model, tokenizer=tokenizer)
+
+
+def _context(recipe: Recipe, before: Recipe, folder: Path) -> int | None:
+    """The recipe's own, as far as the imported model reaches; if it has none, that of the run before."""
+    from lanbot.models.config import ModelConfig
+
+    phase = _imported_phase(before, folder)
+    path = folder / phase / Run(folder, before).checkpoint(phase) / "config.json" if phase else None
+    if recipe.model.context is None or path is None or not path.is_file():
+        return before.model.context
+    return min(recipe.model.context, ModelConfig.from_hf(path).context)
 
 
 def _is_of(run: Recipe, source: str) -> bool:

@@ -32,7 +32,7 @@ def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
         if "model" in phase.needs:
             model_before(recipe, phase.name)
         settings = phase.settings(recipe)
-        sequence = getattr(settings, "sequence", None) or recipe.model.context
+        sequence = getattr(settings, "sequence", None) or recipe.model.longest
         memory.check(model_config(recipe), sequence, phase.name, runtime)
         if getattr(settings, "batch_tokens", None) and settings.batch_tokens // sequence % runtime.size:
             raise UserError(

@@ -190,5 +190,5 @@ def plan_questions(phase: str, recipe: Recipe, chat_format: ChatFormat, options:
         passes=settings.steps * settings.prompts / len(mixture),
         looked_at=len(asked),
         prompt_tokens=sum(lengths) / len(lengths),
-        too_long=sum(length >= recipe.model.context for length in lengths),
+        too_long=sum(length >= recipe.model.longest for length in lengths),
     )

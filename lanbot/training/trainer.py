@@ -21,7 +21,6 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.models import compile, fp8, saved
 from lanbot.models.loss import Candidates
 from lanbot.models.transformer import Transformer
-from lanbot.models.weights import load_model
 from lanbot.training import checkpoint, memory
 from lanbot.training.metrics import Metrics
 from lanbot.training.optim import MuonAdamW, Rates
@@ -39,6 +38,12 @@ SKIPS_IN_A_ROW = 5
 
 MICRO_TOKENS = "micro_tokens"
 """File in a phase's folder in which a rank that ran out of memory sets a smaller micro-batch for the next start."""
+
+
+def prepare(model: Transformer, settings: Training, runtime: Runtime, name: str) -> None:
+    """Changes a model's modules as a phase's settings say. Comes before sharding, which remembers them."""
+    if settings.fp8:
+        fp8.enable(model, runtime.device, f"{name}.fp8")
 
 
 class Trainer:
@@ -64,8 +69,8 @@ class Trainer:
             norm=settings.norm_lr or 0.0,
             weight_decay=settings.weight_decay,
         )
-        if settings.fp8:
-            fp8.enable(model, runtime.device, f"{phase.name}.fp8")
+        if not fsdp.is_sharded(model):
+            prepare(model, settings, runtime, phase.name)
         fsdp.shard_if_needed(model, runtime)
         self.optimizer = MuonAdamW(model, rates, runtime.dtype, runtime.mesh)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
@@ -178,7 +183,7 @@ class Trainer:
         folder = self.runtime.on_main(saved.latest, self.phase)
         loader_state: dict[str, Any] | None = None
         if folder is not None:
-            fsdp.load(self.model, load_model(folder, self.runtime.dtype, self.runtime.device))
+            fsdp.load(self.model, folder)
             progress = checkpoint.resume(folder, self.optimizer, self.runtime)
             self.step, self.tokens, self.seconds = progress["step"], progress["tokens"], progress["seconds"]
             self.skipped, self.skipped_in_a_row = progress["skipped"], progress["skipped_in_a_row"]

@@ -108,7 +108,7 @@ def resumed(phase: Path, layout: str) -> Transformer:
     model, optimizer = fresh(layout)
     last = saved.latest(phase)
     assert last is not None
-    fsdp.load(model, load_model(last, RUNTIME.dtype, RUNTIME.device))
+    fsdp.load(model, last)
     checkpoint.resume(last, optimizer, RUNTIME)
     steps(model, optimizer, range(SAVED, len(ROWS)))
     return model

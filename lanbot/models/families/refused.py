@@ -1,0 +1,52 @@
+"""Model types that look alike and are not supported, with the reason."""
+
+REFUSED = {
+    "mllama": "it sees pictures, through attention layers of their own (Llama 3.2 11B and 90B)",
+    "llama4": "it has experts and sees pictures",
+    "llama4_text": "it has experts",
+    "qwen2_moe": "it has experts",
+    "qwen3_moe": "it has experts",
+    "qwen2_vl": "it sees pictures",
+    "qwen2_5_vl": "it sees pictures",
+    "qwen3_vl": "it sees pictures",
+    "qwen2_audio": "it hears",
+    "qwen2_5_omni": "it sees and hears",
+    "qwen3_next": "three of four layers are gated delta networks",
+    "qwen3_5": "three of four layers are gated delta networks, and it sees pictures",
+    "qwen3_5_text": "three of four layers are gated delta networks",
+    "qwen3_5_moe": "it has experts, and three of four layers are gated delta networks",
+    "qwen": "the first Qwen stores other tensors; Qwen 2.5 and Qwen 3 are supported",
+    "smollm3": "every fourth layer has no rotary embedding",
+    "smolvlm": "it sees pictures",
+    "idefics3": "it sees pictures",
+    "gemma": "its norms add one to their weights, and its embedding is scaled",
+    "gemma2": "its norms add one to their weights, and it caps attention",
+    "gemma3": "it sees pictures, and five of six layers have a sliding window",
+    "gemma3_text": "five of six layers have a sliding window",
+    "gemma4": "it sees pictures, and most layers have a sliding window",
+    "mistral": "its attention may have a sliding window",
+    "mistral3": "it sees pictures",
+    "ministral3": "its rotary embedding is scaled by YaRN",
+    "mixtral": "it has experts",
+    "phi3": "queries, keys and values are one tensor, and its rotary embedding is scaled by LongRoPE",
+    "olmo2": "its norms come after attention and MLP",
+    "olmo3": "its norms come after attention and MLP, and layers have a sliding window",
+    "granite": "it scales embeddings, attention, residuals and logits",
+    "lfm2": "most of its layers are convolutions",
+    "gpt2": "it has learned positions and no rotary embedding",
+    "gpt_neox": "attention and MLP are side by side, and a part of each head is rotated",
+    "gpt_oss": "it has experts, and attention sinks",
+    "deepseek_v3": "it has experts, and its keys and values are compressed",
+}
+"""By model_type in config.json."""
+
+PARTS = {
+    "quantization_config": "its weights are quantised",
+    "vision_config": "it sees pictures",
+    "audio_config": "it hears",
+    "num_experts": "it has experts",
+    "num_local_experts": "it has experts",
+    "no_rope_layers": "layers have no rotary embedding",
+    "attn_logit_softcapping": "it caps attention",
+}
+"""Keys of config.json that, where they are set, make another model of any family."""

@@ -1,0 +1,52 @@
+"""Where a run's first model can come from: one file a kind, on disk or on the hub.
+
+SOURCE is a folder, a file, a run's name or hf:OWNER/NAME[@REVISION]; after a # the step: PHASE, PHASE/STEP or
+PHASE/TAG/STEP.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lanbot.core.errors import UserError
+from lanbot.core.options import Options
+from lanbot.data import hub
+from lanbot.phases.origins.base import Files, HubFiles, Origin, Step, Wanted
+from lanbot.phases.origins.model_folder import ModelFolder
+from lanbot.phases.origins.nanochat import NanoChatTree
+from lanbot.phases.origins.run import RunOrigin
+
+__all__ = ["Origin", "Step", "Wanted", "open_origin", "split"]
+
+KINDS: tuple[type[Origin], ...] = (RunOrigin, NanoChatTree, ModelFolder)
+"""A source is of the first kind that recognises its files."""
+
+
+def split(source: str) -> tuple[str, str]:
+    """(what is before the #, the step after it)."""
+    where, _, wanted = source.partition("#")
+    return where, wanted
+
+
+def open_origin(where: str, options: Options) -> Origin:
+    """The source that a folder, a file, a run's name or hf:OWNER/NAME[@REVISION] is. Raises UserError if it is none."""
+    if where.startswith("hf:") and options.mirror is None:
+        files: Files = HubFiles(where.removeprefix("hf:"), options)
+    else:
+        files = Files(_path(where, options))
+    for kind in KINDS:
+        if kind.recognises(files):
+            return kind(where, files)
+    kinds, files_of = ", nor ".join(kind.what for kind in KINDS), "; ".join(kind.told_by for kind in KINDS)
+    raise UserError(f"{where}: neither {kinds}", f"It needs one of: {files_of}.")
+
+
+def _path(where: str, options: Options) -> Path:
+    """The local folder or file: of a hub's repository the mirror's OWNER/NAME."""
+    if where.startswith("hf:"):
+        assert options.mirror is not None
+        return hub.find(where, where.removeprefix("hf:").partition("@")[0], options.mirror)
+    choices: Sequence[Path] = (Path(where).expanduser(), options.runs / where)
+    found = next((path for path in choices if where and path.exists()), None)
+    if found is None:
+        raise UserError(f"{where}: no such folder or run", "Name a folder, a run, or hf:OWNER/NAME.")
+    return found
