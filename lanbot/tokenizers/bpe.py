@@ -102,6 +102,9 @@ class BPETokenizer:
         by_rank = sorted(self.ranks.items(), key=lambda item: item[1])
         return [_last_merge(token, rank, self.ranks) for token, rank in by_rank if len(token) > 1]
 
+    def with_special(self, names: Sequence[str]) -> "BPETokenizer":
+        return BPETokenizer(self.ranks, self.pattern, [*self.special, *names])
+
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._interchange().to_str(pretty=True), encoding="utf-8")

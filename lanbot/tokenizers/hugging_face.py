@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,18 @@ class HuggingFaceTokenizer:
 
     def byte_lengths(self) -> np.ndarray:
         return np.array([len(self.token_bytes(token)) for token in range(self.vocab_size)], dtype=np.int64)
+
+    def with_special(self, names: Sequence[str]) -> "HuggingFaceTokenizer":
+        data = json.loads(self.text)
+        plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        added = [{"id": self.vocab_size + i, "content": name, **plain, "special": True} for i, name in enumerate(names)]
+        data["added_tokens"] += added
+        made = HuggingFaceTokenizer(json.dumps(data, ensure_ascii=False))
+        if any(made.tokenizer.token_to_id(token["content"]) != token["id"] for token in added):
+            raise UserError(
+                "tokenizer.json: its ids have gaps, so no token can be added", "Use it without further tokens."
+            )
+        return made
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -192,6 +192,9 @@ class TurnParser(StreamParser):
             return self._piece(self._words[token])
         return super().feed(token, sampled)
 
+    def _text(self) -> str:
+        return self._written
+
     def _text_of(self, token: int) -> str:
         return self._decoder.decode(self.tokenizer.token_bytes(token))
 
