@@ -22,19 +22,19 @@ class LocalModel:
     def context_length(self) -> int:
         return self.engine.model.config.context
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        return len(self._prompt(messages))
+    def count_tokens(self, messages: Sequence[Message], tools: Declarations = ()) -> int:
+        return len(self.engine.chat_format.prompt(messages, tools))
 
     def complete(
         self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
     ) -> Reply:
-        return self._generate(self._prompt(messages, tools), sampling, seed, None)
+        return self._generate(self.engine.chat_format.prompt(messages, tools), sampling, seed, None)
 
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
     ) -> Generator[Event, None, Reply]:
         """Generates in a thread. Closing the generator stops it after the next token."""
-        prompt, stopped = self._prompt(messages, tools), Flag()
+        prompt, stopped = self.engine.chat_format.prompt(messages, tools), Flag()
         queue: SimpleQueue[Event | Reply | BaseException] = SimpleQueue()
 
         def on_event(_: int, event: Event) -> None:
@@ -65,21 +65,19 @@ class LocalModel:
     def _generate(
         self, prompt: list[int], sampling: Sampling, seed: int, on_event: Callable[[int, Event], None] | None
     ) -> Reply:
-        calls: list[str] = []  # the first one ends the reply: append returns None
-        made = self.engine.generate([prompt], sampling, seed, on_event, call_handlers=[calls.append])[0]
+        calls: list[str] = []
+
+        def hear(i: int, event: Event) -> None:
+            if event.kind == "call":
+                calls.append(event.text)
+            if on_event is not None:
+                on_event(i, event)
+
+        made = self.engine.generate([prompt], sampling, seed, hear, call_handlers=[lambda _: None])[0]
         parts = self.engine.chat_format.parse(made.ids, made.sampled)["content"]
         assert not isinstance(parts, str)
         finished = "call" if made.finished == "tool" else made.finished
-        return Reply([_believed(part) for part in parts], finished, calls[0] if calls else "")
-
-    def _prompt(self, messages: Sequence[Message], tools: Declarations = ()) -> list[int]:
-        chat_format, last = self.engine.chat_format, messages[-1]
-        if last["role"] != "assistant":
-            return chat_format.prompt(messages, tools)
-        begun = chat_format.render_message(last, chat_format.tokenizer.encode).ids
-        while begun.pop() != chat_format.end_of_turn:
-            pass
-        return [*chat_format.prompt(messages[:-1], tools), *begun[len(chat_format.start_of_answer()) :]]
+        return Reply([_believed(part) for part in parts], finished, tuple(calls))
 
 
 def _believed(part: Part) -> Part:

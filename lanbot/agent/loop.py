@@ -93,28 +93,31 @@ class Agent:
             parts += reply.parts
             if reply.finished == "length":
                 return TOKEN_LIMIT
+            results: list[str] = []
             if reply.finished == "call":
-                result = run(reply.call)
-                if result is None:
-                    return STEP_LIMIT
+                for code in reply.calls:
+                    result = run(code)
+                    if result is None:
+                        return STEP_LIMIT
+                    results.append(result)
             elif not parts or not parts[-1].pop("open", False):
                 return ANSWERED
             elif warned:
                 return OPEN_CALL
             else:
-                result, warned = UNFINISHED, True
-            parts.append(output(result))
-            if on_event is not None:
-                for event in Event("open", "output"), Event("piece", "output", result), Event("close", "output"):
-                    on_event(event)
+                results, warned = [UNFINISHED], True
+            for result in results:
+                parts.append(output(result))
+                if on_event is not None:
+                    for event in Event("open", "output"), Event("piece", "output", result), Event("close", "output"):
+                        on_event(event)
             seed += 1_000_003
 
     def _reply(self, messages: list[Message], left: int, seed: int, on_event: OnEvent | None) -> Reply:
         sampling = replace(self.sampling, max_tokens=left)
-        tools = [tool.declaration for tool in self.tools.toolset.values()]
         if on_event is None:
-            return self.model.complete(messages, sampling, seed, tools)
-        events = self.model.stream(messages, sampling, seed, tools)
+            return self.model.complete(messages, sampling, seed, self.tools.declarations)
+        events = self.model.stream(messages, sampling, seed, self.tools.declarations)
         while True:
             try:
                 on_event(next(events))
@@ -128,7 +131,7 @@ class Agent:
         room = max(context // 3, 1)
         kept = list(messages)
         while True:
-            used = self.model.count_tokens(kept)
+            used = self.model.count_tokens(kept, self.tools.declarations)
             first = int(kept[0]["role"] == "system")
             last = len(kept) - first <= 1
             if used + room <= context or (last and used < context):

@@ -15,12 +15,12 @@ Declarations = Sequence[Mapping[str, Any]]  # tools as `Tool.declaration` descri
 class Reply:
     """What a model wrote: to the end of its message ("stop"), to a call ("call") or to the limit ("length").
 
-    call: the code of the call, which is the last part.
+    calls: the code of the calls that end it.
     """
 
     parts: list[Part]
     finished: str
-    call: str = ""
+    calls: tuple[str, ...] = ()
 
 
 class ModelClient(Protocol):
@@ -29,8 +29,8 @@ class ModelClient(Protocol):
     @property
     def context_length(self) -> int: ...
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """The tokens that the messages take in the context."""
+    def count_tokens(self, messages: Sequence[Message], tools: Declarations = ()) -> int:
+        """The tokens that the messages take in the context, with the tools' declarations."""
 
     def complete(
         self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()

@@ -10,12 +10,13 @@ from lanbot.chat.messages import Conversation, Message, parts
 from lanbot.core.console import visible
 
 GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
-MARGIN = {"python": ("    >>> ", "    ... "), "output": ("    ", "    "), "text": ("", "")}
+_CALL = ("    >>> ", "    ... ")
+MARGIN = {"python": _CALL, "call": _CALL, "output": ("    ", "    "), "text": ("", "")}
 """What the first line of a block begins with, and what the others do."""
 
 
 class Block(NamedTuple):
-    """A piece of a message as it is shown. kind: text, python (a call) or output (of a tool)."""
+    """A piece of a message as it is shown. kind: text, python or call (of a tool), or output (of it)."""
 
     kind: str
     text: str
@@ -41,7 +42,7 @@ def plain(message: Message) -> str:
     """A message as text: calls and their outputs indented, on lines of their own."""
     shown, before = "", ""
     for kind, text in blocks(message):
-        gap = "" if not shown else "\n" if (before, kind) == ("python", "output") else "\n\n"
+        gap = "" if not shown else "\n" if before in ("python", "call") and kind == "output" else "\n\n"
         first, other = MARGIN[kind]
         shown += gap + first + text.replace("\n", f"\n{other}")
         before = kind

@@ -7,17 +7,21 @@ from lanbot.core.errors import UserError
 from lanbot.core.jsonl import half_pair
 
 ROLES = ("system", "user", "assistant", "tool")
-PART_TYPES = ("text", "python", "output")
+PART_TYPES = ("text", "python", "output", "call")
 OTHER_NAMES = {"python_output": "output"}
 """nanochat's names of parts, in rows from elsewhere."""
 MAX_CHARS = 1_000_000  # of a message: more fits into no context
 
 
 class Part(TypedDict):
-    """A piece of an assistant's message: its text, a python call, or the output of a call."""
+    """A piece of an assistant's message: its text, a python call, a call by name ("call"), or the output of a call."""
 
     type: str
     text: str
+    """Of a call by name, the same call in Python, as the tools run it: read_file(path='a.txt')."""
+    id: NotRequired[str]
+    name: NotRequired[str]
+    arguments: NotRequired[dict[str, Any]]
     open: NotRequired[bool]  # True of a call that was never closed
     invented: NotRequired[bool]  # True of an output that the model wrote itself: no tool returned it
 
@@ -25,12 +29,14 @@ class Part(TypedDict):
 class Message(TypedDict):
     role: str
     content: str | list[Part]
+    id: NotRequired[str]  # of the call that a message of the role "tool" answers
     train: NotRequired[bool]  # False: no loss on this message
 
 
 class Conversation(TypedDict):
     messages: list[Message]
     tools: NotRequired[list[dict[str, Any]]]
+    system: NotRequired[bool]  # False: without a system message none is put in its place
 
 
 def text(content: str) -> Part:
@@ -43,6 +49,12 @@ def python(code: str) -> Part:
 
 def output(result: str) -> Part:
     return {"type": "output", "text": result}
+
+
+def call(name: str, arguments: dict[str, Any], id: str = "") -> Part:
+    """A call of a tool by its name."""
+    written = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return {"type": "call", "text": f"{name}({written})", "id": id, "name": name, "arguments": arguments}
 
 
 def chat(user: str, answer: str | list[Part]) -> Conversation:
@@ -62,7 +74,7 @@ def spoken(message: Message) -> str:
 
 def readable(message: Message) -> str:
     """The message in plain text: `[2+2 → 4]` is a call and its output."""
-    marks = {"text": "{}", "python": "[{}", "output": " → {}]"}
+    marks = {"text": "{}", "python": "[{}", "call": "[{}", "output": " → {}]"}
     return "".join(marks[part["type"]].format(part["text"]) for part in parts(message)).strip()
 
 
@@ -76,14 +88,18 @@ def validate(row: object, where: str) -> Conversation:
         row = {"messages": row}
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
         raise UserError(f"{where}: no list of messages", remedy)
-    previous = "system"
+    if not isinstance(row.get("tools", []), list) or not all(map(_is_tool, row.get("tools", []))):
+        declared = '{"type": "function", "function": {"name": "...", "description": "...", "parameters": {...}}}'
+        raise UserError(f"{where}: tools is not a list of declarations", f"One is {declared}.")
+    previous, calls = "system", []  # type: str, list[str]
     for i, message in enumerate(row["messages"]):
-        problem = _problem(message, previous, first=i == 0)
+        problem = _problem(message, previous, first=i == 0) or _unasked(message, calls)
         if problem:
             raise UserError(f"{where}: message {i + 1} {problem}", remedy)
         previous = message["role"]
-        if any(part["type"] in OTHER_NAMES for part in parts(message)):
-            row["messages"][i] = {**message, "content": [_renamed(part) for part in parts(message)]}
+        calls = _left(message, calls)
+        if any(part["type"] in OTHER_NAMES or "text" not in part for part in parts(message)):
+            row["messages"][i] = {**message, "content": [_normal(part) for part in parts(message)]}
     if all(message["role"] != "assistant" for message in row["messages"]):
         raise UserError(f"{where}: nobody answers the user", remedy)
     return row  # type: ignore[return-value]
@@ -101,27 +117,61 @@ def _problem(message: object, previous: str, first: bool) -> str | None:
         return "is a system message, which may only come first"
     if role in ("assistant", "tool") and previous == "system":
         return f"is the {role}'s, before anyone asked"
-    if role == previous and not first:
+    if role == previous != "tool" and not first:
         return f"is the second of the role {role!r} in a row"
     if isinstance(content, str):
-        return _text_problem(content)
+        return _text_problem(content, role)
     if not isinstance(content, Sequence):
         return "has no content"
     for part in content:
-        kinds = (*PART_TYPES, *OTHER_NAMES)
-        if not isinstance(part, dict) or part.get("type") not in kinds or not isinstance(part.get("text"), str):
-            return f"has a part that is not {{type: {'|'.join(PART_TYPES)}, text}}"
+        if not _is_part(part):
+            return f"has a part that is not {{type: {'|'.join(PART_TYPES)}, text}}; a call has name and arguments"
         if role != "assistant" and part["type"] != "text":
             return f"has a {part['type']} part, which only the assistant may have"
-    return _text_problem("".join(part["text"] for part in content))
+    return _text_problem("".join(_normal(part)["text"] for part in content), role)
 
 
-def _renamed(part: Part) -> Part:
+def _is_part(part: object) -> bool:
+    if not isinstance(part, dict):
+        return False
+    if part.get("type") == "call":
+        name, arguments, id = part.get("name"), part.get("arguments"), part.get("id", "")
+        return isinstance(name, str) and bool(name) and isinstance(arguments, dict) and isinstance(id, str)
+    return part.get("type") in (*PART_TYPES, *OTHER_NAMES) and isinstance(part.get("text"), str)
+
+
+def _is_tool(declared: object) -> bool:
+    function = declared.get("function") if isinstance(declared, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
+def _normal(part: Part) -> Part:
+    if part["type"] == "call":
+        return call(part["name"], part["arguments"], part.get("id", ""))
     return {**part, "type": OTHER_NAMES.get(part["type"], part["type"])}
 
 
-def _text_problem(content: str) -> str | None:
-    if not content.strip():
+def _unasked(message: Message, calls: Sequence[str]) -> str | None:
+    """Why a tool's message answers none of these calls, by their ids."""
+    if message["role"] != "tool":
+        return None
+    if not calls:
+        return "is the tool's, but nothing was called"
+    if (id := message.get("id", "")) and id not in calls:
+        return f"answers a call {id!r} that is not open"
+    return None
+
+
+def _left(message: Message, calls: Sequence[str]) -> list[str]:
+    """The ids of calls that are open after a message; "" is one without an id."""
+    if message["role"] == "tool":
+        answered = message.get("id", "") or calls[0]
+        return [id for i, id in enumerate(calls) if i != calls.index(answered)]
+    return [part.get("id", "") for part in parts(message) if part["type"] in ("call", "python")]
+
+
+def _text_problem(content: str, role: str) -> str | None:
+    if not content.strip() and role not in ("system", "tool"):  # a tool may return nothing
         return "is empty"
     if len(content) > MAX_CHARS:
         return f"is {len(content):,} characters long; more than {MAX_CHARS:,} is a mistake"

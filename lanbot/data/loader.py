@@ -103,7 +103,7 @@ class ChatLoader:
     def __init__(
         self, conversations: Sequence[Rendered], bos: int, rows: int, T: int, bad: int = 0, data: str = ""
     ) -> None:
-        """bad: rows that were skipped before. data: a fingerprint of the data, which may not change."""
+        """bos: the padding; a conversation may begin without it. bad: rows that were skipped before. data: a fingerprint of the data, which may not change."""
         self.conversations, self.bos, self.rows, self.T = conversations, bos, rows, T
         self.data = f"{len(conversations):,} conversations: {data}"
         self.load_state({"next": 0, "buffer": [], "truncated": 0, "dropped": 0, "bad": bad, "data": self.data})
@@ -135,6 +135,7 @@ class ChatLoader:
             return None
         tokens = np.full((self.rows, self.T + 1), self.bos, dtype=np.int64)
         weights = np.zeros((self.rows, self.T + 1), dtype=np.float32)
+        begins = np.ones((self.rows, self.T + 1), dtype=bool)  # each token of the padding is a document
         for row in range(self.rows):
             used, i = 0, next(iter(self.buffer), None)
             while i is not None:
@@ -142,10 +143,11 @@ class ChatLoader:
                 self.by_length.remove((len(ids), -i))
                 tokens[row, used : used + len(ids)] = ids
                 weights[row, used : used + len(ids)] = mask
+                begins[row, used + 1 : used + len(ids)] = False
                 used += len(ids)
                 self._refill()
                 i = best_fit(self.by_length, self.T + 1 - used)
-        return make_batch(tokens, weights, self.bos)
+        return replace(make_batch(tokens, weights, self.bos), documents=begins[:, :-1].cumsum(axis=1))
 
     def _refill(self) -> None:
         while len(self.buffer) < BUFFER and self.next < len(self.conversations):

@@ -93,7 +93,7 @@ class Validation:
         """
         targets = self.batch.targets
         lengths = np.where(self.batch.weights != 0, self.bytes_of[targets], 0)
-        document = (targets == self.bos).cumsum().reshape(targets.shape)  # each token of the text is a target once
+        document = _numbers(self.batch, self.bos)
         parts: list[tuple[int, float, int, np.ndarray]] = self.runtime.gather(
             [
                 (start, nats.sum().item(), *_by_document(document[start : start + ROWS][self._text(start)], nats))
@@ -133,6 +133,15 @@ class Validation:
         """(ROWS, T): which targets are text, of the rows from `start` on."""
         rows = self.batch.rows(slice(start, start + ROWS))
         return (self.bytes_of[rows.targets] > 0) & (rows.weights != 0)
+
+
+def _numbers(batch: Batch, bos: int) -> np.ndarray:
+    """(rows, T): the document of each target, numbered throughout. A row of text goes on where the one before ended."""
+    last = batch.documents[:, -1:] + (batch.targets[:, -1:] == bos)
+    of_targets = np.concatenate([batch.documents[:, 1:], last], axis=1)
+    goes_on = batch.ids[1:, 0] == batch.targets[:-1, -1]
+    steps = last[:-1, 0] - batch.documents[1:, 0] + ~goes_on
+    return of_targets + np.concatenate([[0], steps.cumsum()])[:, None]
 
 
 def _by_document(document: np.ndarray, nats: Tensor) -> tuple[int, np.ndarray]:

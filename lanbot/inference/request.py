@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -57,6 +58,9 @@ class Request:
         self.max_calls, self.call_seconds = max_calls, call_seconds
         self.parser = chat_format.stream()
         self.pending: Future[str | None] | None = None
+        self._calls: deque[Event] = deque()
+        """The turn's calls that are to be run."""
+        self._results: list[str] = []
         self.expires = float("inf")
         """When the pending call is given up, by time.monotonic."""
         self._text = b""
@@ -91,6 +95,8 @@ class Request:
             self.pending.cancel()
             self.pending = None
             self._answered(f"error: no result after {self.call_seconds:g} s")
+        if self.pending is None:
+            self._run_calls()
 
     def cancel(self) -> None:
         """Ends the request where it is; its listener hears no more."""
@@ -113,34 +119,43 @@ class Request:
             if self.on_event is not None:
                 self.on_event(event)
             if event.kind == "call":
-                self._call(event.text)
+                self._calls.append(event)
+        called = bool(self._calls)
+        if called:
+            self._run_calls()
         if completion.finished:
             return
-        if token in self.chat_format.stop_tokens:
+        if sampled and not called and token in self.chat_format.stop_tokens:
             self._finish("stop")
         elif len(completion.ids) >= self.limit:
             self._finish("length")
 
-    def _call(self, code: str) -> None:
-        """Runs a call; its result is forced at once, or when it is there if the handler returns a Future."""
-        if self.max_calls is not None and self.completion.calls >= self.max_calls:
-            self._answered(f"error: no more than {self.max_calls} calls")
-            return
-        result = self.call_handler(code)
-        if isinstance(result, Future):
-            self.pending = result
-            self.expires = float("inf") if self.call_seconds is None else time.monotonic() + self.call_seconds
-        else:
-            self._answered(result)
+    def _run_calls(self) -> None:
+        """Runs calls; the results of a turn are forced together, when the last of them is there."""
+        while self._calls and self.pending is None and not self.finished:
+            if self.max_calls is not None and self.completion.calls >= self.max_calls:
+                self._answered(f"error: no more than {self.max_calls} calls")
+                continue
+            result = self.call_handler(self._calls[0].text)
+            if isinstance(result, Future):
+                self.pending = result
+                self.expires = float("inf") if self.call_seconds is None else time.monotonic() + self.call_seconds
+            else:
+                self._answered(result)
 
     def _answered(self, result: str | None) -> None:
-        """Appends the result of a call as forced tokens; None ends the turn."""
+        """Takes the result of the first call; None ends the turn."""
         self.completion.calls += 1
+        call = self._calls.popleft()
         if result is None:
             self._finish("tool")
             return
+        self._results.append(result)
+        if self._calls:
+            return
+        results, self._results = self._results, []
         room = self.limit - len(self.completion.ids)
-        for token in self.chat_format.forced_output(result, room) if room > 0 else ():
+        for token in self.chat_format.forced_output(results, room, call.part) if room > 0 else ():
             if not self.finished:
                 self._append(token, 0, 0.0)
 

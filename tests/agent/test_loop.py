@@ -290,7 +290,7 @@ class Remote:
     def __init__(self, *replies: Reply) -> None:
         self.replies, self.read = list(replies), []  # type: list[Reply], list[Any]
 
-    def count_tokens(self, messages) -> int:  # type: ignore[no-untyped-def]
+    def count_tokens(self, messages, tools=()) -> int:  # type: ignore[no-untyped-def]
         return sum(len(part["text"].split()) + 2 for message in messages for part in parts(message))
 
     def complete(self, messages, sampling, seed=0, tools=()) -> Reply:  # type: ignore[no-untyped-def]
@@ -305,13 +305,13 @@ class Remote:
 
 
 def test_another_model_client_does_the_same() -> None:
-    called = Reply([text("I look."), python("list_files()")], "call", "list_files()")
+    called = Reply([text("I look."), python("list_files()")], "call", ("list_files()",))
     for on_event in (None, lambda event: None):
         model = Remote(called, Reply([text("One file.")], "stop"))
         turn = Agent(model, PythonCalls(Toolset(Workspace({"a.txt": ""}).tools))).turn("Which files?", on_event)
         assert turn.message["content"] == [*called.parts, output("a.txt"), text("One file.")]
         first, second = model.read
-        assert first == ([{"role": "user", "content": "Which files?"}], [*Toolset(Workspace({}).tools)])
+        assert first == ([{"role": "user", "content": "Which files?"}], ["python", *Toolset(Workspace({}).tools)])
         assert second[0][-1] == {"role": "assistant", "content": [*called.parts, output("a.txt")]}
 
 

@@ -26,7 +26,7 @@ class Echo(Agent):
 
 class Model:
     context_length = 100
-    def count_tokens(self, messages):
+    def count_tokens(self, messages, tools=()):
         return 1
     def stream(self, messages, sampling, seed=0, tools=()):
         from lanbot.agent.model import Reply

@@ -50,9 +50,9 @@ class Small(ChatFormat):
         special = self.tokenizer.special
         return StreamParser(self.tokenizer, *({special[TAGS[kind][i]]: kind for kind in TAGS} for i in (0, 1)))
 
-    def forced_output(self, result, room):
+    def forced_output(self, results, room, kind="python"):
         first, last = (self.tokenizer.special[tag] for tag in TAGS["output"])
-        return [first, *self.tokenizer.encode(result)[: room - 2], last]
+        return [first, *self.tokenizer.encode(results[0])[: room - 2], last]
 '''
 
 

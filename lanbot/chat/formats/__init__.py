@@ -1,15 +1,19 @@
 """The chat formats by name. A module of this package that defines a subclass of ChatFormat registers it."""
 
 import importlib
+import inspect
 import json
 import pkgutil
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from lanbot.chat.formats.base import ChatFormat
+from lanbot.chat.formats.templates import format_of
 from lanbot.core.errors import UserError
 from lanbot.core.plugins import load_object
 from lanbot.tokenizers import load_tokenizer
+from lanbot.tokenizers.base import Tokenizer
 
 DEFAULT = "lanbot"
 
@@ -20,7 +24,7 @@ def registry() -> dict[str, type[ChatFormat]]:
     names = [module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"]
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
     classes = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
-    return {value.name: value for value in classes if issubclass(value, ChatFormat) and value is not ChatFormat}
+    return {value.name: value for value in classes if issubclass(value, ChatFormat) and not inspect.isabstract(value)}
 
 
 def get_format(name: str) -> type[ChatFormat]:
@@ -43,15 +47,40 @@ def special_names() -> tuple[str, ...]:
 
 
 def load_format(folder: Path) -> ChatFormat:
-    """The chat format, with its tokenizer, that a tokenizer's or model's folder names in tokenizer_config.json.
+    """The chat format, with its tokenizer, of a tokenizer's or model's folder.
 
-    Folders that name none are LanBot's own. Raises UserError.
+    It is `chat_format` of tokenizer_config.json; if that says none, the one whose chat template or special tokens the
+    folder has. Raises UserError.
     """
     tokenizer = load_tokenizer(folder)
     path = folder / "tokenizer_config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        name = config.get("chat_format", DEFAULT)
-    except (ValueError, AttributeError) as error:
+        template = _template(folder, config)
+        name = config.get("chat_format") or format_of(template)
+        default = config.get("default_system")
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a tokenizer's configuration ({error})", "Copy the folder again.") from None
-    return get_format(name)(tokenizer)
+    made = (get_format(name) if name else recognised(template, tokenizer, folder))(tokenizer)
+    return made if default is None else made.with_default(default)
+
+
+def recognised(template: str, tokenizer: Tokenizer, folder: Path) -> type[ChatFormat]:
+    """The format with this chat template, "" if there is none, and these special tokens. Raises UserError."""
+    for found in registry().values():
+        if found.recognises(template, tokenizer.special):
+            return found
+    what = (
+        "its chat template is none that LanBot knows" if template else "no chat template, and no special tokens of one"
+    )
+    remedy = f'Set "chat_format" in its tokenizer_config.json to one of {", ".join(registry())}, or module:Class.'
+    raise UserError(f"{folder}: {what}", remedy)
+
+
+def _template(folder: Path, config: dict[str, Any]) -> str:
+    """The chat template of a folder; "" if it has none. Of several by name it is the default one."""
+    path = folder / "chat_template.jinja"
+    found = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template") or ""
+    if isinstance(found, list):
+        return str({one["name"]: one["template"] for one in found}["default"])
+    return str(found)

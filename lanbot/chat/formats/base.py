@@ -3,14 +3,18 @@
 import codecs
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import copy
 from itertools import repeat
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from lanbot.chat.messages import Conversation, Message, Part
 from lanbot.core.errors import UserError
 from lanbot.tokenizers.base import Tokenizer
+
+TOOL_TOKENS = ("<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>")
+"""LanBot's tool tokens. A tokenizer of another family may have them too; its calls are then as short as LanBot's."""
 
 Encode = Callable[[str], list[int]]
 
@@ -25,8 +29,8 @@ class Rendered(NamedTuple):
 class Event(NamedTuple):
     """A step in parsing a message while it is generated.
 
-    kind: "open" and "close" of a python or output part, a "piece" of a part's text, or a "call" that is to be run.
-    part: the part's type.
+    kind: "open" and "close" of a part other than text, a "piece" of a part's text, or a "call" that is to be run.
+    part: the part's type; of a "call", python if it is answered within the message and call if it ended the turn.
     text: of a piece, its text; of a call, its code.
     invented: the part is an output that the model wrote itself.
     """
@@ -48,7 +52,7 @@ class StreamParser:
         self.tokenizer, self.opens, self.closes = tokenizer, opens, closes
         self.parts: list[Part] = []
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._kind, self._invented, self._ids = "text", False, []  # type: str, bool, list[int]
+        self._kind, self._invented, self._written = "text", False, ""
         self._call: list[int] | None = None
 
     def feed(self, token: int, sampled: bool = True) -> list[Event]:
@@ -68,24 +72,22 @@ class StreamParser:
             return [*events, Event("open", opened, invented=self._invented)]
         if closed:
             return [*self._close(whole=self._kind == closed), *calls]
-        data = self.tokenizer.token_bytes(token)
-        if data:
-            self._ids.append(token)
-        return self._piece(self._decoder.decode(data))
+        return self._piece(self._decoder.decode(self.tokenizer.token_bytes(token)))
 
     def finish(self) -> list[Event]:
         """The events after the last token: a part that is still open is closed."""
         return self._close()
 
     def _piece(self, text: str) -> list[Event]:
+        self._written += text
         return [Event("piece", self._kind, text, self._invented)] if text else []
 
     def _close(self, whole: bool = False) -> list[Event]:
         events = self._piece(self._decoder.decode(b"", final=True))
-        kind, ids = self._kind, self._ids
+        kind = self._kind
         cut = kind == "python" and not whole
-        if ids or cut:
-            part: Part = {"type": kind, "text": self.tokenizer.decode(ids)}
+        if self._written or cut:
+            part: Part = {"type": kind, "text": self._written}
             if cut:
                 part["open"] = True
             if self._invented:
@@ -93,7 +95,7 @@ class StreamParser:
             self.parts.append(part)
         if kind != "text":
             events.append(Event("close", kind, invented=self._invented))
-        self._kind, self._invented, self._ids = "text", False, []
+        self._kind, self._invented, self._written = "text", False, ""
         self._decoder.reset()
         return events
 
@@ -111,8 +113,13 @@ class ChatFormat(ABC):
     end_token: ClassVar[str]  # ends the assistant's turn
     pad_token: ClassVar[str]  # fills rows for other software; never one that the loss counts
     stop_names: ClassVar[tuple[str, ...]]  # generation stops at each of these
-    template: ClassVar[str]
+    template: str
     """The same format as a Jinja chat template, for other software; refuses what it cannot render."""
+    default_system: str | None = None
+    """The system message of a conversation that has none; None: none is put there, or what the family's own template
+    puts there."""
+    family_system: ClassVar[str | None] = None
+    """What the family's own template puts there; None: nothing, so the format takes no default."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         missing = [token for token in self.special_tokens if token not in tokenizer.special]
@@ -121,7 +128,21 @@ class ChatFormat(ABC):
             raise UserError(f"chat format {self.name}: the tokenizer has no special token {missing[0]}", remedy)
         self.tokenizer = tokenizer
         self.bos, self.end_of_turn = tokenizer.special[self.bos_token], tokenizer.special[self.end_token]
-        self.stop_tokens = frozenset(tokenizer.special[name] for name in self.stop_names)
+        self.stop_tokens = frozenset(tokenizer.special[name] for name in self.stop_names if name in tokenizer.special)
+
+    def with_default(self, system: str) -> Self:
+        """The same format with this default system message; itself if the family's template has none."""
+        if self.family_system is None:
+            return self
+        made = copy(self)
+        made.default_system = system
+        return made
+
+    @classmethod
+    def recognises(cls, template: str, special: Collection[str]) -> bool:
+        """Whether a folder is of this format that does not say so: by its chat template, "" if it has none, and its
+        special tokens."""
+        return False
 
     @abstractmethod
     def render_message(self, message: Message, encode: Encode) -> Rendered:
@@ -136,11 +157,14 @@ class ChatFormat(ABC):
         """A parser for the tokens of one generated message."""
 
     @abstractmethod
-    def forced_output(self, result: str, room: int) -> list[int]:
-        """The tokens of a tool's result, which are appended to the model's call; about `room` at most."""
+    def forced_output(self, results: Sequence[str], room: int, kind: str = "python") -> list[int]:
+        """The tokens of the results of the model's calls, which are appended to them; about `room` at most.
+
+        kind: the part of their "call" events.
+        """
 
     def declare(self, tools: Sequence[Mapping[str, Any]]) -> str:
-        """What the system message says about the tools; "" if the format does not declare them."""
+        """What the system message says about the tools; "" if the format does not declare them, or elsewhere."""
         return ""
 
     def render(self, conversation: Conversation, bulk: bool = False) -> Rendered:
@@ -154,17 +178,27 @@ class ChatFormat(ABC):
         return Rendered(ids, mask)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
-        """The tokens after which the assistant answers the messages."""
-        declared = self.declare(tools)
+        """The tokens after which the assistant answers the messages, or goes on with the last one if it is its own."""
+        return self.ask({"messages": list(messages), "tools": [dict(tool) for tool in tools]})
+
+    def prompt_of(self, conversation: Conversation) -> list[int]:
+        """The prompt of an evaluation item: its conversation without the last answer."""
+        return self.ask({**conversation, "messages": conversation["messages"][:-1]})
+
+    def ask(self, conversation: Conversation) -> list[int]:
+        """The prompt of a conversation; see `prompt`."""
+        messages = conversation["messages"]
+        declared = self.declare(conversation.get("tools", ()))
         if declared:
             first = messages[0] if messages and messages[0]["role"] == "system" else None
             written = f"{first['content']}\n\n{declared}" if first else declared
             messages = [{"role": "system", "content": written}, *messages[1 if first else 0 :]]
-        return [*self.render({"messages": list(messages)}).ids, *self.start_of_answer()]
-
-    def prompt_of(self, conversation: Conversation) -> list[int]:
-        """The prompt of an evaluation item: its conversation without the last answer."""
-        return self.prompt(conversation["messages"][:-1])
+        ids = self.render({**conversation, "messages": messages}).ids
+        if not messages or messages[-1]["role"] != "assistant":
+            return [*ids, *self.start_of_answer()]
+        while ids.pop() != self.end_of_turn:
+            pass
+        return ids
 
     def parse(self, ids: Iterable[int], sampled: Iterable[int] = ()) -> Message:
         """Parses what was generated after a prompt; never fails.
@@ -190,6 +224,7 @@ class ChatFormat(ABC):
             "clean_up_tokenization_spaces": False,
             "chat_template": self.template,
             "chat_format": self.name,
+            **({} if self.default_system is None else {"default_system": self.default_system}),
         }
         text = json.dumps(config, indent=2) + "\n"
         folder.mkdir(parents=True, exist_ok=True)

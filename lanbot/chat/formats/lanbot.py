@@ -5,10 +5,10 @@
 The loss counts what the assistant itself has to write: text, calls and the end of its turn, never an output.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
-from lanbot.chat.formats.base import ChatFormat, Encode, Rendered, StreamParser
+from lanbot.chat.formats.base import TOOL_TOKENS, ChatFormat, Encode, Rendered, StreamParser
 from lanbot.chat.messages import Message, parts
 from lanbot.core.errors import UserError
 
@@ -52,16 +52,17 @@ class LanBotFormat(ChatFormat):
         "<|user_end|>",
         "<|assistant_start|>",
         "<|assistant_end|>",
-        "<|python_start|>",
-        "<|python_end|>",
-        "<|output_start|>",
-        "<|output_end|>",
+        *TOOL_TOKENS,
     )
     bos_token, end_token = "<|bos|>", "<|assistant_end|>"
     pad_token = "<|output_start|>"
     stop_names = ("<|assistant_end|>", "<|bos|>", "<|user_start|>")
     roles: ClassVar[tuple[str, ...]] = ("system", "user", "assistant")
     template = template_of(special_tokens, roles)
+
+    @classmethod
+    def recognises(cls, template: str, special: Collection[str]) -> bool:
+        return set(cls.special_tokens) <= set(special) and (not template or "<|assistant_start|>" in template)
 
     def render_message(self, message: Message, encode: Encode) -> Rendered:
         role = message["role"]
@@ -76,6 +77,8 @@ class LanBotFormat(ChatFormat):
         for part in parts(message):
             body = encode(part["text"])
             kind, written = part["type"], own
+            if kind == "call":
+                kind = "python"  # the same call in Python
             if kind != "text":
                 opening, closing = self._around(kind)
                 body = [opening, *body, closing]
@@ -92,9 +95,9 @@ class LanBotFormat(ChatFormat):
         opens, closes = ({self._around(kind)[i]: kind for kind in kinds} for i in (0, 1))
         return StreamParser(self.tokenizer, opens, closes)
 
-    def forced_output(self, result: str, room: int) -> list[int]:
+    def forced_output(self, results: Sequence[str], room: int, kind: str = "python") -> list[int]:
         opening, closing = self._around("output")
-        return [opening, *self.tokenizer.encode(result)[: max(0, room - 2)], closing]
+        return [opening, *self.tokenizer.encode("\n".join(results))[: max(0, room - 2)], closing]
 
     def _around(self, name: str) -> tuple[int, int]:
         return self.tokenizer.special[f"<|{name}_start|>"], self.tokenizer.special[f"<|{name}_end|>"]
