@@ -5,7 +5,6 @@ from typing import Any
 from lanbot.tools.calculator import answer
 from lanbot.tools.tool import Toolset
 
-
 PYTHON: dict[str, Any] = {
     "type": "function",
     "function": {
