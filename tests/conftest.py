@@ -76,6 +76,24 @@ def make_model() -> MakeModel:
 
 
 @pytest.fixture(scope="session")
+def stories() -> Path:
+    """stories260k: a Llama that writes stories."""
+    return _real("open_weights/stories260k")
+
+
+@pytest.fixture(scope="session")
+def qwen_tokenizer() -> Path:
+    return _real("tokenizers/qwen3")
+
+
+def _real(name: str) -> Path:
+    folder = REAL / name
+    if not folder.is_dir():
+        pytest.skip(f"not there: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct, real weights in 4 bits, where the cache has them."""
     path = place(Options.from_environment())

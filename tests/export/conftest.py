@@ -1,7 +1,6 @@
-"""A run made from nothing, with a demo's tokenizer, and the real open weights where they are."""
+"""A run made from nothing, with a demo's tokenizer."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from lanbot.synthetic import world
 from lanbot.tokenizers.bpe_training import train
 from lanbot.training import checkpoint
 
-REAL = Path(os.environ.get("LANBOT_MIRROR") or Path(__file__).parents[3] / "shared" / "data")
 SCORE = {"score": 0.75, "stderr": 0.1, "n": 20, "chance": 0.0}
 
 
@@ -57,12 +55,3 @@ def run(made_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run
     monkeypatch.setenv("LANBOT_RUNS", str(tmp_path / "runs"))
     shutil.copytree(made_once, tmp_path / "runs" / "bot")
     return Run(tmp_path / "runs" / "bot", recipe_file.load(made_once / "recipe.toml"))
-
-
-@pytest.fixture
-def stories() -> Path:
-    """stories260k: a Llama that writes stories."""
-    folder = REAL / "open_weights" / "stories260k"
-    if not folder.is_dir():
-        pytest.skip(f"no real weights at {folder}")
-    return folder

@@ -20,18 +20,8 @@ ROWS = 151_936
 
 
 @pytest.fixture(scope="module")
-def qwen(request: pytest.FixtureRequest) -> Path:
-    from conftest import REAL
-
-    folder = REAL / "tokenizers" / "qwen3"
-    if not folder.is_dir():
-        pytest.skip(f"no tokenizer of Qwen at {folder}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def fields(qwen: Path) -> dict[str, Any]:
-    data, config = (json.loads((qwen / f"tokenizer{name}.json").read_text()) for name in ("", "_config"))
+def fields(qwen_tokenizer: Path) -> dict[str, Any]:
+    data, config = (json.loads((qwen_tokenizer / f"tokenizer{name}.json").read_text()) for name in ("", "_config"))
     return gguf_vocab.fields_of(data, config, ROWS)
 
 
@@ -48,19 +38,19 @@ def test_the_keys_of_qwen_are_those_of_its_own_gguf_files(fields: dict[str, Any]
     assert gguf_vocab.NORMALIZER not in fields
 
 
-def test_qwen_comes_back_with_its_ids(qwen: Path, fields: dict[str, Any]) -> None:
-    before, after = load_tokenizer(qwen), HuggingFaceTokenizer(gguf_vocab.tokenizer_json(fields))
+def test_qwen_comes_back_with_its_ids(qwen_tokenizer: Path, fields: dict[str, Any]) -> None:
+    before, after = load_tokenizer(qwen_tokenizer), HuggingFaceTokenizer(gguf_vocab.tokenizer_json(fields))
     assert after.vocab_size == before.vocab_size
     assert [after.encode(text) for text in HOSTILE.values()] == [before.encode(text) for text in HOSTILE.values()]
 
 
 @needs_llama_cpp
-def test_llama_cpp_makes_the_same_ids_of_normal_text(qwen: Path, make_model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_llama_cpp_makes_the_same_ids_of_normal_text(qwen_tokenizer: Path, make_model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     save_model(make_model(vocab_size=ROWS, n_layers=1, tie_embeddings=True), tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).write_bytes((qwen / name).read_bytes())
+        (tmp_path / name).write_bytes((qwen_tokenizer / name).read_bytes())
     write_gguf(tmp_path, tmp_path / "q.gguf", "f16", "q")
-    tokenizer, texts = load_tokenizer(qwen), [unicodedata.normalize("NFC", text) for text in HOSTILE.values()]
+    tokenizer, texts = load_tokenizer(qwen_tokenizer), [unicodedata.normalize("NFC", text) for text in HOSTILE.values()]
     assert ask(tmp_path / "q.gguf", tokenize=texts)["tokenize"] == [tokenizer.encode(text) for text in texts]
 
 
