@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from lanbot.core.errors import UserError
 from lanbot.tokenizers.bpe import byte_letters
+from lanbot.tokenizers.fast import fast_encoder, flat_ids
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
 
@@ -29,7 +30,8 @@ class HuggingFaceTokenizer:
         try:
             for token in data["added_tokens"]:
                 token["special"] = token["special"] or not token["content"].isspace()
-            self.tokenizer = tokenizers.Tokenizer.from_str(json.dumps(data))
+            self._marked = json.dumps(data)
+            self.tokenizer = tokenizers.Tokenizer.from_str(self._marked)
         except Exception as error:  # the library raises no class of its own
             raise UserError(f"tokenizer.json: not a tokenizer ({error!r})", "Copy or download it again.") from None
         self.tokenizer.encode_special_tokens = True
@@ -47,7 +49,17 @@ class HuggingFaceTokenizer:
         return self._encode(text).ids
 
     def encode_array(self, text: str) -> np.ndarray:
+        """By `fastokens` where it is installed."""
+        if self._fast is not None:
+            try:
+                return flat_ids(self._fast, text)
+            except UnicodeEncodeError:
+                pass
         return np.array(self._encode(text).ids, dtype=np.uint32)
+
+    @cached_property
+    def _fast(self) -> Any:
+        return fast_encoder(self._marked, self.encode, self.special)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
