@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lanbot.config.recipe import Recipe
 from lanbot.core.console import table
 from lanbot.core.errors import UserError
 from lanbot.export.source import Source
@@ -29,8 +28,8 @@ def write(source: Source, out: Path, to: str, kind: str) -> None:
 def text(source: Source, to: str, kind: str) -> str:
     report = _up_to(collect(source.run), source.phase) if source.run else None
     sections = [_front(source, to), f"# {source.name}", _introduction(source, report, to, kind), _use(source, to)]
-    if source.run and report:
-        sections += [_training(source.run.recipe, report), _scores(report, source.phase)]
+    if report:
+        sections += [_training(report), _scores(report, source.phase)]
     return "\n\n".join(section for section in [*sections, _terms(source)] if section) + "\n"
 
 
@@ -76,7 +75,8 @@ def _introduction(source: Source, report: dict[str, Any] | None, to: str, kind: 
     by = f" by {report['creator']}" if report and report["creator"] else ""
     last = f" after its phase {source.phase}" if source.phase else ""
     built = f"\n\n**{source.licence.built_with}**" if source.licence and source.licence.built_with else ""
-    what = f"{who}{by}, trained with LanBot: {shape}; {tokens}; architecture {config.family}."
+    with_lanbot = ", trained with LanBot" if report and trained(report) else ""
+    what = f"{who}{by}{with_lanbot}: {shape}; {tokens}; architecture {config.family}."
     return f"{what} This is the model{last} in {kind}, for {FORMATS[to]}.{built}"
 
 
@@ -99,12 +99,13 @@ def _use(source: Source, to: str) -> str:
     return "```python\n" + "\n".join(lines) + "\n```"
 
 
-def _training(recipe: Recipe, report: dict[str, Any]) -> str:
+def _training(report: dict[str, Any]) -> str:
     """What it was trained on, phase by phase."""
     rows = []
     for phase, figures in report["phases"].items():
-        if origin := figures.get("imported"):
-            rows.append((phase, origin.get("note", "imported"), ""))
+        origin = figures.get("imported") or {}
+        if "source" in origin:  # not of the phases before it, which count as done
+            rows.append((f"up to {phase}", f"begun from {_public(origin['source'])}", ""))
         elif "checkpoint" in figures:
             tokens = f"{figures['tokens']:,}" if figures["tokens"] is not None else ""
             rows.append((phase, _data(report["recipe"].get(phase, {})), tokens))
@@ -114,8 +115,13 @@ def _training(recipe: Recipe, report: dict[str, Any]) -> str:
 
 def _data(settings: dict[str, Any]) -> str:
     if "mixture" not in settings:
-        return str(settings.get("data", ""))
+        return _public(str(settings.get("data", "")))
     return ", ".join(_part(part) for part in settings["mixture"])
+
+
+def _public(where: str) -> str:
+    """A source without the folders of this machine."""
+    return Path(where).name if where.startswith(("/", "~", ".")) else where
 
 
 def _part(part: dict[str, Any]) -> str:
@@ -133,9 +139,7 @@ def _scores(report: dict[str, Any], phase: str) -> str:
 def _terms(source: Source) -> str:
     if not source.open_weights:
         return "## Licence\n\nTrained with LanBot from nothing: its licence is its maker's to choose."
-    origin = source.open_weights["source"]
-    if not origin.startswith("hf:"):
-        origin = Path(origin).name  # a card is no place for a machine's paths
+    origin = _public(source.open_weights["source"])
     licence: Licence | None = source.licence
     if licence is None:
         return f"## Licence\n\nDerived from {origin}, whose licence is not stated: look there before you pass it on."

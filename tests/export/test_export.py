@@ -355,6 +355,15 @@ def test_a_licence_goes_with_the_weights_from_run_to_run(run: Run, tmp_path: Pat
         assert [path.read_text() for path in source.papers] == ["The whole agreement.\n"]
 
 
+def test_a_card_tells_no_paths_of_the_machine(run: Run, tmp_path: Path) -> None:
+    write_gguf(Source.of_run(run, "sft").folder, tmp_path / "tiny.gguf", "q8_0", "bot")
+    begun("mine", f"{tmp_path / 'tiny.gguf'}#sft", run.options)
+    lanbot("mine")
+    card = (run.options.runs / "mine" / "export" / "hf" / "README.md").read_text()
+    assert str(tmp_path) not in card
+    assert "| up to sft | begun from tiny.gguf |" in card
+
+
 def test_a_gguf_file_brings_its_licence(run: Run, tmp_path: Path) -> None:
     notes = {"general.license": "apache-2.0"}
     write_gguf(Source.of_run(run, "sft").folder, tmp_path / "bot.gguf", "q8_0", "bot", notes)
