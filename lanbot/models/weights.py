@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lanbot.core import hardware
+from lanbot.core.console import size
 from lanbot.core.errors import UserError
 from lanbot.models.config import ModelConfig
 from lanbot.models.stored import OTHER, Rows, Stored, check_fit
@@ -29,9 +31,13 @@ def save_model(model: Transformer, folder: Path, token_ids: dict[str, int] | Non
 def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Transformer:
     """The model of a folder with fp32 masters, computing in `dtype`. Beside it one tensor at a time is in memory.
 
-    Raises UserError if files are missing or damaged, or the weights do not fit the config.
+    Raises UserError if files are missing or damaged, the weights do not fit the config, or there is no room for them.
     """
     model, stored = skeleton(folder, dtype)
+    need, have = 4 * model.config.params(), hardware.available()
+    if device.type == "cpu" and need > have:
+        problem = f"{folder}: {model.config.params():,} parameters take {size(need)} of memory, {size(have)} are free"
+        raise UserError(problem, "Use a machine with more memory, or a smaller model.")
     model.to_empty(device=device)
     tie(model)
     fill(model, stored)

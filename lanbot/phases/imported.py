@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lanbot.config import recipe_file
 from lanbot.config.recipe import IMPORTED_CONTEXT, Recipe
 from lanbot.config.run import Run
-from lanbot.core.console import say, size
+from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.core.files import unwritable, write_atomic
 from lanbot.core.options import Options
@@ -101,7 +101,6 @@ def make(recipe: Recipe, options: Options, as_phase: str = "") -> Path:
         raise UserError(f"{folder}: not a run (it has no recipe.toml)", "Choose another name.")
     import torch
 
-    from lanbot.core import hardware
     from lanbot.distributed.runtime import Runtime
     from lanbot.phases.origins import open_origin, split
     from lanbot.phases.phase import phases_of
@@ -115,11 +114,6 @@ def make(recipe: Recipe, options: Options, as_phase: str = "") -> Path:
     if phase not in models:
         remedy = f"Its phases with a model: {', '.join(models)}; say which one counts as done: #PHASE or --phase."
         raise UserError(f"{where}: {phase} is not such a phase of the recipe", remedy)
-    config = origin.config(step)
-    need, have = 4 * config.params(), hardware.available()
-    if need > have:
-        problem = f"{where}: {config.params():,} parameters take {size(need)} of memory, {size(have)} are free"
-        raise UserError(problem, "Import it on a larger machine, or choose a smaller model.")
     say(f"importing {step} from {where}: {origin.what}")
     chat_format, model = origin.chat_format(step), origin.model(step)
     try:
