@@ -112,7 +112,8 @@ class Buckets:
         from huggingface_hub import BucketFile
 
         data = self.files[name]
-        return BucketFile(type="file", path=name, size=len(data), xetHash=hub_stores._xet_hash(data) if data else "0" * 64)
+        digest = hub_stores._xet_hash(data) if data else "0" * 64
+        return BucketFile(type="file", path=name, size=len(data), xetHash=digest)
 
     def list_bucket_tree(self, bucket: str, prefix: str | None, recursive: bool) -> Any:
         return [self._file(name) for name in self.files if not prefix or name.startswith(f"{prefix}/")]
