@@ -38,12 +38,13 @@ def stored(paths: Collection[str], run: str) -> dict[str, str]:
 
 
 def send(data: Mapping[str, str], url: str) -> None:
-    """Pushes what the store lacks."""
-    if not data:
+    """Pushes what the store lacks; it has those that are not here."""
+    here = {path: name for path, name in data.items() if Path(path).is_file()}
+    if not here:
         return
     with storage.opened(url, "written", "Check --store, and that its credentials may write.") as store:
         there = store.names("data/")
-        for path, name in data.items():
+        for path, name in here.items():
             if name not in there or store.problem(Path(path), name):
                 say(f"sending {path} to {url}: {size(Path(path).stat().st_size)}")
                 store.push({name: Path(path)})
