@@ -14,6 +14,7 @@ from lanbot.cloud.plan import PhasePlan, Plan, cost, plan
 from lanbot.cloud.show import advice
 from lanbot.config.recipe import MixturePart, Recipe
 from lanbot.config.recipe_file import load
+from lanbot.core.console import dollars, hours
 from lanbot.core.errors import UsageError
 from lanbot.core.options import Options
 from lanbot.phases.base import model_config
@@ -207,6 +208,16 @@ def test_the_tables_fit_80_columns_and_120() -> None:
         assert 70 < max(map(len, lines)) <= columns
         assert all(line == line.rstrip() for line in lines)
     assert "2 h 31 min to 4 h" in planned().table() and "4 h 11 min" in planned().table()
+
+
+def test_the_docs_show_what_is_printed() -> None:
+    docs = (Path(__file__).parents[2] / "docs/cloud.md").read_text(encoding="utf-8")
+    made = planned()
+    tables = made.table().partition("\n31%:")[0].rstrip()
+    assert f"```\n{tables}\n```" in docs
+    assert f"about ${made.dollars.expected:.0f}, see below" in docs
+    for one in made.phases:
+        assert f"{hours(one.reference_seconds)}, {dollars(one.json()['reference']['dollars'])} |" in docs, one.name
 
 
 def test_plan_without_gpus_is_for_a_rented_node(capsys: pytest.CaptureFixture[str]) -> None:
