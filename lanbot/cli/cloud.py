@@ -18,6 +18,7 @@ from lanbot.cli.cloud_launch import (
     check_start,
     check_store,
     choose_offer,
+    find_data,
     find_prepared,
     make_job,
     make_record,
@@ -143,6 +144,7 @@ def launch(
     ready = find_prepared(loaded, job, dry_run)
     if provider != "ssh":
         check_source(loaded, job, ready, secrets, dry_run)
+        job["data"] = find_data(loaded, job, dry_run)
     check_start(loaded, job, ready, dry_run)
     cloud = _cloud_of(provider, secrets, host)
     example = dry_run and not secrets.get("SHADEFORM_API_KEY")

@@ -1,5 +1,6 @@
 """What `lanbot cloud launch` prepares before it rents: phases, job and store, offer, plan and cap."""
 
+import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from lanbot.cloud.records import Record
     from lanbot.cloud.secrets import Secrets
     from lanbot.config.recipe import Recipe
+    from lanbot.phases.phase import Phase
 
 REACHED = ("hf", "hf-bucket", "s3")
 """Kinds of stores and sources that a rented machine can use."""
@@ -105,24 +107,31 @@ def check_start(recipe: "Recipe", job: dict[str, Any], ready: "Prepared", dry_ru
     """Raises UsageError if a phase would find no model to start from. A dry run says so without asking the store."""
     from lanbot.cloud import storage
     from lanbot.phases import pipeline
-    from lanbot.phases.phase import model_before
 
     if job["source"] or recipe.model.init_from:
         return
     phases = pipeline.choose(recipe, job["phases"])
-    starts = [(phase.name, model_before(recipe, phase.name)) for phase in phases if "model" in phase.needs]
-    missing = [(name, before) for name, before in starts if before not in [phase.name for phase in phases]]
-    missing = [(name, before) for name, before in missing if before not in ready.names]
+    made = {phase.name for phase in phases} | set(ready.names)
+    starts = {phase.name: _starts(recipe, phase) for phase in phases if "model" in phase.needs}
+    missing = {name: befores for name, befores in starts.items() if not made & set(befores)}
     there = storage.phases_done(job["store"], recipe.name) if missing and not dry_run else set()
-    for name, before in missing:
-        if before in there:
+    for name, befores in missing.items():
+        if there & set(befores):
             continue
-        what = f"{name} starts from {before}, which must be done in {job['store']} (runs/{recipe.name})"
+        what = f"{name} starts from {' or '.join(befores)}, which must be done in {job['store']} (runs/{recipe.name})"
         if dry_run:
             print(f"{what}, or come from --source: a launch makes sure of it.")
             continue
         remedy = "Name a model to start from, --source hf:OWNER/NAME#PHASE, or add the phases before it: --phase all."
         raise UsageError(f"--phase {job['phases']}: {what} and is not", remedy)
+
+
+def _starts(recipe: "Recipe", phase: "Phase") -> list[str]:
+    """The phases of whose models a phase takes the first that is done."""
+    from lanbot.phases.phase import model_before
+
+    before = model_before(recipe, phase.name)
+    return [before, model_before(recipe, before)] if before in phase.may_skip else [before]
 
 
 def check_store(store: str, secrets: "Secrets", dry_run: bool) -> None:
@@ -137,7 +146,8 @@ def check_store(store: str, secrets: "Secrets", dry_run: bool) -> None:
 
 
 def check_source(recipe: "Recipe", job: dict[str, Any], ready: "Prepared", secrets: "Secrets", dry_run: bool) -> None:
-    """Raises UsageError for a model to begin from that a rented machine cannot read. What is ready here is sent."""
+    """Raises UsageError for a model to begin from that is not there, or that a rented machine cannot read. What is
+    ready here is sent."""
     begins = "" if ready.names else recipe.model.init_from
     what, source = ("--source", job["source"]) if job["source"] else ("model.init_from", begins)
     where, _, step = source.partition("#")
@@ -147,6 +157,52 @@ def check_source(recipe: "Recipe", job: dict[str, Any], ready: "Prepared", secre
         raise UsageError(f"{what} {source}: a rented machine cannot read what is on this one", remedy)
     if kind == "s3" and not (dry_run or secrets.get("AWS_ACCESS_KEY_ID")):
         raise UsageError(f"{what} {source}: the machine could not read it", "Set AWS_ACCESS_KEY_ID in .env.")
+    if job["source"] and not dry_run:
+        _check_model(job, where, step)
+
+
+def _check_model(job: dict[str, Any], where: str, step: str) -> None:
+    """Raises UsageError if --source lacks the model: the machine would find out at its price an hour."""
+    from lanbot.cloud import source, storage
+
+    given = f"--source {job['source']}"
+    names = storage.listed(where or job["store"])
+    if f"runs/{job['run']}/recipe.toml" in (names if not where else storage.listed(job["store"])):
+        return  # a machine goes on with the run
+    step = step or source.BEFORE.get(job["phases"].partition("+")[0], "")
+    if not step:
+        raise UsageError(f"{given}: which of its models?", f"Write it after a #: {job['source']}#mid")
+    if not names:
+        raise UsageError(f"{given}: nothing can be read there", "Check its name, and that the token may read it.")
+    models = [name for name in source.wanted(names, step) if re.search(r"/model(_\d+\.pt|\.safetensors)$", name)]
+    if (found := source.models(names)) and not models:
+        raise UsageError(f"{given}: no model of {step} there", f"It has {', '.join(found)}.")
+
+
+def find_data(recipe: "Recipe", job: dict[str, Any], dry_run: bool) -> dict[str, str]:
+    """The files of this machine that a rented one needs: their names in the store. Raises UsageError for one that is
+    neither here nor there."""
+    from lanbot.cloud import data, storage
+    from lanbot.phases import pipeline
+
+    paths = data.named(recipe, [phase.name for phase in pipeline.choose(recipe, job["phases"])])
+    here = data.stored(paths, job["run"])
+    if dry_run and here:
+        print(f"A launch sends {', '.join(here)} to {job['store']}.")
+    missing = [path for path in paths if path not in here]
+    if dry_run or not missing:
+        return here
+    kept = {path: f"data/{job['run']}/{path}" for path in missing}
+    there = storage.listed(job["store"])
+    where = job["source"].partition("#")[0]
+    beside = (storage.listed(where) if where else there) if job["source"] else []
+    for path in missing:
+        if kept[path] in there:
+            here[path] = kept[path]
+        elif "/" in path or path not in beside:
+            remedy = "Start in the folder that has it, or put it beside the checkpoints of --source."
+            raise UsageError(f"jsonl:{path}: no such file here, and none at --source", remedy)
+    return here
 
 
 def installed_package() -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
-from lanbot.cloud import records, storage
+from lanbot.cloud import data, records, storage
 from lanbot.cloud.providers.base import (
     TAG,
     Busy,
@@ -118,7 +118,9 @@ class Cloud:
             record.before = old.before + old.spent if old else 0.0
             record.started = records.now().isoformat()
             self.clear(record)
-            send(str(record.job.get("store", "")))
+            store = str(record.job.get("store", ""))
+            send(store)
+            data.send(record.job.get("data", {}), store)
             return self.rent(record, offer)
 
     def preview(self, record: Record, offer: Offer) -> str:

@@ -16,8 +16,8 @@ from lanbot.models.config import ModelConfig
 FILE = "plan.json"
 """Of a run's folder: the plan that its report is compared with."""
 ONE_CORE, PRODUCTS, DATA, ROLLOUTS = "one core", "matrix products", "data", "rollouts"
-EVALUATION, START = "evaluation", "start-up"
-PARTS = (ONE_CORE, PRODUCTS, DATA, ROLLOUTS, EVALUATION, START)
+GRADING, EVALUATION, START = "grading", "evaluation", "start-up"
+PARTS = (ONE_CORE, PRODUCTS, DATA, ROLLOUTS, GRADING, EVALUATION, START)
 """What a phase's time is made of. `one core` trains the tokenizer or searches for contamination while the GPUs wait;
 `data` is what they wait for the loader, which works beside them."""
 
@@ -188,6 +188,7 @@ def on(work: Work, recipe: Recipe, config: ModelConfig, gpus: GPUs, price: float
         PRODUCTS: products,
         DATA: loading.beyond(products),
         ROLLOUTS: total([generating(answers, config, gpus) for answers in work.rollouts]),
+        GRADING: speeds.GRADE * (work.programs / (gpus.count * speeds.CORES)),
         EVALUATION: _evaluation(work, config, gpus),
         START: speeds.START if work.steps else NOTHING,
     }
@@ -217,11 +218,12 @@ def generating(answers: Answers, config: ModelConfig, gpus: GPUs) -> Range:
 
 
 def decoded_token(rows: int, context: float, config: ModelConfig, gpus: GPUs) -> Range:
-    """Seconds in which a GPU decodes a token of each of `rows` answers: as long as the host takes to launch it (the
-    engine captures no graphs), or as the memory takes to read weights and cache, in bf16."""
-    host = speeds.DISPATCH * (speeds.OPERATIONS * config.n_layers) + speeds.ROW * rows
+    """Seconds in which a GPU decodes a token of each of `rows` answers: the host's, and what the GPU needs to begin
+    each of the step's kernels, or to read weights and cache in bf16, whichever is longer."""
+    kernels = speeds.KERNEL * (speeds.OPERATIONS * config.n_layers)
     cached = 2 * config.n_layers * config.n_kv_heads * config.head_dim * context
-    return largest(host, speeds.MEMORY.seconds_for(2 * (config.matmul_params() + rows * cached) / gpus.gpu.bandwidth))
+    read = speeds.MEMORY.seconds_for(2 * (config.matmul_params() + rows * cached) / gpus.gpu.bandwidth)
+    return speeds.ENGINE + speeds.ROW * rows + largest(kernels, read)
 
 
 def _memory(work: Work, recipe: Recipe, config: ModelConfig, gpus: GPUs) -> tuple[int, int, bool]:
@@ -232,13 +234,14 @@ def _memory(work: Work, recipe: Recipe, config: ModelConfig, gpus: GPUs) -> tupl
         return 0, 0, True
     device, T = gpus.gpu.memory, work.sequence
     held = memory.state_bytes(config, gpus.count, device)
-    for answers in work.rollouts:  # the engine's copy of the weights, and its cache
+    held += 2 * config.params() * work.reference
+    for answers in work.rollouts[:1]:  # the engine's copy of the weights, and its cache
         rows = min(answers.together, math.ceil(answers.groups / gpus.count) * answers.group)
         cached = 4 * config.n_layers * config.n_kv_heads * config.head_dim * (answers.prompt + answers.limit)
         held += round(2 * config.params() + min(device / 4, rows * cached))
     room = device * memory.USABLE["cuda"] - held
     most = memory.MICRO_BATCH_TOKENS["cuda"] // T
-    rows = work.rows or sum(answers.groups * answers.group for answers in work.rollouts)
+    rows = work.rows or sum(answers.groups * answers.group for answers in work.rollouts[:1])
     most = min(most, math.ceil(rows / gpus.count))
 
     def need(rows: int) -> int:

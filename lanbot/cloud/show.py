@@ -4,7 +4,7 @@ import textwrap
 
 from lanbot.cloud import speeds
 from lanbot.cloud.gpus import REFERENCE
-from lanbot.cloud.plan import DATA, EVALUATION, ONE_CORE, PARTS, PRODUCTS, ROLLOUTS, START, PhasePlan, Plan
+from lanbot.cloud.plan import DATA, EVALUATION, GRADING, ONE_CORE, PARTS, PRODUCTS, ROLLOUTS, START, PhasePlan, Plan
 from lanbot.core.console import between, dollars, hours, table
 
 MINUTE = 60
@@ -71,7 +71,7 @@ def _parts(plan: Plan) -> Columns:
     for part in PARTS:
         seconds = [phase.parts[part].expected for phase in plan.phases]
         if any(seconds):
-            name = {DATA: "data wait", PRODUCTS: "products"}.get(part, part)
+            name = {DATA: "data wait", PRODUCTS: "products", EVALUATION: "evals", START: "start"}.get(part, part)
             found[name] = [hours(one) if one else "" for one in [*seconds, sum(seconds)]]
     return found
 
@@ -140,14 +140,16 @@ def _advice(phase: PhasePlan, plan: Plan) -> str:
             f"shorten it. The extra `fast` encodes text ten times faster.{cheaper}"
         )
     if phase.set_by == ROLLOUTS:
-        answers = phase.work.rollouts[0]
-        number = answers.groups * answers.group * answers.times
-        tokens = number * answers.limit * speeds.DECODED.expected
+        answers = phase.work.rollouts
+        number = sum(one.groups * one.group * one.times for one in answers)
+        tokens = number * answers[0].limit * speeds.DECODED.expected
         rate = tokens / phase.parts[ROLLOUTS].expected / plan.gpus.count
         return (
-            f"{phase.name}: {number:,} answers are decoded at {rate:,.0f} tokens/s a GPU at most: the host launches "
-            f"each operation, so few answers take as long as many.{cheaper}"
+            f"{phase.name}: {number:,} answers are decoded at {rate:,.0f} tokens/s a GPU at most: a step takes "
+            f"nearly as long for few answers as for many.{cheaper}"
         )
+    if phase.set_by == GRADING:
+        return f"{phase.name}: programs are graded on the host's cores: more of them shorten it.{cheaper}"
     if phase.set_by == EVALUATION:
         return f"{phase.name}: lower evals.limit or evals.max_tokens, or evaluate elsewhere (lanbot eval).{cheaper}"
     return f"{phase.name}: hardly longer than it takes to start.{cheaper}" if phase.set_by == START and cheaper else ""

@@ -23,3 +23,13 @@ def wanted(names: list[str], step: str) -> list[str]:
     newest = {model: max(at for _, other, at in found if other == model) for _, model, _ in found}
     chosen = [name for name, model, at in found if at == (newest[model] if number is None else number)]
     return [name for name in tops if name in names] + chosen
+
+
+def models(names: list[str]) -> list[str]:
+    """The phases of which a tree of nanochat, or a run, has models; [] for a single model's folder."""
+    if "recipe.toml" in names:
+        found = {name.partition("/")[0] for name in names if re.fullmatch(r"[^/]+/step_\d+/.+", name)}
+    else:
+        tops = {name.partition("_checkpoints/")[0] for name in names if "_checkpoints/" in name}
+        found = {phase for phase, folder in FOLDERS.items() if folder in tops}
+    return [phase for phase in FOLDERS if phase in found]

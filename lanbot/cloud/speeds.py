@@ -19,12 +19,22 @@ SEARCH = Range(0.8e6, 1.0e6, 1.3e6)
 
 OPERATIONS = 28
 """Kernels that a layer launches for one decoded token, counted on the engine: 560 at depth 20."""
-DISPATCH = Range(9.6e-6, 20e-6, 40e-6)
-"""Seconds of the host for each. Low: Python's dispatch alone, 5.4 ms for 560; expected and high: assumed, with the
-launch, the allocator and a slower host."""
+KERNEL = Range(1.5e-6, 3e-6, 20e-6)
+"""Seconds of each in a captured graph, besides memory. Low and expected: assumed; high: assumed for steps that are not
+captured, which the host launches one by one."""
+ENGINE = Range(0.2e-3, 0.4e-3, 1.5e-3)
+"""Seconds of the host for a decoding step. Expected: Python's 9% of a step of sixteen rows in 4.4 ms (docs/results.md);
+low and high: assumed."""
 ROW = Range(2e-6, 5e-6, 20e-6)
 """Seconds of the host for each answer and token: draws, parsing. Low: measured on one core; expected and high:
 assumed."""
+EQUAL = Range(0.2, 0.5, 0.8)
+"""Share of RL's groups whose rewards are all equal, for which `refill` asks further questions. Assumed."""
+GRADE = Range(4e-3, 50e-3, 0.5)
+"""Seconds of a core for grading a program. Low: 240 runs/s a core (experiment 011); expected and high: assumed, with
+one in a hundred and one in ten that run into a limit of some seconds."""
+CORES = 8
+"""Of the host for each GPU, that grade programs. Assumed."""
 MEMORY = Range(0.5, 0.65, 0.8)
 """Share of the memory's bandwidth that decoding reaches. Assumed; large copies reach 0.8 to 0.9."""
 DECODED = Range(0.6, 0.91, 1.0)

@@ -113,6 +113,12 @@ def phases_done(store: str, run: str) -> set[str]:
     return done if "recipe.toml" in names else set()
 
 
+def listed(url: str) -> list[str]:
+    """The names of a store's or a source's files. Raises UserError."""
+    with opened(url, "read", "Check its name, and its credentials.") as store:
+        return sorted(store.names())
+
+
 @contextmanager
 def opened(store: str, verb: str, remedy: str) -> "Iterator[Store]":
     """An open store; what its client raises becomes a UserError: it cannot be `verb`."""

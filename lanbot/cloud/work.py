@@ -55,10 +55,19 @@ class Work:
     rollouts: tuple[Answers, ...] = ()
     answers: tuple[Answers, ...] = ()
     """Of evaluations."""
+    programs: float = 0.0
+    """Answers that are graded by running them."""
+    reference: bool = False
+    """A frozen copy of the model stays in memory, for RL's KL term."""
     read_flops: float = 0.0
     """Forward passes of evaluations: held-out text, questions with choices."""
     searched: float = 0.0
     """Words that rank 0 searches for test items."""
+
+
+def measured_between(rl: RL) -> int:
+    """How often pass@k is measured besides before and after."""
+    return (rl.steps - 1) // rl.pass_every if rl.pass_every else 0
 
 
 def _passes(rl: RL) -> float:
@@ -113,17 +122,23 @@ class Counter:
         )  # fmt: skip
 
     def _rl(self, phase: Any, rl: Any) -> Work:
+        from lanbot.tasks.registry import find_task
+
         known = [(average, part.weight or 1.0) for part in rl.mixture if (average := self._average(part.task))]
         weights = sum(weight for _, weight in known) or 1.0
         prompt = sum(average.prompt * weight for average, weight in known) / weights * self._longer
         answers = rl.prompts * rl.group_size
         width = min(self.config.context, round(prompt + rl.max_tokens * speeds.DECODED.expected))
         tokens = rl.steps * answers * width
-        rolled = Answers(rl.prompts, rl.group_size, prompt, rl.max_tokens, ROLLOUTS, rl.steps)
-        passes = Answers(rl.eval_questions, PASS_SAMPLES, prompt, rl.max_tokens, BATCH, 2)
+        passes = Answers(rl.eval_questions, PASS_SAMPLES, prompt, rl.max_tokens, BATCH, 2 + measured_between(rl))
+        asked = [math.ceil(rl.prompts * speeds.EQUAL.expected**round) for round in range(1 + rl.refill)]
+        rolled = tuple(Answers(n, rl.group_size, prompt, rl.max_tokens, ROLLOUTS, rl.steps) for n in asked)
+        graded = sum(part.weight or 1.0 for part in rl.mixture if find_task(part.task)[0].runs_code)
+        share = graded / sum(part.weight or 1.0 for part in rl.mixture)
+        answered = sum(answers.groups * answers.group * answers.times for answers in (*rolled, passes))
         return Work(
-            phase.name, rl.steps, tokens, self._flops(tokens, width) * _passes(rl), 0, width, rollouts=(rolled,),
-            **self._evaluation(phase, 0, (passes,)),
+            phase.name, rl.steps, tokens, self._flops(tokens, width) * _passes(rl), 0, width, rollouts=rolled,
+            programs=share * answered, reference=bool(rl.kl), **self._evaluation(phase, 0, (passes,)),
         )  # fmt: skip
 
     def _flops(self, tokens: float, sequence: int) -> float:

@@ -46,6 +46,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LANBOT_SOURCE", "hf:me/old#mid")
     monkeypatch.setattr(storage, "said", lambda record: {"status.json": {"phase": "sft", "step": 40, "progress": 0.5}})
     monkeypatch.setattr(storage, "clear", lambda record: None)
+    monkeypatch.setattr(storage, "listed", lambda url: ["mid_checkpoints/d20/model_000813.pt"])
     for name, stub in stubs().items():
         monkeypatch.setitem(sys.modules, f"lanbot.cloud.{name}", stub)
     before = signal.getsignal(signal.SIGTERM)

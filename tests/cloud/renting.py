@@ -20,8 +20,8 @@ from lanbot.cloud.secrets import Secrets
 
 TOKEN = "hf_a_secret_token"
 STORE = ("--store", "hf:me/bot")
-CLEAR = storage.clear
-"""The real one, which the fixture `place` replaces."""
+CLEAR, LISTED = storage.clear, storage.listed
+"""The real ones, which the fixture `place` replaces."""
 
 
 @dataclass

@@ -12,7 +12,8 @@ from shadeform_server import Server, instance_type, spot
 
 from lanbot.cli import cloud_launch
 from lanbot.cloud import storage
-from lanbot.cloud.stores import Content, HubStore
+from lanbot.cloud.hub_stores import HubStore
+from lanbot.cloud.stores import Content
 
 pytestmark = pytest.mark.usefixtures("place")
 

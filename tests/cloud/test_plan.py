@@ -1,6 +1,7 @@
 """What a plan says of recipes, GPUs and prices."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from lanbot.cloud import averages
 from lanbot.cloud.gpus import KINDS, REFERENCE, GPUs, kind_of
 from lanbot.cloud.plan import PhasePlan, Plan, cost, plan
 from lanbot.cloud.show import advice
-from lanbot.config.recipe import Recipe
+from lanbot.config.recipe import MixturePart, Recipe
 from lanbot.config.recipe_file import load
+from lanbot.core.console import dollars, hours
 from lanbot.core.errors import UsageError
 from lanbot.core.options import Options
+from lanbot.phases.base import model_config
 from lanbot.tasks.registry import make_task
 from lanbot.tokenizers.bpe import BPETokenizer
 
@@ -106,7 +109,9 @@ def test_the_search_for_contamination_is_counted_once_and_not_after_prepare(plac
     assert not planned(phases="mid+sft").phases[0].parts["one core"]
 
 
-def test_rollouts_that_cost_less_on_fewer_gpus_are_pointed_out() -> None:
+def test_rollouts_that_cost_less_on_fewer_gpus_are_pointed_out(place: Path) -> None:
+    (place / "runs" / "d20").mkdir(parents=True)
+    (place / "runs" / "d20" / "contamination.json").write_text("{}")
     rl = phase(planned(phases="rl"), "rl")
     assert rl.cheaper is not None
     count, seconds, dollars = rl.cheaper
@@ -121,6 +126,23 @@ def test_more_rollouts_take_longer_as_do_longer_answers() -> None:
         for change in ({}, {"rl.steps": "934"}, {"rl.max_tokens": "512"})
     )
     assert larger == pytest.approx(2 * usual) and longer > 1.9 * usual
+
+
+def test_what_settings_of_rl_add() -> None:
+    """Refilled groups, measurements on the way, programs that are run, the reference of the KL term."""
+    changes: list[dict[str, str]] = [{}, {"rl.refill": "2"}, {"rl.pass_every": "100"}, {"rl.kl": "0.1"}]
+    recipes = [load("d20", change) for change in changes]
+    recipes.append(replace(recipes[0], rl=replace(recipes[0].rl, mixture=(MixturePart("programs"),))))
+    usual, refilled, measured, kl, programs = (phase(planned(recipe, "rl"), "rl") for recipe in recipes)
+    rounds = refilled.parts["rollouts"].expected / usual.parts["rollouts"].expected
+    assert 2 < rounds <= 3 and refilled.parts["matrix products"] == usual.parts["matrix products"]
+    assert refilled.memory == usual.memory and refilled.micro_batch == usual.micro_batch
+    more = [one.parts["evaluation"].expected for one in (usual, measured)]  # at 100, 200, 300, 400
+    assert more[1] > 1.5 * more[0] and measured.parts["rollouts"] == usual.parts["rollouts"]
+    assert kl.memory - usual.memory == 2 * model_config(load("d20")).params()
+    assert not usual.parts["grading"] and programs.parts["grading"].expected > 60
+    agent = phase(planned(phases="agent_rl"), "agent_rl")
+    assert agent.parts["grading"].expected == pytest.approx(0.3 * programs.parts["grading"].expected)
 
 
 # -- memory and shapes -------------------------------------------------------------------------------------
@@ -188,6 +210,16 @@ def test_the_tables_fit_80_columns_and_120() -> None:
     assert "2 h 31 min to 4 h" in planned().table() and "4 h 11 min" in planned().table()
 
 
+def test_the_docs_show_what_is_printed() -> None:
+    docs = (Path(__file__).parents[2] / "docs/cloud.md").read_text(encoding="utf-8")
+    made = planned()
+    tables = made.table().partition("\n31%:")[0].rstrip()
+    assert f"```\n{tables}\n```" in docs
+    assert f"about ${made.dollars.expected:.0f}, see below" in docs
+    for one in made.phases:
+        assert f"{hours(one.reference_seconds)}, {dollars(one.json()['reference']['dollars'])} |" in docs, one.name
+
+
 def test_plan_without_gpus_is_for_a_rented_node(capsys: pytest.CaptureFixture[str]) -> None:
     for given in ((), ("--gpus", "cpu")):
         assert call("plan", "d20", "--phase", "mid+sft", *given) == 0
@@ -198,7 +230,7 @@ def test_plan_without_gpus_is_for_a_rented_node(capsys: pytest.CaptureFixture[st
 def test_plan_of_agent_rl(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("plan", "d20", "--phase", "agent_rl", "--gpus", "8xH100", "--json") == 0
     once = json.loads(capsys.readouterr().out)["phases"]
-    assert [(one["name"], one["steps"], one["set_by"]) for one in once] == [("agent_rl", 467, "rollouts")]
+    assert [(one["name"], one["steps"], one["set_by"]) for one in once] == [("agent_rl", 467, "one core")]
     more = ("--agent_rl.ppo_epochs", "3", "--agent_rl.kl", "0.1")
     assert call("plan", "d20", "--phase", "agent_rl", "--gpus", "8xH100", "--json", *more) == 0
     flops = json.loads(capsys.readouterr().out)["phases"][0]["flops"]

@@ -11,7 +11,8 @@ from renting import STORE, run
 from shadeform_server import Server
 
 from lanbot.cli import main
-from lanbot.cloud.stores import Content, HubStore, open_store
+from lanbot.cloud.hub_stores import HubStore
+from lanbot.cloud.stores import Content, open_store
 from lanbot.cloud.sync import RunSync
 from lanbot.config.run import Run
 from lanbot.models import saved

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hub_stand_in import serve
 
-from lanbot.cloud import storage, stores
+from lanbot.cloud import hub_stores, storage, stores
 from lanbot.cloud.stores import FolderStore, Store, StoreError, open_store
 from lanbot.core.errors import UserError
 
@@ -86,7 +86,7 @@ class Make:
     def bucket(self) -> Kept:
         files: dict[str, bytes] = {}
         store = open_store("hf-bucket:me/bot/some/folder")
-        assert isinstance(store, stores.BucketStore)
+        assert isinstance(store, hub_stores.BucketStore)
         store.api = Buckets(files)
         return Kept(store, lambda name, data: void(files.__setitem__(f"some/folder/{name}", data)))
 
@@ -112,7 +112,8 @@ class Buckets:
         from huggingface_hub import BucketFile
 
         data = self.files[name]
-        return BucketFile(type="file", path=name, size=len(data), xetHash=stores._xet_hash(data) if data else "0" * 64)
+        digest = hub_stores._xet_hash(data) if data else "0" * 64
+        return BucketFile(type="file", path=name, size=len(data), xetHash=digest)
 
     def list_bucket_tree(self, bucket: str, prefix: str | None, recursive: bool) -> Any:
         return [self._file(name) for name in self.files if not prefix or name.startswith(f"{prefix}/")]

@@ -75,6 +75,7 @@ class Shadeform:
     def preview(self, launch: Launch) -> str:
         body = self.body(launch)
         body["envs"] = [{"name": name, "value": value} for name, value in hidden(launch.envs).items()]
+        body["launch_configuration"]["script_configuration"] = {"base64_script": "(the start-up script)"}
         return f"POST {self.url}/instances/create\n{json.dumps(body, indent=2)}"
 
     def create(self, launch: Launch) -> str:
