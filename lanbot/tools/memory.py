@@ -12,7 +12,7 @@ from pathlib import Path
 from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.tools.calculator import format_value
-from lanbot.tools.tool import ToolError
+from lanbot.tools.tool import ToolError, tool
 from lanbot.tools.words import content_words, words
 
 MAX_TEXT = 1_000  # characters of a text
@@ -60,6 +60,7 @@ class Memory:
     def tools(self) -> list[Callable[..., str]]:
         return [self.remember, self.recall, self.forget]
 
+    @tool(kind="write")
     def remember(self, text: str) -> str:
         """Remembers a text across conversations.
 
@@ -80,6 +81,7 @@ class Memory:
             self._index([(number, text)])
         return f"remembered as {number}"
 
+    @tool(kind="read")
     def recall(self, query: str) -> str:
         """Finds what was remembered by its words: texts with the most of them first, then rarer words, then newer.
 
@@ -92,6 +94,7 @@ class Memory:
         found = self.database.execute(_recall(len(matches)), matches).fetchall() if matches else []
         return "\n".join(f"{number}: {text}" for number, text in found) or "nothing found"
 
+    @tool(kind="write")
     def forget(self, id: int) -> str:
         """Forgets what was remembered under a number.
 
