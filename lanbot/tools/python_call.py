@@ -1,20 +1,32 @@
-"""Calls as Python expressions: tools are functions in the calculator's language."""
+"""Calls as Python: tools are functions in the calculator's language, and anything more is a program for the sandbox."""
 
 from typing import Any
 
-from lanbot.tools.calculator import answer
+from lanbot.core.errors import Stopped
+from lanbot.tools.calculator import answer, is_calculation
 from lanbot.tools.tool import Toolset
 
 
 class PythonCalls:
-    """Runs a call's code: PythonCalls(toolset)('read_file("notes.txt")'). Without tools it is the calculator."""
+    """Runs a call's code: PythonCalls(toolset)('read_file("notes.txt")'). Without tools it is the calculator.
+
+    If the set has the tool `python`, it gets what is not one expression of tools, literals and the calculator's
+    operations.
+    """
 
     def __init__(self, toolset: Toolset | None = None) -> None:
         self.toolset = Toolset() if toolset is None else toolset
         self.functions = {name: self._function(name) for name in self.toolset}
 
     def __call__(self, code: str) -> str:
-        return answer(code, self.functions)
+        if "python" not in self.toolset or is_calculation(code, self.functions):
+            return answer(code, self.functions)
+        try:
+            return str(self.toolset.call("python", {"code": code}))
+        except Stopped:
+            raise
+        except Exception as error:
+            return f"error: {error or type(error).__name__}"
 
     def _function(self, name: str) -> Any:
         def call(*values: Any, **keywords: Any) -> Any:
