@@ -230,8 +230,11 @@ class Evals:
 class Api:
     """An external API, of which the agent may make the calls that a description lists."""
 
-    file: str = key("", "Its OpenAPI description, in JSON or YAML.", min_length=1)
+    file: str = key("", "Its OpenAPI description, in JSON or YAML.")
     key: str = key("", "The environment variable that holds its key.")
+
+    def __post_init__(self) -> None:
+        _require(bool(self.file), "an API has no file; name its OpenAPI description")
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -245,6 +248,7 @@ class McpServer:
     key: str = key("", "The environment variable whose value is sent to the address as a bearer token.")
 
     def __post_init__(self) -> None:
+        _require(bool(self.name), "an MCP server has no name")
         _require(bool(self.command) != bool(self.url), f"mcp server {self.name!r}: give it a command or a url")
 
 
