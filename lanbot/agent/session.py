@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from lanbot.agent.local import LocalModel
 from lanbot.agent.loop import Agent
@@ -16,7 +17,7 @@ from lanbot.models import saved
 from lanbot.models.weights import load_model
 from lanbot.tools.memory import Memory
 from lanbot.tools.python_call import PythonCalls
-from lanbot.tools.tool import Toolset, load_tools
+from lanbot.tools.toolbox import Toolbox
 from lanbot.tools.workspace import Workspace
 
 
@@ -27,6 +28,23 @@ class Session:
     agent: Agent
     workspace: Workspace
     memory: Memory
+    tools: Toolbox | None = None
+
+    def new(self) -> None:
+        """Starts a new conversation; files and memory stay."""
+        self.agent.new()
+        self.memory.source = _conversation()
+
+    def close(self) -> None:
+        if self.tools is not None:
+            self.tools.close()
+        self.memory.close()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def open_session(
@@ -39,12 +57,17 @@ def open_session(
     if workspace is not None and not workspace.is_dir():
         raise UserError(f"--workspace {workspace}: no such folder", "Create the folder first, or name another.")
     home, limits = run.folder / "agent", run.recipe.agent
-    files, memory = Workspace(workspace or home / "files"), Memory(home / "memory.db")
-    further = [tool for name in limits.tools for tool in load_tools(name)]
-    calls = PythonCalls(Toolset([*files.tools, *memory.tools, *further]))
+    files, memory = Workspace(workspace or home / "files"), Memory(home / "memory.db", _conversation())
     sampling = Sampling(limits.max_tokens, temperature, top_k)
-    agent = Agent(open_model(run, phase), calls, limits.max_steps, sampling, seed=seed)
-    return Session(agent, files, memory)
+    model = open_model(run, phase)
+    tools = Toolbox(limits, files, memory, run.options.unsafe_exec)
+    agent = Agent(model, PythonCalls(tools.toolset), limits.max_steps, sampling, seed=seed)
+    return Session(agent, files, memory, tools)
+
+
+def _conversation() -> str:
+    """A name for a conversation, for what is remembered in it."""
+    return uuid4().hex[:8]
 
 
 def open_model(run: Run, phase: str) -> ModelClient:

@@ -109,7 +109,7 @@ def _command(command: str, session: Session) -> None:
     if command == "/help":
         print("\n".join(f"{name:8} {what}" for name, what in COMMANDS.items()))
     elif command == "/new":
-        session.agent.new()
+        session.new()
         say("(a new conversation)")
     elif command == "/files":
         print("\n".join(map(visible, session.workspace.names())) or "(empty)")

@@ -11,7 +11,22 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from lanbot import __version__
-from lanbot.cli import chat, cloud, data, doctor, evaluation, export, identity, imports, init, plan, report, run, runs
+from lanbot.cli import (
+    chat,
+    cloud,
+    data,
+    doctor,
+    evaluation,
+    export,
+    identity,
+    imports,
+    init,
+    memory,
+    plan,
+    report,
+    run,
+    runs,
+)
 from lanbot.core.errors import Stopped, UsageError, UserError
 
 app = App(
@@ -24,7 +39,18 @@ app = App(
 )
 for group in (data.app, identity.app, runs.app, cloud.app):
     app.command(group)
-for command in (init.init, run.run, run.prepare, plan.plan, chat.chat, chat.agent, report.report, doctor.doctor):
+commands = (
+    init.init,
+    run.run,
+    run.prepare,
+    plan.plan,
+    chat.chat,
+    chat.agent,
+    memory.memory,
+    report.report,
+    doctor.doctor,
+)
+for command in commands:
     app.command(command)
 app.command(evaluation.evaluate, name="eval")
 app.command(imports.import_model, name="import")

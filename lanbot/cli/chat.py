@@ -37,13 +37,13 @@ def chat(
     from lanbot.agent import terminal
 
     made = open_run(run)
-    session = _session(made, phase, workspace, temperature, top_k, seed)
-    for question in ask or []:
-        print(f"> {question}")
-        terminal.reply(session.agent, question)
-        session.agent.new()
-    if not ask or sys.stdin.isatty():
-        terminal.converse(session, made.recipe.identity.name)
+    with _session(made, phase, workspace, temperature, top_k, seed) as session:
+        for question in ask or []:
+            print(f"> {question}")
+            terminal.reply(session.agent, question)
+            session.new()
+        if not ask or sys.stdin.isatty():
+            terminal.converse(session, made.recipe.identity.name)
 
 
 def agent(
@@ -76,8 +76,9 @@ def agent(
     if transcript is not None and (transcript.is_dir() or not transcript.parent.is_dir()):
         raise UserError(f"--transcript {transcript}: cannot be written", "Name a file in an existing folder.")
     temperature = made.recipe.agent.temperature if temperature is None else temperature
-    worker = _session(made, phase, workspace, temperature, None, seed).agent
-    turn = terminal.show_turn(worker, task)
+    with _session(made, phase, workspace, temperature, None, seed) as session:
+        worker = session.agent
+        turn = terminal.show_turn(worker, task)
     if transcript is not None:
         write_atomic(transcript, worker.transcript())
     problem = terminal.problem_of(worker, turn)

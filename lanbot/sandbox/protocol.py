@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lanbot.core.errors import Stopped
 from lanbot.sandbox import zygote
 from lanbot.sandbox.child import LENGTH, MOST_CALL_BYTES
 from lanbot.sandbox.zygote import RECORD
@@ -213,6 +214,8 @@ def call(functions: Functions, name: str, args: list[Any], kwargs: dict[str, Any
         return json.dumps({"error": f"there is no function {name}"})
     try:
         return json.dumps({"value": functions[name](*args, **kwargs)})
+    except Stopped:  # a signal came while it ran
+        raise
     except Exception as error:
         return json.dumps({"error": str(error) or type(error).__name__})
 

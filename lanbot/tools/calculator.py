@@ -8,7 +8,7 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import partial
 from types import MappingProxyType
@@ -26,6 +26,11 @@ MAX_WORK = 250_000
 # What the model reads back takes room in its context.
 MAX_ANSWER = 2_000
 
+_LANGUAGE = (
+    *(ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare),
+    *(ast.IfExp, ast.Subscript, ast.Slice, ast.Call, ast.keyword, ast.Attribute, ast.Name, ast.expr_context),
+    *(ast.operator, ast.unaryop, ast.boolop, ast.cmpop),
+)
 _CUT = "... [cut]"
 _NO_FUNCTIONS: Mapping[str, Callable[..., object]] = MappingProxyType({})
 _THOUSANDS = re.compile(r"(?<![\w.])\d{1,3}(?:,\d{3})+(?![\w,])")
@@ -79,6 +84,16 @@ def _refuse_thousands(tree: ast.Expression, code: str) -> None:
     places: list[ast.AST] = [tree, *(node for node in ast.walk(tree) if isinstance(node, (ast.BinOp, ast.Compare)))]
     if any(isinstance(node, ast.Tuple) for place in places for node in ast.iter_child_nodes(place)):
         raise ExpressionError(f"no commas in numbers: {found[0].replace(',', '')}, not {found[0]}")
+
+
+def is_calculation(code: str, functions: Iterable[str] = ()) -> bool:
+    """Whether the code is in the language of `evaluate`, right or wrong: anything else is a program."""
+    try:
+        nodes = list(ast.walk(ast.parse(code.strip()[: MAX_SOURCE + 1], mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return names <= {*functions, *FUNCTIONS} and all(isinstance(node, _LANGUAGE) for node in nodes)
 
 
 def answer(code: str, functions: Mapping[str, Callable[..., object]] = _NO_FUNCTIONS) -> str:

@@ -7,12 +7,14 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.tools.calculator import format_value
-from lanbot.tools.tool import ToolError
+from lanbot.tools.tool import ToolError, tool
 from lanbot.tools.words import content_words, words
 
 MAX_TEXT = 1_000  # characters of a text
@@ -24,22 +26,35 @@ QUIET_SECONDS = 8.0  # how long to wait for it without a message
 
 # Autoincrement: a number that another process knows is never given to another text.
 _TABLES = (
-    "create table if not exists memories (id integer primary key autoincrement, text text not null unique)",
+    "create table if not exists memories (id integer primary key autoincrement, text text not null unique, "
+    "time text not null default '', source text not null default '')",
     "create virtual table if not exists words using fts5 (text, tokenize = 'porter unicode61')",
 )
 _INDEX_VERSION = 1  # of how texts become words; an older index is rebuilt
 _BUSY, _UNWRITABLE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What is remembered. time: when, in UTC; source: the conversation that it comes from. Both "" if not known."""
+
+    number: int
+    text: str
+    time: str
+    source: str
+
+
 class Memory:
     """Three tools over a SQLite file, which is created if missing; without a path, over a database in memory.
 
     Processes may share a file: each call is one transaction. A file that cannot be written can still be searched.
-    Raises UserError if the file is not a memory, or stays locked.
+    source: the conversation that remembers; kept with each text. Raises UserError if the file is not a memory, or stays
+    locked.
     """
 
-    def __init__(self, path: Path | str | None = None) -> None:
+    def __init__(self, path: Path | str | None = None, source: str = "") -> None:
         self.path = ":memory:" if path is None else str(path)
+        self.source = source
         self.read_only = False
         try:
             self._open()
@@ -60,26 +75,24 @@ class Memory:
     def tools(self) -> list[Callable[..., str]]:
         return [self.remember, self.recall, self.forget]
 
+    @tool(kind="write")
     def remember(self, text: str) -> str:
         """Remembers a text across conversations.
 
         Returns:
             remembered as NUMBER
         """
-        text = text if isinstance(text, str) else format_value(text)
-        text = " ".join(text.split())  # one line, as recall shows it
-        if not text:
-            raise ToolError("nothing to remember")
-        if len(text) > MAX_TEXT:
-            raise ToolError(f"too long: {len(text):,} characters of at most {MAX_TEXT:,}")
+        text = _kept(text)
         with self._transaction():
-            known = self.database.execute("select id from memories where text = ?", (text,)).fetchone()
-            if known:
-                return f"remembered as {known[0]}"
-            number = self.database.execute("insert into memories (text) values (?)", (text,)).lastrowid
+            known = self._number(text)
+            if known is not None:
+                return f"remembered as {known}"
+            row = (text, _now(), self.source)
+            number = self.database.execute("insert into memories (text, time, source) values (?, ?, ?)", row).lastrowid
             self._index([(number, text)])
         return f"remembered as {number}"
 
+    @tool(kind="read")
     def recall(self, query: str) -> str:
         """Finds what was remembered by its words: texts with the most of them first, then rarer words, then newer.
 
@@ -87,11 +100,9 @@ class Memory:
             lines like NUMBER: text, or nothing found
         """
         query = query if isinstance(query, str) else format_value(query)
-        wanted = content_words(query)[: MAX_WORDS if query.isascii() else MAX_CHARACTERS]
-        matches = [f'"{word}"' for word in wanted]
-        found = self.database.execute(_recall(len(matches)), matches).fetchall() if matches else []
-        return "\n".join(f"{number}: {text}" for number, text in found) or "nothing found"
+        return "\n".join(f"{number}: {text}" for number, text in self._found(query, RECALLED)) or "nothing found"
 
+    @tool(kind="write")
     def forget(self, id: int) -> str:
         """Forgets what was remembered under a number.
 
@@ -106,6 +117,32 @@ class Memory:
                 raise ToolError(f"nothing is remembered as {number}")
             self.database.execute("delete from words where rowid = ?", (number,))
         return f"forgot {number}"
+
+    def edit(self, number: int, text: str) -> None:
+        """Another text under the same number, with the time and the source of now. Raises ToolError."""
+        text = _kept(text)
+        with self._transaction():
+            known = self._number(text)
+            if known not in (None, number):
+                raise ToolError(f"that is remembered as {known}")
+            row = (text, _now(), self.source, number)
+            if not self.database.execute(
+                "update memories set text = ?, time = ?, source = ? where id = ?", row
+            ).rowcount:
+                raise ToolError(f"nothing is remembered as {number}")
+            self.database.execute("delete from words where rowid = ?", (number,))
+            self._index([(number, text)])
+
+    def search(self, query: str, most: int = 20) -> list[Entry]:
+        """What `recall` finds, and more of it."""
+        entries = {entry.number: entry for entry in self.entries()}
+        return [entries[number] for number, _ in self._found(query, most)]
+
+    def entries(self) -> list[Entry]:
+        """Everything, oldest first."""
+        known = {column[1] for column in self.database.execute("pragma table_info(memories)")}
+        columns = "time, source" if "time" in known else "'', ''"  # of an older file that cannot be written
+        return [Entry(*row) for row in self.database.execute(f"select id, text, {columns} from memories order by id")]
 
     def all(self) -> list[tuple[int, str]]:
         """(number, text) of everything, oldest first."""
@@ -148,10 +185,23 @@ class Memory:
         with self._transaction():
             for table in _TABLES:
                 self.database.execute(table)
+            known = {column[1] for column in self.database.execute("pragma table_info(memories)")}
+            for column in {"time", "source"} - known:
+                self.database.execute(f"alter table memories add column {column} text not null default ''")
             if self.database.execute("pragma user_version").fetchone()[0] < _INDEX_VERSION:
                 self.database.execute("delete from words")
                 self._index(self.all())
                 self.database.execute(f"pragma user_version = {_INDEX_VERSION}")
+
+    def _number(self, text: str) -> int | None:
+        known = self.database.execute("select id from memories where text = ?", (text,)).fetchone()
+        return known[0] if known else None
+
+    def _found(self, query: str, most: int) -> list[tuple[int, str]]:
+        """Numbers and texts, the best first."""
+        wanted = content_words(query)[: MAX_WORDS if query.isascii() else MAX_CHARACTERS]
+        matches = [f'"{word}"' for word in wanted]
+        return self.database.execute(_recall(len(matches)), [*matches, most]).fetchall() if matches else []
 
     def _index(self, texts: list[tuple[int | None, str]] | list[tuple[int, str]]) -> None:
         rows = [(number, " ".join(words(text))) for number, text in texts]
@@ -173,12 +223,26 @@ class Memory:
         self.database.execute("commit")
 
 
+def _kept(text: object) -> str:
+    """A text as it is kept: one line, as recall shows it. Raises ToolError if it is empty or too long."""
+    kept = " ".join((text if isinstance(text, str) else format_value(text)).split())
+    if not kept:
+        raise ToolError("nothing to remember")
+    if len(kept) > MAX_TEXT:
+        raise ToolError(f"too long: {len(kept):,} characters of at most {MAX_TEXT:,}")
+    return kept
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _recall(count: int) -> str:
     """The query for `count` words. Each is matched alone, so that the matches of a text can be counted."""
     hits = " union all ".join(["select rowid as id, rank as rarity from words where words match ?"] * count)
     return (
         f"select id, memories.text from ({hits}) join memories using (id) group by id "
-        f"order by count(*) desc, sum(rarity), id desc limit {RECALLED}"
+        f"order by count(*) desc, sum(rarity), id desc limit ?"
     )
 
 

@@ -1,8 +1,9 @@
-"""Calls as Python expressions: tools are functions in the calculator's language."""
+"""Calls as Python: tools are functions in the calculator's language, and anything more is a program for the sandbox."""
 
 from typing import Any
 
-from lanbot.tools.calculator import answer
+from lanbot.core.errors import Stopped
+from lanbot.tools.calculator import answer, is_calculation
 from lanbot.tools.tool import Toolset
 
 PYTHON: dict[str, Any] = {
@@ -21,7 +22,11 @@ PYTHON: dict[str, Any] = {
 
 
 class PythonCalls:
-    """Runs a call's code: PythonCalls(toolset)('read_file("notes.txt")'). Without tools it is the calculator."""
+    """Runs a call's code: PythonCalls(toolset)('read_file("notes.txt")'). Without tools it is the calculator.
+
+    If the set has the tool `python`, it gets what is not one expression of tools, literals and the calculator's
+    operations.
+    """
 
     def __init__(self, toolset: Toolset | None = None) -> None:
         self.toolset = Toolset() if toolset is None else toolset
@@ -30,7 +35,14 @@ class PythonCalls:
         """For models that call tools by name."""
 
     def __call__(self, code: str) -> str:
-        return answer(code, self.functions)
+        if "python" not in self.toolset or is_calculation(code, self.functions):
+            return answer(code, self.functions)
+        try:
+            return str(self.toolset.call("python", {"code": code}))
+        except Stopped:
+            raise
+        except Exception as error:
+            return f"error: {error or type(error).__name__}"
 
     def _function(self, name: str) -> Any:
         def call(*values: Any, **keywords: Any) -> Any:

@@ -6,11 +6,14 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args
 
 from lanbot.core.errors import UserError
 from lanbot.core.plugins import load_object
 
+Kind = Literal["read", "write", "network", "execute"]
+"""What a call may do to the world: look at what the agent keeps, change it, reach other machines, run a program."""
+Function = TypeVar("Function", bound=Callable[..., Any])
 CallHandler = Callable[[str], str | None]
 """Runs the code of a model's call and returns what the model reads; None ends the model's turn."""
 
@@ -25,6 +28,7 @@ class Tool:
 
     description: what it does, for the model. returns: what its result looks like.
     schema: the JSON schema of its arguments, an object. run: takes them by name; may be async.
+    kind: what it may do, for permissions; the model does not see it.
     """
 
     name: str
@@ -32,12 +36,20 @@ class Tool:
     schema: Mapping[str, Any]
     run: Callable[..., Any]
     returns: str = ""
+    kind: Kind = "execute"
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"{self.name}: kind {self.kind!r} is none of {', '.join(get_args(Kind))}")
 
     @classmethod
     def from_function(cls, function: Callable[..., Any]) -> "Tool":
-        """A tool from a function's name, signature and docstring (Google, NumPy or Sphinx style)."""
+        """A tool from a function's name, signature and docstring (Google, NumPy or Sphinx style), and from what the
+        decorator `tool` says. A function without it counts as one that may do anything."""
         description, returns, schema = _described(getattr(function, "__func__", function), inspect.ismethod(function))
-        return cls(getattr(function, "__name__", type(function).__name__), description, schema, function, returns)
+        said: dict[str, Any] = getattr(function, "_tool", {})
+        name = said.get("name") or str(getattr(function, "__name__", type(function).__name__))
+        return cls(name, said.get("description") or description, schema, function, returns, said.get("kind", "execute"))
 
     @property
     def declaration(self) -> dict[str, Any]:
@@ -62,6 +74,21 @@ class Tool:
             count, listed = len(missing), " and ".join(missing)
             raise ToolError(f"{self.name}() missing {count} required positional argument{'s'[: count - 1]}: {listed}")
         return arguments
+
+
+def tool(
+    *, kind: Kind = "execute", name: str | None = None, description: str | None = None
+) -> Callable[[Function], Function]:
+    """Marks a function as a tool: its kind, and where they differ from the function's own, its name and description.
+
+    The function stays as it is; `Tool.from_function` and `Toolset` read the mark.
+    """
+
+    def mark(function: Function) -> Function:
+        function._tool = {"kind": kind, "name": name, "description": description}  # type: ignore[attr-defined]
+        return function
+
+    return mark
 
 
 @lru_cache(maxsize=256)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lanbot.tools.calculator import format_value
 from lanbot.tools.operations import MAX_SIZE
-from lanbot.tools.tool import ToolError
+from lanbot.tools.tool import ToolError, tool
 from lanbot.tools.words import content_words, fold
 
 MAX_FILE = 1_000_000  # characters of a file
@@ -43,6 +43,7 @@ class Workspace:
         """The names of all files, sorted."""
         return self.store.names()
 
+    @tool(kind="read")
     def list_files(self, path: str = ".") -> str:
         """Lists a folder.
 
@@ -57,6 +58,7 @@ class Workspace:
             raise ToolError(f"no folder {folder}{self._instead(folder)}")
         return "\n".join(self.store.entries(folder)) or "(empty)"
 
+    @tool(kind="read")
     def read_file(self, path: str, start: int = 1, lines: int = 200) -> str:
         """Reads a text file, or some lines of a long one.
 
@@ -80,6 +82,7 @@ class Workspace:
             raise ToolError(f"too long: more than {MAX_SIZE:,} characters; read fewer lines")
         return text
 
+    @tool(kind="write")
     def write_file(self, path: str, text: str) -> str:
         """Writes a text file, replacing what was there.
 
@@ -95,6 +98,7 @@ class Workspace:
         self._write(name, text if isinstance(text, str) else format_value(text))
         return f"wrote {name}"
 
+    @tool(kind="write")
     def edit_file(self, path: str, old: str, new: str) -> str:
         """Replaces a piece of a text file.
 
@@ -120,6 +124,7 @@ class Workspace:
         self._write(name, re.sub(pattern, lambda _: new, text))
         return f"edited {name}"
 
+    @tool(kind="read")
     def search_files(self, query: str) -> str:
         """Finds lines that contain the query as a whole, whole words first; if none, lines with most of its words.
 

@@ -297,3 +297,55 @@ def test_a_memory_that_cannot_be_created_is_empty_and_read_only(
     assert memory.recall("cat") == "nothing found"
     with pytest.raises(ToolError, match="read-only"):
         memory.remember("cat")
+
+
+# -- provenance, and what a person does with it --------------------------------------------------------------
+
+
+def test_each_text_keeps_its_time_and_its_conversation(tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "memory.db", source="first")
+    memory.remember("my cat is Tom")
+    memory.source = "second"
+    memory.remember("my dog is Rex")
+    memory.remember("my  cat is Tom")  # known: it stays where it came from
+    memory.close()
+    entries = Memory(tmp_path / "memory.db").entries()
+    assert [(entry.number, entry.text, entry.source) for entry in entries] == [
+        (1, "my cat is Tom", "first"),
+        (2, "my dog is Rex", "second"),
+    ]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", entry.time) for entry in entries)
+
+
+def test_an_edited_text_is_found_by_its_new_words_only() -> None:
+    memory = memory_of("my cat is Tom", "my dog is Rex")
+    memory.source = "me"
+    memory.edit(1, " my cat\n is Pip ")
+    assert (memory.recall("Tom"), memory.recall("Pip")) == ("nothing found", "1: my cat is Pip")
+    assert [entry.source for entry in memory.entries()] == ["me", ""]
+    memory.edit(1, "my cat is Pip")
+    for number, text, why in [(1, "my dog is Rex", "remembered as 2"), (9, "x", "as 9"), (1, " ", "nothing to")]:
+        with pytest.raises(ToolError, match=why):
+            memory.edit(number, text)
+    assert memory.all() == [(1, "my cat is Pip"), (2, "my dog is Rex")]
+
+
+def test_a_search_shows_more_than_a_recall() -> None:
+    memory = memory_of(*[f"tea number {number}" for number in range(9)])
+    assert [entry.number for entry in memory.search("tea")] == [9, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert memory.search("milk") == []
+
+
+def test_an_older_file_has_no_provenance_and_gets_it_from_now_on(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    with sqlite3.connect(path) as database:
+        database.execute("create table memories (id integer primary key autoincrement, text text not null unique)")
+        database.execute("insert into memories values (1, 'some tea')")
+    database.close()
+    memory = Memory(path, source="now")
+    memory.remember("some milk")
+    assert [(entry.text, entry.source, bool(entry.time)) for entry in memory.entries()] == [
+        ("some tea", "", False),
+        ("some milk", "now", True),
+    ]
+    assert memory.recall("tea") == "1: some tea"

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from lanbot.core.errors import UserError
+from lanbot.tools.memory import Memory
 from lanbot.tools.python_call import PythonCalls
-from lanbot.tools.tool import Approved, Limited, Logged, Tool, ToolError, Toolset, load_tools
+from lanbot.tools.tool import Approved, Limited, Logged, Tool, ToolError, Toolset, load_tools, tool
+from lanbot.tools.workspace import Workspace
 
 
 def weather(city: str, days: int = 1, units: str | None = None) -> str:
@@ -100,3 +102,34 @@ def test_tools_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for wrong in ("outside_tools:two", "nowhere_at_all:one", "outside_tools", "outside_tools:number"):
         with pytest.raises(UserError, match=wrong.partition(":")[0]):
             load_tools(wrong)
+
+
+# -- kinds ---------------------------------------------------------------------------------------------------
+
+
+def test_a_mark_gives_kind_name_and_description_and_leaves_the_function_as_it_is() -> None:
+    @tool(kind="network", name="forecast", description="Says what the weather will be.")
+    def weather_of(city: str) -> str:
+        """For programmers."""
+        return f"rain in {city}"
+
+    assert weather_of("Oslo") == "rain in Oslo"
+    made = Toolset([weather_of])["forecast"]
+    assert (made.kind, made.description) == ("network", "Says what the weather will be.")
+    assert "network" not in str(made.declaration)
+
+
+def test_what_says_nothing_may_do_anything() -> None:
+    assert Toolset([weather])["weather"].kind == "execute"
+    with pytest.raises(ValueError, match="none of read, write, network, execute"):
+        Tool("t", "", {}, weather, kind="wirte")  # type: ignore[arg-type]
+
+
+def test_the_kinds_of_the_tools_that_are_there() -> None:
+    kinds = {name: made.kind for name, made in Toolset([*Workspace({}).tools, *Memory().tools]).items()}
+    assert {name for name, kind in kinds.items() if kind == "read"} == {
+        *("list_files", "read_file", "search_files", "recall"),
+    }
+    assert {name for name, kind in kinds.items() if kind == "write"} == {
+        *("write_file", "edit_file", "remember", "forget"),
+    }

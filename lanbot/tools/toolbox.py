@@ -1,0 +1,93 @@
+"""All the tools of an agent, as its recipe names them, and what has to be closed after them."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from lanbot.config.recipe import Agent
+from lanbot.core.errors import UserError
+from lanbot.tools.memory import Memory
+from lanbot.tools.tool import Tool, Toolset, load_tools
+from lanbot.tools.workspace import Workspace
+
+CHOSEN = ("python", "web_search", "fetch")
+"""What `agent.tools` may name, besides tools from outside."""
+
+
+class Toolbox:
+    """Files and memory always; the others as the recipe says. Also a context manager. Raises UserError.
+
+    toolset: what the agent calls. unsafe: `python` runs even where no sandbox holds.
+    """
+
+    def __init__(self, settings: Agent, files: Workspace, memory: Memory, unsafe: bool = False) -> None:
+        self.settings, self.unsafe = settings, unsafe
+        self._closing = ExitStack()
+        self._point: Callable[[Toolset], None] = lambda toolset: None  # tells `python` what its code may call
+        try:
+            self.toolset = Toolset([*files.tools, *memory.tools, *self._further()])
+        except BaseException:
+            self.close()
+            raise
+        self._point(self.toolset)
+
+    def wrap(self, wrapper: Callable[[Toolset], Toolset]) -> None:
+        """Puts a wrapper around the tools, for the model's calls and for those of its programs."""
+        self.toolset = wrapper(self.toolset)
+        self._point(self.toolset)
+
+    def close(self) -> None:
+        """Ends the sandbox's session and the MCP servers; again does nothing."""
+        self._closing.close()
+
+    def __enter__(self) -> "Toolbox":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _further(self) -> list[Tool]:
+        made: list[Tool] = []
+        for name in self.settings.tools:
+            if name in CHOSEN:
+                made.append({"python": self._python, "web_search": self._search, "fetch": self._fetch}[name]())
+            elif ":" in name:
+                made += load_tools(name)
+            else:
+                remedy = f"There are: {', '.join(CHOSEN)}, and module:name for others."
+                raise UserError(f"agent.tools: {name} is no tool", remedy)
+        if self.settings.apis:
+            made += self._apis()
+        if self.settings.mcp:
+            from lanbot.tools.mcp_servers import McpServers
+
+            made += self._closing.enter_context(McpServers(self.settings.mcp)).tools
+        return made
+
+    def _python(self) -> Tool:
+        from lanbot.sandbox.sandbox import Sandbox
+        from lanbot.tools.python_tool import Python
+
+        python = Python(self._closing.enter_context(Sandbox(unsafe=self.unsafe)))
+        self._point = lambda toolset: setattr(python, "toolset", toolset)
+        return Tool.from_function(python.run)
+
+    def _search(self) -> Tool:
+        from lanbot.tools.search import open_search
+
+        made = Tool.from_function(open_search(self.settings.search).web_search)
+        return replace(made, kind="read") if self.settings.search else made
+
+    def _fetch(self) -> Tool:
+        from lanbot.tools.fetch import Pages
+        from lanbot.tools.web import Web
+
+        folder = Workspace(Path(self.settings.search)) if self.settings.search else None
+        return Tool.from_function(Pages(Web(), folder).fetch)
+
+    def _apis(self) -> list[Tool]:
+        from lanbot.tools.api import Apis, open_api
+        from lanbot.tools.web import Web
+
+        return Apis(Web(), [open_api(api.file, api.key) for api in self.settings.apis]).tools
