@@ -7,6 +7,7 @@ loss can read all of `lm_head.weight`.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -19,11 +20,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from lanbot.core import hardware
 from lanbot.distributed.runtime import Runtime
 from lanbot.distributed.single_device import Orthogonalise, PendingUpdate, SingleDevice, as_rows, norm_over_ranks
-from lanbot.models import weights
 from lanbot.models.config import ModelConfig
 from lanbot.models.lora import LoRA, merge
-from lanbot.models.stored import Rows
 from lanbot.models.transformer import Transformer
+
+if TYPE_CHECKING:
+    from lanbot.models.stored import Rows
 
 
 def shard(model: Transformer, mesh: DeviceMesh) -> None:
@@ -104,6 +106,8 @@ def load_model(
     prepare(model): changes its modules and their types, before they have memory. lora: the adapters that it gives them.
     Raises UserError as weights.load_model.
     """
+    from lanbot.models import weights  # benchmarks shard models where there is no safetensors
+
     model, stored = weights.skeleton(folder, runtime.dtype)
     prepare(model)
     if runtime.mesh is not None and must_shard(model.config, runtime.size, None, lora, runtime.dtype):
@@ -116,11 +120,13 @@ def load_model(
 
 def load(model: Transformer, folder: Path) -> None:
     """Copies a folder's weights into a model of their shape, sharded or not. Raises UserError as weights.load_model."""
+    from lanbot.models import weights
+
     _, stored = weights.skeleton(folder, model.dtype)
     weights.fill(model, stored, _put_rows)
 
 
-def _put_rows(parameter: Tensor, stored: Rows) -> None:
+def _put_rows(parameter: Tensor, stored: "Rows") -> None:
     """What this rank holds of a parameter: of a sharded one a part of equal size, the last ones shorter or empty."""
     if not isinstance(parameter, DTensor):
         parameter.copy_(stored.read())

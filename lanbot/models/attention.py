@@ -96,7 +96,10 @@ def _blocks(mask: Tensor) -> list[tuple[int, int, int]]:
     """(first key, first query, end) of each block of queries: in no row does one of them see an earlier key."""
     T = mask.shape[-1]
     starts = list(range(0, T, BLOCK))
-    firsts = (mask[:, 0, starts] == 0).int().argmax(-1).amin(0).tolist()
+    if torch.compiler.is_compiling():  # a list of values would end the compiled program
+        firsts = [0] * len(starts)
+    else:
+        firsts = (mask[:, 0, starts] == 0).int().argmax(-1).amin(0).tolist()
     return [(first, start, min(start + BLOCK, T)) for first, start in zip(firsts, starts, strict=True)]
 
 

@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lanbot.core.errors import UserError
 from lanbot.models.config import ModelConfig
 from lanbot.models.cpu_kernels import AdaptedMatMul, use_cpu_kernels
 from lanbot.models.transformer import Linear, Transformer
-from lanbot.models.weights import HEAD, to_hf_names
 
 FOLDER = "adapter"
 """In a checkpoint's folder. Not the folder itself: transformers would take a merged model there for an unmerged one."""
@@ -148,6 +145,8 @@ def merge(weights: Mapping[str, Tensor], lora: LoRA | None) -> dict[str, Tensor]
 
 def stored_names(model: Transformer) -> dict[str, str]:
     """PEFT's names of the trained parameters, by ours."""
+    from lanbot.models.weights import to_hf_names
+
     pairs = zip(model.named_parameters(), to_hf_names(model), strict=True)
     return {
         ours: f"{PREFIX}{theirs}{'.weight' if '.lora_' in ours else ''}"
@@ -159,10 +158,12 @@ def stored_names(model: Transformer) -> dict[str, str]:
 def save_adapter(model: Transformer, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Writes adapter_config.json and adapter_model.safetensors. weights: the trained ones of `model`, by our names, on
     the CPU and not sharded."""
+    from safetensors.torch import save_file  # benchmarks train where there is none
+
     folder.mkdir(parents=True, exist_ok=True)
     stored = {theirs: weights[ours].contiguous() for ours, theirs in stored_names(model).items()}
     if model.config.tie_embeddings and "embed_tokens.weight" in weights:  # PEFT asks for both
-        stored[f"{PREFIX}{HEAD}"] = weights["embed_tokens.weight"].clone()
+        stored[f"{PREFIX}lm_head.weight"] = weights["embed_tokens.weight"].clone()
     save_file(stored, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     content = json.dumps(_peft_config(model), indent=2) + "\n"
     (folder / "adapter_config.json").write_text(content, encoding="utf-8")
@@ -196,6 +197,9 @@ def _peft_config(model: Transformer) -> dict[str, Any]:
 
 def load_adapter(model: Transformer, folder: Path) -> dict[str, Tensor]:
     """The trained weights of a folder by our names. Raises UserError if they are not those of `model`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     path = folder / "adapter_model.safetensors"
     try:
         stored = load_file(path)
