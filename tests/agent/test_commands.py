@@ -290,6 +290,22 @@ def test_a_tool_from_outside_the_package_is_used(script: Script, capsys: pytest.
     assert capsys.readouterr().out == "    >>> roll(6)\n    6 of 6\nA six.\n"
 
 
+def test_a_program_and_its_variables(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = Path("runs/demo/recipe.toml")
+    lines = recipe.read_text().split("\n")
+    recipe.write_text("\n".join('tools = ["python"]' if line.startswith("tools = ") else line for line in lines))
+    script([python("x = [3, 4]\nfor n in x:\n    print(n)"), python("write_file('sum.txt', str(sum(x)))"), text("7.")])
+    if lanbot("agent", "demo", "Add them."):
+        assert "no sandbox holds" in capsys.readouterr().err
+        pytest.skip("no sandbox holds on this machine")
+    out = capsys.readouterr().out
+    assert out.endswith("\n    3\n    4\n    >>> write_file('sum.txt', str(sum(x)))\n    wrote sum.txt\n7.\n")
+    assert Path("runs/demo/agent/files/sum.txt").read_text() == "7"
+    script([python("x"), text("Gone.")])
+    assert lanbot("agent", "demo", "What is x?") == 0
+    assert "NameError: name 'x' is not defined" in capsys.readouterr().out
+
+
 # -- a turn as lines -----------------------------------------------------------------------------------------
 
 

@@ -181,7 +181,8 @@ def test_a_server_that_does_not_start_is_two_lines(
 
 
 HOST = """
-import os, sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 sys.path.insert(0, sys.argv[2])
 from lanbot.config.recipe import McpServer
 from lanbot.tools.mcp_servers import McpServers

@@ -76,7 +76,7 @@ mcp = [{{ name = "test", command = {server} }}]
         (Agent(tools=("nowhere:x",)), "nowhere:x cannot be imported"),
         (Agent(tools=("web_search",), search="/nowhere/at/all"), "no such folder"),
         (Agent(apis=(Api(file="nowhere.json"),)), "nowhere.json"),
-        (Agent(mcp=(McpServer(name="a", command=("no-such-command",)),)), "no command no-such-command"),
+        (Agent(mcp=(McpServer(name="a", command=("no-such-command",)),)), "no command no-such-command|the package mcp"),
     ],
 )
 def test_what_cannot_be_is_two_lines(settings: Agent, why: str) -> None:

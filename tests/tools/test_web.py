@@ -2,9 +2,14 @@
 
 import gzip
 import socket
+import ssl
+import subprocess
+import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from shutil import which
 
 import pytest
 from local_site import Site
@@ -106,6 +111,55 @@ def test_a_name_with_one_address_inside_is_refused(monkeypatch: pytest.MonkeyPat
 def test_what_is_no_address(url: str, why: str) -> None:
     with pytest.raises(ToolError, match=why):
         checked_url(url)
+
+
+def test_a_checked_address_must_still_prove_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not which("openssl"):
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    options = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=named.example",
+    ]
+    names = ["-addext", "subjectAltName=DNS:named.example"]
+    made = ["openssl", "req", "-x509", *options, *names, "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(made, check=True, capture_output=True)
+    asked: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.sni_callback = lambda connection, name, _: asked.append(name)
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *given, **named: real("127.0.0.1", *given, **named))
+    monkeypatch.setattr("lanbot.tools.web._tls", lambda: ssl.create_default_context(cafile=str(certificate)))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(self.headers["Host"].encode())
+
+        def log_message(self, *given: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    port = server.server_address[1]
+    try:
+        answer = Web([("named.example", port)]).get(f"https://named.example:{port}/")
+        assert (answer.text, asked) == (f"named.example:{port}", ["named.example"])
+        with pytest.raises(ToolError, match=r"other.example cannot be read: .*certificate"):
+            Web([("other.example", port)]).get(f"https://other.example:{port}/")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 # -- redirects -----------------------------------------------------------------------------------------------
