@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from lanbot.cloud.hosts import HostLost, Hosts, follow
+from lanbot.cloud.inputs import fetch_inputs
 from lanbot.cloud.processes import children, die_with_parent, kill_all
 from lanbot.cloud.script import Job, load_job
-from lanbot.cloud.source import BEFORE, wanted
-from lanbot.cloud.stores import Store, open_store, safe
+from lanbot.cloud.stores import Store, open_store
 from lanbot.cloud.sync import NODE, RunSync
 from lanbot.config.run import LOCK
 from lanbot.core.console import duration, say
@@ -105,44 +105,9 @@ class Node:
             return self._failed(f"{type(error).__name__}: {error}")
         return 0 if not self.stopped else 143
 
-    # -- inputs --------------------------------------------------------------------------------------------
-
     def inputs(self) -> list[str]:
-        """Fetches the run, or what it begins from, and the data. Returns further arguments for `lanbot run`."""
         self.state = "fetching"
-        self.root.mkdir(parents=True, exist_ok=True)
-        where, _, step = self.job.source.partition("#")
-        # another launch may have ended here
-        self.store.delete([f"{self.sync.prefix}{NODE}{name}" for name in ("done.json", "failed.json")])
-        there = self.sync.pull()
-        source = open_store(where) if where else self.store
-        missing = sorted(set(self.job.data.values()) - self.store.names().keys()) if self.job.data else []
-        if missing:
-            raise UserError(f"{self.store.url}: it has no {missing[0]}", "Put it there, and launch the job again.")
-        for local, name in self.job.data.items():
-            self._fetch(self.store, name, local)
-        if not self.job.source:
-            return []
-        names = sorted(filter(safe, source.names()))
-        for name in names:
-            if "/" not in name and name.endswith(".jsonl"):
-                self._fetch(source, name, name)
-        if there:  # its recipe.toml says what it began from
-            return []
-        step = step or BEFORE.get(self.job.phases.partition("+")[0], "")
-        if not step:
-            problem = f"source = {self.job.source!r}: which of its models?"
-            raise GivenUp(f"{problem} Write it after a #: {self.job.source}#mid")
-        if where.startswith("hf:"):
-            return [f"--model.init_from={where}#{step}"]  # LanBot fetches what it needs of it
-        for name in wanted(names, step):
-            self._fetch(source, name, f"source/{name}")
-        return [f"--model.init_from={self.root / 'source'}#{step}"]
-
-    def _fetch(self, store: Store, name: str, local: str) -> None:
-        if not (self.root / local).is_file():
-            say(f"fetching {name} from {store.url}")
-            store.pull(name, self.root / local)
+        return fetch_inputs(self.job, self.root, self.store, self.sync)
 
     # -- training ------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ FOLDERS = {"base": "base", "mid": "mid", "sft": "chatsft", "rl": "chatrl", "agen
 def wanted(names: list[str], step: str) -> list[str]:
     """The files of a tree of nanochat, or of a run, that PHASE[/TAG][/STEP] needs: of the checkpoints only that one,
     the newest if no step is named; no optimizer of nanochat."""
-    phase, *rest = step.split("/")
+    phase, *rest = step.replace(",", "").split("/")
     number = int(rest.pop()) if rest and rest[-1].isdecimal() else None
     if "recipe.toml" in names:
         pattern, tops = re.compile(rf"({re.escape(phase)})/()step_(\d+)/.+"), ("recipe.toml", f"{phase}/evals.json")

@@ -156,7 +156,7 @@ def test_a_source_without_the_model_is_refused_before_renting(
 @pytest.mark.parametrize(
     ("names", "source"),
     [
-        (["mid_checkpoints/d20/model_000813.pt"], "hf:me/old#mid/d20/813"),
+        (["base_checkpoints/d20/model_021400.pt", "mid_checkpoints/d20/model_021400.pt"], "hf:me/old#mid/d20/21,400"),
         (["mid_checkpoints/d20/model_000813.pt"], "#mid"),
         (["recipe.toml", "mid/step_000813/model.safetensors"], "hf:me/old#mid"),
         (["config.json", "model.safetensors"], "hf:me/old#mid"),  # a single model's folder

@@ -17,7 +17,7 @@ import pytest
 from hub_stand_in import serve
 
 from lanbot.cloud import node as node_module
-from lanbot.cloud.node import GivenUp, Node
+from lanbot.cloud.node import Node
 from lanbot.cloud.script import Job
 from lanbot.cloud.source import wanted
 from lanbot.cloud.stores import Content, FolderStore
@@ -502,7 +502,7 @@ def test_a_phase_begins_from_the_one_before_it(tmp_path: Path, store: Faulty) ->
     for phases, before in {"mid+sft": "base", "sft": "mid", "rl": "sft", "agent_rl": "sft"}.items():
         node = made(tmp_path, store, job={"source": f"file:{store.root}", "phases": phases})
         assert node.inputs() == [f"--model.init_from={tmp_path / 'box/source'}#{before}"]
-    with pytest.raises(GivenUp, match="which"):
+    with pytest.raises(UserError, match="which"):
         made(tmp_path, store, job={"source": f"file:{store.root}", "phases": "all"}).inputs()
 
 
