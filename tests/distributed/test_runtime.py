@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,13 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.models import saved
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
+<<<<<<< HEAD
 from lanbot.models.lora import LoRA, attach, initial, load_adapter
+=======
+from lanbot.models.stored import Rows
+>>>>>>> weights
 from lanbot.models.transformer import Transformer
-from lanbot.models.weights import load_model
+from lanbot.models.weights import load_model, save_model
 from lanbot.training import checkpoint, memory
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.sampled_softmax import SampledSoftmax
@@ -39,6 +44,7 @@ VOCAB, T = 449, 24  # an odd vocabulary and MLP: nothing divides by the number o
 ROWS = (6, 1, 5, 6)
 """Of each step: a rank may have more passes than another, or none."""
 SAVED = 2
+RATES = Rates(0.02, 0.05, 0.01, 0.005, weight_decay=0.1)
 
 
 def batches() -> Iterator[Batch]:
@@ -60,7 +66,7 @@ def fresh(layout: str, dtype: torch.dtype = torch.float32, tied: bool = False) -
     if layout == "sharded":
         assert RUNTIME.mesh is not None
         fsdp.shard(model, RUNTIME.mesh)
-    return model, MuonAdamW(model, Rates(0.02, 0.05, 0.01, 0.005, weight_decay=0.1), dtype, RUNTIME.mesh)
+    return model, MuonAdamW(model, RATES, dtype, RUNTIME.mesh)
 
 
 def steps(model: Transformer, optimizer: MuonAdamW, numbers: range) -> list[tuple[float, float]]:
@@ -153,6 +159,25 @@ def two_phases(folder: Path) -> None:
     keep(folder / "alive.pt", alive)
 
 
+def read_rows(folder: Path) -> None:
+    """Each rank loads a model that does not fit it, and trains it for a step."""
+    fsdp.must_shard = lambda *_: True
+    read, counts = Rows.read, []
+
+    def counted(stored: Rows, rows: slice | None = None) -> torch.Tensor:
+        counts.append((found := read(stored, rows)).numel())
+        return found
+
+    Rows.read = counted  # type: ignore[method-assign]
+    for tied in (False, True):
+        counts.clear()
+        exact = replace(RUNTIME, dtype=torch.float32)
+        model = fsdp.load_model(folder / f"tied_{tied}", exact, lambda model: None)
+        shares, loaded = RUNTIME.gather([sum(counts)]), weights(model)
+        after = steps(model, MuonAdamW(model, RATES, exact.dtype, RUNTIME.mesh), range(1))
+        keep(folder / f"rows_{tied}.pt", {"read": shares, "weights": loaded, "steps": after})
+
+
 def keep(path: Path, value: Any) -> None:
     if RUNTIME.main:
         torch.save(value, path)
@@ -229,6 +254,7 @@ def test_the_saved_model_is_complete(two: Path, layout: str) -> None:
     assert_same_weights(weights(load_model(folder, torch.float32, torch.device("cpu"))), weights(model))
 
 
+<<<<<<< HEAD
 def test_two_ranks_train_adapters_as_one_does(tmp_path: Path, chat_format: ChatFormat) -> None:
     torch.set_num_threads(1)
     chat_format.save(tmp_path)
@@ -243,6 +269,20 @@ def test_two_ranks_train_adapters_as_one_does(tmp_path: Path, chat_format: ChatF
         written = load_model(tmp_path / layout / f"step_{len(ROWS):06d}", torch.float32, torch.device("cpu"))
         assert_same_weights(weights(written), weights(merged))
     assert_same_weights(ours["sampled with"], weights(merged))
+=======
+def test_a_rank_reads_its_rows_alone(tmp_path: Path) -> None:
+    for tied in (False, True):
+        save_model(fresh("whole", tied=tied)[0], tmp_path / f"tied_{tied}")
+    torchrun(2, "read_rows", tmp_path)
+    for tied in (False, True):
+        found = torch.load(tmp_path / f"rows_{tied}.pt")
+        model, optimizer = fresh("whole", tied=tied)
+        expected = weights(model)
+        assert all(torch.equal(found["weights"][name], value) for name, value in expected.items())
+        assert sum(found["read"]) == sum(value.numel() for value in expected.values())
+        assert max(found["read"]) < 0.52 * sum(found["read"])
+        np.testing.assert_allclose(found["steps"], steps(model, optimizer, range(1)), rtol=1e-5)
+>>>>>>> weights
 
 
 def test_no_parameter_outlives_its_phase(tmp_path: Path) -> None:
@@ -263,6 +303,11 @@ def test_a_model_too_large_for_each_rank_is_shared_out(monkeypatch: pytest.Monke
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+<<<<<<< HEAD
     jobs = (train_and_save, train_adapters, resume, two_phases)
     {job.__name__: job for job in jobs}[sys.argv[1]](Path(sys.argv[2]))
+=======
+    jobs = {"train_and_save": train_and_save, "resume": resume, "two_phases": two_phases, "read_rows": read_rows}
+    jobs[sys.argv[1]](Path(sys.argv[2]))
+>>>>>>> weights
     RUNTIME.close()
