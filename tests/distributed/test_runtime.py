@@ -25,11 +25,8 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.models import saved
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
-<<<<<<< HEAD
 from lanbot.models.lora import LoRA, attach, initial, load_adapter
-=======
 from lanbot.models.stored import Rows
->>>>>>> weights
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model, save_model
 from lanbot.training import checkpoint, memory
@@ -254,7 +251,6 @@ def test_the_saved_model_is_complete(two: Path, layout: str) -> None:
     assert_same_weights(weights(load_model(folder, torch.float32, torch.device("cpu"))), weights(model))
 
 
-<<<<<<< HEAD
 def test_two_ranks_train_adapters_as_one_does(tmp_path: Path, chat_format: ChatFormat) -> None:
     torch.set_num_threads(1)
     chat_format.save(tmp_path)
@@ -269,7 +265,8 @@ def test_two_ranks_train_adapters_as_one_does(tmp_path: Path, chat_format: ChatF
         written = load_model(tmp_path / layout / f"step_{len(ROWS):06d}", torch.float32, torch.device("cpu"))
         assert_same_weights(weights(written), weights(merged))
     assert_same_weights(ours["sampled with"], weights(merged))
-=======
+
+
 def test_a_rank_reads_its_rows_alone(tmp_path: Path) -> None:
     for tied in (False, True):
         save_model(fresh("whole", tied=tied)[0], tmp_path / f"tied_{tied}")
@@ -282,7 +279,6 @@ def test_a_rank_reads_its_rows_alone(tmp_path: Path) -> None:
         assert sum(found["read"]) == sum(value.numel() for value in expected.values())
         assert max(found["read"]) < 0.52 * sum(found["read"])
         np.testing.assert_allclose(found["steps"], steps(model, optimizer, range(1)), rtol=1e-5)
->>>>>>> weights
 
 
 def test_no_parameter_outlives_its_phase(tmp_path: Path) -> None:
@@ -303,11 +299,6 @@ def test_a_model_too_large_for_each_rank_is_shared_out(monkeypatch: pytest.Monke
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-<<<<<<< HEAD
-    jobs = (train_and_save, train_adapters, resume, two_phases)
+    jobs = (train_and_save, train_adapters, resume, two_phases, read_rows)
     {job.__name__: job for job in jobs}[sys.argv[1]](Path(sys.argv[2]))
-=======
-    jobs = {"train_and_save": train_and_save, "resume": resume, "two_phases": two_phases, "read_rows": read_rows}
-    jobs[sys.argv[1]](Path(sys.argv[2]))
->>>>>>> weights
     RUNTIME.close()
