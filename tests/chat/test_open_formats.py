@@ -11,7 +11,7 @@ from lanbot.chat.formats import NoFormatError, load_format
 from lanbot.chat.formats.base import TOOL_TOKENS
 from lanbot.chat.formats.turns import TurnFormat
 from lanbot.chat.messages import Conversation, call, output, python, text
-from lanbot.chat.turns import openai_messages
+from lanbot.chat.openai import to_openai
 from lanbot.core.errors import UserError
 
 CALLS = {"qwen2.5": (2, True), "qwen3": (2, True), "smollm2": (0, False), "llama3": (1, False)}
@@ -29,7 +29,7 @@ def assert_alike(chat_format: TurnFormat, folder: Path, calls: int, talks: bool,
         if prompt:
             one["messages"].pop()
         theirs = tokenizer.apply_chat_template(
-            openai_messages(one["messages"], arguments_as_text=False),
+            to_openai(one["messages"], arguments_as_text=False),
             tools=one.get("tools"),
             tokenize=True,
             return_dict=False,
