@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from lanbot.chat.formats.lanbot import LanBotFormat
+from lanbot.core.options import Options
+from lanbot.data.smollm2 import place
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
@@ -71,6 +73,33 @@ def make_model() -> MakeModel:
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def stories() -> Path:
+    """stories260k: a Llama that writes stories."""
+    return _real("open_weights/stories260k")
+
+
+@pytest.fixture(scope="session")
+def qwen_tokenizer() -> Path:
+    return _real("tokenizers/qwen3")
+
+
+def _real(name: str) -> Path:
+    folder = REAL / name
+    if not folder.is_dir():
+        pytest.skip(f"not there: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, real weights in 4 bits, where the cache has them."""
+    path = place(Options.from_environment())
+    if not path.is_file():
+        pytest.skip(f"no SmolLM2 at {path}")
+    return path
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from lanbot import __version__
-from lanbot.cli import chat, cloud, data, doctor, evaluation, identity, imports, init, plan, report, run, runs
+from lanbot.cli import chat, cloud, data, doctor, evaluation, export, identity, imports, init, plan, report, run, runs
 from lanbot.core.errors import Stopped, UsageError, UserError
 
 app = App(
@@ -28,6 +28,7 @@ for command in (init.init, run.run, run.prepare, plan.plan, chat.chat, chat.agen
     app.command(command)
 app.command(evaluation.evaluate, name="eval")
 app.command(imports.import_model, name="import")
+app.command(export.export)
 
 RESUME = "stopped; saved checkpoints are complete: run the same command again to resume"
 MIN_COLUMNS = 40

@@ -14,6 +14,7 @@ from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.core.files import unwritable, write_atomic
 from lanbot.core.options import Options
+from lanbot.models.licences import KEPT
 
 if TYPE_CHECKING:
     from lanbot.phases.origins import Origin, Step
@@ -161,7 +162,11 @@ def _note(origin: "Origin", step: "Step", recipe: Recipe, folder: Path, phase: s
         "kind": origin.what,
         "step": step.number,
         "scores": origin.details(step),
+        "open_weights": origin.open_weights(step),
     }
+    for name in origin.papers:
+        os.makedirs(folder / KEPT, exist_ok=True)
+        shutil.copyfile(origin.files.get(name) / name, folder / KEPT / Path(name).name)
     for name in recipe.phase_names:
         notes = facts if name == phase else {"note": facts["note"]}
         os.makedirs(folder / name, exist_ok=True)

@@ -11,13 +11,14 @@ from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.data import hub
 from lanbot.phases.origins.base import Files, HubFiles, Origin, Step, Wanted
+from lanbot.phases.origins.gguf import GGUFModel
 from lanbot.phases.origins.model_folder import ModelFolder
 from lanbot.phases.origins.nanochat import NanoChatTree
 from lanbot.phases.origins.run import RunOrigin
 
 __all__ = ["Origin", "Step", "Wanted", "open_origin", "split"]
 
-KINDS: tuple[type[Origin], ...] = (RunOrigin, NanoChatTree, ModelFolder)
+KINDS: tuple[type[Origin], ...] = (RunOrigin, NanoChatTree, ModelFolder, GGUFModel)
 """A source is of the first kind that recognises its files."""
 
 
@@ -48,5 +49,5 @@ def _path(where: str, options: Options) -> Path:
     choices: Sequence[Path] = (Path(where).expanduser(), options.runs / where)
     found = next((path for path in choices if where and path.exists()), None)
     if found is None:
-        raise UserError(f"{where}: no such folder or run", "Name a folder, a run, or hf:OWNER/NAME.")
+        raise UserError(f"{where}: no such folder or run", "Name a folder, a GGUF file, a run, or hf:OWNER/NAME.")
     return found

@@ -10,6 +10,7 @@ from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.data import download, hub
 from lanbot.models.config import ModelConfig
+from lanbot.models.licences import PAPERS
 from lanbot.models.transformer import Transformer
 
 
@@ -113,6 +114,16 @@ class Origin(ABC):
     @abstractmethod
     def details(self, step: Step) -> dict[str, Any]:
         """What the source says of a step itself: its scores."""
+
+    def open_weights(self, step: Step) -> dict[str, Any]:
+        """Of the weights that somebody else trained and the step goes back to: source, revision, and licence as it is
+        stated there; {} if there are none."""
+        return {}
+
+    @property
+    def papers(self) -> list[str]:
+        """The files that say under which terms those are."""
+        return [name for name in PAPERS if name in self.files.names]
 
     @abstractmethod
     def chat_format(self, step: Step) -> ChatFormat: ...

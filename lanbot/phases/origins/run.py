@@ -12,6 +12,7 @@ from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.models import saved
 from lanbot.models.config import ModelConfig
+from lanbot.models.licences import KEPT
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
 from lanbot.phases.origins.base import Files, Origin, Step
@@ -61,6 +62,18 @@ class RunOrigin(Origin):
         found = self.run.read(step.phase, "evals.json")
         of_this = found.get("checkpoint") == f"step_{step.number:06d}"
         return {"val_bpb": found["val_bpb"]} if of_this and found.get("val_bpb") else {}
+
+    def open_weights(self, step: Step) -> dict[str, Any]:
+        for phase in self.run.recipe.phase_names:
+            if f"{phase}/imported.json" in self.files.names:
+                self.files.get(f"{phase}/imported.json")
+                if found := self.run.read(phase, "imported.json").get("open_weights"):
+                    return dict(found)
+        return {}
+
+    @property
+    def papers(self) -> list[str]:
+        return [name for name in self.files.names if name.startswith(f"{KEPT}/")]
 
     def chat_format(self, step: Step) -> ChatFormat:
         return load_format(self._folder(step, "tokenizer.json", "tokenizer_config.json"))

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,7 +16,7 @@ Files = dict[str, bytes]
 
 def serve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, read_only: bool = False) -> Files:
     """Starts it until the test's end, with no repository in it yet; returns the files that will be in me/bot. Names
-    that end in .safetensors are kept in LFS, as on the hub. read_only: for a token without write access."""
+    that end in .safetensors or .gguf are kept in LFS, as on the hub. read_only: for a token without write access."""
     from huggingface_hub import constants
 
     server = _Server(read_only)
@@ -86,8 +87,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer({"transfer": "basic", "objects": [self.upload(o) for o in json.loads(body)["objects"]]})
         elif path.startswith("/api/models/me/bot/commit/"):
             self.commit([json.loads(line) for line in body.splitlines()])
-        elif path.startswith("/me/bot/resolve/main/"):
-            self.resolve(path.removeprefix("/me/bot/resolve/main/"))
+        elif path == "/api/validate-yaml":  # of a model card
+            self.answer({"errors": [], "warnings": []})
+        elif path == "/api/models/me/bot":
+            self.answer({"sha": "1" * 40})
+        elif found := re.match(r"/me/bot/resolve/(?:main|1{40})/", path):
+            self.resolve(path.removeprefix(found[0]))
         else:
             self.answer({"error": path}, 404)
 
@@ -128,4 +133,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def mode(name: str) -> str:
-    return "lfs" if name.endswith(".safetensors") else "regular"
+    return "lfs" if name.endswith((".safetensors", ".gguf")) else "regular"
