@@ -1,5 +1,6 @@
 """The formats of open models render what the families' own chat templates do, token by token."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lanbot.chat.formats import NoFormatError, load_format
 from lanbot.chat.formats.base import TOOL_TOKENS
 from lanbot.chat.formats.turns import TurnFormat
 from lanbot.chat.messages import Conversation, call, output, python, text
-from lanbot.chat.turns import openai_messages
+from lanbot.chat.openai import to_openai
 from lanbot.core.errors import UserError
 
 CALLS = {"qwen2.5": (2, True), "qwen3": (2, True), "smollm2": (0, False), "llama3": (1, False)}
@@ -29,7 +30,7 @@ def assert_alike(chat_format: TurnFormat, folder: Path, calls: int, talks: bool,
         if prompt:
             one["messages"].pop()
         theirs = tokenizer.apply_chat_template(
-            openai_messages(one["messages"], arguments_as_text=False),
+            to_openai(one["messages"], arguments_as_text=False),
             tools=one.get("tools"),
             tokenize=True,
             return_dict=False,
@@ -41,13 +42,24 @@ def assert_alike(chat_format: TurnFormat, folder: Path, calls: int, talks: bool,
         assert ours == theirs, one
 
 
-@pytest.mark.parametrize("real", [False, True], ids=["small", "real"])
-@pytest.mark.parametrize("name", ["qwen2.5", "qwen3", "smollm2", "llama3"])
+REAL = [(name, False) for name in CALLS] + [("qwen2.5", True), ("qwen3", True)]
+
+
+@pytest.mark.parametrize(("name", "real"), REAL, ids=[f"{name} real"[: None if real else -5] for name, real in REAL])
 def test_ids_are_those_of_the_familys_template(name: str, real: bool, tmp_path: Path) -> None:
-    if real and name not in ("qwen2.5", "qwen3"):
-        pytest.skip("its real tokenizer is not there")
     chat_format = family_format(name, tmp_path / "model", real)
     assert_alike(chat_format, tmp_path / "model", *CALLS[name])
+
+
+def test_ids_are_those_of_smollm2s_own_template_and_tokenizer(smollm2: Path, tmp_path: Path) -> None:
+    from lanbot.models.gguf_read import GGUFFile
+
+    tokenizer, config = GGUFFile(smollm2).tokenizer()
+    (tmp_path / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    chat_format = load_format(tmp_path)
+    assert isinstance(chat_format, TurnFormat) and chat_format.name == "smollm2"
+    assert_alike(chat_format, tmp_path, *CALLS["smollm2"])
 
 
 @pytest.mark.parametrize("tool_tokens", [False, True], ids=["plain", "tool tokens"])
