@@ -2,10 +2,12 @@
 
     python benchmarks/tokenizer_scale.py [--chars 2000000000] [--distinct 20000000] [--vocab 65536]
         [--rustbpe] [--json]
+    python benchmarks/tokenizer_scale.py --encode FOLDER [FOLDER ...] [--chars 4000000] [--json]
 
 The text is generated while it is read: made-up words of one to four syllables whose frequencies follow Zipf's law,
 interspersed with all words in turn, so that each occurs. --rustbpe: rustbpe alone, which keeps every word, for
-comparison.
+comparison. --encode: how fast the tokenizers of these folders encode the built-in world's text on one core, by the
+`tokenizers` library (or tiktoken) and by fastokens, and whether the ids are the same.
 """
 
 import argparse
@@ -14,11 +16,15 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import rustbpe
 
 from lanbot.core.console import duration, size, table, track
+from lanbot.synthetic import world
+from lanbot.tokenizers import load_tokenizer
 from lanbot.tokenizers.bpe import LLAMA3_PATTERN
 from lanbot.tokenizers.bpe_training import train
 
@@ -54,15 +60,44 @@ def zipf(chars: int, distinct: int) -> Iterator[str]:
         yield text
 
 
+def encoded(folders: list[Path], chars: int, as_json: bool) -> None:
+    """MB/s of each folder's tokenizer."""
+    texts, left = [], chars
+    for i in count():
+        texts.append(world.document("train", i)[:left])
+        left -= len(texts[-1])
+        if left <= 0:
+            break
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    rows = []
+    for folder in folders:
+        tokenizer = load_tokenizer(folder)
+        tokenizer.encode_array("")  # fastokens is set up in the first call
+        began = time.perf_counter()
+        plain = [tokenizer.encode(text) for text in texts]
+        middle = time.perf_counter()
+        fast = [tokenizer.encode_array(text).tolist() for text in texts]
+        seconds = middle - began, time.perf_counter() - middle
+        rows.append((folder.name, tokenizer.vocab_size, *(megabytes / s for s in seconds), plain == fast))
+    shown = [(name, f"{vocab:,}", f"{a:.2f}", f"{b:.2f}", "yes" if same else "NO") for name, vocab, a, b, same in rows]
+    print(table(shown, ("tokenizer", "ids", "encode MB/s", "encode_array MB/s", "same ids"), left=1))
+    if as_json:
+        print(json.dumps({name: {"encode": a, "encode_array": b, "same": same} for name, _, a, b, same in rows}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chars", type=int, default=2_000_000_000)
+    parser.add_argument("--encode", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("--chars", type=int)
     parser.add_argument("--distinct", type=int, default=20_000_000)
     parser.add_argument("--vocab", type=int, default=65_536)
     parser.add_argument("--rustbpe", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    chars, distinct = arguments.chars, arguments.distinct
+    if arguments.encode:
+        encoded(arguments.encode, arguments.chars or 4_000_000, arguments.json)
+        return
+    chars, distinct = arguments.chars or 2_000_000_000, arguments.distinct
     texts = track(zipf(chars, distinct), "reading", chars, "chars", len)
     began = time.perf_counter()
     if arguments.rustbpe:

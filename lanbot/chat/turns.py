@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lanbot.chat.messages import Message, Part, call, parts, python, text
+from lanbot.chat.messages import Message, Part, call, output, parts, python, text
 
 PYTHON = "python"
 """The tool that runs a python part where calls are by name; its argument is the code."""
@@ -84,16 +84,25 @@ def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def openai_messages(messages: Sequence[Message], arguments_as_text: bool = True) -> list[dict[str, Any]]:
-    """The messages as OpenAI's API and chat templates have them: tool_calls, and a message for each output."""
-    made: list[dict[str, Any]] = []
-    for turn in unfolded(messages, inline=False):
-        message: dict[str, Any] = {"role": turn.role, "content": turn.text}
-        if turn.calls:
-            functions = [
-                {"name": one["name"], "arguments": to_json(one["arguments"]) if arguments_as_text else one["arguments"]}
-                for one in map(by_name, turn.calls)
-            ]
-            message["tool_calls"] = [{"type": "function", "function": function} for function in functions]
-        made.append(message)
+def folded(messages: Sequence[Message]) -> list[Message]:
+    """The other way: results of calls by name, and what the assistant says after them, become parts of its message."""
+    if all(message["role"] != "tool" for message in messages):
+        return list(messages)
+    made: list[Message] = []
+    content: list[Part] = []  # of the assistant's last message
+    waiting: list[Part] = []  # its calls without a result yet
+    for message in messages:
+        role = message["role"]
+        if role == "tool" and waiting:
+            answered = next((one for one in waiting if one.get("id", "") == message.get("id", "")), waiting[0])
+            waiting = [one for one in waiting if one is not answered]
+            at = next(i for i, one in enumerate(content) if one is answered)
+            content.insert(at + 1, output("".join(part["text"] for part in parts(message))))
+            continue
+        if role == "assistant" and made and made[-1]["role"] == role:
+            content += parts(message)
+        else:
+            content = list(parts(message))
+            made.append({**message, "content": content} if role == "assistant" else message)
+        waiting = [part for part in parts(message) if part["type"] in ("call", "python")]
     return made

@@ -75,6 +75,12 @@ class Identity:
     def __post_init__(self) -> None:
         _require(bool(self.name.strip()), "name is empty; a bot needs a name")
 
+    @property
+    def system_message(self) -> str:
+        """Who the bot is, where a conversation has no system message and the chat format puts one there."""
+        what = f", {self.description}" if self.description else ""
+        return f"You are {self.name}{what}, made by {self.creator}." if self.creator else f"You are {self.name}{what}."
+
 
 @dataclass(frozen=True, config=CONFIG)
 class TokenizerSettings:
@@ -83,6 +89,7 @@ class TokenizerSettings:
     vocab_size: Int = key(8_192, "Number of token ids, the special tokens included; 256 of them are bytes.", ge=300)
     chat_format: str = key("lanbot", "How conversations become tokens: a format's name, or module:Class of your own.")
     max_chars: Count = key(100_000_000, "Characters of the base corpus to train on.")
+    tool_tokens: Bool = key(False, "Add LanBot's tool tokens to a vocabulary of another chat format: shorter calls.")
     bare_words: Bool = key(False, "Split words alike with and without a leading space: tiny models then copy names.")
 
 

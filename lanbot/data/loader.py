@@ -103,7 +103,8 @@ class ChatLoader:
     def __init__(
         self, conversations: Sequence[Rendered], bos: int, rows: int, T: int, bad: int = 0, data: str = ""
     ) -> None:
-        """bos: the padding; a conversation may begin without it. bad: rows that were skipped before. data: a fingerprint of the data, which may not change."""
+        """bos: the padding; a conversation may begin without it. bad: rows that were skipped before. data: a
+        fingerprint of the data, which may not change."""
         self.conversations, self.bos, self.rows, self.T = conversations, bos, rows, T
         self.data = f"{len(conversations):,} conversations: {data}"
         self.load_state({"next": 0, "buffer": [], "truncated": 0, "dropped": 0, "bad": bad, "data": self.data})

@@ -29,7 +29,7 @@ class Attempt:
         """Of its next conversation."""
         if self.env is not None and (request := self.env.request()):
             return chat_format.prompt([request])
-        return chat_format.prompt_of(self.task.conversation(self.row))
+        return chat_format.prompt_of(self.task.asked(self.row, chat_format))
 
     def take(self, turn: Completion | None, message: Message | None) -> None:
         """The answer to the last prompt; None if that left no room in the context."""

@@ -53,7 +53,8 @@ def evaluate(
             envs = do_errands(engine, task, mine, max_tokens, progress.show)
             right, did_not_fit = [env.right() for env in envs], sum(env.did_not_fit for env in envs)
         else:
-            prompts = [engine.chat_format.prompt_of(task.conversation(row)) for row in mine]
+            chat_format = engine.chat_format
+            prompts = [chat_format.prompt_of(task.asked(row, chat_format)) for row in mine]
             answers = _answers(engine, prompts, Sampling(max(max_tokens, task.answer_tokens)), progress.show)
             faults, did_not_fit = task.faults(mine, answers), answers.count(None)
             right = [not fault for fault in faults]
@@ -168,8 +169,8 @@ def do_errands(
 @torch.inference_mode()
 def _choose(engine: Engine, task: Task, rows: Sequence[int], on_progress: ProgressCallback) -> list[bool]:
     """The answer is the letter of the highest logit after the prompt. Prompts of like length are read together."""
-    model, tokenizer = engine.model, engine.chat_format.tokenizer
-    prompts = {row: engine.chat_format.prompt_of(task.conversation(row))[-model.config.context :] for row in rows}
+    model, chat_format, tokenizer = engine.model, engine.chat_format, engine.chat_format.tokenizer
+    prompts = {row: chat_format.prompt_of(task.asked(row, chat_format))[-model.config.context :] for row in rows}
     right: dict[int, bool] = {}
     remaining = sorted(rows, key=lambda row: -len(prompts[row]))
     while remaining:

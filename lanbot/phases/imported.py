@@ -34,13 +34,14 @@ def adopted(recipe: Recipe, options: Options) -> Recipe:
             return replace(recipe, model=model, tokenizer=before.tokenizer)
     if not recipe.model.init_from:
         return recipe
+    from lanbot.chat.fitting import fitted
     from lanbot.phases.origins import open_origin, split
 
     where, wanted = split(recipe.model.init_from)
     origin = open_origin(where, options)
     step = origin.choose(wanted or "base")
-    config, chat_format = origin.config(step), origin.chat_format(step)
-    known, most = chat_format.tokenizer.vocab_size, origin.most_rows(chat_format.tokenizer.vocab_size)
+    config, (chat_format, known) = origin.config(step), fitted(lambda: origin.chat_format(step), recipe)
+    most = origin.most_rows(known)
     if not known <= config.vocab_size <= most:
         sizes = f"{config.vocab_size:,} tokens, its tokenizer {known:,}"
         raise UserError(f"{where}: the model of {step} has {sizes}", "Import them from the same training.")
@@ -60,7 +61,8 @@ def adopted(recipe: Recipe, options: Options) -> Recipe:
         norm_eps=config.norm_eps,
         tie_embeddings=config.tie_embeddings,
     )
-    tokenizer = replace(recipe.tokenizer, vocab_size=config.vocab_size, chat_format=chat_format.name)
+    rows = max(config.vocab_size, chat_format.tokenizer.vocab_size)
+    tokenizer = replace(recipe.tokenizer, vocab_size=rows, chat_format=chat_format.name)
     return replace(recipe, model=model, tokenizer=tokenizer)
 
 
@@ -102,7 +104,9 @@ def make(recipe: Recipe, options: Options, as_phase: str = "") -> Path:
         raise UserError(f"{folder}: not a run (it has no recipe.toml)", "Choose another name.")
     import torch
 
+    from lanbot.chat.fitting import fitted
     from lanbot.distributed.runtime import Runtime
+    from lanbot.models.resize import grown
     from lanbot.phases.origins import open_origin, split
     from lanbot.phases.phase import phases_of
     from lanbot.training import checkpoint
@@ -116,7 +120,8 @@ def make(recipe: Recipe, options: Options, as_phase: str = "") -> Path:
         remedy = f"Its phases with a model: {', '.join(models)}; say which one counts as done: #PHASE or --phase."
         raise UserError(f"{where}: {phase} is not such a phase of the recipe", remedy)
     say(f"importing {step} from {where}: {origin.what}")
-    chat_format, model = origin.chat_format(step), origin.model(step)
+    chat_format, known = fitted(lambda: origin.chat_format(step), recipe)
+    model = grown(origin.model(step), known, chat_format.tokenizer.vocab_size)
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)

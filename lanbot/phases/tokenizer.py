@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 
-from lanbot.chat.formats import get_format
+from lanbot.chat.formats import get_format, special_tokens
 from lanbot.config.recipe import TokenizerSettings
 from lanbot.config.run import Run
 from lanbot.core.console import say, table, track
@@ -54,10 +54,11 @@ def train(run: Run) -> None:
     corpus, _ = corpora(run)
     texts = track(_first(corpus, settings.max_chars), "tokenizer: reading", settings.max_chars, "chars", len)
     chat_format = get_format(settings.chat_format)
-    trained = train_bpe(texts, settings.vocab_size, chat_format.special_tokens, settings.bare_words)
+    special = special_tokens(chat_format, settings.tool_tokens)
+    trained = train_bpe(texts, settings.vocab_size, special, settings.bare_words)
     say(f"tokenizer done | {trained.vocab_size:,} tokens")
     try:
-        chat_format(trained).save(phase)
+        chat_format(trained).with_default(run.recipe.identity.system_message).save(phase)
     except OSError as error:
         raise unwritable(phase, error) from None
 

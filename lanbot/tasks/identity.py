@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import Conversation, Message, spoken
 from lanbot.config.recipe import Identity
 from lanbot.synthetic.identity import offline
@@ -11,6 +12,7 @@ from lanbot.synthetic.identity.checks import claims
 from lanbot.synthetic.identity.variety import says
 from lanbot.tasks.builtin import IdentityTask
 from lanbot.tasks.registry import register
+from lanbot.tasks.system_forms import form_of, in_form
 from lanbot.tasks.task import Task, TaskContext
 
 ROWS = {"train": 10_000, "test": 500}
@@ -20,16 +22,20 @@ DENIAL = re.compile(r"\b(?:no|not|never|nope|neither|nobody|nothing|cannot|anoth
 
 @register("identity")
 class Persona(Task):
-    """Who the bot is, in many kinds of conversation; identity:builtin are the demo's short chats about it."""
+    """Who the bot is, in many kinds of conversation; identity:builtin are the demo's short chats about it.
 
-    arguments = ("builtin",)
+    For chat formats with a default system message, rows come in the five forms of system_forms.py; identity:forms is
+    the same task with a score for each form.
+    """
+
+    arguments = ("builtin", "forms")
     chance = 0.53
     """About what always answering "I am NAME, a program, not another, made by MAKER." scores."""
 
     def __init__(self, split: str, argument: str = "", context: TaskContext | None = None) -> None:
         super().__init__(split, argument, context)
-        self.builtin = IdentityTask(split, "", context) if argument else None
-        self.chance = IdentityTask.chance if argument else Persona.chance
+        self.builtin = IdentityTask(split, "", context) if argument == "builtin" else None
+        self.chance = IdentityTask.chance if self.builtin else Persona.chance
 
     def row(self, i: int) -> offline.Row:
         return _row(self.context.identity, self.split, i)
@@ -39,6 +45,13 @@ class Persona(Task):
 
     def conversation(self, i: int) -> Conversation:
         return self.row(i).conversation if self.builtin is None else self.builtin.conversation(i)
+
+    def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
+        conversation = self.conversation(i)
+        if chat_format.family_system is None:
+            return conversation
+        form = form_of(conversation, self.split, i)
+        return in_form(conversation, form, self.context.identity, chat_format, self.split, i)
 
     def check(self, i: int, answer: Message) -> bool:
         """Right if it says what was asked for (the bot's name, its maker's, the year, what the user told), agrees or
@@ -59,6 +72,8 @@ class Persona(Task):
         return float(self.check(i, {"role": "assistant", "content": said}))
 
     def part(self, i: int) -> str:
+        if self.argument == "forms":
+            return form_of(self.conversation(i), self.split, i)
         return self.row(i).kind if self.builtin is None else self.builtin.part(i)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lanbot.chat.formats import special_names
 from lanbot.chat.messages import Conversation, chat, parts, validate
+from lanbot.chat.openai import from_openai
 from lanbot.core.console import track
 from lanbot.core.errors import UserError
 from lanbot.data.file_formats import EXTENSIONS, find, sampled_digest
@@ -85,12 +86,12 @@ def _checked(rows: Rows, name: str, skip_bad_rows: bool) -> tuple[list[int], str
 
 def _read(rows: Rows, i: int) -> Conversation:
     where = rows.where(i)
-    return validate(without_calls(converted(rows[i]), where), where)
+    return validate(without_other_calls(converted(rows[i]), where), where)
 
 
 _ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
-_CALLS = ("tool", "function", "function_call", "observation")
-"""Roles of tool calls and their results."""
+_CALLS = ("function", "function_call", "observation")
+"""Roles of tool calls and their results in ShareGPT's form."""
 
 
 def converted(row: Any) -> Any:
@@ -125,22 +126,22 @@ def _message(turn: Any) -> Any:
     for mark in marks:
         if mark not in (0, 1):
             return message | {"train": mark}  # an error in validate
-    return message if all(marks) else message | {"train": False}
+    return from_openai(message if all(marks) else message | {"train": False})
 
 
 def _system(row: dict[str, Any]) -> list[Any]:
     return [{"role": "system", "content": row["system"]}] if row.get("system") else []
 
 
-def without_calls(row: Any, where: str) -> Any:
-    """Returns the row. Raises UserError for tool calls and results in OpenAI's or ShareGPT's form."""
+def without_other_calls(row: Any, where: str) -> Any:
+    """Returns the row. Raises UserError for tool calls and results that are not in OpenAI's form or cannot be read."""
     messages = row.get("messages") if isinstance(row, dict) else None
     for i, message in enumerate(messages if isinstance(messages, list) else []):
         if isinstance(message, dict) and (
             message.get("tool_calls") or message.get("function_call") or message.get("role") in _CALLS
         ):
             raise UserError(
-                f"{where}: message {i + 1} is a tool call or a tool's result, which LanBot's chat format does not have",
-                "Tool calls come with the chat formats of open weights; here, write python and output parts.",
+                f"{where}: message {i + 1} is a tool call or a tool's result in a form that LanBot does not read",
+                'Write OpenAI\'s: "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}].',
             )
     return row

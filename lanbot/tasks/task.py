@@ -64,9 +64,13 @@ class Task(ABC):
     def conversation(self, i: int) -> Conversation:
         """Row i with its reference answer as the last message."""
 
+    def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
+        """Row i as a model of this chat format is trained on it and asked it."""
+        return self.conversation(i)
+
     def rendered(self, i: int, chat_format: ChatFormat) -> Rendered:
         """Row i as tokens and loss mask, for training."""
-        return chat_format.render(self.conversation(i), bulk=True)
+        return chat_format.render(self.asked(i, chat_format), bulk=True)
 
     def check(self, i: int, answer: Message) -> bool:
         """Whether `answer` is right for row i; by default, whether its text equals the reference's."""

@@ -1,6 +1,6 @@
 """What a tokenizer is to the rest of LanBot."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +29,9 @@ class Tokenizer(Protocol):
 
     def byte_lengths(self) -> np.ndarray:
         """(vocab_size,) int64: the length of each id's `token_bytes`."""
+
+    def with_special(self, names: Sequence[str]) -> "Tokenizer":
+        """The same tokenizer with further special tokens, whose ids follow all others."""
 
     def save(self, folder: Path) -> None:
         """Writes tokenizer.json."""

@@ -11,6 +11,8 @@ import numpy as np
 import regex
 import tiktoken
 
+from lanbot.tokenizers.fast import fast_encoder, flat_ids
+
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -69,23 +71,14 @@ class BPETokenizer:
         """By `fastokens` where it is installed."""
         if self._fast is not None:
             try:
-                return _flat_ids(self._fast, text)
+                return flat_ids(self._fast, text)
             except UnicodeEncodeError:  # a lone surrogate, which tiktoken replaces
                 pass
         return np.array(self.encode(text), dtype=np.uint32)
 
     @cached_property
     def _fast(self) -> Any:
-        """A fastokens.Tokenizer; None if it is not installed, or if this version returns other ids."""
-        try:
-            import fastokens
-
-            fast = fastokens.Tokenizer.from_json_str(self._interchange().to_str())
-            probes = (*_PROBES, "".join(self.special))
-            same = all(_flat_ids(fast, text).tolist() == self.encode(text) for text in probes)
-        except (ImportError, AttributeError, TypeError, ValueError):
-            return None
-        return fast if same else None
+        return fast_encoder(self._interchange().to_str(), self.encode, self.special)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.encoding.decode(list(ids))
@@ -101,6 +94,9 @@ class BPETokenizer:
         """By rank. Raises ValueError for a token that no merge makes."""
         by_rank = sorted(self.ranks.items(), key=lambda item: item[1])
         return [_last_merge(token, rank, self.ranks) for token, rank in by_rank if len(token) > 1]
+
+    def with_special(self, names: Sequence[str]) -> "BPETokenizer":
+        return BPETokenizer(self.ranks, self.pattern, [*self.special, *names])
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,11 +129,6 @@ class BPETokenizer:
 
 _TOO_LONG = 500_000
 _LONG_SPACE = re.compile(r"\s{500000}")
-_PROBES = ("It's 1234567 ≠ 12.5,\r\n\n\t  naïve  你好 👩‍🚀", " <|end|>\0 ")
-
-
-def _flat_ids(fast: Any, text: str) -> np.ndarray:
-    return np.frombuffer(fast.encode_batch_flat([text], split_special_tokens=True)[0], dtype=np.uint32)
 
 
 def _last_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:

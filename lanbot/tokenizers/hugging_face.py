@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterable, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from lanbot.core.errors import UserError
 from lanbot.tokenizers.bpe import byte_letters
+from lanbot.tokenizers.fast import fast_encoder, flat_ids
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
 
@@ -29,7 +30,8 @@ class HuggingFaceTokenizer:
         try:
             for token in data["added_tokens"]:
                 token["special"] = token["special"] or not token["content"].isspace()
-            self.tokenizer = tokenizers.Tokenizer.from_str(json.dumps(data))
+            self._marked = json.dumps(data)
+            self.tokenizer = tokenizers.Tokenizer.from_str(self._marked)
         except Exception as error:  # the library raises no class of its own
             raise UserError(f"tokenizer.json: not a tokenizer ({error!r})", "Copy or download it again.") from None
         self.tokenizer.encode_special_tokens = True
@@ -47,13 +49,35 @@ class HuggingFaceTokenizer:
         return self._encode(text).ids
 
     def encode_array(self, text: str) -> np.ndarray:
+        """By `fastokens` where it is installed."""
+        if self._fast is not None:
+            try:
+                return flat_ids(self._fast, text)
+            except UnicodeEncodeError:
+                pass
         return np.array(self._encode(text).ids, dtype=np.uint32)
+
+    @cached_property
+    def _fast(self) -> Any:
+        return fast_encoder(self._marked, self.encode, self.special)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
 
     def byte_lengths(self) -> np.ndarray:
         return np.array([len(self.token_bytes(token)) for token in range(self.vocab_size)], dtype=np.int64)
+
+    def with_special(self, names: Sequence[str]) -> "HuggingFaceTokenizer":
+        data = json.loads(self.text)
+        plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        added = [{"id": self.vocab_size + i, "content": name, **plain, "special": True} for i, name in enumerate(names)]
+        data["added_tokens"] += added
+        made = HuggingFaceTokenizer(json.dumps(data, ensure_ascii=False))
+        if any(made.tokenizer.token_to_id(token["content"]) != token["id"] for token in added):
+            raise UserError(
+                "tokenizer.json: its ids have gaps, so no token can be added", "Use it without further tokens."
+            )
+        return made
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

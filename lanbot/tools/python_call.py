@@ -26,7 +26,8 @@ class PythonCalls:
     def __init__(self, toolset: Toolset | None = None) -> None:
         self.toolset = Toolset() if toolset is None else toolset
         self.functions = {name: self._function(name) for name in self.toolset}
-        self.declarations = [PYTHON, *(tool.declaration for tool in self.toolset.values())]
+        own = [] if "python" in self.toolset else [PYTHON]
+        self.declarations = [*own, *(tool.declaration for tool in self.toolset.values())]
         """For models that call tools by name."""
 
     def __call__(self, code: str) -> str:

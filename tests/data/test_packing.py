@@ -87,6 +87,19 @@ def test_best_fit_is_the_longest_that_fits_and_the_first_of_equals(lengths: list
         assert lengths.index(lengths[found]) == found
 
 
+def test_conversations_that_begin_without_a_bos_are_documents_of_their_own() -> None:
+    """In ChatML each turn begins with the same token, and a conversation with none of its own."""
+    START, PAD = 3, 0
+    chats = [Rendered([START, 5, START, 6], [0, 0, 0, 1]), Rendered([START, 7, START, 8, 9], [0, 0, 0, 1, 1])]
+    batch = ChatLoader(chats, PAD, 1, 11).next_batch()
+    assert batch is not None
+    assert batch.ids.tolist() == [[START, 5, START, 6, START, 7, START, 8, 9, PAD, PAD]]
+    first = 4
+    numbers = batch.documents[0].tolist()
+    assert len(set(numbers[:first])) == len(set(numbers[first:9])) == 1
+    assert len({numbers[0], numbers[first], numbers[9], numbers[10]}) == 4
+
+
 # -- loaders in general --------------------------------------------------------------------------------------
 
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from lanbot.chat.formats import load_format
+from lanbot.chat.formats import get_format, load_format
 from lanbot.config import recipe_file
-from lanbot.config.recipe import PHASES, ModelSettings, Recipe
+from lanbot.config.recipe import PHASES, Identity, ModelSettings, Recipe, TokenizerSettings
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
@@ -147,6 +147,41 @@ def test_a_run_begins_from_a_models_folder(tree: Path, make: Make) -> None:
     second = make(f"{folder}#sft", "second")
     assert second.last_model() == "sft" and second.checkpoint("sft") == "step_000000"
     assert make(str(folder), "third").last_model() == "base", "a folder says nothing of its phase"
+
+
+def test_tool_tokens_and_the_bots_name_come_in_with_open_weights(make_model: Any, tmp_path: Path, make: Make) -> None:
+    kind = get_format("smollm2")
+    more = [f"<unused_{i}>" for i in range(60)]
+    theirs = kind(BPETokenizer.of_bytes([*kind.special_tokens, *more]))
+    rows = theirs.tokenizer.vocab_size
+    model = make_model(seed=1, vocab_size=rows, family="llama", tie_embeddings=True)
+    weights.save_model(model, tmp_path / "open")
+    theirs.save(tmp_path / "open")
+    who, plain = Identity("Robi", "Ada"), make(tmp_path / "open", "plain")
+    assert plain.recipe.tokenizer.vocab_size == rows
+    run = make(tmp_path / "open", identity=who, tokenizer=TokenizerSettings(tool_tokens=True))
+    assert run.recipe.tokenizer.vocab_size == rows + 4 and run.recipe.tokenizer.chat_format == "smollm2"
+    folder = saved.latest(run.phase("base"))
+    assert folder is not None
+    for place in (folder, run.phase("tokenizer")):
+        chat_format = load_format(place)
+        assert chat_format.default_system == who.system_message and chat_format.tokenizer.vocab_size == rows + 4
+    imported_model = load_model(folder, torch.float32, torch.device("cpu"))
+    embedding = imported_model.embed_tokens.weight
+    assert embedding is imported_model.lm_head.weight and torch.equal(embedding[:rows], model.embed_tokens.weight)
+    assert torch.allclose(embedding[rows:], model.embed_tokens.weight.mean(0).expand(4, -1))
+
+
+def test_a_real_base_model_without_chat_tokens_gets_lanbots(make: Make) -> None:
+    folder = Path(__file__).parents[3] / "shared" / "data" / "open_weights" / "stories260k"
+    if not folder.is_dir():
+        pytest.skip(f"no real weights at {folder}")
+    run = make(folder)
+    chat_format = load_format(run.phase("tokenizer"))
+    assert chat_format.name == "lanbot" and run.recipe.tokenizer.vocab_size == 523
+    model = load_model(run.phase("base") / run.checkpoint("base"), torch.float32, torch.device("cpu"))
+    ids = torch.tensor([chat_format.prompt([{"role": "user", "content": "Once upon a time"}])])
+    assert model.logits(model(ids)).isfinite().all() and model.config.vocab_size == 523
 
 
 def test_links_to_folders_are_followed(tree: Path, tmp_path: Path, make: Make) -> None:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lanbot.chat.formats.lanbot import LanBotFormat
-from lanbot.chat.messages import chat, output, parts, python, spoken, text, validate
+from lanbot.chat.messages import call, chat, output, parts, python, spoken, text, validate
 from lanbot.config.recipe import Identity, MixturePart
 from lanbot.core.errors import UserError
 from lanbot.data import hub
@@ -399,19 +399,50 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "argumen
 @pytest.mark.parametrize(
     "answer",
     [
-        [{"role": "assistant", "content": "Let me look.", "tool_calls": [CALL]}],
-        [{"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "tool", "content": "4"}],
+        [
+            {
+                "role": "assistant",
+                "content": "Let me look.",
+                "tool_calls": [{**CALL, "function": {"name": "weather"}}, 1],
+            }
+        ],
+        [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],
         [{"role": "assistant", "content": None, "function_call": CALL["function"]}],
         [{"from": "function_call", "value": "{}"}, {"from": "observation", "value": "4"}],
-        [{"role": "tool", "content": "4"}],
+        [{"role": "function", "content": "4"}],
     ],
 )
 def test_tool_calls_of_other_formats_are_refused_and_never_dropped(answer: list[object], tmp_path: Path) -> None:
     row = json.dumps({"messages": [{"role": "user", "content": "How warm is it?"}, *answer]})
     with pytest.raises(UserError, match="line 2: message 2 is a tool call or a tool's result") as caught:
         len(own(tmp_path / "c.jsonl", GOOD, row))
-    assert "open weights" in caught.value.remedy and str(caught.value).count("\n") == 1
+    assert '"tool_calls"' in caught.value.remedy and str(caught.value).count("\n") == 1
     assert len(own(tmp_path / "c.jsonl", GOOD, row, skip=True)) == 1
+
+
+def test_openais_tool_calls_are_read_and_train_every_format(tmp_path: Path) -> None:
+    called = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    again = {"id": "c2", "type": "function", "function": {"name": "python", "arguments": '{"code": "2+2"}'}}
+    messages = [
+        {"role": "user", "content": "How warm is it?"},
+        {"role": "assistant", "content": "I look.", "tool_calls": [called, again]},
+        {"role": "tool", "content": "mild", "tool_call_id": "c1"},
+        {"role": "tool", "content": "4", "tool_call_id": "c2"},
+        {"role": "assistant", "content": "It is mild."},
+    ]
+    task = own(tmp_path / "c.jsonl", json.dumps({"messages": messages}))
+    assert len(task) == 1
+    conversation = task.conversation(0)
+    parts_of = [text("I look."), call("weather", {"city": "Oslo"}, "c1"), {**python("2+2"), "id": "c2"}]
+    assert conversation["messages"][1]["content"] == parts_of
+    ids, mask = BYTES.render(conversation)
+    shown = BYTES.tokenizer.decode(ids)
+    assert "<|python_start|>weather(city='Oslo')<|python_end|><|output_start|>mild<|output_end|>" in shown
+    assert "<|python_start|>2+2<|python_end|><|output_start|>4<|output_end|>It is mild.<|assistant_end|>" in shown
+    said = BYTES.tokenizer.decode([token for token, own in zip(ids, mask, strict=True) if own])
+    assert "mild<" not in said and "weather" in said
+    begun = BYTES.prompt(conversation["messages"][:4])
+    assert BYTES.tokenizer.decode(begun).endswith("<|python_start|>2+2<|python_end|><|output_start|>4<|output_end|>")
 
 
 def test_arrays_of_conversations(tmp_path: Path) -> None:

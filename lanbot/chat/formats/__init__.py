@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lanbot.chat.formats.base import ChatFormat
+from lanbot.chat.formats.base import TOOL_TOKENS, ChatFormat
 from lanbot.chat.formats.templates import format_of
 from lanbot.core.errors import UserError
 from lanbot.core.plugins import load_object
@@ -16,6 +16,17 @@ from lanbot.tokenizers import load_tokenizer
 from lanbot.tokenizers.base import Tokenizer
 
 DEFAULT = "lanbot"
+
+
+class NoFormatError(UserError):
+    """A folder with a tokenizer that is of no chat format."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+        remedy = (
+            'Set "chat_format" in its tokenizer_config.json, or import the model into a run, which adds the tokens.'
+        )
+        super().__init__(f"{folder}: no chat template, and no special tokens of a chat format", remedy)
+        self.tokenizer = tokenizer
 
 
 @cache
@@ -38,6 +49,11 @@ def get_format(name: str) -> type[ChatFormat]:
     if not (isinstance(found, type) and issubclass(found, ChatFormat)):
         raise UserError(f"chat format {name!r}: not a subclass of ChatFormat", remedy)
     return found
+
+
+def special_tokens(kind: type[ChatFormat], tool_tokens: bool) -> tuple[str, ...]:
+    """The special tokens of a vocabulary for this format. tool_tokens: with LanBot's tool tokens."""
+    return tuple(dict.fromkeys((*kind.special_tokens, *(TOOL_TOKENS if tool_tokens else ()))))
 
 
 def special_names() -> tuple[str, ...]:
@@ -70,11 +86,10 @@ def recognised(template: str, tokenizer: Tokenizer, folder: Path) -> type[ChatFo
     for found in registry().values():
         if found.recognises(template, tokenizer.special):
             return found
-    what = (
-        "its chat template is none that LanBot knows" if template else "no chat template, and no special tokens of one"
-    )
+    if not template:
+        raise NoFormatError(folder, tokenizer)
     remedy = f'Set "chat_format" in its tokenizer_config.json to one of {", ".join(registry())}, or module:Class.'
-    raise UserError(f"{folder}: {what}", remedy)
+    raise UserError(f"{folder}: its chat template is none that LanBot knows", remedy)
 
 
 def _template(folder: Path, config: dict[str, Any]) -> str:

@@ -53,6 +53,7 @@ class StreamParser:
         self.parts: list[Part] = []
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._kind, self._invented, self._written = "text", False, ""
+        self._ids: list[int] = []
         self._call: list[int] | None = None
 
     def feed(self, token: int, sampled: bool = True) -> list[Event]:
@@ -72,7 +73,10 @@ class StreamParser:
             return [*events, Event("open", opened, invented=self._invented)]
         if closed:
             return [*self._close(whole=self._kind == closed), *calls]
-        return self._piece(self._decoder.decode(self.tokenizer.token_bytes(token)))
+        data = self.tokenizer.token_bytes(token)
+        if data:
+            self._ids.append(token)
+        return self._piece(self._decoder.decode(data))
 
     def finish(self) -> list[Event]:
         """The events after the last token: a part that is still open is closed."""
@@ -82,12 +86,16 @@ class StreamParser:
         self._written += text
         return [Event("piece", self._kind, text, self._invented)] if text else []
 
+    def _text(self) -> str:
+        """Of the part; some tokenizers put a space before a text, which decoding it whole takes away."""
+        return self.tokenizer.decode(self._ids)
+
     def _close(self, whole: bool = False) -> list[Event]:
         events = self._piece(self._decoder.decode(b"", final=True))
         kind = self._kind
         cut = kind == "python" and not whole
         if self._written or cut:
-            part: Part = {"type": kind, "text": self._written}
+            part: Part = {"type": kind, "text": self._text()}
             if cut:
                 part["open"] = True
             if self._invented:
@@ -95,7 +103,7 @@ class StreamParser:
             self.parts.append(part)
         if kind != "text":
             events.append(Event("close", kind, invented=self._invented))
-        self._kind, self._invented, self._written = "text", False, ""
+        self._kind, self._invented, self._written, self._ids = "text", False, "", []
         self._decoder.reset()
         return events
 

@@ -124,7 +124,7 @@ class Qwen25Format(ChatMLFormat):
 
     @classmethod
     def recognises(cls, template: str, special: Collection[str]) -> bool:
-        signs = ("<|im_start|>", "<tool_call>", '\\"arguments\\": <args-json-object>')
+        signs = ("<|im_start|>", "<tool_call>", "<args-json-object>")
         return all(sign in template for sign in signs) and "reasoning_content" not in template
 
 
@@ -141,7 +141,7 @@ class Qwen3Format(ChatMLFormat):
 
     @classmethod
     def recognises(cls, template: str, special: Collection[str]) -> bool:
-        signs = ("<|im_start|>", "<tool_call>", '\\"arguments\\": <args-json-object>', "reasoning_content")
+        signs = ("<|im_start|>", "<tool_call>", "<args-json-object>", "reasoning_content")
         return all(sign in template for sign in signs)
 
     def _thought(self, script: Script, turns: Sequence[Turn], i: int) -> Sequence[Part]:

@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from lanbot.chat.formats.base import TOOL_TOKENS, ChatFormat, Encode, Rendered, StreamParser
-from lanbot.chat.messages import Message, parts
+from lanbot.chat.messages import Conversation, Message, parts
+from lanbot.chat.turns import folded
 from lanbot.core.errors import UserError
 
 
@@ -69,7 +70,7 @@ class LanBotFormat(ChatFormat):
         if role not in self.roles:
             raise UserError(
                 f"a message of the role {role!r} has no place in the chat format {self.name}",
-                "Write a tool's result as an output part of the assistant's message.",
+                "A tool's result follows a call, or is an output part of the assistant's message.",
             )
         start, end = self._around(role)
         own = int(role == "assistant")
@@ -86,6 +87,12 @@ class LanBotFormat(ChatFormat):
             ids += body
             mask += [written] * len(body)
         return Rendered([*ids, end], [*mask, own])
+
+    def render(self, conversation: Conversation, bulk: bool = False) -> Rendered:
+        return super().render({**conversation, "messages": folded(conversation["messages"])}, bulk)
+
+    def ask(self, conversation: Conversation) -> list[int]:
+        return super().ask({**conversation, "messages": folded(conversation["messages"])})
 
     def start_of_answer(self) -> list[int]:
         return [self._around("assistant")[0]]

@@ -106,8 +106,11 @@ class TurnFormat(ChatFormat):
     def results_of(self, written: str, calls: int) -> list[str]:
         """The results of so many calls in what `forced_output` wrote, decoded; its end may be missing."""
         before, between, after = self.results
-        written = written.removeprefix(self.after_turn + before).removesuffix(self.opening).removesuffix(after)
-        return [self.unshown(one) for one in written.split(between, calls - 1)]
+        begin, end = self.after_turn + before, after + self.opening
+        if not written.startswith(begin):
+            return [""] * calls
+        kept = next(n for n in range(len(end), -1, -1) if written.endswith(end[:n]))
+        return [self.unshown(one) for one in written[len(begin) : len(written) - kept].split(between, calls - 1)]
 
     def _written(self, conversation: Conversation, encode: Encode, begun: bool, asks: bool = False) -> Rendered:
         turns = unfolded(conversation["messages"], self.inline)
@@ -191,6 +194,9 @@ class TurnParser(StreamParser):
         if token in self._words:
             return self._piece(self._words[token])
         return super().feed(token, sampled)
+
+    def _text(self) -> str:
+        return self._written
 
     def _text_of(self, token: int) -> str:
         return self._decoder.decode(self.tokenizer.token_bytes(token))
