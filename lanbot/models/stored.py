@@ -13,6 +13,7 @@ from torch import Tensor
 from lanbot.core.errors import UserError
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+END = ".safetensors"
 PICKLES = ("pytorch_model*.bin", "consolidated*.pth", "*.pt", "*.ckpt")
 DTYPES = ("F32", "BF16", "F16")
 AGAIN = "Fetch it again, or train again what made it."
@@ -113,7 +114,7 @@ def shards(index: Path) -> list[str]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{index}: not an index of weights", AGAIN) from None
-    wrong = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    wrong = [name for name in names if not isinstance(name, str) or Path(name).name != name or not name.endswith(END)]
     if wrong or not names:
         raise UserError(f"{index}: {wrong[0]!r} is no file beside it" if wrong else f"{index}: names no files", AGAIN)
     return names

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LARGE = (".parquet", ".pt")
+LARGE = (".parquet", ".pt", ".safetensors")
 PAGE = 3
 """Files per page of a listing."""
 

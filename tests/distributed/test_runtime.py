@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.models import saved
 from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
+from lanbot.models.stored import Rows
 from lanbot.models.transformer import Transformer
-from lanbot.models.weights import load_model
+from lanbot.models.weights import load_model, save_model
 from lanbot.training import checkpoint, memory
 from lanbot.training.optim import MuonAdamW, Rates
 from lanbot.training.sampled_softmax import SampledSoftmax
@@ -38,6 +40,7 @@ VOCAB, T = 449, 24  # an odd vocabulary and MLP: nothing divides by the number o
 ROWS = (6, 1, 5, 6)
 """Of each step: a rank may have more passes than another, or none."""
 SAVED = 2
+RATES = Rates(0.02, 0.05, 0.01, 0.005, weight_decay=0.1)
 
 
 def batches() -> Iterator[Batch]:
@@ -59,7 +62,7 @@ def fresh(layout: str, dtype: torch.dtype = torch.float32, tied: bool = False) -
     if layout == "sharded":
         assert RUNTIME.mesh is not None
         fsdp.shard(model, RUNTIME.mesh)
-    return model, MuonAdamW(model, Rates(0.02, 0.05, 0.01, 0.005, weight_decay=0.1), dtype, RUNTIME.mesh)
+    return model, MuonAdamW(model, RATES, dtype, RUNTIME.mesh)
 
 
 def steps(model: Transformer, optimizer: MuonAdamW, numbers: range) -> list[tuple[float, float]]:
@@ -122,6 +125,25 @@ def two_phases(folder: Path) -> None:
         hardware.release()
         alive.append(sum(isinstance(one, torch.nn.Parameter) for one in gc.get_objects()))
     keep(folder / "alive.pt", alive)
+
+
+def read_rows(folder: Path) -> None:
+    """Each rank loads a model that does not fit it, and trains it for a step."""
+    fsdp.must_shard = lambda *_: True
+    read, counts = Rows.read, []
+
+    def counted(stored: Rows, rows: slice | None = None) -> torch.Tensor:
+        counts.append((found := read(stored, rows)).numel())
+        return found
+
+    Rows.read = counted  # type: ignore[method-assign]
+    for tied in (False, True):
+        counts.clear()
+        exact = replace(RUNTIME, dtype=torch.float32)
+        model = fsdp.load_model(folder / f"tied_{tied}", exact, lambda model: None)
+        shares, loaded = RUNTIME.gather([sum(counts)]), weights(model)
+        after = steps(model, MuonAdamW(model, RATES, exact.dtype, RUNTIME.mesh), range(1))
+        keep(folder / f"rows_{tied}.pt", {"read": shares, "weights": loaded, "steps": after})
 
 
 def keep(path: Path, value: Any) -> None:
@@ -200,6 +222,20 @@ def test_the_saved_model_is_complete(two: Path, layout: str) -> None:
     assert_same_weights(weights(load_model(folder, torch.float32, torch.device("cpu"))), weights(model))
 
 
+def test_a_rank_reads_its_rows_alone(tmp_path: Path) -> None:
+    for tied in (False, True):
+        save_model(fresh("whole", tied=tied)[0], tmp_path / f"tied_{tied}")
+    torchrun(2, "read_rows", tmp_path)
+    for tied in (False, True):
+        found = torch.load(tmp_path / f"rows_{tied}.pt")
+        model, optimizer = fresh("whole", tied=tied)
+        expected = weights(model)
+        assert all(torch.equal(found["weights"][name], value) for name, value in expected.items())
+        assert sum(found["read"]) == sum(value.numel() for value in expected.values())
+        assert max(found["read"]) < 0.52 * sum(found["read"])
+        np.testing.assert_allclose(found["steps"], steps(model, optimizer, range(1)), rtol=1e-5)
+
+
 def test_no_parameter_outlives_its_phase(tmp_path: Path) -> None:
     torchrun(2, "two_phases", tmp_path)
     assert torch.load(tmp_path / "alive.pt") == [0, 0]
@@ -218,5 +254,6 @@ def test_a_model_too_large_for_each_rank_is_shared_out(monkeypatch: pytest.Monke
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"train_and_save": train_and_save, "resume": resume, "two_phases": two_phases}[sys.argv[1]](Path(sys.argv[2]))
+    jobs = {"train_and_save": train_and_save, "resume": resume, "two_phases": two_phases, "read_rows": read_rows}
+    jobs[sys.argv[1]](Path(sys.argv[2]))
     RUNTIME.close()

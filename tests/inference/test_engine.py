@@ -52,6 +52,21 @@ def test_greedy_is_the_likeliest_token_of_the_whole_context(engine: Engine, mode
         assert completion.sampled == [1] * len(expected)
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, WARM, Sampling(12, top_logprobs=5)], ids=["greedy", "warm", "listed"])
+def test_rows_that_are_no_token_are_never_sampled(
+    sampling: Sampling, make_model: MakeModel, chat_format: ChatFormat, prompts: list[list[int]]
+) -> None:
+    """The embedding of an open model may have more rows than its tokenizer has ids."""
+    known = chat_format.tokenizer.vocab_size
+    model = make_model(vocab_size=known + 60)
+    with torch.no_grad():
+        model.lm_head.weight[known:] *= 20
+    assert int(full_logits(model, prompts[0])[-1].argmax()) >= known, "they are what would be sampled"
+    for completion in Engine(model, chat_format).generate(prompts, sampling):
+        assert completion.ids and max(completion.ids) < known
+        assert all(token < known for others in completion.top_logprobs for token, _ in others)
+
+
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "warm"])
 def test_a_prompt_alone_and_in_a_batch_give_the_same(engine: Engine, prompts, sampling: Sampling) -> None:  # type: ignore[no-untyped-def]
     together = ids_of(engine.generate(prompts, sampling, seed=3))
