@@ -70,7 +70,9 @@ class HuggingFaceTokenizer:
     def with_special(self, names: Sequence[str]) -> "HuggingFaceTokenizer":
         data = json.loads(self.text)
         plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        added = [{"id": self.vocab_size + i, "content": name, **plain, "special": True} for i, name in enumerate(names)]
+        added: list[dict[str, Any]] = [
+            {"id": self.vocab_size + i, "content": name, **plain, "special": True} for i, name in enumerate(names)
+        ]
         data["added_tokens"] += added
         made = HuggingFaceTokenizer(json.dumps(data, ensure_ascii=False))
         if any(made.tokenizer.token_to_id(token["content"]) != token["id"] for token in added):

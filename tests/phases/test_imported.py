@@ -16,16 +16,25 @@ from safetensors import SafetensorError
 
 from lanbot.chat.formats import get_format, load_format
 from lanbot.config import recipe_file
-from lanbot.config.recipe import PHASES, Identity, ModelSettings, Recipe, TokenizerSettings
+from lanbot.config.recipe import (
+    PHASES,
+    ChatTraining,
+    Evals,
+    Identity,
+    MixturePart,
+    ModelSettings,
+    Recipe,
+    TokenizerSettings,
+)
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.distributed.runtime import Runtime
 from lanbot.models import saved, weights
 from lanbot.models.weights import load_model
-from lanbot.phases import evaluation, imported
+from lanbot.phases import evaluation, imported, pipeline
 from lanbot.phases.origins import Wanted, open_origin
-from lanbot.phases.phase import sources
+from lanbot.phases.phase import phases_of, sources
 from lanbot.tasks import contamination
 from lanbot.tokenizers.bpe import BPETokenizer
 
@@ -170,6 +179,33 @@ def test_tool_tokens_and_the_bots_name_come_in_with_open_weights(make_model: Any
     embedding = imported_model.embed_tokens.weight
     assert embedding is imported_model.lm_head.weight and torch.equal(embedding[:rows], model.embed_tokens.weight)
     assert torch.allclose(embedding[rows:], model.embed_tokens.weight.mean(0).expand(4, -1))
+
+
+@pytest.mark.parametrize("tool_tokens", [False, True])
+def test_open_weights_are_fine_tuned_and_evaluated_in_their_own_format(
+    make_model: Any, tmp_path: Path, make: Make, tool_tokens: bool
+) -> None:
+    kind = get_format("smollm2")
+    theirs = kind(BPETokenizer.of_bytes([*kind.special_tokens, *(f"<unused_{i}>" for i in range(60))]))
+    model = make_model(seed=1, vocab_size=theirs.tokenizer.vocab_size, family="llama", context=1_024)
+    weights.save_model(model, tmp_path / "open")
+    theirs.save(tmp_path / "open")
+    run = make(
+        tmp_path / "open",
+        phases=("base", "sft"),
+        identity=Identity("Robi", "Ada"),
+        tokenizer=TokenizerSettings(tool_tokens=tool_tokens),
+        sft=ChatTraining(
+            mixture=(MixturePart("identity", 20), MixturePart("word_problems", 20)), batch_tokens=4_096, sequence=1_024
+        ),
+        evals=Evals(tasks=("identity:forms", "word_problems"), limit=10, max_tokens=8),
+    )
+    (sft,) = [phase for phase in phases_of(run.recipe) if phase.name == "sft"]
+    assert pipeline.execute(run, [sft], Runtime.single(torch.device("cpu")))
+    scores = run.read("sft", "evals.json")["tasks"]
+    assert scores["identity"]["n"] == scores["word_problems"]["n"] == 10
+    folder = saved.latest(run.phase("sft"))
+    assert folder is not None and load_format(folder).default_system == "You are Robi, made by Ada."
 
 
 def test_a_real_base_model_without_chat_tokens_gets_lanbots(make: Make) -> None:
