@@ -28,7 +28,7 @@ def modelfile(source: Source, kind: str) -> str:
         f"# {source.name}" + (f" - {licence.built_with}" if licence and licence.built_with else ""),
         f"FROM ./{gguf.file_name(source, kind)}",
         f"TEMPLATE {_quoted(template(chat, begins))}",
-        *(f"SYSTEM {_quoted(system)}" for system in [_around(chat).system] if system),
+        *(f"SYSTEM {_quoted(system)}" for system in [around(chat).system] if system),
         *(f"PARAMETER stop {json.dumps(name)}" for name in (*chat.stop_names, *_ends_of_calls(chat))),
         f"PARAMETER num_ctx {source.config.context}",
         "PARAMETER temperature 0",  # as lanbot chat; Ollama's own defaults draw, and penalise what was said before
@@ -41,14 +41,14 @@ def modelfile(source: Source, kind: str) -> str:
 
 def template(chat: ChatFormat, begins: bool) -> str:
     """The chat format as a template in Go's language. begins: Ollama itself puts the bos token before a prompt."""
-    around = _around(chat)
-    bos = "" if begins else around.bos
-    default = f"{{{{ if not .System }}}}{around.default}{{{{ end }}}}" if around.default and not around.system else ""
+    words = around(chat)
+    bos = "" if begins else words.bos
+    default = f"{{{{ if not .System }}}}{words.default}{{{{ end }}}}" if words.default and not words.system else ""
     cases = " else ".join(
         f'if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}{{{{'
-        for role, (before, after) in around.roles.items()
+        for role, (before, after) in words.roles.items()
     )
-    return f"{bos}{default}{{{{ range .Messages }}}}{{{{ {cases} end }}}}{{{{ end }}}}{around.start}"
+    return f"{bos}{default}{{{{ range .Messages }}}}{{{{ {cases} end }}}}{{{{ end }}}}{words.start}"
 
 
 class Around(NamedTuple):
@@ -70,7 +70,7 @@ class Around(NamedTuple):
         return inner if self.default == f"{before}{inner}{after}" else ""
 
 
-def _around(chat: ChatFormat) -> Around:
+def around(chat: ChatFormat) -> Around:
     """Found by asking the format for prompts: each role's words are what is left between the contents."""
     roles = ("system", "user", "assistant", "user")
     messages: list[Message] = [{"role": role, "content": f"{WORD}{i}"} for i, role in enumerate(roles)]

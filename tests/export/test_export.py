@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -13,19 +14,21 @@ import pytest
 import torch
 from hub_stand_in import serve
 
+from lanbot.chat.formats import get_format
 from lanbot.cli import main
 from lanbot.cloud.stores import HubStore
 from lanbot.config.recipe import ModelSettings, Recipe
 from lanbot.config.run import Run
 from lanbot.core.options import Options
 from lanbot.export import folder
-from lanbot.export.ollama import template
+from lanbot.export.ollama import around, template
 from lanbot.export.source import Source
 from lanbot.models.gguf_write import write_gguf
 from lanbot.models.licences import LICENCES
 from lanbot.models.weights import load_model, to_hf_names
 from lanbot.phases import imported
 from lanbot.phases.origins import open_origin
+from lanbot.tokenizers.bpe import BPETokenizer
 
 pytest.importorskip("gguf")
 CPU = torch.device("cpu")
@@ -148,6 +151,9 @@ def test_the_modelfile_has_template_stops_and_settings(run: Run) -> None:
 
 def in_go(written: str, messages: list[dict[str, str]]) -> str:
     """What Go's text/template makes of the one form that templates have here."""
+    has_system = messages[0]["role"] == "system"
+    unless = re.compile(r"\{\{ if not .System \}\}(.*?)\{\{ end \}\}", re.DOTALL)
+    written = unless.sub(lambda found: "" if has_system else found[1], written)
     before, _, rest = written.partition("{{ range .Messages }}{{ ")
     cases, _, after = rest.partition("{{ end }}{{ end }}")
     texts = dict(case.split('" }}', 1) for case in cases.removeprefix('if eq .Role "').split('{{ else if eq .Role "'))
@@ -155,17 +161,25 @@ def in_go(written: str, messages: list[dict[str, str]]) -> str:
     return before + "".join(said) + after
 
 
-def test_the_template_writes_the_prompt_of_the_format(run: Run) -> None:
-    chat = Source.of_run(run, "sft").chat_format
+@pytest.mark.parametrize("name", ["lanbot", "chatml", "qwen2.5", "qwen3", "smollm2", "llama3"])
+@pytest.mark.parametrize("default", [None, "You are Robi, made by Ada."])
+def test_the_template_writes_the_prompt_of_each_format(name: str, default: str | None) -> None:
+    kind = get_format(name)
+    chat = kind(BPETokenizer.of_bytes(kind.special_tokens))
+    chat = chat if default is None else chat.with_default(default)
     messages: list[Any] = [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "2+2?"},
         {"role": "assistant", "content": "4"},
-        {"role": "user", "content": "Sure?\n"},
+        {"role": "user", "content": "Sure?"},
     ]
-    assert in_go(template(chat, begins=False), messages) == chat.tokenizer.decode(chat.prompt(messages))
-    without = chat.tokenizer.decode(chat.prompt(messages)[1:])
-    assert in_go(template(chat, begins=True), messages) == without
+    written, prompt = template(chat, begins=False), chat.tokenizer.decode(chat.prompt(messages))
+    assert in_go(written, messages) == prompt
+    assert in_go(template(chat, begins=True), messages) == prompt.removeprefix(chat.bos_token)
+    alone, system = messages[-1:], around(chat).system
+    set_by_ollama = [{"role": "system", "content": system}, *alone] if system else alone
+    assert in_go(written, set_by_ollama) == chat.tokenizer.decode(chat.prompt(alone))
+    assert default is None or not kind.family_system or system == default
 
 
 # -- Licences ----------------------------------------------------------------------------------------------
