@@ -1,14 +1,14 @@
 """RL beside TRL's GRPO: the same model, questions, number of samples, rewards, learning rate and optimiser.
 
-    python benchmarks/grpo.py RUN [--steps 40] [--rate 3e-4] [--seeds 0 1 2] [--ways ours trl ...] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/grpo.py RUN [--steps 40] [--rate 3e-4] [--seeds 0 1] [--ways ours trl ...]
 
 Starts from the run's sft. A question is a word problem of the practised templates that one call solves. The answer ends
 with the call, since TRL's plain loop does not answer it, and is right if its result is: both sides do the same job.
 Each step samples 8 answers to each of 32 questions and makes one update: REINFORCE with the group's mean as baseline,
 without clipping, KL and division by the standard deviation, normalised by the tokens of the batch, AdamW with one
 constant rate. TRL computes in fp32 as it does by default (`trl`) and with bf16 autocast (`trl bf16`), LanBot in what
-its runs use (`ours`, `ours fp32`); `recipe` is LanBot with the run's own optimiser and rates. Needs trl: `pip install
-trl`.
+its runs use (`ours`, `ours fp32`); `recipe` is LanBot with the run's own optimiser and rates. Rates are per minute of
+CPU time, which other work on the machine does not change. Needs the extra `bench`.
 """
 
 import argparse
@@ -96,7 +96,7 @@ class AdamW:
 
 @dataclass
 class Curve:
-    """rewards: the mean of each step. seconds: since training began, at the end of each step."""
+    """rewards: the mean of each step. seconds: CPU seconds since training began, at the end of each step."""
 
     rewards: list[float]
     seconds: list[float]
@@ -133,14 +133,14 @@ def ours(
         optimizer: Any = AdamW(trainer.model, rate)
         trainer.optimizer = optimizer
     engine, policy = Engine(trainer.model, chat_format, stop_at_call), PolicyGradient(trainer, settings)
-    curve, began = Curve([], []), time.monotonic()
+    curve, began = Curve([], []), time.process_time()
     for step in range(steps):
         asked = [Question(i, task, i) for i in range(step * PROMPTS, (step + 1) * PROMPTS)]
         engine.refresh()
         groups = with_advantages(score(roll_out(engine, asked, settings, seed), settings), settings)
         policy.update(turns_of(informative(groups)), 1.0)
         curve.rewards.append(mean(one.reward for group in groups for one in group))
-        curve.seconds.append(time.monotonic() - began)
+        curve.seconds.append(time.process_time() - began)
     return replace(curve, held_out=held_out(trainer.model, run))
 
 
@@ -162,10 +162,10 @@ def of_trl(run: Run, start: Path, task: Calls, steps: int, rate: float, seed: in
 
     class Times(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.began = time.monotonic()
+            self.began = time.process_time()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            curve.seconds.append(time.monotonic() - self.began)
+            curve.seconds.append(time.process_time() - self.began)
 
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     model.generation_config.eos_token_id = [*chat_format.stop_tokens, chat_format.tokenizer.special["<|python_end|>"]]

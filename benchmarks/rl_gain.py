@@ -1,13 +1,13 @@
 """What RL is worth beside continuing sft for as long: held-out word problems and errands.
 
-    python benchmarks/rl_gain.py demo-0 demo-1 demo-2 [--json FILE]
-    python benchmarks/rl_gain.py demo --seeds 0 1 2 [--recipe FILE] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/rl_gain.py demo [demo-1 ...] [--seeds 0 1 2] [--recipe FILE] [--json FILE]
 
-Without --seeds each run's own rl counts; with --seeds rl is trained anew from the run's sft for each of them, in a run
-RUN-rl-SEED beside it, with the [rl] of --recipe or else of the run. The control continues sft from the same checkpoint,
-on sft's mixture, with sft's learning rates, for as many seconds as RL's steps took. Problems are of three kinds of
-templates: those with solutions in sft have no room left, practised ones have answers only, and RL trains on them, and
-nothing trains on the rest. `open` is the latter two. Intervals are Student's over the seeds.
+RL is trained anew from the sft of each run, once for each seed, in a run RUN-rl-SEED beside it, with --recipe's [rl]
+or else of the run. The control continues sft from the same checkpoint, on sft's mixture, with sft's learning rates, for
+as many seconds as RL took at most; one control serves all seeds of a run. Seconds are CPU seconds, which other work on
+the machine does not change. Problems are of three kinds of templates: those with solutions in sft have no room left,
+practised ones have answers only, and RL trains on them, and nothing trains on the rest. `open` is the latter two.
+Intervals are Student's over runs and seeds.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from lanbot.chat.formats import load_format
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.config import recipe_file
 from lanbot.config.recipe import RL
-from lanbot.config.run import Run, read_metrics
+from lanbot.config.run import Run
 from lanbot.core.console import say, table
 from lanbot.data.loader import ChatLoader
 from lanbot.data.packing import Batch
@@ -52,7 +52,7 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Compared:
-    """The scores after sft, after sft continued for `seconds`, and after RL, which took as long."""
+    """The scores after sft, after sft continued, and after RL. seconds: of RL."""
 
     name: str
     seconds: float
@@ -62,14 +62,14 @@ class Compared:
 
 
 class ForSeconds(ChatLoader):
-    """A chat loader that ends after a number of seconds; the schedule follows the clock."""
+    """A chat loader that ends after a number of CPU seconds; the schedule follows them."""
 
     def __init__(self, *arguments: Any, seconds: float) -> None:
         super().__init__(*arguments)
-        self.seconds, self.began = seconds, time.monotonic()
+        self.seconds, self.began = seconds, time.process_time()
 
     def progress(self) -> float:
-        return min(1.0, (time.monotonic() - self.began) / self.seconds)
+        return min(1.0, (time.process_time() - self.began) / self.seconds)
 
     def next_batch(self) -> Batch | None:
         return None if self.progress() >= 1 else super().next_batch()
@@ -90,16 +90,23 @@ def scores_of(model: Transformer, chat_format: ChatFormat) -> Scores:
     }
 
 
-def trained(run: Run, seed: int, settings: RL) -> Run:
-    """A run with the same sft whose rl is trained anew."""
+def after(run: Run, phase: str) -> Scores:
+    folder = saved.latest(run.phase(phase))
+    assert folder, f"{phase} is done"
+    return scores_of(load_model(folder, RUNTIME.dtype, RUNTIME.device), load_format(folder))
+
+
+def trained(run: Run, seed: int, settings: RL) -> tuple[float, Scores]:
+    """(seconds, scores) of an rl that is trained anew from the run's sft."""
     folder = run.folder.with_name(f"{run.folder.name}-rl-{seed}")
     shutil.rmtree(folder, ignore_errors=True)
-    recipe = replace(run.recipe, name=folder.name, seed=seed, rl=settings)
+    recipe = replace(run.recipe, name=folder.name, seed=seed, rl=replace(settings, eval_questions=1))
     made = Run.create(recipe, folder.parent, run.options)
     for phase in ("tokenizer", "sft"):
         shutil.copytree(run.phase(phase), made.phase(phase))
+    began = time.process_time()
     train_rl(made, RUNTIME)
-    return made
+    return time.process_time() - began, after(made, "rl")
 
 
 def continued(run: Run, seconds: float) -> Scores:
@@ -121,20 +128,6 @@ def continued(run: Run, seconds: float) -> Scores:
     return scores_of(trainer.model, chat_format)
 
 
-def compare(run: Run) -> Compared:
-    """All phases of the run are done."""
-    seconds = read_metrics(run.phase("rl") / "metrics.jsonl")[-1]["seconds"]
-
-    def after(phase: str) -> Scores:
-        folder = saved.latest(run.phase(phase))
-        assert folder, f"{phase} is done"
-        return scores_of(load_model(folder, RUNTIME.dtype, RUNTIME.device), load_format(folder))
-
-    rl = after("rl")
-    say(f"{run.folder.name}: sft continued for the {seconds:.0f} seconds that rl took")
-    return Compared(run.folder.name, seconds, after("sft"), continued(run, seconds), rl)
-
-
 def interval(values: Sequence[float]) -> str:
     if len(values) < 2:
         return f"{mean(values):+.3f}"
@@ -145,9 +138,9 @@ def interval(values: Sequence[float]) -> str:
 def show(found: Sequence[Compared]) -> None:
     rows = []
     for one in found:
-        for after, scores in (("sft", one.sft), ("sft continued", one.continued), ("rl", one.rl)):
-            seconds = "" if after == "sft" else f"{one.seconds:.0f}"
-            rows.append((one.name, after, *(f"{scores[column]:.3f}" for column in COLUMNS), seconds))
+        for phase, scores in (("sft", one.sft), ("sft continued", one.continued), ("rl", one.rl)):
+            seconds = f"{one.seconds:.0f}" if phase == "rl" else ""
+            rows.append((one.name, phase, *(f"{scores[column]:.3f}" for column in COLUMNS), seconds))
     print(table(rows, ("run", "after", *COLUMNS, "seconds"), left=2), end="\n\n")
     differences = []
     for column in found[0].rl:
@@ -159,7 +152,7 @@ def show(found: Sequence[Compared]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="of rl; each run's own if left out")
     parser.add_argument("--recipe", help="a recipe whose [rl] is trained, by name or path")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
@@ -169,10 +162,15 @@ def main() -> None:
     found: list[Compared] = []
     for run in runs:
         settings = recipe_file.load(asked.recipe).rl if asked.recipe else run.recipe.rl
-        for seed in asked.seeds or [None]:
-            found.append(compare(run if seed is None else trained(run, seed, settings)))
-            if asked.json:  # after each, for a comparison takes minutes
-                asked.json.write_text(json.dumps([vars(one) for one in found], indent=1) + "\n", encoding="utf-8")
+        sft, rl = after(run, "sft"), []
+        for seed in asked.seeds or [run.recipe.seed]:
+            seconds, scores = trained(run, seed, settings)
+            say(f"{run.folder.name}, seed {seed}: {seconds:.0f} s, {scores}")
+            rl.append((seed, seconds, scores))
+        control = continued(run, max(seconds for _, seconds, _ in rl))
+        found += [Compared(f"{run.folder.name}/{seed}", seconds, sft, control, scores) for seed, seconds, scores in rl]
+        if asked.json:  # after each run, for one takes minutes
+            asked.json.write_text(json.dumps([vars(one) for one in found], indent=1) + "\n", encoding="utf-8")
     show(found)
 
 
