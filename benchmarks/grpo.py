@@ -6,7 +6,7 @@ Starts from the run's sft. A question is a word problem of the practised templat
 with the call, since TRL's plain loop does not answer it, and is right if its result is: both sides do the same job.
 Each step samples 8 answers to each of 32 questions and makes one update: REINFORCE with the group's mean as baseline,
 without clipping, KL and division by the standard deviation, normalised by the tokens of the batch, AdamW with one
-constant rate. TRL computes in fp32 as it does by default (`trl`) and with bf16 autocast (`trl bf16`), LanBot in what
+constant rate. (TRL's normalisation counts groups of equal rewards too, a factor that AdamW takes out.) TRL computes in fp32 as it does by default (`trl`) and with bf16 autocast (`trl bf16`), LanBot in what
 its runs use (`ours`, `ours fp32`); `recipe` is LanBot with the run's own optimiser and rates. Rates are per minute of
 CPU time, which other work on the machine does not change. Needs the extra `bench`.
 """
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     run = Run.open(asked.run)
     start = saved.latest(run.phase("sft"))
@@ -227,9 +227,6 @@ def main() -> None:
             found[way].append(runs[way](run, start, task, asked.steps, asked.rate, seed))
             last = found[way][-1]
             say(f"{way}, seed {seed}: {last.per_minute():,.0f} rollouts/min, reward {mean(last.rewards):.3f}")
-            if asked.json:
-                everything = {name: [vars(curve) for curve in curves] for name, curves in found.items()}
-                asked.json.write_text(json.dumps({"before": before, **everything}) + "\n", encoding="utf-8")
     rows = []
     for way, curves in found.items():
         by_thousand = [spread(values) for values in zip(*map(thousands, curves), strict=True)]
@@ -244,6 +241,10 @@ def main() -> None:
     say(f"{run.folder.name}: {PROMPTS} x {GROUP} answers a step, {asked.steps} steps, rate {asked.rate:g}; "
         f"held out before: {before:.3f}")  # fmt: skip
     print(table(rows, header))
+    if asked.json:
+        print(
+            json.dumps({"before": before, **{way: [vars(curve) for curve in of_way] for way, of_way in found.items()}})
+        )
 
 
 if __name__ == "__main__":

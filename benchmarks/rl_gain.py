@@ -1,6 +1,6 @@
 """What RL is worth beside continuing sft for as long: held-out word problems and errands.
 
-    OMP_NUM_THREADS=1 python benchmarks/rl_gain.py demo [demo-1 ...] [--seeds 0 1 2] [--recipe FILE] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/rl_gain.py demo [demo-1 ...] [--seeds 0 1 2] [--recipe FILE] [--json]
 
 RL is trained anew from the sft of each run, once for each seed, in a run RUN-rl-SEED beside it, with --recipe's [rl]
 or else of the run. The control continues sft from the same checkpoint, on sft's mixture, with sft's learning rates, for
@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -154,7 +153,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="of rl; each run's own if left out")
     parser.add_argument("--recipe", help="a recipe whose [rl] is trained, by name or path")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     runs = [Run.open(name) for name in asked.runs]
     if len(runs) * max(1, len(asked.seeds)) not in (1, *STUDENT_95):
@@ -169,9 +168,9 @@ def main() -> None:
             rl.append((seed, seconds, scores))
         control = continued(run, max(seconds for _, seconds, _ in rl))
         found += [Compared(f"{run.folder.name}/{seed}", seconds, sft, control, scores) for seed, seconds, scores in rl]
-        if asked.json:  # after each run, for one takes minutes
-            asked.json.write_text(json.dumps([vars(one) for one in found], indent=1) + "\n", encoding="utf-8")
     show(found)
+    if asked.json:
+        print(json.dumps({"runs": [vars(one) for one in found]}))
 
 
 if __name__ == "__main__":
