@@ -6,9 +6,10 @@ Starts from the run's sft. A question is a word problem of the practised templat
 with the call, since TRL's plain loop does not answer it, and is right if its result is: both sides do the same job.
 Each step samples 8 answers to each of 32 questions and makes one update: REINFORCE with the group's mean as baseline,
 without clipping, KL and division by the standard deviation, normalised by the tokens of the batch, AdamW with one
-constant rate. (TRL's normalisation counts groups of equal rewards too, a factor that AdamW takes out.) TRL computes in fp32 as it does by default (`trl`) and with bf16 autocast (`trl bf16`), LanBot in what
-its runs use (`ours`, `ours fp32`); `recipe` is LanBot with the run's own optimiser and rates. Rates are per minute of
-CPU time, which other work on the machine does not change. Needs the extra `bench`.
+constant rate. (TRL's normalisation counts groups of equal rewards too, a factor that AdamW takes out.) TRL computes in
+fp32 as it does by default (`trl`) and with bf16 autocast (`trl bf16`), LanBot in what its runs use (`ours`, `ours
+fp32`); `recipe` is LanBot with the run's own optimiser and rates. Rates are per minute of CPU time, which other work on
+the machine does not change. Needs the extra `bench`.
 """
 
 import argparse
