@@ -6,7 +6,7 @@ token of the row; a weight multiplies the target's loss.
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -22,13 +22,15 @@ class Batch:
     targets: np.ndarray
     weights: np.ndarray
     documents: np.ndarray
+    trees: bool = False
+    """Whether the documents are parts of trees (models/shared_prefix.py, Trees)."""
 
     def rows(self, index: slice) -> "Batch":
-        return Batch(self.ids[index], self.targets[index], self.weights[index], self.documents[index])
+        return Batch(self.ids[index], self.targets[index], self.weights[index], self.documents[index], self.trees)
 
     def scaled(self, factor: float) -> "Batch":
         """The same batch with its weights multiplied."""
-        return Batch(self.ids, self.targets, self.weights * np.float32(factor), self.documents)
+        return replace(self, weights=self.weights * np.float32(factor))
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -72,3 +72,37 @@ class Branches(CacheView):
     def update(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         trunk_keys, trunk_values = self.trunks.held[layer]
         return torch.cat((trunk_keys[self.rows], keys), dim=2), torch.cat((trunk_values[self.rows], values), dim=2)
+
+
+BRANCHES = 1 << 20
+"""The trunk of tree n is document n * BRANCHES of its row, its branches are the next ones."""
+
+
+class Trees(CacheView):
+    """Rows of trees, each a trunk and then its branches, for training. A token attends to what is before it in its
+    trunk and in its own branch.
+
+    documents: (B, T), see BRANCHES.
+    """
+
+    def __init__(self, documents: Tensor) -> None:
+        self.documents, self.trunk = documents, documents % BRANCHES == 0
+        tree = documents // BRANCHES
+        self.of_trunk = (tree[:, :, None] == tree[:, None, :]) & self.trunk[:, None, :]
+        """(B, T, T): whether the second token is of the first one's trunk."""
+
+    def positions(self, T: int) -> Tensor:
+        place = torch.arange(T, device=self.documents.device)
+        begins = torch.ones_like(self.trunk)
+        begins[:, 1:] = self.documents[:, 1:] != self.documents[:, :-1]
+        start = (place * begins).cummax(dim=1).values
+        return place - start + self.of_trunk.sum(dim=2) * ~self.trunk
+
+    def mask(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, 1, T, T), added to scores."""
+        before = torch.ones(self.of_trunk.shape[1:], dtype=torch.bool, device=positions.device).tril()
+        seen = (self.of_trunk | (self.documents[:, :, None] == self.documents[:, None, :])) & before
+        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf).unsqueeze(1)
+
+    def update(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return keys, values

@@ -55,7 +55,8 @@ def train_rl(run: Run, runtime: Runtime, phase: str = "rl") -> None:
     engine = Engine(trainer.model, trainer.chat_format)
     policy = PolicyGradient(trainer, settings)
     measure(run, phase, engine, runtime, "before")
-    questions.load_state(trainer.resume(), trainer.step)
+    if (state := trainer.resume()) is not None:
+        questions.load_state(state)
     log = RLLog(trainer, settings, questions, bad)
     with trainer.running(log.line) as stop:
         while trainer.step < settings.steps:

@@ -8,8 +8,8 @@ from lanbot.core.console import Progress, say
 from lanbot.inference.engine import Completion
 from lanbot.phases.rl_samples import Samples
 from lanbot.phases.rollouts import Group, Questions, informative, is_informative, mean_error
-from lanbot.training.policy_gradient import PolicyStep, logprob_gaps
-from lanbot.training.step import StepResult
+from lanbot.training.policy_batch import logprob_gaps
+from lanbot.training.policy_gradient import PolicyStep
 from lanbot.training.trainer import Trainer
 
 LOGPROB_GAP = 0.05
@@ -44,7 +44,7 @@ class RLLog:
         now = time.monotonic()
         seconds, rollout_seconds, update_seconds = now - self.began, self.sampled - self.began, now - self.sampled
         trainer.seconds += seconds
-        local = self._local(groups, result)
+        local = self._local(groups, done)
         total = {name: runtime.sum(float(value)) for name, value in local.items()}
         n, generated = max(1.0, total["answers"]), total["tokens"]
         trainer.tokens += int(generated)
@@ -80,12 +80,12 @@ class RLLog:
             values = f"loss {figures['loss']}, gradient norm {figures['grad_norm']}"
             trainer.check(trainer.step, values, lambda: f"question {self.questions.position:,}")
 
-    def _local(self, groups: Sequence[Group], result: StepResult | None) -> dict[str, float]:
+    def _local(self, groups: Sequence[Group], done: PolicyStep) -> dict[str, float]:
         """This rank's sums."""
         answers = [one for group in groups for one in group]
         turns = [turn for one in answers for turn in one.turns]
         learned = [turn for one in informative(groups) for turn in one.turns]
-        gaps = logprob_gaps(learned, result.nll if result else None)
+        gaps = logprob_gaps(learned, done.result.nll if done.result else None, done.places)
         return {
             "answers": len(answers),
             "reward": sum(one.reward for one in answers),

@@ -57,9 +57,8 @@ class Questions:
     def state(self) -> dict[str, Any]:
         return {"position": self.position}
 
-    def load_state(self, state: dict[str, Any] | None, step: int) -> None:
-        """step: the steps done; a checkpoint of an earlier version says only that."""
-        self.position = (state or {}).get("position", step * self.settings.prompts)
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]
 
     def rounds(self, groups: Sequence[Group]) -> Iterator[list[Question]]:
         """This rank's questions of a step, in rounds; the caller adds each round's groups to `groups`.

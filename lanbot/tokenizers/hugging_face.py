@@ -75,7 +75,7 @@ class HuggingFaceTokenizer:
         ]
         data["added_tokens"] += added
         made = HuggingFaceTokenizer(json.dumps(data, ensure_ascii=False))
-        if any(made.tokenizer.token_to_id(token["content"]) != token["id"] for token in added):
+        if any(made.tokenizer.token_to_id(name) != self.vocab_size + i for i, name in enumerate(names)):
             raise UserError(
                 "tokenizer.json: its ids have gaps, so no token can be added", "Use it without further tokens."
             )

@@ -6,14 +6,12 @@ ratio is 1 and the weights are the advantages.
 """
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lanbot.config.recipe import RL
 from lanbot.data.packing import Batch
@@ -22,57 +20,21 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.models.attention import send
 from lanbot.models.loss import weighted_nll
 from lanbot.models.transformer import Transformer
-from lanbot.training.step import StepResult, blank
+from lanbot.training.policy_batch import Sampled, policy_batch, tree_batch
+from lanbot.training.step import StepResult, blank, hidden_states
 from lanbot.training.trainer import Trainer
-
-
-class Sampled(Protocol):
-    """What the engine generated after a prompt (inference/engine.py, Completion)."""
-
-    prompt: list[int]
-    ids: list[int]
-    sampled: list[int]
-    logprobs: list[float]
-
-
-def policy_batch(turns: Sequence[tuple[Sampled, float]], bos: int) -> Batch:
-    """(answer, advantage) as a batch whose weighted NLL is minus the policy gradient's objective, not yet normalised.
-
-    A token's weight is its answer's advantage if the model sampled it, and 0 in prompts and forced outputs.
-    """
-    width = max((len(turn.prompt) + len(turn.ids) for turn, _ in turns), default=2)
-    tokens = np.full((len(turns), width), bos, dtype=np.int64)
-    weights = np.zeros((len(turns), width), dtype=np.float32)
-    for row, (turn, advantage) in enumerate(turns):
-        start, end = len(turn.prompt), len(turn.prompt) + len(turn.ids)
-        tokens[row, :end] = turn.prompt + turn.ids
-        weights[row, start:end] = np.multiply(turn.sampled, advantage)
-    documents = np.zeros_like(tokens[:, :-1])  # padding is at the end, so no token attends to it
-    return Batch(tokens[:, :-1], tokens[:, 1:], weights[:, 1:], documents)
-
-
-def logprob_gaps(turns: Sequence[Sampled], nll: Tensor | None) -> list[float]:
-    """|log p of the engine - log p of the trainer| of each sampled token; rounding errors if on-policy."""
-    if nll is None:
-        return []
-    gaps = []
-    for turn, row in zip(turns, nll.cpu().tolist(), strict=True):
-        trained = row[len(turn.prompt) - 1 :]
-        for sampler, loss, sampled in zip(turn.logprobs, trained, turn.sampled, strict=False):
-            if sampled and not math.isnan(loss):  # not computed, as nothing is learned from it
-                gaps.append(abs(sampler + loss))
-    return gaps
 
 
 @dataclass(frozen=True)
 class PolicyStep:
     """tokens: the sampled ones of all ranks. result: of the first update, None if no rank has anything to learn from.
-    figures: `kl` and `clipped`, where they are measured; means over this step's tokens."""
+    figures: `kl` and `clipped`, where they are measured; means over this step's tokens. places: see PolicyBatch."""
 
     tokens: int
     scale: float
     result: StepResult | None
     figures: dict[str, float]
+    places: Sequence[tuple[int, int]] = ()
 
 
 class PolicyGradient:
@@ -92,7 +54,9 @@ class PolicyGradient:
             trainer.step += 1
             return PolicyStep(tokens, scale, None, {})
         bos, epochs = trainer.chat_format.bos, self.settings.ppo_epochs
-        batch, mask = policy_batch(turns, bos), policy_batch([(turn, 1.0) for turn, _ in turns], bos).weights
+        lay_out = tree_batch if runtime.device.type == "cpu" else policy_batch  # FlashAttention knows no trees
+        batch, places = lay_out(turns, bos)
+        mask = lay_out([(turn, 1.0) for turn, _ in turns], bos).batch.weights
         reference = None if self.reference is None else self._logprobs(self.reference, batch)
         first: StepResult | None = None
         figures: dict[str, float] = {}
@@ -108,7 +72,7 @@ class PolicyGradient:
             )
             trainer.count(bool(result.finite))
             first = first or result
-        return PolicyStep(tokens, scale, first, figures)
+        return PolicyStep(tokens, scale, first, figures, places)
 
     def _logprobs(self, model: Transformer, batch: Batch) -> np.ndarray:
         return logprobs(model, batch, max(1, self.trainer.micro_tokens // batch.ids.shape[1]), self.trainer.runtime)
@@ -165,7 +129,7 @@ def logprobs(model: Transformer, batch: Batch, micro_batch: int, runtime: Runtim
         count = len(rows)
         rows = rows if count else blank(batch)
         ids, targets, weights = (send(array, runtime.device) for array in (rows.ids, rows.targets, rows.weights))
-        hidden = model(ids, torch.from_numpy(rows.documents))
+        hidden = hidden_states(model, ids, rows)
         _, nll = weighted_nll(hidden, model.lm_head.weight, targets, weights, None, model.config.switches.softcap)
         found.append(-nll[:count].cpu().numpy())
     return np.concatenate(found) if found else np.zeros(batch.ids.shape, dtype=np.float32)

@@ -11,6 +11,7 @@ from lanbot.distributed.fsdp import is_sharded
 from lanbot.distributed.runtime import Runtime
 from lanbot.models.attention import send
 from lanbot.models.loss import Candidates, weighted_nll
+from lanbot.models.shared_prefix import Trees
 from lanbot.models.transformer import Transformer
 from lanbot.training.optim import MuonAdamW
 
@@ -55,7 +56,7 @@ def training_step(
         count = len(rows)
         rows = rows if count else blank(batch)
         ids, targets, weights = (send(array, device) for array in (rows.ids, rows.targets, rows.weights))
-        hidden = model(ids, torch.from_numpy(rows.documents))
+        hidden = hidden_states(model, ids, rows)
         part, rows_nll = weighted_nll(
             hidden, model.lm_head.weight, targets, weights, candidates, model.config.switches.softcap
         )
@@ -73,7 +74,13 @@ def training_step(
     return StepResult(loss, norm, finite, torch.cat(nll) if nll else torch.empty(0), softmax)
 
 
+def hidden_states(model: Transformer, ids: Tensor, rows: Batch) -> Tensor:
+    """The model's last hidden states of the rows, (rows, T, dim). ids: theirs, on the device."""
+    documents = torch.from_numpy(rows.documents)
+    return model(ids, cache=Trees(documents.to(ids.device))) if rows.trees else model(ids, documents)
+
+
 def blank(batch: Batch) -> Batch:
     """One row as wide as the batch's, of weight 0."""
     ids = np.zeros((1, batch.ids.shape[1]), dtype=np.int64)
-    return Batch(ids, ids, ids.astype(np.float32), ids)
+    return Batch(ids, ids, ids.astype(np.float32), ids, batch.trees)

@@ -17,7 +17,7 @@ from lanbot.models.transformer import Transformer
 from lanbot.phases.rollouts import Group, Questions, informative, roll_out, score, with_advantages
 from lanbot.tasks.mixture import Mixture
 from lanbot.tools.calculator import answer
-from lanbot.training.policy_gradient import logprob_gaps, policy_batch
+from lanbot.training.policy_batch import logprob_gaps, policy_batch
 
 ONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
 SETTINGS = RL(mixture=(MixturePart("simple_spelling:builtin"),), prompts=4, group_size=3, max_tokens=8)
@@ -97,14 +97,14 @@ def test_ranks_share_the_questions_and_draw_what_one_rank_would(
 def test_only_sampled_tokens_weigh_and_they_weigh_their_advantage() -> None:
     first = Completion([9, 5, 6], [7, 8, 1], [1, 0, 1], [-1.0, 0.0, -2.0])
     second = Completion([9, 5], [7], [1], [-1.0])
-    batch = policy_batch([(first, 0.75), (second, -0.25)], bos=9)
+    batch = policy_batch([(first, 0.75), (second, -0.25)], bos=9).batch
     assert batch.ids.tolist() == [[9, 5, 6, 7, 8], [9, 5, 7, 9, 9]]
     assert batch.targets.tolist() == [[5, 6, 7, 8, 1], [5, 7, 9, 9, 9]]
     assert batch.weights.tolist() == [[0, 0, 0.75, 0, 0.75], [0, -0.25, 0, 0, 0]]
 
 
 def test_no_rollouts_make_an_empty_batch() -> None:
-    assert len(policy_batch([], bos=0)) == 0
+    assert len(policy_batch([], bos=0).batch) == 0
 
 
 def test_the_gradient_is_that_of_reinforce(chat_format: ChatFormat, make_model: Callable[..., Transformer]) -> None:
@@ -114,7 +114,7 @@ def test_the_gradient_is_that_of_reinforce(chat_format: ChatFormat, make_model: 
     turns = [(answers[0], 0.5), (answers[1], -0.5)]
     n = sum(sum(answer.sampled) for answer in answers)
 
-    batch = policy_batch(turns, chat_format.bos).scaled(1 / n)
+    batch = policy_batch(turns, chat_format.bos).batch.scaled(1 / n)
     ids, targets, weights = (
         torch.from_numpy(np.ascontiguousarray(x)) for x in (batch.ids, batch.targets, batch.weights)
     )
@@ -146,12 +146,12 @@ def test_sampler_and_trainer_agree_in_fp32(chat_format: ChatFormat, make_model: 
     answers = engine.generate(prompts, Sampling(40, 1.0), seed=1)
     assert any(0 in answer.sampled for answer in answers)
     assert len({len(answer.ids) for answer in answers}) > 1
-    batch = policy_batch([(answer, 1.0) for answer in answers], chat_format.bos)
+    batch, places = policy_batch([(answer, 1.0) for answer in answers], chat_format.bos)
     with torch.no_grad():
         arrays = (torch.from_numpy(np.ascontiguousarray(x)) for x in (batch.ids, batch.targets, batch.weights))
         ids, targets, weights = arrays
         _, nll = weighted_nll(model(ids), model.lm_head.weight, targets, weights)
-    gaps = logprob_gaps(answers, nll)
+    gaps = logprob_gaps(answers, nll, places)
     assert len(gaps) == sum(sum(answer.sampled) for answer in answers) and max(gaps) < 1e-3
 
 
@@ -211,10 +211,8 @@ def test_questions_go_on_where_a_checkpoint_left_them(questions: Mixture) -> Non
     settings = replace(SETTINGS, refill=1)
     before, after = (Questions(questions, settings, ONE) for _ in range(2))
     assert sum(len(asked) for asked in before.rounds([])) == 8
-    after.load_state(before.state(), 1)
+    after.load_state(before.state())
     assert [one.number for one in next(after.rounds([]))] == [8, 9, 10, 11]
-    after.load_state({}, 3)  # of a checkpoint without a position
-    assert after.position == 12
 
 
 def test_weights_are_the_shares_of_a_mixture(chat_format: ChatFormat) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import RL
@@ -15,7 +16,9 @@ from lanbot.inference.engine import Completion
 from lanbot.models.loss import weighted_nll
 from lanbot.models.transformer import Transformer
 from lanbot.phases.rollouts import Rollout, advantages
-from lanbot.training.policy_gradient import PolicyGradient, logprobs, objective_weights, policy_batch
+from lanbot.training.policy_batch import policy_batch, tree_batch
+from lanbot.training.policy_gradient import PolicyGradient, logprobs, objective_weights
+from lanbot.training.step import hidden_states
 from lanbot.training.trainer import Trainer
 
 ONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
@@ -53,7 +56,7 @@ def test_the_gradient_is_that_of_the_clipped_ratio_and_the_kl_term(
     settings = RL(ppo_epochs=2, clip_range=clip_range, kl=kl)
     n = sum(sum(turn.sampled) for turn, _ in TURNS)
 
-    batch, mask = policy_batch(TURNS, 9), policy_batch([(turn, 1.0) for turn, _ in TURNS], 9).weights
+    batch, mask = policy_batch(TURNS, 9).batch, policy_batch([(turn, 1.0) for turn, _ in TURNS], 9).batch.weights
     now, of_old, of_start = (logprobs(one, batch, 2, ONE) for one in (model, old, start))
     weights = objective_weights(batch.weights, mask, now, of_old, of_start if kl else None, settings)
     ids, targets, weighted = (torch.from_numpy(np.ascontiguousarray(x)) for x in (batch.ids, batch.targets, weights))
@@ -79,12 +82,47 @@ def test_the_gradient_is_that_of_the_clipped_ratio_and_the_kl_term(
 
 
 def test_log_probs_do_not_depend_on_the_micro_batch(make_model: MakeModel) -> None:
-    model, batch = make_model(), policy_batch(TURNS, 9)
+    model, batch = make_model(), policy_batch(TURNS, 9).batch
     assert logprobs(model, batch, 1, ONE) == pytest.approx(logprobs(model, batch, 8, ONE), abs=1e-5)
     start = len(TURNS[1][0].prompt) - 1
     assert logprobs(model, batch, 8, ONE)[1, start : start + 4] == pytest.approx(
         exact(model, TURNS[1][0]).detach().numpy(), abs=1e-5
     )
+
+
+def same_prompts(seed: int) -> list[tuple[Completion, float]]:
+    """Answers to three prompts, one after the other, some with forced tokens; too many for one row of trees."""
+    rng = np.random.default_rng(seed)
+    turns = []
+    for length, answers in ((1, 2), (30, 19), (12, 9)):
+        prompt = rng.integers(1, 90, length).tolist()
+        for _ in range(answers):
+            n = int(rng.integers(1, 30))
+            sampled = rng.integers(0, 2, n).tolist()
+            turns.append(
+                (Completion(prompt, rng.integers(1, 90, n).tolist(), sampled, [-1.0] * n), float(rng.normal()))
+            )
+    return turns
+
+
+def test_trees_of_answers_have_the_gradient_and_the_log_probs_of_rows(make_model: MakeModel) -> None:
+    model, turns, found = make_model(context=64), same_prompts(0), []
+    for lay_out in (policy_batch, tree_batch):
+        model.zero_grad()
+        batch, places = lay_out(turns, 9)
+        ids, targets, weights = (
+            torch.from_numpy(np.ascontiguousarray(x)) for x in (batch.ids, batch.targets, batch.weights)
+        )
+        loss, nll = weighted_nll(hidden_states(model, ids, batch), model.lm_head.weight, targets, weights)
+        loss.backward()
+        for (turn, _), (row, start) in zip(turns, places, strict=True):
+            assert_close(-nll[row, start : start + len(turn.ids)], exact(model, turn), atol=1e-4, rtol=1e-4)
+        found.append(({n: p.grad.clone() for n, p in model.named_parameters()}, loss, batch.ids.size))  # type: ignore[union-attr]
+    (plain, loss, size), (trees, of_trees, smaller) = found
+    assert_close(loss, of_trees)
+    for name in plain:
+        assert_close(trees[name], plain[name], atol=1e-4, rtol=1e-3)
+    assert len(tree_batch(turns, 9).batch) > 1 and smaller < 0.8 * size
 
 
 @pytest.fixture
