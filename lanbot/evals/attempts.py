@@ -25,6 +25,11 @@ class Attempt:
         """The last answer; None if the context had no room for it."""
         self.ended = False
 
+    @property
+    def did_not_fit(self) -> bool:
+        """Whether the context had no room for an answer."""
+        return self.message is None if self.env is None else self.env.did_not_fit
+
     def prompt(self, chat_format: ChatFormat) -> list[int]:
         """Of its next conversation."""
         if self.env is not None and (request := self.env.request()):

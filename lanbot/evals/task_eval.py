@@ -49,14 +49,9 @@ def evaluate(
     with Progress(f"evaluating {name}", len(mine)) as progress:
         if task.kind == "choice":
             right = _choose(engine, task, mine, progress.show)
-        elif isinstance(task, AgentTasks):
-            envs = do_errands(engine, task, mine, max_tokens, progress.show)
-            right, did_not_fit = [env.right() for env in envs], sum(env.did_not_fit for env in envs)
         else:
-            chat_format = engine.chat_format
-            prompts = [chat_format.prompt_of(task.asked(row, chat_format)) for row in mine]
-            answers = _answers(engine, prompts, Sampling(max(max_tokens, task.answer_tokens)), progress.show)
-            faults, did_not_fit = task.faults(mine, answers), answers.count(None)
+            attempts = attempt_each(engine, task, mine, max(max_tokens, task.answer_tokens), progress.show)
+            faults, did_not_fit = faults_of(attempts), sum(one.did_not_fit for one in attempts)
             right = [not fault for fault in faults]
     guesses, parts = ([of(row) for row in mine] for of in (task.guess, task.part))
     score = Score.of(runtime.gather(right), runtime.gather(guesses), runtime.gather(parts))
@@ -101,7 +96,7 @@ def pass_at(
     mine = faults_of(attempts)
     # of each item, in the order of the ranks' shares, one fault a sample
     faults = runtime.gather([mine[i * samples : (i + 1) * samples] for i in range(len(numbers))])
-    did_not_fit = sum(runtime.gather([sum(one.message is None for one in attempts) // samples]))
+    did_not_fit = sum(runtime.gather([sum(one.did_not_fit for one in attempts) // samples]))
     guesses = [task.guess(row) for task, row in items]
     level, failed = _level([task for task, _ in items], runtime), {}
     if any(task.runs_code for task, _ in items):
@@ -135,20 +130,17 @@ def unbiased(n: int, right: int, k: int) -> float:
 ProgressCallback = Callable[[int], None]
 
 
-def _answers(
+def attempt_each(
     engine: Engine,
-    prompts: Sequence[list[int]],
-    sampling: Sampling,
-    on_progress: ProgressCallback,
-) -> list[Message | None]:
-    """The model's answer to each prompt; None where it leaves no room in the context for one."""
-    fits = [i for i, prompt in enumerate(prompts) if len(prompt) < engine.model.config.context]
-    completions = engine.generate([prompts[i] for i in fits], sampling, on_finished=on_progress)
-    answers: list[Message | None] = [None] * len(prompts)
-    for i, completion in zip(fits, completions, strict=True):
-        answers[i] = engine.chat_format.parse(completion.ids, completion.sampled)
-    on_progress(len(prompts))
-    return answers
+    task: Task,
+    rows: Sequence[int],
+    max_tokens: int,
+    on_progress: ProgressCallback = lambda _: None,
+) -> list[Attempt]:
+    """A greedy attempt at each row; of an errand its first conversation, then its second."""
+    attempts = [Attempt(task, row) for row in rows]
+    attempt(engine, attempts, Sampling(max_tokens), 0, [str(row) for row in rows], on_progress)
+    return attempts
 
 
 def do_errands(
@@ -158,11 +150,8 @@ def do_errands(
     max_tokens: int,
     on_progress: ProgressCallback = lambda _: None,
 ) -> list[AgentEnv]:
-    """The environments of all errands after they are done, in parallel: each errand's first conversation, then its
-    second."""
-    attempts = [Attempt(task, row) for row in rows]
-    keys = [str(row) for row in rows]
-    attempt(engine, attempts, Sampling(max_tokens), 0, keys, on_progress)
+    """The environments of all errands after they are done."""
+    attempts = attempt_each(engine, task, rows, max_tokens, on_progress)
     return [one.env for one in attempts if one.env is not None]
 
 
@@ -192,6 +181,10 @@ def _choose(engine: Engine, task: Task, rows: Sequence[int], on_progress: Progre
 def answer_all(engine: Engine, questions: Sequence[str], max_tokens: int) -> list[Message]:
     """The model's greedy answer to each question."""
     prompts = [engine.chat_format.prompt([{"role": "user", "content": question}]) for question in questions]
-    with Progress("answering", len(prompts)) as progress:
-        answers = _answers(engine, prompts, Sampling(max_tokens), progress.show)
-    return [answer or {"role": "assistant", "content": "(longer than the context)"} for answer in answers]
+    answers: list[Message] = [{"role": "assistant", "content": "(longer than the context)"} for _ in prompts]
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) < engine.model.config.context]
+    with Progress("answering", len(fits)) as progress:
+        done = engine.generate([prompts[i] for i in fits], Sampling(max_tokens), on_finished=progress.show)
+    for i, completion in zip(fits, done, strict=True):
+        answers[i] = engine.chat_format.parse(completion.ids, completion.sampled)
+    return answers

@@ -58,7 +58,7 @@ class Engine:
         self.runner = Runner(self.model)
         self.device = self.runner.device
         budget = default_memory() if memory is None else memory
-        self.slots = Slots(model.config, model.dtype, self.device, budget * 4 // 5)
+        self.slots = Slots(model.config, self.runner.cache_dtype, self.device, budget * 4 // 5)
         self.graphs = Graphs(self.runner, self.slots) if self.device.type == "cuda" else None
         self.prefixes = Prefixes(budget // 5)
         self.live: list[Request] = []
@@ -181,10 +181,12 @@ class Engine:
     def _admit(self) -> None:
         """Gives waiting requests slots, and the beginnings that are held. A prompt waits for one that is being read if
         it begins alike."""
+        if not self.waiting:
+            return
         allowed = min(SLOTS[self.device.type], self.slots.room(self._longest))
         if self.graphs is not None:
             allowed = max(1, row_count(allowed + 1) // 2)  # a power of two, as graphs have rows
-        if len(self.live) >= allowed or not self.waiting:
+        if len(self.live) >= allowed:
             return
         wanted = min(allowed, len(self.live) + sum(map(len, self.waiting.values())))
         for prompt, group in list(self.waiting.items()):
@@ -265,23 +267,27 @@ class Engine:
     def _decode(self, ready: list[int]) -> None:
         """One more token of each ready request. Others among them read their last token again, without effect."""
         rows = self.live[: ready[-1] + 1]
-        positions = [max(0, request.cached - (not request.ready)) for request in rows]
-        ids = [[request.tokens[position]] for request, position in zip(rows, positions, strict=True)]
-        logits = self._logits(self._sent(ids), self._sent(positions)[:, None], max(positions) + 1, ready)
-        logits = logits[:, : self.chat_format.tokenizer.vocab_size]  # rows beyond are padding: no text has their ids
+        if len(ready) == len(rows):
+            positions = [request.cached for request in rows]
+        else:
+            positions = [max(0, request.cached - (not request.ready)) for request in rows]
+        ids = [request.tokens[position] for request, position in zip(rows, positions, strict=True)]
+        logits = self._logits(self._sent([ids, positions]), max(positions) + 1, ready)
+        known = self.chat_format.tokenizer.vocab_size  # rows beyond are padding: no text has their ids
+        logprobs = logits[:, :known].log_softmax(-1)
         requests = [self.live[i] for i in ready]
-        draws = torch.tensor([r.draws.random() if r.sampling.temperature else 0.0 for r in requests])
-        drawn = sample_each(logits, [r.sampling for r in requests], draws.to(self.device))
-        total = logits.logsumexp(-1)
-        chosen = logits.gather(-1, drawn[:, None])[:, 0] - total
-        alternatives = self._alternatives(requests, logits, total)
-        tokens, logprobs = torch.stack((drawn.float(), chosen)).tolist()  # one copy; ids are below 2**24
-        for request, token, logprob, others in zip(requests, tokens, logprobs, alternatives, strict=True):
+        draws = self._sent([r.draws.random() if r.sampling.temperature else 0.0 for r in requests])
+        drawn = sample_each(logprobs, [request.sampling for request in requests], draws)
+        chosen = logprobs.gather(-1, drawn[:, None])[:, 0]
+        alternatives = self._alternatives(requests, logprobs)
+        tokens, chances = torch.stack((drawn.float(), chosen)).tolist()  # one copy; ids are below 2**24
+        for request, token, logprob, others in zip(requests, tokens, chances, alternatives, strict=True):
             request.cached += 1
             request.advance(int(token), logprob, others)
 
-    def _logits(self, ids: torch.Tensor, positions: torch.Tensor, longest: int, ready: list[int]) -> torch.Tensor:
+    def _logits(self, ids_and_positions: torch.Tensor, longest: int, ready: list[int]) -> torch.Tensor:
         """(ready, V): those of the ready rows, after one more token of each row."""
+        ids, positions = ids_and_positions.unsqueeze(-1)
         chosen = None if len(ready) == len(ids) else self._sent(ready)
         if self.graphs is not None:
             logits = self.graphs.logits(ids, positions, longest)
@@ -289,14 +295,12 @@ class Engine:
         hidden = self.runner.forward(self.slots, ids, positions, None, longest)[:, 0]
         return self.runner.logits(hidden if chosen is None else hidden[chosen])
 
-    def _alternatives(
-        self, requests: list[Request], logits: torch.Tensor, total: torch.Tensor
-    ) -> Sequence[Alternatives | None]:
+    def _alternatives(self, requests: list[Request], logprobs: torch.Tensor) -> Sequence[Alternatives | None]:
         most = max(request.sampling.top_logprobs for request in requests)
         if not most:
             return [None] * len(requests)
-        values, ids = logits.topk(min(most, logits.shape[-1]))
-        pairs = zip(ids.tolist(), (values - total[:, None]).tolist(), requests, strict=True)
+        values, ids = logprobs.topk(min(most, logprobs.shape[-1]))
+        pairs = zip(ids.tolist(), values.tolist(), requests, strict=True)
         return [list(zip(i, v, strict=True))[: request.sampling.top_logprobs] for i, v, request in pairs]
 
     def _leave(self) -> list[Request]:
@@ -315,7 +319,7 @@ class Engine:
                 self.live[i] = last
         return ended
 
-    def _sent(self, values: list[int] | list[list[int]]) -> torch.Tensor:
+    def _sent(self, values: list[int] | list[float] | list[list[int]]) -> torch.Tensor:
         sent = torch.tensor(values)
         return (
             sent.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else sent.to(self.device)

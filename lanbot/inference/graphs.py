@@ -54,15 +54,14 @@ class Graphs:
     def __init__(self, runner: Runner, slots: Slots, capture: Callable[[Step], Step] = captured) -> None:
         self.runner, self.slots, self.capture = runner, slots, capture
         self.graphs: dict[tuple[int, int], Graph] = {}
-        self._addresses: tuple[int, int] | None = None
+        self._address: int | None = None
 
     def logits(self, ids: Tensor, positions: Tensor, longest: int) -> Tensor:
         """The logits (B, V) after one more token in each of the first B slots, valid until the next call. ids,
         positions: (B, 1). longest: see Runner.forward. There must be `row_count(B)` slots."""
-        addresses = self.slots.keys.data_ptr(), self.slots.values.data_ptr()
-        if addresses != self._addresses:  # the slots have grown
+        if self.slots.held.data_ptr() != self._address:  # the slots have grown
             self.graphs.clear()
-            self._addresses = addresses
+            self._address = self.slots.held.data_ptr()
         shape = row_count(len(ids)), min(length(longest), self.slots.capacity)
         graph = self.graphs.get(shape)
         if graph is None:

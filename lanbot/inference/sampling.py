@@ -43,7 +43,8 @@ class Sampling:
 
 
 def sample(logits_BV: Tensor, sampling: Sampling, draws_B: Tensor) -> Tensor:
-    """(B,) ids. draws_B: a uniform number in [0, 1) for each row, independent of the other rows."""
+    """(B,) ids, of logits or log probabilities. draws_B: a uniform number in [0, 1) for each row, independent of the
+    other rows."""
     if sampling.temperature == 0:
         return logits_BV.argmax(-1)
     logits, ids = logits_BV, None

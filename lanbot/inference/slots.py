@@ -18,40 +18,46 @@ GRAIN = 128
 
 @dataclass(frozen=True)
 class Held:
-    """The keys and values, (n_layers, n_kv_heads, length, head_dim) each, of a token sequence outside the slots."""
+    """The keys and values, (n_layers, 2, n_kv_heads, length, head_dim), of a token sequence outside the slots."""
 
     ids: list[int]
-    keys: Tensor
-    values: Tensor
+    held: Tensor
 
     @property
     def bytes(self) -> int:
-        return 2 * self.keys.numel() * self.keys.element_size()
+        return self.held.numel() * self.held.element_size()
 
 
 class Slots:
-    """keys, values: (n_layers, slots, n_kv_heads, capacity, head_dim). Lengths are the engine's business.
+    """held: keys and values, (n_layers, 2, slots, n_kv_heads, capacity, head_dim). Lengths are the engine's business.
 
-    They begin empty and grow to what is asked for, within `budget` bytes.
+    tokens: the same of each layer as one list of tokens. starts: (slots, 1, 2 * n_kv_heads), where in it the keys and
+    the values of each slot begin. The slots begin empty and grow to what is asked for, within `budget` bytes.
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device, budget: int) -> None:
         self.config, self.dtype, self.device, self.budget = config, dtype, device, budget
         self.token_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * dtype.itemsize
-        self.keys = self._zeros(0, 0)
-        self.values = self._zeros(0, 0)
+        self._take(self._zeros(0, 0))
 
     def _zeros(self, slots: int, capacity: int) -> Tensor:
-        shape = (self.config.n_layers, slots, self.config.n_kv_heads, capacity, self.config.head_dim)
+        shape = (self.config.n_layers, 2, slots, self.config.n_kv_heads, capacity, self.config.head_dim)
         return torch.zeros(shape, dtype=self.dtype, device=self.device)  # masked values must be finite
+
+    def _take(self, held: Tensor) -> None:
+        self.held = held
+        self.tokens = held.view(held.shape[0], -1, held.shape[-1]).unbind()
+        two, slots, heads = held.shape[1:4]
+        starts = torch.arange(two * slots * heads, device=self.device).mul_(self.capacity).view(two, slots, heads)
+        self.starts = starts.permute(1, 0, 2).reshape(slots, 1, two * heads)
 
     @property
     def count(self) -> int:
-        return self.keys.shape[1]
+        return self.held.shape[2]
 
     @property
     def capacity(self) -> int:
-        return self.keys.shape[3]
+        return self.held.shape[4]
 
     @property
     def bytes(self) -> int:
@@ -67,28 +73,21 @@ class Slots:
             return
         capacity = max(rounded(tokens), self.capacity)
         slots = max(slots, used, min(self.count, self.room(capacity)))
-        self.keys, self.values = (self._grown(held, slots, capacity, used) for held in (self.keys, self.values))
-
-    def _grown(self, old: Tensor, slots: int, capacity: int, used: int) -> Tensor:
-        new = self._zeros(slots, capacity)
-        if used:
-            new[:, :used, :, : old.shape[3]] = old[:, :used]
-        return new
+        grown = self._zeros(slots, capacity)
+        grown[:, :, :used, :, : self.capacity] = self.held[:, :, :used]
+        self._take(grown)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copies a slot's first tokens to another slot."""
-        for held in (self.keys, self.values):
-            held[:, target, :, :length] = held[:, source, :, :length]
+        self.held[:, :, target, :, :length] = self.held[:, :, source, :, :length]
 
     def hold(self, slot: int, ids: list[int]) -> Held:
         """A copy of a slot's first tokens, to be kept outside."""
-        kept = (held[:, slot, :, : len(ids)].clone() for held in (self.keys, self.values))
-        return Held(ids, *kept)
+        return Held(ids, self.held[:, :, slot, :, : len(ids)].clone())
 
     def restore(self, held: Held, target: int, length: int) -> None:
         """Copies the first tokens of what was held into a slot."""
-        self.keys[:, target, :, :length] = held.keys[:, :, :length]
-        self.values[:, target, :, :length] = held.values[:, :, :length]
+        self.held[:, :, target, :, :length] = held.held[:, :, :, :length]
 
 
 def rounded(tokens: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from whole_pass import logits_of
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.inference import engine as module
@@ -28,11 +29,6 @@ WARM = Sampling(max_tokens=10, temperature=1.0)
 
 def prompt_of(chat_format: ChatFormat, text: str) -> list[int]:
     return chat_format.prompt([{"role": "user", "content": text}])
-
-
-def logits_of(model: Transformer, ids: list[int]) -> torch.Tensor:
-    with torch.no_grad():
-        return model.logits(model(torch.tensor([ids])))[0]
 
 
 def check_greedy(model: Transformer, request: Request) -> int:
@@ -142,10 +138,10 @@ def test_steps_of_rounded_shapes_give_the_same(
     engine.graphs = Graphs(engine.runner, engine.slots, Replayed)
     assert [one.ids for one in engine.generate(prompts, WARM)] == expected
     assert {rows for rows, _ in engine.graphs.graphs} <= {1, 2, 4, 8}
-    addresses = engine.slots.keys.data_ptr()
+    address = engine.slots.held.data_ptr()
     made = [engine.submit((prompt * 99)[:140], CALM) for prompt in prompts]
     drain(engine)
-    assert engine.slots.keys.data_ptr() != addresses, "the slots have grown"
+    assert engine.slots.held.data_ptr() != address, "the slots have grown"
     for request in made:
         check_greedy(engine.source, request)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from whole_pass import logits_of
 
 from lanbot.chat.formats.base import ChatFormat, Event
 from lanbot.core.errors import UserError
@@ -30,11 +31,6 @@ def prompts(chat_format: ChatFormat) -> list[list[int]]:
     return [chat_format.prompt([{"role": "user", "content": text}]) for text in texts]
 
 
-def full_logits(model: Transformer, ids: list[int]) -> Tensor:
-    with torch.no_grad():
-        return model.logits(model(torch.tensor([ids])))[0]
-
-
 def ids_of(completions: list[Completion]) -> list[list[int]]:
     return [completion.ids for completion in completions]
 
@@ -46,7 +42,7 @@ def test_greedy_is_the_likeliest_token_of_the_whole_context(engine: Engine, mode
     for prompt, completion in zip(prompts, engine.generate(prompts, GREEDY), strict=True):
         expected: list[int] = []
         while len(expected) < 12 and not (expected and expected[-1] in engine.chat_format.stop_tokens):
-            expected.append(int(full_logits(model, prompt + expected)[-1].argmax()))
+            expected.append(int(logits_of(model, prompt + expected)[-1].argmax()))
         assert completion.ids == expected
         assert completion.prompt == prompt
         assert completion.sampled == [1] * len(expected)
@@ -115,7 +111,7 @@ def test_the_narrowest_sampling_is_greedy(engine: Engine, prompts, narrow) -> No
 def test_logprobs_are_those_of_the_model_at_temperature_one(engine: Engine, model: Transformer, prompts) -> None:  # type: ignore[no-untyped-def]
     for completion in engine.generate(prompts, Sampling(max_tokens=10, temperature=1.7, top_k=40), seed=2):
         ids = completion.prompt + completion.ids
-        logprobs = full_logits(model, ids).log_softmax(-1)
+        logprobs = logits_of(model, ids).log_softmax(-1)
         expected = [logprobs[at - 1, ids[at]].item() for at in range(len(completion.prompt), len(ids))]
         assert completion.logprobs == pytest.approx(expected, abs=1e-4)
 
@@ -174,7 +170,7 @@ class Scripted:
 
     def __init__(self, script: list[int], vocab: int, context: int = 200) -> None:
         self.config = ModelConfig(vocab, 8, 1, 1, 1, 8, 8, context)
-        self.dtype, self.device, self.script = torch.float32, torch.device("cpu"), torch.tensor(script)
+        self.cache_dtype, self.device, self.script = torch.float32, torch.device("cpu"), torch.tensor(script)
         self.read: dict[int, int] = {}
 
     def forward(self, slots: Slots, ids: Tensor, positions: Tensor, rows: Tensor | None, longest: int) -> Tensor:

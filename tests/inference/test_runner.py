@@ -35,7 +35,7 @@ def disturbed(model: Transformer) -> Transformer:
 
 
 def slots_of(model: Transformer, slots: int, tokens: int) -> Slots:
-    made = Slots(model.config, model.dtype, CPU, budget=1 << 30)
+    made = Slots(model.config, torch.float32, CPU, budget=1 << 30)
     made.reserve(slots, tokens, used=0)
     return made
 
@@ -70,6 +70,20 @@ def test_prompts_in_pieces_then_token_by_token(family: str, kv_heads: int, make_
         at = lengths + step
         got = fed(runner, slots, ids[order, at][:, None], at.tolist(), None)
         assert_close(got[:, 0], expected[order, at], **close)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tied", [True, False])
+@torch.no_grad()
+def test_in_bf16_it_is_as_close_to_fp32_as_the_model(family: str, tied: bool, make_model: MakeModel) -> None:
+    shape = {"seed": 5, "family": family, "tie_embeddings": tied}
+    exact, model = (disturbed(make_model(dtype=dtype, **shape)) for dtype in (torch.float32, torch.bfloat16))
+    ids = some_ids(model, 3, 20)
+    expected, slots, runner = exact.logits(exact(ids)), slots_of(model, 3, 20), Runner(model)
+    got = [fed(runner, slots, ids[:, :12], [0] * 3, None)]
+    got += [fed(runner, slots, ids[:, at : at + 1], [at] * 3, None) for at in range(12, 20)]
+    ours, theirs = ((logits - expected).norm() for logits in (torch.cat(got, 1), model.logits(model(ids))))
+    assert 0 < ours < 1.2 * theirs < 0.1 * expected.norm()
 
 
 @torch.no_grad()
