@@ -57,7 +57,7 @@ def test_rows_that_are_no_token_are_never_sampled(
     model = make_model(vocab_size=known + 60)
     with torch.no_grad():
         model.lm_head.weight[known:] *= 20
-    assert int(full_logits(model, prompts[0])[-1].argmax()) >= known, "they are what would be sampled"
+    assert int(logits_of(model, prompts[0])[-1].argmax()) >= known, "they are what would be sampled"
     for completion in Engine(model, chat_format).generate(prompts, sampling):
         assert completion.ids and max(completion.ids) < known
         assert all(token < known for others in completion.top_logprobs for token, _ in others)
