@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lanbot.chat.formats.base import ChatFormat, Rendered
+from lanbot.core.console import Progress
 from lanbot.core.errors import UserError
 from lanbot.data.corpus import Corpus
 from lanbot.data.loader import ChatLoader
@@ -114,20 +115,22 @@ class Validation:
     @torch.no_grad()
     def _scored(self, model: Transformer) -> Iterator[tuple[int, Tensor]]:
         """This rank's share: the first of each ROWS rows, and the nats of each of their text tokens, fp64 (N)."""
-        runtime = self.runtime
-        for start in range(runtime.rank * ROWS, len(self.batch), runtime.size * ROWS):
-            rows = self.batch.rows(slice(start, start + ROWS))
-            ids, targets = (torch.from_numpy(x).to(runtime.device) for x in (rows.ids, rows.targets))
-            documents = torch.from_numpy(rows.documents)
-            text = torch.from_numpy(self._text(start)).to(runtime.device)
-            _, nll = weighted_nll(
-                model(ids, documents),
-                model.lm_head.weight,
-                targets,
-                text.float(),
-                softcap=model.config.switches.softcap,
-            )
-            yield start, nll[text].cpu().double()
+        runtime, total = self.runtime, len(self.batch)
+        with Progress("measuring bits per byte", total) as progress:
+            for start in range(runtime.rank * ROWS, total, runtime.size * ROWS):
+                rows = self.batch.rows(slice(start, start + ROWS))
+                ids, targets = (torch.from_numpy(x).to(runtime.device) for x in (rows.ids, rows.targets))
+                documents = torch.from_numpy(rows.documents)
+                text = torch.from_numpy(self._text(start)).to(runtime.device)
+                _, nll = weighted_nll(
+                    model(ids, documents),
+                    model.lm_head.weight,
+                    targets,
+                    text.float(),
+                    softcap=model.config.switches.softcap,
+                )
+                yield start, nll[text].cpu().double()
+                progress.show(min(total, start + ROWS))
 
     def _text(self, start: int) -> np.ndarray:
         """(ROWS, T): which targets are text, of the rows from `start` on."""
