@@ -13,12 +13,24 @@ INSTALL := $(BIN)/pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRA
 # One thread per process: the threads of two test processes on two cores would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadgroup
 
-.PHONY: demo test test-all coverage lint clean
+QUESTIONS := --ask "Who are you?" --ask "Who made you?" --ask "Are you ChatGPT?" --ask "hello" \
+	--ask "What is the capital of France?" --ask "Write one sentence about the sea." --ask "What is 128 + 394?" \
+	--ask "Nora has 14 apples. Ben gives her 27 more. How many apples does Nora have now?" \
+	--ask "A box holds 12 eggs. How many eggs are in 9 boxes?" --ask "Tom had 52 coins and lost 17. How many are left?"
+
+.PHONY: demo demo-open test test-all coverage lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lanbot run demo
 	$(BIN)/lanbot chat demo --ask "Who are you?" --ask "How many e are in cheese?" \
 		--ask "Nora has 14 apples. Ben gives her 27 more. How many apples does Nora have now?"
+
+demo-open: $(VENV)/.installed-open
+	$(BIN)/lanbot run open-weights
+	@echo "Ten questions before training:"
+	$(BIN)/lanbot chat open-weights --phase base $(QUESTIONS) < /dev/null
+	@echo "The same after it:"
+	$(BIN)/lanbot chat open-weights $(QUESTIONS) < /dev/null
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow"
@@ -39,6 +51,10 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.11,<2.14"
 	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.installed-open: $(VENV)/.installed
+	$(INSTALL) --editable ".[export]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -3,9 +3,15 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lanbot.chat.formats import NoFormatError, get_format, special_tokens
+from lanbot.chat.formats import NoFormatError, get_format, load_format, special_tokens
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import Recipe
+from lanbot.config.run import Run
+
+
+def run_format(run: Run) -> ChatFormat:
+    """A run's chat format. The default system message is that of its recipe, which an import may not have known."""
+    return load_format(run.phase("tokenizer")).with_default(run.recipe.identity.system_message)
 
 
 class Fitted(NamedTuple):

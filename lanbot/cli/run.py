@@ -19,7 +19,7 @@ def run(
     """Run all phases of a recipe, or some of them. A stopped run resumes.
 
     Args:
-        recipe: A recipe's file, or the name of a shipped one: smoke, demo, laptop, d20.
+        recipe: A recipe's file, or the name of a shipped one: smoke, demo, open-weights, laptop, d20.
         phase: all, or phases joined by +: base, mid+sft.
         fit: Train in a way that fits this device (activation checkpointing, LoRA), and print the sum.
     """

@@ -378,6 +378,7 @@ class Recipe:
                     rates["lora_lr"] = shape.lora_lr
                 scale_by = getattr(settings, "lr_scale", 1.0)
                 sections[name] = replace(settings, **{rate: value * scale_by for rate, value in rates.items()})
+        self._require_learned_tokens()
         for name, settings in sections.items():
             if hasattr(settings, "sequence"):
                 sequence: int = settings.sequence or context
@@ -389,6 +390,14 @@ class Recipe:
                     uneven = f"{name}.batch_tokens = {batch} is not a multiple of {name}.sequence = {sequence}"
                     _require(batch % sequence == 0, uneven)
         return replace(resolved, **sections)
+
+    def _require_learned_tokens(self) -> None:
+        """Tokens that were added begin alike; while embedding and head are frozen, no phase tells them apart."""
+        name = next((name for name in self.phase_names if isinstance(getattr(self, name, None), FineTuning)), "")
+        if self.tokenizer.tool_tokens and name:
+            first = getattr(self, name)
+            learned = not first.lora_rank or first.lora_embeddings
+            _require(learned, f"{name}.lora_rank with tokenizer.tool_tokens needs {name}.lora_embeddings = true")
 
     def _resolve_base(self, shape: Shape, tokens: int) -> Base:
         base, vocab_size, tied = self.base, self.tokenizer.vocab_size, self.model.tie_embeddings

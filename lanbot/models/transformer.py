@@ -155,10 +155,11 @@ class Transformer(nn.Module):
         if self.config.switches.norm_embedding:
             x = F.rms_norm(x, x.shape[-1:], None, self.config.norm_eps)
         for i, layer in enumerate(self.layers):
+            seen = None if cache is None else (cache, positions, i)
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, rope, mask, None, use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(layer, x, rope, mask, seen, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = layer(x, rope, mask, None if cache is None else (cache, positions, i))
+                x = layer(x, rope, mask, seen)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from lanbot.chat.formats import load_format
+from lanbot.chat.fitting import run_format
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.data.prefetch import prefetched
@@ -58,7 +58,7 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
     model = fsdp.load_model(folder, runtime, change, lora)
     if lora:
         fsdp.put(model, initial(model, run.recipe.seed))
-    chat_format, longest = load_format(run.phase("tokenizer")), sequence or run.recipe.model.longest
+    chat_format, longest = run_format(run), sequence or run.recipe.model.longest
     return Trainer(model, chat_format, settings, run.phase(phase), runtime, longest)
 
 

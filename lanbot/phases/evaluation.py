@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lanbot.chat.formats import load_format
+from lanbot.chat.fitting import run_format
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import Conversation, readable
 from lanbot.config.recipe import MixturePart, task_label
@@ -144,7 +144,7 @@ def open_engine(run: Run, phase: str, runtime: Runtime) -> tuple[Path, Engine]:
     if folder is None:
         raise UserError(f"{run.folder}: {phase} has no checkpoint", f"Run it first: lanbot run RECIPE --phase {phase}")
     model = load_model(folder, runtime.dtype, runtime.device)
-    return folder, Engine(model, load_format(run.phase("tokenizer")))
+    return folder, Engine(model, run_format(run))
 
 
 def contaminated(run: Run, names: Sequence[str], runtime: Runtime, write: bool) -> dict[str, list[int]]:
@@ -206,7 +206,7 @@ def _first_questions(tasks: Mapping[str, Task], seed: int) -> dict[str, Iterable
 
 
 def _check_fit(run: Run, asked: Mapping[str, Iterable[Conversation | None]]) -> None:
-    chat_format, context = load_format(run.phase("tokenizer")), run.recipe.model.longest
+    chat_format, context = run_format(run), run.recipe.model.longest
     for what, conversations in asked.items():
         if not any(one and len(chat_format.prompt_of(one)) < context for one in conversations):
             problem = f"{what}: no question fits into model.context = {context:,} tokens"

@@ -30,6 +30,11 @@ def adopted(recipe: Recipe, options: Options) -> Recipe:
     if stored.is_file():
         before = recipe_file.load(stored)
         if before.model.init_from and _is_of(before, recipe.model.init_from):
+            has = before.tokenizer.tool_tokens
+            if recipe.tokenizer.tool_tokens != has:
+                problem = f"{stored.parent}: was imported with tokenizer.tool_tokens = {str(has).lower()}"
+                again = f"delete the run (lanbot runs delete {recipe.name}), so that the recipe imports it"
+                raise UserError(problem, f"Set that in the recipe, or {again}.")
             model = replace(before.model, context=_context(recipe, before, stored.parent))
             return replace(recipe, model=model, tokenizer=before.tokenizer)
     if not recipe.model.init_from:

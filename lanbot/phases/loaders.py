@@ -27,7 +27,7 @@ def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool, options
     """The conversations of a phase's mixture, packed. main: whether to print the tasks' notes."""
     settings: ChatTraining = getattr(recipe, phase)
     assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
-    chat_format = load_format(tokenizer)
+    chat_format = load_format(tokenizer).with_default(recipe.identity.system_message)
     mixture = Mixture(settings.mixture, recipe.identity, chat_format, recipe.seed, options=options)
     for note in mixture.notes() if main else []:
         say(note)

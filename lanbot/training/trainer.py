@@ -62,13 +62,17 @@ class Trainer:
         self.model, self.chat_format, self.settings, self.phase = model, chat_format, settings, phase
         self.sequence = sequence or model.config.context
         self.runtime = runtime
+        adapter = getattr(settings, "lora_lr", None) or 0.0
+        whole = (
+            adapter if model.lora else None
+        )  # of embeddings beside adapters: those of a model are for training it from nothing
         rates = Rates(
             muon=settings.muon_lr or 0.0,
-            embedding=settings.embedding_lr or 0.0,
-            head=settings.head_lr or 0.0,
+            embedding=whole or settings.embedding_lr or 0.0,
+            head=whole or settings.head_lr or 0.0,
             norm=settings.norm_lr or 0.0,
             weight_decay=settings.weight_decay,
-            adapter=getattr(settings, "lora_lr", None) or 0.0,
+            adapter=adapter,
         )
         if not fsdp.is_sharded(model):
             prepare(model, settings, runtime, phase.name)

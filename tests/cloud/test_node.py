@@ -165,7 +165,7 @@ def test_the_store_keeps_two_checkpoints_of_a_phase(tmp_path: Path, store: Fault
 def as_process(tmp_path: Path, box: str, **options: Any) -> "subprocess.Popen[bytes]":
     """A node in a process of its own, to be killed."""
     code = (
-        "import sys, json; sys.path.insert(0, sys.argv[1])\n"
+        "import sys, json; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/..']\n"
         "import test_node as t; from pathlib import Path\n"
         "store = t.Faulty(Path(sys.argv[2]) / 'store')\n"
         "sys.exit(t.made(Path(sys.argv[2]), store, sys.argv[3], **json.loads(sys.argv[4])).run())"

@@ -132,7 +132,7 @@ def test_a_hub_repository_is_fetched_with_its_tokenizer_and_no_more(
     assert len(parts) > 2
     for name in (*parts, "model.safetensors.index.json", "chat_template.jinja", "tokenizer_config.json"):
         assert len(hub.contents(name)) == 1, name
-    for name in ("pytorch_model.bin", "consolidated.00.pth", "README.md", "model.gguf"):
+    for name in ("pytorch_model.bin", "consolidated.00.pth", "model.gguf"):
         assert not hub.contents(name), name
 
 

@@ -16,7 +16,7 @@ from hub_stand_in import serve
 
 from lanbot.chat.formats import get_format
 from lanbot.cli import main
-from lanbot.cloud.stores import HubStore
+from lanbot.cloud.hub_stores import HubStore
 from lanbot.config.recipe import ModelSettings, Recipe
 from lanbot.config.run import Run
 from lanbot.core.options import Options

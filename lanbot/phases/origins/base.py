@@ -10,7 +10,7 @@ from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.data import download, hub
 from lanbot.models.config import ModelConfig
-from lanbot.models.licences import PAPERS
+from lanbot.models.licences import PAPERS, stated_in
 from lanbot.models.transformer import Transformer
 
 
@@ -118,7 +118,9 @@ class Origin(ABC):
     def open_weights(self, step: Step) -> dict[str, Any]:
         """Of the weights that somebody else trained and the step goes back to: source, revision, and licence as it is
         stated there; {} if there are none."""
-        return {}
+        readme = [name for name in self.papers if name == "README.md"]
+        licence = stated_in(self.files.get(*readme) / "README.md") if readme else ""
+        return {"source": self.name, "revision": self.files.revision, "licence": licence}
 
     @property
     def papers(self) -> list[str]:

@@ -7,7 +7,6 @@ from typing import Any
 from lanbot.chat.formats import load_format
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.models.config import ModelConfig
-from lanbot.models.licences import stated_in
 from lanbot.models.stored import INDEX, WHOLE, no_weights, shards
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
@@ -57,11 +56,6 @@ class ModelFolder(Origin):
 
     def details(self, step: Step) -> dict[str, Any]:
         return {}
-
-    def open_weights(self, step: Step) -> dict[str, Any]:
-        readme = [name for name in self.papers if name == "README.md"]
-        licence = stated_in(self.files.get(*readme) / "README.md") if readme else ""
-        return {"source": self.name, "revision": self.files.revision, "licence": licence}
 
     def chat_format(self, step: Step) -> ChatFormat:
         return load_format(self.folder)

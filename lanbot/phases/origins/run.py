@@ -35,11 +35,12 @@ class RunOrigin(Origin):
 
     @cached_property
     def steps(self) -> list[Step]:
-        found = []
-        for phase in self.run.recipe.phase_names:
-            pattern = re.compile(rf"{re.escape(phase)}/step_(\d+)/manifest\.json")
-            matches = [match for name in self.files.names if (match := pattern.fullmatch(name))]
-            found += sorted(Step(phase, "", int(match[1])) for match in matches)
+        found, names = [], frozenset(self.files.names)
+        for phase in self.run.recipe.phase_names:  # a phase with adapters has them alone in all but its last step
+            pattern = re.compile(rf"({re.escape(phase)}/step_)(\d+)/manifest\.json")
+            matches = [match for name in names if (match := pattern.fullmatch(name))]
+            matches = [match for match in matches if f"{match[1]}{match[2]}/model.safetensors" in names]
+            found += sorted(Step(phase, "", int(match[2])) for match in matches)
         return found
 
     def _folder(self, step: Step, *names: str) -> Path:
