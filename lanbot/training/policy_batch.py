@@ -61,9 +61,10 @@ def tree_batch(turns: Turns, bos: int) -> PolicyBatch:
     longest = max((len(turn.prompt) - 1 + len(turn.ids) for turn, _ in turns), default=1)
     width = max(longest, min(ROW, sum(len(turn.prompt) + len(turn.ids) for turn, _ in turns)))
     rows: list[list[np.ndarray]] = []
-    places: list[tuple[int, int]] = []
+    places = [(0, 0)] * len(turns)
     used, document, prompt = width, 0, None  # the first answer begins a row
-    for turn, advantage in turns:
+    for i in sorted(range(len(turns)), key=lambda k: turns[k][0].prompt):  # errands alternate
+        turn, advantage = turns[i]
         trunk, n = turn.prompt[:-1], len(turn.ids)
         grows = turn.prompt != prompt
         if used + len(trunk) * grows + n > width:
@@ -77,7 +78,7 @@ def tree_batch(turns: Turns, bos: int) -> PolicyBatch:
         rows[-1].append(
             _piece([turn.prompt[-1], *turn.ids[:-1]], turn.ids, np.multiply(turn.sampled, advantage), document)
         )
-        places.append((len(rows) - 1, used))
+        places[i] = (len(rows) - 1, used)
         used += n
     table = np.empty((4, len(rows), width))
     table[:] = np.reshape((bos, bos, 0, width * BRANCHES), (4, 1, 1))  # padding: a trunk of its own

@@ -105,8 +105,11 @@ def same_prompts(seed: int) -> list[tuple[Completion, float]]:
     return turns
 
 
-def test_trees_of_answers_have_the_gradient_and_the_log_probs_of_rows(make_model: MakeModel) -> None:
+@pytest.mark.parametrize("mixed", [False, True])
+def test_trees_of_answers_have_the_gradient_and_the_log_probs_of_rows(make_model: MakeModel, mixed: bool) -> None:
     model, turns, found = make_model(context=64), same_prompts(0), []
+    if mixed:  # as the conversations of errands alternate
+        turns = [turns[i] for i in np.random.default_rng(1).permutation(len(turns))]
     for lay_out in (policy_batch, tree_batch):
         model.zero_grad()
         batch, places = lay_out(turns, 9)

@@ -34,7 +34,10 @@ class GGUFModel(ModelFolder):
     def file(self) -> GGUFFile:
         names = [name for name in self.files.names if name.endswith(".gguf")]
         if len(names) > 1:
-            raise UserError(f"{self.name}: several GGUF files ({', '.join(names[:4])})", "Name the file itself; of a repository, download one.")
+            raise UserError(
+                f"{self.name}: several GGUF files ({', '.join(names[:4])})",
+                "Name the file itself; of a repository, download one.",
+            )
         return GGUFFile(self.files.get(names[0]) / names[0])
 
     @cached_property
