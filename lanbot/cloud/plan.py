@@ -9,7 +9,7 @@ from lanbot.cloud import speeds
 from lanbot.cloud.gpus import REFERENCE, GPUs
 from lanbot.cloud.ranges import NOTHING, Range, largest, total
 from lanbot.cloud.work import Answers, Counter, Work
-from lanbot.config.recipe import Recipe
+from lanbot.config.recipe import Recipe, Training
 from lanbot.core.options import Options
 from lanbot.models.config import ModelConfig
 
@@ -233,21 +233,22 @@ def _memory(work: Work, recipe: Recipe, config: ModelConfig, gpus: GPUs) -> tupl
     if not work.sequence:
         return 0, 0, True
     device, T = gpus.gpu.memory, work.sequence
-    held = memory.state_bytes(config, gpus.count, device)
-    held += 2 * config.params() * work.reference
-    for answers in work.rollouts[:1]:  # the engine's copy of the weights, and its cache
+    settings = getattr(recipe, work.name, None)
+    method = memory.Method.of(settings) if isinstance(settings, Training) else memory.FULL
+    held = memory.state_bytes(config, gpus.count, device, method)
+    for answers in work.rollouts[:1]:  # the engine's cache
         rows = min(answers.together, math.ceil(answers.groups / gpus.count) * answers.group)
         cached = 4 * config.n_layers * config.n_kv_heads * config.head_dim * (answers.prompt + answers.limit)
-        held += round(2 * config.params() + min(device / 4, rows * cached))
+        held += round(min(device / 4, rows * cached))
     room = device * memory.USABLE["cuda"] - held
     most = memory.MICRO_BATCH_TOKENS["cuda"] // T
     rows = work.rows or sum(answers.groups * answers.group for answers in work.rollouts[:1])
     most = min(most, math.ceil(rows / gpus.count))
 
     def need(rows: int) -> int:
-        return memory.cuda_activation_bytes(config, rows, T)
+        return memory.cuda_activation_bytes(config, rows, T, method=method)
 
-    given = getattr(getattr(recipe, work.name, None), "micro_batch", None)
+    given = getattr(settings, "micro_batch", None)
     rows = given or memory.rows_that_fit(most, room, need)
     return held + need(rows), rows, need(rows) <= room
 

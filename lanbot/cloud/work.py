@@ -57,8 +57,6 @@ class Work:
     """Of evaluations."""
     programs: float = 0.0
     """Answers that are graded by running them."""
-    reference: bool = False
-    """A frozen copy of the model stays in memory, for RL's KL term."""
     read_flops: float = 0.0
     """Forward passes of evaluations: held-out text, questions with choices."""
     searched: float = 0.0
@@ -138,7 +136,7 @@ class Counter:
         answered = sum(answers.groups * answers.group * answers.times for answers in (*rolled, passes))
         return Work(
             phase.name, rl.steps, tokens, self._flops(tokens, width) * _passes(rl), 0, width, rollouts=rolled,
-            programs=share * answered, reference=bool(rl.kl), **self._evaluation(phase, 0, (passes,)),
+            programs=share * answered, **self._evaluation(phase, 0, (passes,)),
         )  # fmt: skip
 
     def _flops(self, tokens: float, sequence: int) -> float:
