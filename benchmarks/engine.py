@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -46,6 +47,9 @@ class Plain:
 
     stop_tokens: frozenset[int] = frozenset()
 
+    def __init__(self, vocab_size: int) -> None:
+        self.tokenizer = SimpleNamespace(vocab_size=vocab_size)
+
     class Parser:
         def feed(self, token: int, sampled: bool = True) -> list[Any]:
             return []
@@ -58,7 +62,7 @@ class Plain:
 
 
 def make_engine(model: Transformer) -> Engine:
-    chat_format: Any = Plain()
+    chat_format: Any = Plain(model.config.vocab_size)
     plain: ChatFormat = chat_format
     return Engine(model, plain)
 
