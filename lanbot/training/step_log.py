@@ -102,6 +102,7 @@ class StepLog:
         loss, grad_norm, bpb = result.loss.item(), result.grad_norm.item(), nats / math.log(2) / max(1.0, text_bytes)
         rate = step.tokens / seconds
         flops = trainer.model.config.flops_per_token(trainer.sequence, result.softmax)
+        flops *= 1 if trainer.model.lora is None else 2 / 3  # frozen matrices have no gradient
         utilisation = rate * flops / self.ceiling
         spike = trainer.metrics.spike(loss) if finite else None
         trainer.metrics.write(
