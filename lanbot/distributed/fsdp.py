@@ -113,7 +113,7 @@ def load_model(
     if runtime.mesh is not None and must_shard(model.config, runtime.size, None, lora, runtime.dtype):
         shard(model, runtime.mesh)
     model.to_empty(device=runtime.device)
-    weights.tie(model)
+    model.tie()
     weights.fill(model, stored, _put_rows)
     return model
 
@@ -166,8 +166,7 @@ def _assembled(model: Transformer, values: dict[str, Tensor]) -> Transformer:
     if model.config.tie_embeddings:
         values = {**values, "lm_head.weight": values["embed_tokens.weight"]}
     copy.load_state_dict(values, assign=True)
-    if model.config.tie_embeddings:  # a tensor each, of the same memory
-        copy.lm_head.weight = copy.embed_tokens.weight
+    copy.tie()
     return copy.requires_grad_(False)
 
 

@@ -170,8 +170,7 @@ def load(file: GGUFFile, config: ModelConfig, device: torch.device = CPU) -> Tra
         if shape != wanted[name]:
             raise UserError(f"{file.path}: {to_gguf(name)} is {shape}, its shape says {wanted[name]}", WHOLE)
     model.to_empty(device=device)
-    if config.tie_embeddings:  # to_empty gave the two names a tensor each
-        model.lm_head.weight = model.embed_tokens.weight
+    model.tie()
     targets = to_hf_names(model)
     for name, weight in track(file.weights(), f"reading {file.path.name}", len(wanted), "tensors"):
         targets[name].copy_(weight)

@@ -17,14 +17,12 @@ def grown(model: Transformer, known: int, size: int) -> Transformer:
     """
     if size <= known:
         return model
-    tied = model.lm_head.weight is model.embed_tokens.weight
-    for module in (model.embed_tokens,) if tied else (model.embed_tokens, model.lm_head):
+    for module in (model.embed_tokens,) if model.config.tie_embeddings else (model.embed_tokens, model.lm_head):
         old = module.weight
         rows = torch.cat((old, old.new_empty(max(0, size - len(old)), old.shape[1])))
         rows[known:size] = old[:known].mean(0)
         module.weight = nn.Parameter(rows)
-    if tied:
-        model.lm_head.weight = model.embed_tokens.weight
+    model.tie()
     rows_now = len(model.embed_tokens.weight)
     model.embed_tokens.num_embeddings = model.lm_head.out_features = rows_now
     model.config = replace(model.config, vocab_size=rows_now)

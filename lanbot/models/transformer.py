@@ -130,7 +130,12 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config)
         self.lm_head = Linear(config.dim, config.vocab_size, bias=False)
-        if config.tie_embeddings:
+        self.tie()
+
+    def tie(self) -> None:
+        """Makes head and embedding one tensor where they are tied: `to_empty`, and `load_state_dict` with assign=True,
+        give each a tensor of its own."""
+        if self.config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 
     def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None, cache: CacheView | None = None) -> Tensor:

@@ -39,15 +39,9 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Transf
         problem = f"{folder}: {model.config.params():,} parameters take {size(need)} of memory, {size(have)} are free"
         raise UserError(problem, "Use a machine with more memory, or a smaller model.")
     model.to_empty(device=device)
-    tie(model)
+    model.tie()
     fill(model, stored)
     return model
-
-
-def tie(model: Transformer) -> None:
-    """Makes head and embedding one tensor again where they are tied: `to_empty` gives each a tensor of its own."""
-    if model.config.tie_embeddings:
-        model.lm_head.weight = model.embed_tokens.weight
 
 
 def skeleton(folder: Path, dtype: torch.dtype) -> tuple[Transformer, Stored]:

@@ -29,9 +29,7 @@ def fitted(run: Run, phases: Sequence[Phase], runtime: Runtime) -> Recipe:
         if before is not None and begun and isinstance(settings, FineTuning):
             settings = replace(settings, **{key: getattr(phase.settings(before), key) for key in KEYS})
         T = getattr(settings, "sequence", None) or recipe.model.longest
-        settings = fit(config, T, phase.name, settings, runtime, lora=not begun)
-        if recipe.tokenizer.tool_tokens and isinstance(settings, FineTuning) and settings.lora_rank and not begun:
-            settings = replace(settings, lora_embeddings=True)  # the added tokens have to be learned
+        settings = fit(config, T, phase.name, settings, runtime, lora=not begun, added=recipe.tokenizer.tool_tokens)
         chosen = plan(config, T, settings, runtime)
         say(f"{phase.name}: {chosen.way}; {chosen.rows} x {T:,} tokens at a time")
         say(f"  {chosen.sum}; this device has {size(int(have(runtime)))} for it")

@@ -1,6 +1,6 @@
 """Vocabularies as GGUF files hold them (the keys `tokenizer.ggml.*`), from a tokenizer.json and to one.
 
-Two of llama.cpp's kinds: "gpt2" is byte-level BPE, whose split pattern is told by a name (`pre`); "llama" is BPE in
+Two of llama.cpp's kinds: "gpt2" is byte-level BPE, whose split pattern has a name (`pre`); "llama" is BPE in
 SentencePiece's manner, which merges by scores and spells unknown characters in byte tokens.
 """
 
@@ -232,7 +232,7 @@ def _by_bytes(data: Mapping[str, Any], pairs: list[list[str]]) -> dict[str, Any]
         raise _refused("the tokenizer merges words that are tokens")
     if data["model"].get("ignore_merges") and pre not in WHOLE_WORDS:
         raise _refused("the tokenizer takes words that are tokens whole")
-    # llama.cpp runs NFC nowhere: a reader of the file is told which it was
+    # llama.cpp never applies NFC; the key keeps it for other readers
     named = {} if NORMALISING.get(pre) == normalizer else {NORMALIZER: normalizer["type"] if normalizer else "none"}
     return {"model": "gpt2", "pre": pre, "merges": [" ".join(pair) for pair in pairs], **named}
 

@@ -69,18 +69,23 @@ def have(runtime: Runtime) -> float:
     return min(hardware.total() * USABLE[runtime.device.type], hardware.available())
 
 
-def ways(settings: Training, lora: bool = True) -> Iterator[Training]:
-    """The settings, then with activation checkpointing, then (if `lora`) the same with adapters."""
+def ways(settings: Training, lora: bool = True, added: bool = False) -> Iterator[Training]:
+    """The settings, then with activation checkpointing, then (if `lora`) the same with adapters. added: tokens were
+    added to the vocabulary, so that adapters need a trained embedding and head beside them."""
     yield settings
     if not settings.activation_checkpointing:
         yield replace(settings, activation_checkpointing=True)
     if lora and isinstance(settings, FineTuning) and not settings.lora_rank:
-        yield from ways(replace(settings, lora_rank=RANK, fp8=False))
+        embeddings = settings.lora_embeddings or added
+        yield from ways(replace(settings, lora_rank=RANK, lora_embeddings=embeddings, fp8=False))
 
 
-def fit(config: ModelConfig, T: int, what: str, settings: Training, runtime: Runtime, lora: bool = True) -> Training:
+def fit(
+    config: ModelConfig, T: int, what: str, settings: Training, runtime: Runtime, lora: bool = True,
+    added: bool = False,
+) -> Training:  # fmt: skip
     """The first of the `ways` that fits. Raises UserError if none does. what: the phase."""
-    for way in ways(settings, lora):
+    for way in ways(settings, lora, added):
         least = plan(config, T, way, runtime)
         if least.total <= have(runtime):
             return way

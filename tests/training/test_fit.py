@@ -55,6 +55,13 @@ def test_settings_that_fit_are_kept_and_adapters_are_not_given_up(gpu) -> None: 
     assert fit(QWEN_7B, T, "sft", ChatTraining(activation_checkpointing=True), gpu(180)).activation_checkpointing
 
 
+def test_adapters_beside_added_tokens_have_a_trained_embedding(gpu) -> None:  # type: ignore[no-untyped-def]
+    chosen = fit(QWEN_7B, T, "sft", ChatTraining(), gpu(80), added=True)
+    assert isinstance(chosen, ChatTraining) and chosen.lora_rank and chosen.lora_embeddings
+    frozen = ChatTraining(lora_rank=4)  # a later phase may leave them as they are
+    assert fit(QWEN_7B, T, "sft", frozen, gpu(180), added=True) == frozen
+
+
 def test_base_has_no_adapters_to_fall_back_on(gpu) -> None:  # type: ignore[no-untyped-def]
     assert way(fit(QWEN_7B, T, "base", Base(), gpu(130))) == (0, True)
     with pytest.raises(UserError, match="base does not fit: all weights, activation checkpointing"):
