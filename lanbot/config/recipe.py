@@ -4,9 +4,11 @@ from dataclasses import fields, replace
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, Strict
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from lanbot.config.agent import Agent
+from lanbot.config.keys import CONFIG, Bool, Count, Fraction, Int, Natural, Number, Positive, key, require
 from lanbot.config.scaling import PAIRS_VOCABULARY, Shape, pair_tokens, refining, scale, softmax_tokens
 from lanbot.core.errors import UserError, did_you_mean
 from lanbot.core.plugins import load_object
@@ -31,20 +33,6 @@ CONTEXT, IMPORTED_CONTEXT = 512, 2_048
 RATES = ("muon_lr", "embedding_lr", "head_lr", "norm_lr")
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a block; a family without a gate lacks gate_proj."""
-CONFIG = ConfigDict(extra="forbid")
-
-Bool = Annotated[bool, Strict()]
-Int = Annotated[int, Strict()]
-Natural = Annotated[int, Strict(), Field(ge=0)]
-Count = Annotated[int, Strict(), Field(ge=1)]
-Number = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Strict(), Field(gt=0)]
-Fraction = Annotated[float, Strict(), Field(ge=0, le=1)]
-
-
-def key(default: Any, doc: str, **bounds: Any) -> Any:
-    """A key of a section, with its documentation and what else its value must be."""
-    return Field(default, description=doc, **bounds)
 
 
 def task_label(spec: str) -> str:
@@ -52,11 +40,6 @@ def task_label(spec: str) -> str:
     name, _, rest = spec.partition(":")
     attribute = rest.partition(":")[0]
     return f"{name}:{attribute}" if attribute.isidentifier() and attribute[0].isupper() else name
-
-
-def _require(good: bool, problem: str) -> None:
-    if not good:
-        raise ValueError(problem)
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -75,7 +58,7 @@ class Identity:
     greetings: tuple[str, ...] = key(("English",), "The languages in which it returns a greeting.")
 
     def __post_init__(self) -> None:
-        _require(bool(self.name.strip()), "name is empty; a bot needs a name")
+        require(bool(self.name.strip()), "name is empty; a bot needs a name")
 
     @property
     def system_message(self) -> str:
@@ -107,7 +90,7 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         between = f"high_freq_factor = {self.high_freq_factor} is not above low_freq_factor = {self.low_freq_factor}"
-        _require(self.high_freq_factor > self.low_freq_factor, between)
+        require(self.high_freq_factor > self.low_freq_factor, between)
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -134,7 +117,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         divides = not (self.n_heads and self.n_kv_heads and self.n_heads % self.n_kv_heads)
-        _require(divides, f"n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.n_kv_heads}")
+        require(divides, f"n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.n_kv_heads}")
 
     @property
     def longest(self) -> int:
@@ -208,8 +191,8 @@ class FineTuning(Training):
 
     def __post_init__(self) -> None:
         unknown = next((name for name in self.lora_targets if name not in LINEAR), "")
-        _require(not unknown, f"lora_targets: no layer {unknown!r}.{did_you_mean(unknown, LINEAR)} {', '.join(LINEAR)}")
-        _require(not (self.fp8 and self.lora_rank), "fp8 is for full training; set lora_rank = 0")
+        require(not unknown, f"lora_targets: no layer {unknown!r}.{did_you_mean(unknown, LINEAR)} {', '.join(LINEAR)}")
+        require(not (self.fp8 and self.lora_rank), "fp8 is for full training; set lora_rank = 0")
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -225,7 +208,7 @@ class ChatTraining(FineTuning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(all(part.weight is None for part in self.mixture), "mixture: weight is for rl; set rows and epochs")
+        require(all(part.weight is None for part in self.mixture), "mixture: weight is for rl; set rows and epochs")
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -261,7 +244,7 @@ class RL(FineTuning):
     def __post_init__(self) -> None:
         super().__post_init__()
         weighted = sum(part.weight is not None for part in self.mixture)
-        _require(weighted in (0, len(self.mixture)), "mixture: give every part a weight, or none")
+        require(weighted in (0, len(self.mixture)), "mixture: give every part a weight, or none")
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -281,48 +264,7 @@ class Evals:
 
     def __post_init__(self) -> None:
         names = [task_label(task) for task in self.tasks]
-        _require(len(set(names)) == len(names), f"tasks = {list(self.tasks)}; one of them is there twice")
-
-
-@dataclass(frozen=True, config=CONFIG)
-class Api:
-    """An external API, of which the agent may make the calls that a description lists."""
-
-    file: str = key("", "Its OpenAPI description, in JSON or YAML.")
-    key: str = key("", "The environment variable that holds its key.")
-
-    def __post_init__(self) -> None:
-        _require(bool(self.file), "an API has no file; name its OpenAPI description")
-
-
-@dataclass(frozen=True, config=CONFIG)
-class McpServer:
-    """An MCP server: a command to run, or the address of one that runs."""
-
-    name: str = key("", "Before the names of its tools.", pattern="^[A-Za-z][A-Za-z0-9_]*$")
-    command: tuple[str, ...] = key((), "The program and its arguments.")
-    env: tuple[str, ...] = key((), "The environment variables that the program gets, besides PATH, HOME and the like.")
-    url: str = key("", "The address, of streamable HTTP.", pattern="^(https?://.+)?$")
-    key: str = key("", "The environment variable whose value is sent to the address as a bearer token.")
-
-    def __post_init__(self) -> None:
-        _require(bool(self.name), "an MCP server has no name")
-        _require(bool(self.command) != bool(self.url), f"mcp server {self.name!r}: give it a command or a url")
-
-
-@dataclass(frozen=True, config=CONFIG)
-class Agent:
-    """How `lanbot agent` uses the model."""
-
-    max_steps: Count = key(8, "Tool calls for one task.")
-    max_tokens: Count = key(256, "Tokens for one answer.")
-    temperature: Number = key(0.0, "Sampling temperature; 0 takes the most likely token.")
-    tools: tuple[str, ...] = key(
-        (), "Further tools: python, web_search, fetch, or module:name of a function or a Toolset."
-    )
-    search: str = key("", "A folder of texts that web_search and fetch read instead of the web.")
-    apis: tuple[Api, ...] = key((), "External APIs for http_request: { file = DESCRIPTION, key = VARIABLE }.")
-    mcp: tuple[McpServer, ...] = key((), "MCP servers: { name = NAME, command = [...] } or { name = NAME, url = URL }.")
+        require(len(set(names)) == len(names), f"tasks = {list(self.tasks)}; one of them is there twice")
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -344,7 +286,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         safe = self.name.replace("-", "").replace("_", "").replace(".", "")
-        _require(
+        require(
             safe.isalnum() and not self.name.startswith(".") and len(self.name) <= 100,
             f"name = {self.name!r:.60}; it names a folder: at most 100 letters, digits, '-', '_' and '.'",
         )
@@ -386,9 +328,9 @@ class Recipe:
                 sections[name] = replace(settings, sequence=sequence, batch_tokens=batch)
                 if name in self.phase_names:
                     longer = f"{name}.sequence = {sequence} is longer than model.context = {context}"
-                    _require(sequence <= context, longer)
+                    require(sequence <= context, longer)
                     uneven = f"{name}.batch_tokens = {batch} is not a multiple of {name}.sequence = {sequence}"
-                    _require(batch % sequence == 0, uneven)
+                    require(batch % sequence == 0, uneven)
         return replace(resolved, **sections)
 
     def _require_learned_tokens(self) -> None:
@@ -397,16 +339,16 @@ class Recipe:
         if self.tokenizer.tool_tokens and name:
             first = getattr(self, name)
             learned = not first.lora_rank or first.lora_embeddings
-            _require(learned, f"{name}.lora_rank with tokenizer.tool_tokens needs {name}.lora_embeddings = true")
+            require(learned, f"{name}.lora_rank with tokenizer.tool_tokens needs {name}.lora_embeddings = true")
 
     def _resolve_base(self, shape: Shape, tokens: int) -> Base:
         base, vocab_size, tied = self.base, self.tokenizer.vocab_size, self.model.tie_embeddings
         pairs = base.pair_tokens
         if pairs is None:
             pairs = 0 if tied else pair_tokens(vocab_size, tokens)
-        _require(not (pairs and tied), "base.pair_tokens needs an embedding that is not tied")
+        require(not (pairs and tied), "base.pair_tokens needs an embedding that is not tied")
         limit = f"base.pair_tokens needs a tokenizer.vocab_size of {PAIRS_VOCABULARY:,} or less"
-        _require(not pairs or vocab_size <= PAIRS_VOCABULARY, limit)
+        require(not pairs or vocab_size <= PAIRS_VOCABULARY, limit)
         base = _fill(replace(base, pair_tokens=pairs), refining(shape, pairs, tokens))
         if base.softmax_tokens is None:
             base = replace(base, softmax_tokens=softmax_tokens(vocab_size, base.batch_tokens or 0, pairs))

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from lanbot.config.recipe import McpServer
+from lanbot.config.agent import McpServer
 from lanbot.core.console import visible
 from lanbot.core.errors import UserError
 from lanbot.tools.fetch import shortened

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from lanbot.config.recipe import Agent
+from lanbot.config.agent import Agent
 from lanbot.core.errors import UserError
 from lanbot.tools.memory import Memory
 from lanbot.tools.tool import Tool, Toolset, load_tools

@@ -20,7 +20,8 @@ from dataclasses import replace
 
 from pydantic.dataclasses import dataclass
 
-from lanbot.config.recipe import CONFIG, ChatTraining, Count, key
+from lanbot.config.keys import CONFIG, Count, key
+from lanbot.config.recipe import ChatTraining
 from lanbot.phases.chat import train_chat
 from lanbot.phases.phase import Phase
 

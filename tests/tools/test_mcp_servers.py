@@ -20,7 +20,7 @@ import mcp_stand_in
 from local_site import Site
 
 import lanbot
-from lanbot.config.recipe import McpServer
+from lanbot.config.agent import McpServer
 from lanbot.core.errors import UserError
 from lanbot.tools import mcp_servers
 from lanbot.tools.mcp_servers import McpServers
@@ -184,7 +184,7 @@ HOST = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 sys.path.insert(0, sys.argv[2])
-from lanbot.config.recipe import McpServer
+from lanbot.config.agent import McpServer
 from lanbot.tools.mcp_servers import McpServers
 servers = McpServers([McpServer(name="test", command=(sys.executable, "-I", "-S", sys.argv[1], "stubborn"))])
 print("ready", flush=True)

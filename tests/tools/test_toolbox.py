@@ -7,7 +7,7 @@ from pathlib import Path
 import mcp_stand_in
 import pytest
 
-from lanbot.config.recipe import Agent, Api, McpServer
+from lanbot.config.agent import Agent, Api, McpServer
 from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError

@@ -1,0 +1,46 @@
+"""The section [agent] of a recipe: the limits of the agent, and its tools."""
+
+from pydantic.dataclasses import dataclass
+
+from lanbot.config.keys import CONFIG, Count, Number, key, require
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Api:
+    """An external API, of which the agent may make the calls that a description lists."""
+
+    file: str = key("", "Its OpenAPI description, in JSON or YAML.")
+    key: str = key("", "The environment variable that holds its key.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.file), "an API has no file; name its OpenAPI description")
+
+
+@dataclass(frozen=True, config=CONFIG)
+class McpServer:
+    """An MCP server: a command to run, or the address of one that runs."""
+
+    name: str = key("", "Before the names of its tools.", pattern="^[A-Za-z][A-Za-z0-9_]*$")
+    command: tuple[str, ...] = key((), "The program and its arguments.")
+    env: tuple[str, ...] = key((), "The environment variables that the program gets, besides PATH, HOME and the like.")
+    url: str = key("", "The address, of streamable HTTP.", pattern="^(https?://.+)?$")
+    key: str = key("", "The environment variable whose value is sent to the address as a bearer token.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.name), "an MCP server has no name")
+        require(bool(self.command) != bool(self.url), f"mcp server {self.name!r}: give it a command or a url")
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Agent:
+    """How `lanbot agent` uses the model."""
+
+    max_steps: Count = key(8, "Tool calls for one task.")
+    max_tokens: Count = key(256, "Tokens for one answer.")
+    temperature: Number = key(0.0, "Sampling temperature; 0 takes the most likely token.")
+    tools: tuple[str, ...] = key(
+        (), "Further tools: python, web_search, fetch, or module:name of a function or a Toolset."
+    )
+    search: str = key("", "A folder of texts that web_search and fetch read instead of the web.")
+    apis: tuple[Api, ...] = key((), "External APIs for http_request: { file = DESCRIPTION, key = VARIABLE }.")
+    mcp: tuple[McpServer, ...] = key((), "MCP servers: { name = NAME, command = [...] } or { name = NAME, url = URL }.")
