@@ -15,12 +15,17 @@ Declarations = Sequence[Mapping[str, Any]]  # tools as `Tool.declaration` descri
 class Reply:
     """What a model wrote: to the end of its message ("stop"), to a call ("call") or to the limit ("length").
 
-    calls: the code of the calls that end it.
+    calls: the code of the calls that end it. prompt_tokens: that it read. cached_tokens: of these, those that it did
+    not have to read again. tokens: that it wrote. cost: in dollars, of an endpoint with prices.
     """
 
     parts: list[Part]
     finished: str
     calls: tuple[str, ...] = ()
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    tokens: int = 0
+    cost: float = 0.0
 
 
 class ModelClient(Protocol):

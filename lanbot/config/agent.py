@@ -1,8 +1,10 @@
 """The section [agent] of a recipe: the limits of the agent, and its tools."""
 
+import re
+
 from pydantic.dataclasses import dataclass
 
-from lanbot.config.keys import CONFIG, Count, Number, key, require
+from lanbot.config.keys import CONFIG, Count, Natural, Number, key, require
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -32,6 +34,23 @@ class McpServer:
 
 
 @dataclass(frozen=True, config=CONFIG)
+class Endpoint:
+    """An OpenAI-compatible endpoint, whose model the agent uses instead of the run's."""
+
+    url: str = key("", "Its address, up to and with /v1.")
+    model: str = key("", "Its name of the model.")
+    context: Natural = key(0, "Tokens of its context; 0 asks the endpoint.")
+    price_in: Number = key(0.0, "Dollars per million tokens that it reads.")
+    price_out: Number = key(0.0, "Dollars per million tokens that it writes.")
+    key: str = key("", "The environment variable that holds its key.")
+
+    def __post_init__(self) -> None:
+        good = bool(re.fullmatch(r"https?://[\w.\[\]:-]+(/\S*)?", self.url))
+        require(good, f"endpoint {self.url[:100]!r}: not an address; it looks like https://host/v1")
+        require(bool(self.model), f"endpoint {self.url}: it has no model")
+
+
+@dataclass(frozen=True, config=CONFIG)
 class Agent:
     """How `lanbot agent` uses the model."""
 
@@ -43,4 +62,5 @@ class Agent:
     )
     search: str = key("", "A folder of texts that web_search and fetch read instead of the web.")
     apis: tuple[Api, ...] = key((), "External APIs for http_request: { file = DESCRIPTION, key = VARIABLE }.")
+    endpoint: Endpoint | None = key(None, "A model elsewhere: { url = URL, model = NAME, key = VARIABLE }.")
     mcp: tuple[McpServer, ...] = key((), "MCP servers: { name = NAME, command = [...] } or { name = NAME, url = URL }.")
