@@ -5,12 +5,14 @@ import os
 import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from functools import cached_property
-from time import sleep
+from dataclasses import replace
+from functools import cached_property, partial
+from threading import Event as Flag
 from typing import Any
 
 import httpx2
 
+from lanbot.agent.background import Hear, streamed
 from lanbot.agent.endpoint_answer import Answer, Shown, words_of
 from lanbot.agent.model import Declarations, Reply
 from lanbot.chat.formats.base import Event
@@ -78,30 +80,23 @@ class EndpointModel:
     def count_tokens(self, messages: Sequence[Message], tools: Declarations = ()) -> int:
         return round(_characters(to_openai(messages), tools) / self.chars_per_token)
 
-    def complete(
-        self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
-    ) -> Reply:
-        events = self.stream(messages, sampling, seed, tools)
-        while True:
-            try:
-                next(events)
-            except StopIteration as done:
-                reply: Reply = done.value
-                return reply
-
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
     ) -> Generator[Event, None, Reply]:
         """Raises UserError when no try is left, and for what another try would not mend."""
         sent = to_openai(messages)
-        characters = _characters(sent, tools)
+        body = partial(self._body, sent, sampling, seed, tools)
+        return streamed(partial(self._generate, body, _characters(sent, tools)), wait=False)
+
+    def _generate(self, body: Callable[[], dict[str, Any]], characters: int, hear: Hear, stopped: Flag) -> Reply:
+        """body: of a request, without what the endpoint has refused. characters: that the model reads."""
         shown, retries, spent = Shown(), Retries(TRIES, WAIT, MAX_WAIT, MAX_WAIT), 0.0
         while True:
             answer = Answer()
             try:
-                for _ in self._answers(self._body(sent, sampling, seed, tools), answer):
-                    if piece := shown.new(answer.text):
-                        yield Event("piece", "text", piece)
+                for _ in self._chunks(body(), answer):
+                    if (piece := shown.new(answer.text)) or stopped.is_set():
+                        hear(Event("piece", "text", piece))
                 break
             except Again as again:
                 spent += self._cost(characters, answer) if answer.text or answer.calls else 0.0
@@ -110,14 +105,12 @@ class EndpointModel:
                     problem = f"{self.place}: {again.why} ({TRIES} tries)"
                     raise UserError(problem, f"Is {self.url} right, and does it run? Or try later.") from None
                 self.note(f"{self.place}: {again.why}; try {retries.failures + 1} of {TRIES} in {duration(pause)}")
-                sleep(pause)
-        reply = answer.reply()
-        for part in reply.parts:
-            if part["type"] != "text":
-                kind = part["type"]
-                yield from (Event("open", kind), Event("piece", kind, part["text"]), Event("close", kind))
-        yield from (Event("call", "call", code) for code in reply.calls)
-        return self._counted(reply, characters, answer, spent)
+                if stopped.wait(pause):
+                    raise GeneratorExit from None
+        for kind, written in answer.calling:
+            for event in Event("open", kind), Event("piece", kind, written), Event("close", kind):
+                hear(event)
+        return self._counted(answer, characters, spent)
 
     def _body(self, sent: list[dict[str, Any]], sampling: Sampling, seed: int, tools: Declarations) -> dict[str, Any]:
         optional: dict[str, Any] = {
@@ -136,7 +129,7 @@ class EndpointModel:
         declared = {"tools": list(tools)} if tools else {}
         return {"model": self.settings.model, "messages": sent, **declared, "stream": True, **body}
 
-    def _answers(self, body: dict[str, Any], answer: Answer) -> Generator[None, None, None]:
+    def _chunks(self, body: dict[str, Any], answer: Answer) -> Generator[None, None, None]:
         """One try: fills the answer, and yields after each chunk. Raises Again or UserError."""
         try:
             with self.http.stream("POST", f"{self.url}/chat/completions", json=body) as response:
@@ -192,14 +185,14 @@ class EndpointModel:
         found = {name for name in body if name not in ("model", "messages", "tools", "stream")}
         return {name for name in found if re.search(rf"\b{name}\b", said)} - self.refused
 
-    def _counted(self, reply: Reply, characters: int, answer: Answer, spent: float) -> Reply:
+    def _counted(self, answer: Answer, characters: int, spent: float) -> Reply:
         """The reply with its tokens and cost; the count of the prompt makes `count_tokens` more exact."""
         read, written = self._tokens(characters, answer)
         if _number(answer.usage, "prompt_tokens"):
             self.chars_per_token = min(max(characters / read, 0.5), 10.0)
         cached = _number(answer.usage.get("prompt_tokens_details"), "cached_tokens")
         cost = spent + self._cost(characters, answer)
-        return Reply(reply.parts, reply.finished, reply.calls, read, cached, written, cost)
+        return replace(answer.reply(), prompt_tokens=read, cached_tokens=cached, tokens=written, cost=cost)
 
     def _tokens(self, characters: int, answer: Answer) -> tuple[int, int]:
         """Read and written: as the endpoint counts them, or estimated."""

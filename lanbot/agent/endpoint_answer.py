@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lanbot.agent.model import Reply
-from lanbot.chat.messages import Part, call, text
+from lanbot.chat.messages import Part, text
 from lanbot.chat.turns import read_call, to_json
 from lanbot.core.http import Again
 
@@ -19,6 +19,10 @@ class Called:
     id: str = ""
     name: str = ""
     arguments: str = ""
+
+    @property
+    def raw(self) -> str:
+        return f"{self.name}({self.arguments})"
 
     def part(self) -> Part | None:
         """None if its arguments are no JSON object."""
@@ -74,24 +78,21 @@ class Answer:
         arguments = function.get("arguments")
         one.arguments += to_json(arguments) if isinstance(arguments, dict) else str(arguments or "")
 
-    def reply(self) -> Reply:
-        """The whole answer, without what it used.
+    @property
+    def calling(self) -> list[tuple[str, str]]:
+        """The kind and the code of each call; of one that cannot be read, what was written."""
+        parts = [one.part() for one in self.calls]
+        return [(p["type"], p["text"]) if p else ("call", one.raw) for p, one in zip(parts, self.calls, strict=True)]
 
-        A call whose JSON is wrong is left out if others are right: the model sees that it has no result. If none is,
-        it is an open call, which the loop has written again. After a limit a call is only text.
-        """
-        parts: list[Part] = [text(self.text)] if self.text else []
+    def reply(self) -> Reply:
+        """The whole answer, without what it used. A call that cannot be read, or was cut by the limit, is text."""
+        said: list[Part] = [text(self.text)] if self.text else []
         if self.finished == "length":
-            cut = "".join(f"{one.name}({one.arguments}" for one in self.calls)
-            return Reply([*parts, *([text(cut)] if cut else [])], "length")
+            return Reply([*said, *(text(one.raw) for one in self.calls)], "length")
         called = [part for one in self.calls if (part := one.part()) is not None]
-        if called:
-            return Reply(parts + called, "call", tuple(part["text"] for part in called))
-        if self.calls:
-            bad = self.calls[0]
-            wrong = call(bad.name or "unnamed", {}, bad.id)
-            return Reply([*parts, {**wrong, "text": f"{bad.name}({bad.arguments})", "open": True}], "stop")
-        return Reply(parts, "stop")
+        unread = [text(one.raw) for one in self.calls if one.part() is None]
+        codes = tuple(part["text"] for part in called + unread)
+        return Reply(said + called + unread, "call" if codes else "stop", codes)
 
 
 @dataclass
