@@ -33,6 +33,10 @@ class McpServer:
         require(bool(self.command) != bool(self.url), f"mcp server {self.name!r}: give it a command or a url")
 
 
+ADDRESS = re.compile(r"https?://[\w.\[\]:-]+(/\S*)?")
+"""Of an endpoint; without a name or a password in it."""
+
+
 @dataclass(frozen=True, config=CONFIG)
 class Endpoint:
     """An OpenAI-compatible endpoint, whose model the agent uses instead of the run's."""
@@ -45,8 +49,10 @@ class Endpoint:
     key: str = key("", "The environment variable that holds its key.")
 
     def __post_init__(self) -> None:
-        good = bool(re.fullmatch(r"https?://[\w.\[\]:-]+(/\S*)?", self.url))
-        require(good, f"endpoint {self.url[:100]!r}: not an address; it looks like https://host/v1")
+        require(
+            bool(ADDRESS.fullmatch(self.url)),
+            f"endpoint {self.url[:100]!r}: not an address; it looks like https://host/v1",
+        )
         require(bool(self.model), f"endpoint {self.url}: it has no model")
 
 
