@@ -1,5 +1,7 @@
 """The section [agent] of a recipe: the limits of the agent, and its tools."""
 
+import re
+
 from pydantic.dataclasses import dataclass
 
 from lanbot.config.keys import CONFIG, Count, Number, key, require
@@ -31,6 +33,24 @@ class McpServer:
         require(bool(self.command) != bool(self.url), f"mcp server {self.name!r}: give it a command or a url")
 
 
+RULE = re.compile(r"[A-Za-z_]\w*\*?(?:\(.*\S.*\))?", re.DOTALL)
+"""A rule of the permissions: a kind or a tool (a star ends its name), and in brackets which of its calls."""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Permissions:
+    """Which calls of tools are refused, which are asked about, and which are made without asking."""
+
+    deny: tuple[str, ...] = key((), "Rules for calls that are never made.")
+    ask: tuple[str, ...] = key((), "Rules for calls that the user is asked about.")
+    allow: tuple[str, ...] = key((), "Rules for calls that are made without asking.")
+
+    def __post_init__(self) -> None:
+        for rule in (*self.deny, *self.ask, *self.allow):
+            good = RULE.fullmatch(rule.strip()) is not None
+            require(good, f"{rule!r} is no rule; write a kind, a tool or tool(...), like write_file(notes/**)")
+
+
 @dataclass(frozen=True, config=CONFIG)
 class Agent:
     """How `lanbot agent` uses the model."""
@@ -44,3 +64,6 @@ class Agent:
     search: str = key("", "A folder of texts that web_search and fetch read instead of the web.")
     apis: tuple[Api, ...] = key((), "External APIs for http_request: { file = DESCRIPTION, key = VARIABLE }.")
     mcp: tuple[McpServer, ...] = key((), "MCP servers: { name = NAME, command = [...] } or { name = NAME, url = URL }.")
+    permissions: Permissions = key(
+        Permissions(), "Rules for the tools: { deny = [...], ask = [...], allow = [...] }, looked at in this order."
+    )

@@ -29,9 +29,10 @@ class Tool:
 
     description: what it does, for the model. returns: what its result looks like.
     schema: the JSON schema of its arguments, an object. run: takes them by name; may be async.
-    kind: what it may do, for permissions; the model does not see it. subject: which argument a rule of the permissions
-    may look at: "path" names a file of the workspace, "url" an address, any other is a text; "files" is no argument, but
-    all files of the workspace; "page" is an argument `url` that without "://" names a file of the offline folder.
+    kind: what it may do, for permissions; the model does not see it.
+    subject: which argument a rule of the permissions may look at: "path" is a file of the workspace, "url" an address,
+    any other name a text. "files" is no argument but all files of the workspace; "page" is `url` where a file of an
+    offline folder may stand too.
     """
 
     name: str
@@ -170,19 +171,6 @@ class Limited(Wrapper):
         if self.left < 1:
             raise ToolError(f"no more than {self.max_calls} calls of tools")
         self.left -= 1
-        return super().call(name, arguments)
-
-
-class Approved(Wrapper):
-    """Only the calls for which approve(name, arguments) is true."""
-
-    def __init__(self, inner: Toolset, approve: Callable[[str, Mapping[str, Any]], bool]) -> None:
-        super().__init__(inner)
-        self.approve = approve
-
-    def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        if not self.approve(name, arguments):
-            raise ToolError(f"{name} was not allowed")
         return super().call(name, arguments)
 
 

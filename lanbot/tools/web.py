@@ -37,7 +37,7 @@ CLOSED = tuple(map(ip_network, ("168.63.129.16/32", "192.0.0.0/24", "64:ff9b:1::
 """The metadata of Azure, whose address looks public, and special networks that older versions of Python do not know."""
 NOT_CHARSETS = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "mbcs", "oem")
 PERMIT: ContextVar[Callable[[str, str], None] | None] = ContextVar("PERMIT", default=None)
-"""Looks at the method and the address of each request before it is sent, those after a redirect too; raises ToolError to
+"""Looks at the method and the address of each request before it is sent, also after a redirect; raises ToolError to
 refuse it. Permissions set it around a call."""
 _META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w-]+)", re.IGNORECASE)
 

@@ -163,6 +163,11 @@ class Workspace:
         return name, before, text if isinstance(text, str) else format_value(text)
 
     @property
+    def folder(self) -> Path | None:
+        """Where the files are; None for those in memory."""
+        return self.store.root if isinstance(self.store, OnDisk) else None
+
+    @property
     def folds_case(self) -> bool:
         """Whether Notes.txt and notes.txt are one file."""
         return self.store.folds_case

@@ -349,7 +349,7 @@ def test_a_link_put_there_after_the_check_leads_nowhere(
 ) -> None:
     workspace, root = disk
     workspace.write_file("notes/a.txt", "before")
-    outside = root.parent / "outside"
+    outside = root.parent / "elsewhere"
     outside.mkdir()
     (outside / "a.txt").write_text("secret")
     checked = workspace.store.kind
