@@ -77,8 +77,8 @@ def ask_on_terminal(question: Question) -> Answer:
     """Shows a call and reads once, always or no. What was typed before the question was shown does not count."""
     say(f"\n{question.text}")
     for _ in range(3):
-        print(f"Allow? [o]nce, [a]lways {question.always}, [n]o: ", end="", file=sys.stderr, flush=True)
         _forget_typed()
+        print(f"Allow? [o]nce, [a]lways {question.always}, [n]o: ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()  # not input(), which would keep the answer in the history of questions
         answer = ANSWERS.get(line.strip().lower())
         if answer is not None:

@@ -23,7 +23,7 @@ DEFAULTS = ("read", "remember", "forget")
 OWN_FILES = ("write_file", "edit_file")
 """Allowed too, where the files are the agent's own and not a folder of the user's."""
 INSTRUCTIONS = re.compile(r"(?:.*/)?(?:agents\.md|claude\.md|skill\.md|recipe\.toml|skills/.*)", re.DOTALL)
-"""Files that tell agents what to do, in lower case. To write them takes a rule that names a path, or the user's word."""
+"""Files that tell agents what to do, in lower case. To write one takes a rule that names a path, or the user's yes."""
 
 
 @dataclass(frozen=True)
