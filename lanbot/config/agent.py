@@ -56,6 +56,24 @@ class Endpoint:
         require(bool(self.model), f"endpoint {self.url}: it has no model")
 
 
+RULE = re.compile(r"[A-Za-z_]\w*\*?(?:\(.*\S.*\))?", re.DOTALL)
+"""A rule of the permissions: a kind or a tool (a star ends its name), and in brackets which of its calls."""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Permissions:
+    """Which calls of tools are refused, which are asked about, and which are made without asking."""
+
+    deny: tuple[str, ...] = key((), "Rules for calls that are never made.")
+    ask: tuple[str, ...] = key((), "Rules for calls that the user is asked about.")
+    allow: tuple[str, ...] = key((), "Rules for calls that are made without asking.")
+
+    def __post_init__(self) -> None:
+        for rule in (*self.deny, *self.ask, *self.allow):
+            good = RULE.fullmatch(rule.strip()) is not None
+            require(good, f"{rule!r} is no rule; write a kind, a tool or tool(...), like write_file(notes/**)")
+
+
 @dataclass(frozen=True, config=CONFIG)
 class Agent:
     """How `lanbot agent` uses the model."""
@@ -70,3 +88,6 @@ class Agent:
     apis: tuple[Api, ...] = key((), "External APIs for http_request: { file = DESCRIPTION, key = VARIABLE }.")
     endpoint: Endpoint | None = key(None, "A model elsewhere: { url = URL, model = NAME, key = VARIABLE }.")
     mcp: tuple[McpServer, ...] = key((), "MCP servers: { name = NAME, command = [...] } or { name = NAME, url = URL }.")
+    permissions: Permissions = key(
+        Permissions(), "Rules for the tools: { deny = [...], ask = [...], allow = [...] }, looked at in this order."
+    )

@@ -62,7 +62,7 @@ class Apis:
         made = Tool.from_function(self.http_request)
         return [replace(made, description="\n".join([made.description, *lines[:MAX_LISTED], *more]))]
 
-    @tool(kind="network")
+    @tool(kind="network", subject="url")
     def http_request(self, method: str, url: str, body: str | dict[str, Any] | list[Any] | None = None) -> str:
         """Calls an external API. These calls can be made:
 

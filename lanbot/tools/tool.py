@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, get_args
@@ -29,6 +30,9 @@ class Tool:
     description: what it does, for the model. returns: what its result looks like.
     schema: the JSON schema of its arguments, an object. run: takes them by name; may be async.
     kind: what it may do, for permissions; the model does not see it.
+    subject: which argument a rule of the permissions may look at: "path" is a file of the workspace, "url" an address,
+    any other name a text. "files" is no argument but all files of the workspace; "page" is `url` where a file of an
+    offline folder may stand too.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Tool:
     run: Callable[..., Any]
     returns: str = ""
     kind: Kind = "execute"
+    subject: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -49,7 +54,8 @@ class Tool:
         description, returns, schema = _described(getattr(function, "__func__", function), inspect.ismethod(function))
         said: dict[str, Any] = getattr(function, "_tool", {})
         name = said.get("name") or str(getattr(function, "__name__", type(function).__name__))
-        return cls(name, said.get("description") or description, schema, function, returns, said.get("kind", "execute"))
+        described, kind = said.get("description") or description, said.get("kind", "execute")
+        return cls(name, described, schema, function, returns, kind, said.get("subject", ""))
 
     @property
     def declaration(self) -> dict[str, Any]:
@@ -77,15 +83,16 @@ class Tool:
 
 
 def tool(
-    *, kind: Kind = "execute", name: str | None = None, description: str | None = None
+    *, kind: Kind = "execute", subject: str = "", name: str | None = None, description: str | None = None
 ) -> Callable[[Function], Function]:
-    """Marks a function as a tool: its kind, and where they differ from the function's own, its name and description.
+    """Marks a function as a tool: its kind and subject, and where they differ from the function's own, its name and
+    description.
 
     The function stays as it is; `Tool.from_function` and `Toolset` read the mark.
     """
 
     def mark(function: Function) -> Function:
-        function._tool = {"kind": kind, "name": name, "description": description}  # type: ignore[attr-defined]
+        function._tool = {"kind": kind, "subject": subject, "name": name, "description": description}  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -139,7 +146,7 @@ def _wait(awaitable: Awaitable[Any]) -> Any:
     except RuntimeError:
         return asyncio.run(result())
     with ThreadPoolExecutor(1) as thread:  # a loop runs in this one
-        return thread.submit(asyncio.run, result()).result()
+        return thread.submit(copy_context().run, asyncio.run, result()).result()
 
 
 class Wrapper(Toolset):
@@ -164,19 +171,6 @@ class Limited(Wrapper):
         if self.left < 1:
             raise ToolError(f"no more than {self.max_calls} calls of tools")
         self.left -= 1
-        return super().call(name, arguments)
-
-
-class Approved(Wrapper):
-    """Only the calls for which approve(name, arguments) is true."""
-
-    def __init__(self, inner: Toolset, approve: Callable[[str, Mapping[str, Any]], bool]) -> None:
-        super().__init__(inner)
-        self.approve = approve
-
-    def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        if not self.approve(name, arguments):
-            raise ToolError(f"{name} was not allowed")
         return super().call(name, arguments)
 
 
