@@ -27,12 +27,13 @@ DURABLE = (Calling, Ended)
 RUNNING, STOPPED, DAMAGED = "running", "interrupted", "damaged"
 """What a session's state may be besides how its last turn ended."""
 
-# Autoincrement: a number that somebody wrote down is never given to another session.
+# Autoincrement: a number that somebody wrote down is never given to another session. Rows are not in the index of their
+# key ("without rowid"): there one damaged page would keep its neighbours from being found.
 _TABLES = (
     "create table sessions (id integer primary key autoincrement, created text not null, model text not null, "
     "system text not null, tools text not null, parent integer, copied integer not null default 0)",
     "create table events (session integer not null, n integer not null, time real not null, kind text not null, "
-    "json text not null, primary key (session, n)) without rowid",
+    "json text not null, primary key (session, n))",
 )
 _COLUMNS = "id, created, model, system, tools, parent, copied"
 _APPEND = "insert into events select ?, coalesce(max(n), -1) + 1, ?, ?, ? from events where session = ?"

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def sessions(tmp_path: Path) -> Sessions:
 
 def stored(sessions: Sessions, *turns: list[Event]) -> int:
     with sessions.create("demo rl", "Be brief.", TOOLS) as session:
-        for event in sum(turns, []):
+        for event in chain(*turns):
             session.append(event)
     return session.id
 
