@@ -129,7 +129,8 @@ def _export(kept: "Sessions", given: tuple[str, ...], out: Path | None) -> None:
         sys.stdout.write("".join(rows))
         return
     write_atomic(out, "".join(rows))
-    print(f"{out}: {len(rows):,} conversations; look at them with lanbot data show jsonl:{out}")
+    counted = f"{len(rows):,} conversation{'s' * (len(rows) != 1)}"
+    print(f"{out}: {counted}; lanbot data show jsonl:{out} shows one with its loss")
 
 
 def _rows(kept: "Sessions", ids: list[int], skip: bool) -> "Iterator[Conversation]":
