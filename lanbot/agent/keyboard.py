@@ -51,9 +51,9 @@ class Keyboard:
         readline.clear_history()
         for text in self._remembered():
             readline.add_history(text)
-        if not libedit:
-            readline.parse_and_bind("set enable-bracketed-paste on")
-        return not libedit
+        whole = not libedit and os.environ.get("TERM") != "dumb"
+        readline.parse_and_bind(f"set enable-bracketed-paste {'on' if whole else 'off'}")
+        return whole
 
     def _remembered(self) -> list[str]:
         lines: list[str] = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lanbot.agent.events import Ended, Event, OnEvent, Turn
+from lanbot.agent.events import Asked, Ended, Event, OnEvent, Turn
 from lanbot.agent.limits import Limits, problem_of
 from lanbot.agent.loop import Agent
 from lanbot.agent.model import ModelClient
@@ -75,7 +75,8 @@ class OpenAgent:
     @property
     def cut_off(self) -> bool:
         """Whether the last turn has no end."""
-        return bool(self.agent.events) and not isinstance(self.agent.events[-1], Ended)
+        marks = [event for event in self.agent.events if isinstance(event, Asked | Ended)]
+        return bool(marks) and not isinstance(marks[-1], Ended)
 
     @property
     def number(self) -> int:
