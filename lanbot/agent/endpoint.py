@@ -69,7 +69,7 @@ class EndpointModel:
             return self.settings.context
         with suppress(httpx2.HTTPError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             listed = self.http.get(f"{self.url}/models", timeout=15.0).json()["data"]
-            found = next((one for one in listed if one.get("id") == self.settings.model), {})
+            found: dict[str, Any] = next((one for one in listed if one.get("id") == self.settings.model), {})
             told = [found.get(name) for name in CONTEXT_NAMES] + [(found.get("meta") or {}).get("n_ctx_train")]
             for length in told:
                 if isinstance(length, int) and length > 0:

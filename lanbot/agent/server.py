@@ -1,5 +1,6 @@
 """The agent as an MCP server on stdin and stdout, so that other programs can give it tasks."""
 
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from threading import Lock
@@ -11,6 +12,7 @@ from lanbot.agent.session import OpenAgent
 from lanbot.core.console import visible
 from lanbot.core.errors import UserError
 
+Tell = Callable[[int, str], None]
 MAX_TOLD = 200
 """Characters of a call, or of what it returned, in a message of progress."""
 
@@ -37,7 +39,7 @@ def make_server(opened: OpenAgent) -> Any:
         session: int = Field(description="To go on with it; 0 if it is not kept.")
         problem: str = Field(description="Why the answer is not complete; empty if it is.")
 
-    def work(task: str, session: int, tell: Any) -> Answer:
+    def work(task: str, session: int, tell: Tell) -> Answer:
         with lock:
             if session:
                 opened.resume(session)
@@ -53,10 +55,11 @@ def make_server(opened: OpenAgent) -> Any:
         async def report(count: int, message: str) -> None:
             await ctx.report_progress(count, message=message)
 
+        def tell(count: int, message: str) -> None:
+            anyio.from_thread.run(report, count, message)
+
         try:
-            return await anyio.to_thread.run_sync(
-                partial(work, task, session, partial(anyio.from_thread.run, report)), abandon_on_cancel=True
-            )
+            return await anyio.to_thread.run_sync(partial(work, task, session, tell), abandon_on_cancel=True)
         except UserError as error:
             raise ToolError(str(error)) from None
         except anyio.get_cancelled_exc_class():
@@ -80,7 +83,7 @@ def make_server(opened: OpenAgent) -> Any:
 class _Progress:
     """Tells the client of each call and what it returned."""
 
-    def __init__(self, tell: Any) -> None:
+    def __init__(self, tell: Tell) -> None:
         self.tell, self.count = tell, 0
 
     def __call__(self, event: Event) -> None:

@@ -13,6 +13,7 @@ from lanbot.agent.model import ModelClient
 from lanbot.agent.permissions import merged, permit
 from lanbot.agent.sessions import Session, Sessions
 from lanbot.agent.skills import FOLDER, SHARE, Skills, find_note, note_text
+from lanbot.agent.telemetry import Telemetry, open_telemetry
 from lanbot.config.run import Run
 from lanbot.core.console import say
 from lanbot.core.errors import UserError
@@ -62,6 +63,7 @@ class OpenAgent:
     skills: Skills | None = None
     session: Session | None = field(default=None, init=False)
     """The conversation where it is kept; None before the first request."""
+    telemetry: Telemetry | None = field(default=None, init=False)
 
     def ask(self, request: str, on_event: OnEvent | None = None) -> Turn:
         """Answers a request; see `Agent.turn`. Every event is kept before it is told to on_event."""
@@ -136,12 +138,15 @@ class OpenAgent:
         """Makes the conversation one that is kept, at its first request."""
         if self.session is None and self.sessions is not None:
             agent = self.agent
-            self.session = self.sessions.create(self.model_name, agent.system, agent.tools.declarations)
-            self.memory.source = f"session {self.session.id}"
+            self._enter(self.sessions.create(self.model_name, agent.system, agent.tools.declarations))
+
+    def _enter(self, session: Session) -> None:
+        self.session, self.memory.source = session, f"session {session.id}"
+        self.telemetry = open_telemetry(self.model_name, f"{self.home.parent.name} {session.id}")
 
     def _go_to(self, session: Session) -> None:
+        self._enter(session)
         old = self.agent
-        self.session, self.memory.source = session, f"session {session.id}"
         self.agent = Agent(
             old.model, old.tools, old.limits, old.sampling, old.system, old.seed, list(session.events), old.clock
         )
@@ -150,12 +155,17 @@ class OpenAgent:
         if self.session is not None:
             self.session.close()
             self.session = None
+        if self.telemetry is not None:
+            self.telemetry.close()
+            self.telemetry = None
         self.memory.source = ""
 
     def _listener(self, on_event: OnEvent | None) -> OnEvent:
         def hear(event: Event) -> None:
             if self.session is not None:
                 self.session.append(event)
+            if self.telemetry is not None:
+                self.telemetry(event)
             if on_event is not None:
                 on_event(event)
 

@@ -7,7 +7,7 @@ from functools import partial
 from lanbot.agent.commands import COMMANDS, completions, run_command
 from lanbot.agent.events import Turn
 from lanbot.agent.keyboard import Keyboard
-from lanbot.agent.live import Live
+from lanbot.agent.live import Lines, Live
 from lanbot.agent.permissions import terminal_ask
 from lanbot.agent.session import OpenAgent
 from lanbot.core.console import say
@@ -31,7 +31,7 @@ def asking(live: Live) -> Ask | None:
     return None if ask is None else below
 
 
-def show_turn(opened: OpenAgent, live: Live, request: str | None) -> Turn:
+def show_turn(opened: OpenAgent, live: Live | Lines, request: str | None) -> Turn:
     """One turn, printed while it happens. request: None goes on with the turn that was cut off."""
     try:
         return opened.go_on(live) if request is None else opened.ask(request, live)
