@@ -101,7 +101,7 @@ def _tell(what: str, stop: Flag) -> None:
     progress, seconds = Progress(what), 0.0
     while not stop.wait(0.5):
         seconds += 0.5
-        progress.text(f"{what} | {duration(seconds)}")
+        progress.text(f"{what} | {duration(int(seconds))}")
     progress.clear()
 
 

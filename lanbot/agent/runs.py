@@ -46,7 +46,8 @@ def agent_run(name: str, key: str = "", options: Options | None = None) -> Run:
 
 def _made(folder: str, url: str, model: str, key: str, options: Options) -> Run:
     if not ADDRESS.fullmatch(url):
-        raise UsageError(f"{url}: not an address", "It looks like http://localhost:11434/v1#qwen3:8b.")
+        shown = re.sub("//[^/]*@", "//***@", url)
+        raise UsageError(f"{shown}: not an address", "It looks like http://localhost:11434/v1#qwen3:8b.")
     endpoint = Endpoint(url=url, model=model, key=key or (KEY if os.environ.get(KEY) else ""))
     settings = Agent(endpoint=endpoint, max_steps=MAX_STEPS, max_tokens=MAX_TOKENS)
     recipe = Recipe(name=folder, identity=Identity(name=model), agent=settings)
