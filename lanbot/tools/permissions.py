@@ -55,8 +55,8 @@ class Policy:
     @classmethod
     def of(cls, settings: Permissions, further: Iterable[str] = (), home: Path | None = None) -> "Policy":
         """further: what is allowed by default besides DEFAULTS."""
-        rules = (parsed(texts) for texts in (settings.deny, settings.ask, settings.allow, (*DEFAULTS, *further)))
-        return cls(*rules, home=home)
+        defaults = parsed((*DEFAULTS, *further))
+        return cls(parsed(settings.deny), parsed(settings.ask), parsed(settings.allow), defaults, home)
 
     def decide(self, tool: Tool, target: Target, files: Workspace) -> tuple[str, str]:
         """ "allow", "ask" or "deny", and why."""

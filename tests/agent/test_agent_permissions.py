@@ -129,13 +129,8 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
 @pytest.mark.parametrize(
     ("answers", "meant"),
     [
-        (["o\n"], "once"),
-        (["Always\n"], "always"),
-        (["n\n"], "no"),
-        (["\n"], "no"),
-        (["yes\n", "what?\n", "a\n"], "always"),
-        (["x\n"] * 3, "no"),
-        (["\x04"], "no"),
+        *((["o\n"], "once"), (["Always\n"], "always"), (["n\n"], "no"), (["\n"], "no"), (["\x04"], "no")),
+        *((["yes\n", "what?\n", "a\n"], "always"), (["x\n"] * 3, "no")),
     ],
 )
 def test_answers_at_a_terminal(answers: list[str], meant: str, typed: Callable[..., tuple[str, str]]) -> None:
