@@ -30,6 +30,8 @@ def test_a_recipe_has_rules_and_keeps_them(tmp_path: Path) -> None:
     assert recipe.agent.permissions == Permissions(("network",), (), ("write_file(notes/**)", "fetch(a.example)"))
     (tmp_path / "b.toml").write_text(dump(recipe))
     assert load(str(tmp_path / "b.toml")) == recipe
+    recipe = load(str(tmp_path / "a.toml"), {"agent.permissions.deny": "fetch(b.example), write"})
+    assert recipe.agent.permissions.deny == ("fetch(b.example)", "write")
     (tmp_path / "a.toml").write_text('name = "a"\n[agent.permissions]\ndeny = ["write_file("]\n')
     with pytest.raises(UserError, match="'write_file\\('"):
         load(str(tmp_path / "a.toml"))

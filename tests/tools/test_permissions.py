@@ -317,6 +317,12 @@ def test_an_offline_folder_is_read_and_the_web_is_not(site: Site) -> None:
         tools.call("fetch", {"url": site.url})
     with pytest.raises(ToolError, match="deny fetch"):
         of([made], deny=["fetch"]).call("fetch", {"url": "tea.txt"})
+    user = User("always", "no")
+    tools = of([made], user=user, ask=["fetch"])
+    tools.call("fetch", {"url": "tea.txt"})
+    assert user.asked[0].always == "fetch(tea.txt)"
+    with pytest.raises(ToolError, match="said no"):
+        tools.call("fetch", {"url": site.url})
     assert site.asked == []
 
 
