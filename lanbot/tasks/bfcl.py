@@ -208,4 +208,4 @@ def _checked(rows: Rows, i: int, columns: Sequence[str]) -> dict[str, Any]:
     for name in columns:
         if not isinstance(row, dict) or not isinstance(row.get(name), list) or not row[name]:
             raise UserError(f"{rows.where(i)}: no list {name!r}", BAD_ROW)
-    return row  # type: ignore[return-value]
+    return row
