@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Generator, Sequence
 
+from lanbot.agent.limits import Limits
 from lanbot.agent.loop import Agent
 from lanbot.agent.model import Declarations, Reply
 from lanbot.chat.formats.base import Event
@@ -27,9 +28,10 @@ class Obedient:
     def count_tokens(self, messages: Sequence[Message], tools: Declarations = ()) -> int:
         return sum(len(part["text"]) for message in messages for part in parts(message)) // 4
 
-    def complete(
+    def stream(
         self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
-    ) -> Reply:
+    ) -> Generator[Event, None, Reply]:
+        yield from ()
         read = [part["text"] for message in messages for part in parts(message) if part["type"] != "python"]
         read.append(json.dumps(list(tools), ensure_ascii=False))
         for found in ORDER.finditer("\n".join(read)):
@@ -39,16 +41,10 @@ class Obedient:
                 return Reply([python(code)], "call", (code,))
         return Reply([text("done")], "stop")
 
-    def stream(
-        self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
-    ) -> Generator[Event, None, Reply]:
-        yield from ()
-        return self.complete(messages, sampling, seed, tools)
-
 
 def converse(model: Obedient, toolset: Toolset, requests: Sequence[str]) -> list[Message]:
     """The harness with this model: what it reads after some turns."""
-    agent = Agent(model, PythonCalls(toolset), max_steps=40, sampling=Sampling(max_tokens=500_000))
+    agent = Agent(model, PythonCalls(toolset), Limits(max_steps=40, max_tokens=500_000))
     for request in requests:
         agent.turn(request)
     return agent.messages

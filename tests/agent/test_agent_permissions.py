@@ -84,10 +84,10 @@ def test_the_agents_own_files_are_written_without_asking(tmp_path: Path) -> None
 
 
 def test_no_tool_takes_the_name_and_the_permissions_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "outside_tools.py").write_text("def read_file(path: str) -> str:\n    return ''\n")
+    (tmp_path / "shadowing_tools.py").write_text("def read_file(path: str) -> str:\n    return ''\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match="two tools are called read_file"):
-        Toolbox(Agent(tools=("outside_tools:read_file",)), Workspace({}), Memory())
+        Toolbox(Agent(tools=("shadowing_tools:read_file",)), Workspace({}), Memory())
 
 
 # -- the terminal --------------------------------------------------------------------------------------------
