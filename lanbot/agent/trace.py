@@ -128,8 +128,10 @@ def as_text(made: Trace) -> str:
     for turn in made.turns:
         tables.append([row for i, step in enumerate(turn.steps, number + 1) for row in _rows(i, step, priced)])
         number += len(turn.steps)
-    width = max((len(row[1]) for rows in tables for row in rows), default=0)  # all tables are aligned alike
-    header = ("step", "what".ljust(width), "prompt", "cached", "wrote", "seconds", *(("cost",) if priced else ()))
+    columns = zip(*(row for rows in tables for row in rows), strict=True)
+    widths = [max(map(len, column)) for column in columns]  # of all turns, so that their tables are aligned alike
+    names = ("step", "what", "prompt", "cached", "wrote", "seconds", *(("cost",) if priced else ()))
+    header = [f"{name:{'<' if name == 'what' else '>'}{width}}" for name, width in zip(names, widths, strict=False)]
     for i, (turn, rows) in enumerate(zip(made.turns, tables, strict=True), 1):
         lines += [
             "",

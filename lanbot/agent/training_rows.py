@@ -15,8 +15,9 @@ def training_row(
 ) -> Conversation | None:
     """The whole conversation, with the system message and the tools' declarations; None if nothing can be learned.
 
-    A turn that ended otherwise than answered, or with a call that was never closed, is marked train = False, because
-    later turns follow from it; at the end of the conversation it is left out. where: names the session in errors.
+    A turn that ended otherwise than answered, or in which the agent refused a call (repeated, unreadable, one too many),
+    is marked train = False: later turns follow from it. At the end of the conversation it is left out.
+    where: names the session in errors.
     Raises UserError for a conversation that is no training data.
     """
     turns = [turn for turn in _turns(events) if blocks(turn[1])]
@@ -37,17 +38,19 @@ def _turns(events: Iterable[Event]) -> list[tuple[str, Message]]:
     """Requests and the assistant's messages."""
     turns: list[tuple[str, Message]] = []
     content: list[Part] = []
+    refused = False
     for event in events:
         if isinstance(event, Asked):
-            content = []
+            content, refused = [], False
             turns.append((_whole(event.text), {"role": "assistant", "content": content, "train": False}))
         elif isinstance(event, Replied):
             for part in event.parts:
                 _add(content, part)
         elif isinstance(event, Called):
             content.append(output(_whole(event.output)))
+            refused = refused or bool(event.refused)
         elif isinstance(event, Ended) and turns:
-            faulty = any(part.get("open") or part.get("invented") for part in content)
+            faulty = refused or any(part.get("open") or part.get("invented") for part in content)
             if event.reason == ANSWERED and not faulty:
                 turns[-1][1].pop("train", None)
     return turns
