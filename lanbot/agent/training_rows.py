@@ -15,7 +15,7 @@ def training_row(
 ) -> Conversation | None:
     """The whole conversation, with the system message and the tools' declarations; None if nothing can be learned.
 
-    A turn that ended otherwise than answered, or in which the agent refused a call (repeated, unreadable, one too many),
+    A turn that ended otherwise than answered, or in which a call was refused (repeated, unreadable, one too many),
     is marked train = False: later turns follow from it. At the end of the conversation it is left out.
     where: names the session in errors.
     Raises UserError for a conversation that is no training data.

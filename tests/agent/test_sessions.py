@@ -80,6 +80,15 @@ def test_a_call_without_a_result_is_not_run_again_but_marked_once(sessions: Sess
         assert sum(isinstance(event, Called) for event in session.events) == 1
 
 
+def test_calls_are_synced_to_the_disk_before_they_are_run(sessions: Sessions) -> None:
+    def synced(event: Event) -> bool:
+        session.append(event)
+        return bool(sessions.database.execute("pragma synchronous").fetchone()[0] >= 2)  # FULL
+
+    with sessions.create() as session:
+        assert [synced(event) for event in CHEESE] == [False, False, True, False, False, True]
+
+
 AGENT = f"""
 import itertools, sys, time
 from lanbot.agent.events import *
