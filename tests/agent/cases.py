@@ -1,7 +1,7 @@
 """Tasks of the agent, each with the script that solves it and the state that must be there afterwards.
 
-No script knows what it has to find: it reads it from what the tools return, so that a call, an argument or a result that the
-harness loses or changes fails the task.
+No script knows what it has to find: it reads it from what the tools return, so that a call, an argument or a
+result that the harness loses or changes fails the task.
 """
 
 import json
@@ -66,7 +66,9 @@ def family(made: Family) -> Family:
 
 def cases() -> list[tuple[str, Case]]:
     return [
-        (f"{made.__name__}-{seed}", made(random.Random(f"{made.__name__} {seed}"))) for made in FAMILIES for seed in SEEDS
+        (f"{made.__name__}-{seed}", made(random.Random(f"{made.__name__} {seed}")))
+        for made in FAMILIES
+        for seed in SEEDS
     ]
 
 
@@ -141,7 +143,9 @@ def copy_what_was_read(rng: random.Random) -> Case:
         yield f"write_file('b.txt', {read!r})"
         return "Copied."
 
-    return Case("files", solve, lambda place, _: place.text("b.txt") == text, [["Copy a.txt to b.txt"]], {"a.txt": text})
+    return Case(
+        "files", solve, lambda place, _: place.text("b.txt") == text, [["Copy a.txt to b.txt"]], {"a.txt": text}
+    )
 
 
 @family
@@ -189,7 +193,7 @@ def correct_a_wrong_name(rng: random.Random) -> Case:
 
 @family
 def stay_inside(rng: random.Random) -> Case:
-    outside = rng.choice(("../out.txt", "/tmp/lanbot-out.txt", "a/../../out.txt", "~/out.txt"))  # noqa: S108
+    outside = rng.choice(("../out.txt", "/tmp/lanbot-out.txt", "a/../../out.txt", "~/out.txt"))
 
     def solve(request: str) -> Solution:
         tried = yield f"write_file({outside!r}, 'x')"
@@ -258,7 +262,8 @@ def remember_many(rng: random.Random) -> Case:
 def shelf(rng: random.Random) -> tuple[dict[str, str], str, int]:
     heights = {word: rng.randrange(100, 9_000) for word in WORDS}
     pages = {
-        f"{word}.html": f"<title>Mount {word}</title><p>{padding(rng, 40)}</p><p>Mount {word} is {height} metres high.</p>"
+        f"{word}.html": f"<title>Mount {word}</title><p>{padding(rng, 40)}</p>"
+        f"<p>Mount {word} is {height} metres high.</p>"
         for word, height in heights.items()
     }
     chosen = rng.choice(WORDS)
@@ -299,10 +304,11 @@ def compare_two_pages(rng: random.Random) -> Case:
     heights = {one: int(re.search(r"is (\d+) m", pages[f"{one}.html"])[1]) for one in (word, other)}  # type: ignore[index]
 
     def solve(request: str) -> Solution:
-        read = {one: (yield f"fetch('{one}.html')") for one in (word, other)}
-        found = {one: int(re.search(r"is (\d+) metres", page)[1]) for one, page in read.items()}  # type: ignore[index]
-        difference = yield f"{max(found.values())} - {min(found.values())}"
-        return difference
+        found = []
+        for one in (word, other):
+            page = yield f"fetch('{one}.html')"
+            found.append(int(re.search(r"is (\d+) metres", page)[1]))  # type: ignore[index]
+        return (yield f"{max(found)} - {min(found)}")
 
     right = said(abs(heights[word] - heights[other]))
     return Case("search", solve, right, [[f"How much higher is Mount {word} or Mount {other}?"]], pages=pages)
@@ -380,8 +386,8 @@ def read_files_in_a_program(rng: random.Random) -> Case:
     files = {f"{word}.txt": str(rng.randrange(10_000)) for word in WORDS}
 
     def solve(request: str) -> Solution:
-        code = "total = 0\nfor name in list_files().split():\n    total += int(read_file(name))\nwrite_file('sum.md', str(total))"
-        yield code
+        yield "total = 0\nfor name in list_files().split():\n    total += int(read_file(name))"
+        yield "write_file('sum.md', str(total))"
         return (yield "read_file('sum.md')")
 
     return Case("code", solve, said(sum(map(int, files.values()))), [["Add the numbers in all files."]], files)
@@ -550,7 +556,9 @@ def an_output_larger_than_the_context(rng: random.Random) -> Case:
         again = yield "search_files('key')"
         return f"{read[:20]} {again}"
 
-    return Case("long", solve, said(f"key {number}"), [["What is the key in big.txt?"]], {"big.txt": text}, context=3_000)
+    return Case(
+        "long", solve, said(f"key {number}"), [["What is the key in big.txt?"]], {"big.txt": text}, context=3_000
+    )
 
 
 @family
