@@ -25,11 +25,6 @@ class LocalModel:
     def count_tokens(self, messages: Sequence[Message], tools: Declarations = ()) -> int:
         return len(self.engine.chat_format.prompt(messages, tools))
 
-    def complete(
-        self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
-    ) -> Reply:
-        return self._generate(self.engine.chat_format.prompt(messages, tools), sampling, seed, None)
-
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
     ) -> Generator[Event, None, Reply]:
@@ -63,21 +58,21 @@ class LocalModel:
             thread.join()
 
     def _generate(
-        self, prompt: list[int], sampling: Sampling, seed: int, on_event: Callable[[int, Event], None] | None
+        self, prompt: list[int], sampling: Sampling, seed: int, on_event: Callable[[int, Event], None]
     ) -> Reply:
         calls: list[str] = []
 
         def hear(i: int, event: Event) -> None:
             if event.kind == "call":
                 calls.append(event.text)
-            if on_event is not None:
-                on_event(i, event)
+            on_event(i, event)
 
         made = self.engine.generate([prompt], sampling, seed, hear, call_handlers=[lambda _: None])[0]
         parts = self.engine.chat_format.parse(made.ids, made.sampled)["content"]
         assert not isinstance(parts, str)
         finished = "call" if made.finished == "tool" else made.finished
-        return Reply([_believed(part) for part in parts], finished, tuple(calls))
+        made_of = {"prompt_tokens": len(prompt), "tokens": len(made.ids)}
+        return Reply([_believed(part) for part in parts], finished, tuple(calls), **made_of)
 
 
 def _believed(part: Part) -> Part:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from lanbot.agent.limits import Limits
 from lanbot.agent.local import LocalModel
 from lanbot.agent.loop import Agent
 from lanbot.agent.model import ModelClient
@@ -56,12 +57,12 @@ def open_session(
     """
     if workspace is not None and not workspace.is_dir():
         raise UserError(f"--workspace {workspace}: no such folder", "Create the folder first, or name another.")
-    home, limits = run.folder / "agent", run.recipe.agent
+    home, settings = run.folder / "agent", run.recipe.agent
     files, memory = Workspace(workspace or home / "files"), Memory(home / "memory.db", _conversation())
-    sampling = Sampling(limits.max_tokens, temperature, top_k)
     model = open_model(run, phase)
-    tools = Toolbox(limits, files, memory, run.options.unsafe_exec)
-    agent = Agent(model, PythonCalls(tools.toolset), limits.max_steps, sampling, seed=seed)
+    tools = Toolbox(settings, files, memory, run.options.unsafe_exec)
+    sampling = Sampling(temperature=temperature, top_k=top_k)
+    agent = Agent(model, PythonCalls(tools.toolset), Limits.of(settings), sampling, seed=seed)
     return Session(agent, files, memory, tools)
 
 

@@ -4,9 +4,12 @@ import re
 import select
 import sys
 
-from lanbot.agent.loop import ANSWERED, NO_ANSWER, OPEN_CALL, STEP_LIMIT, Agent, Turn
+from lanbot.agent.events import Called, Compacted, Event, OnEvent, Streamed, Turn
+from lanbot.agent.limits import problem_of
+from lanbot.agent.loop import Agent
 from lanbot.agent.session import Session
 from lanbot.chat.display import Terminal
+from lanbot.chat.formats.base import Event as Piece
 from lanbot.core.console import say, visible
 from lanbot.core.errors import UserError
 
@@ -21,35 +24,32 @@ COMMANDS = {
 
 def show_turn(agent: Agent, request: str) -> Turn:
     """One turn, printed while it is generated."""
-    forgotten = agent.forgotten
     shown = Terminal(sys.stdout)
     try:
-        turn = agent.turn(request, shown)
+        return agent.turn(request, showing(shown))
     finally:
         shown.close()
-    if agent.forgotten > forgotten:
-        say("(The start of this conversation no longer fits into the context and was left out.)")
-    return turn
 
 
-def problem_of(agent: Agent, turn: Turn) -> UserError | None:
-    """Why a turn has no complete answer, and what to do about it; None if it has."""
-    if turn.ended == ANSWERED:
-        return None
-    if turn.ended == NO_ANSWER:
-        return UserError("the model answered nothing", "Ask in other words, or train it longer.")
-    if turn.ended == OPEN_CALL:
-        return UserError("the answer ended inside a call that was never closed", "Ask in other words.")
-    if turn.ended == STEP_LIMIT:
-        problem = f"stopped by the step limit: no answer after {agent.max_steps} calls"
-        return UserError(problem, "Increase agent.max_steps in the run's recipe.toml.")
-    limit = f"a turn of {agent.sampling.max_tokens:,} tokens, a context of {agent.model.context_length:,}"
-    return UserError(f"stopped by the token limit: {limit}", "Increase agent.max_tokens in the run's recipe.toml.")
+def showing(shown: Terminal) -> OnEvent:
+    """A listener that prints what is generated and what calls return."""
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Streamed):
+            shown(Piece(event.kind, event.part, event.text, event.invented))
+        elif isinstance(event, Called):
+            for piece in Piece("open", "output"), Piece("piece", "output", event.output), Piece("close", "output"):
+                shown(piece)
+        elif isinstance(event, Compacted):
+            say(f"(The conversation no longer fits into the context: {event.how}.)")
+
+    return hear
 
 
 def reply(agent: Agent, request: str) -> None:
     """One turn of a conversation."""
-    if problem := problem_of(agent, show_turn(agent, request)):
+    turn = show_turn(agent, request)
+    if problem := problem_of(turn.ended, agent.limits, agent.model.context_length):
         say(f"({problem.problem})")
 
 

@@ -68,6 +68,7 @@ def agent(
         temperature: Default: the recipe's.
     """
     from lanbot.agent import terminal
+    from lanbot.agent.limits import problem_of
     from lanbot.core.files import write_atomic
 
     if not task.strip():
@@ -81,7 +82,7 @@ def agent(
         turn = terminal.show_turn(worker, task)
     if transcript is not None:
         write_atomic(transcript, worker.transcript())
-    problem = terminal.problem_of(worker, turn)
+    problem = problem_of(turn.ended, worker.limits, worker.model.context_length)
     if problem is not None:
         raise problem
 

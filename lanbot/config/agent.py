@@ -36,7 +36,10 @@ class Agent:
     """How `lanbot agent` uses the model."""
 
     max_steps: Count = key(8, "Tool calls for one task.")
-    max_tokens: Count = key(256, "Tokens for one answer.")
+    max_tokens: Count = key(256, "Tokens that the model writes for one task, its calls included.")
+    max_seconds: Number = key(0.0, "Seconds for one task; 0: no limit.")
+    max_cost: Number = key(0.0, "Dollars for one task, of an endpoint with prices; 0: no limit.")
+    max_call_seconds: Number = key(60.0, "Seconds for one call of a tool without limits of its own; 0: no limit.")
     temperature: Number = key(0.0, "Sampling temperature; 0 takes the most likely token.")
     tools: tuple[str, ...] = key(
         (), "Further tools: python, web_search, fetch, or module:name of a function or a Toolset."

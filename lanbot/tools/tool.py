@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from lanbot.core.errors import UserError
 from lanbot.core.plugins import load_object
+from lanbot.tools.waiting import Waiting
 
 Kind = Literal["read", "write", "network", "execute"]
 """What a call may do to the world: look at what the agent keeps, change it, reach other machines, run a program."""
@@ -28,7 +29,7 @@ class Tool:
 
     description: what it does, for the model. returns: what its result looks like.
     schema: the JSON schema of its arguments, an object. run: takes them by name; may be async.
-    kind: what it may do, for permissions; the model does not see it.
+    kind: what it may do, for permissions; the model does not see it. patient: it bounds its time itself.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Tool:
     run: Callable[..., Any]
     returns: str = ""
     kind: Kind = "execute"
+    patient: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -49,7 +51,9 @@ class Tool:
         description, returns, schema = _described(getattr(function, "__func__", function), inspect.ismethod(function))
         said: dict[str, Any] = getattr(function, "_tool", {})
         name = said.get("name") or str(getattr(function, "__name__", type(function).__name__))
-        return cls(name, said.get("description") or description, schema, function, returns, said.get("kind", "execute"))
+        said_of = said.get("description") or description
+        kind, patient = said.get("kind", "execute"), said.get("patient", False)
+        return cls(name, said_of, schema, function, returns, kind, patient)
 
     @property
     def declaration(self) -> dict[str, Any]:
@@ -77,15 +81,16 @@ class Tool:
 
 
 def tool(
-    *, kind: Kind = "execute", name: str | None = None, description: str | None = None
+    *, kind: Kind = "execute", name: str | None = None, description: str | None = None, patient: bool = False
 ) -> Callable[[Function], Function]:
     """Marks a function as a tool: its kind, and where they differ from the function's own, its name and description.
 
-    The function stays as it is; `Tool.from_function` and `Toolset` read the mark.
+    patient: it bounds its time itself. The function stays as it is; `Tool.from_function` and `Toolset` read the mark.
     """
 
     def mark(function: Function) -> Function:
-        function._tool = {"kind": kind, "name": name, "description": description}  # type: ignore[attr-defined]
+        said = {"kind": kind, "name": name, "description": description, "patient": patient}
+        function._tool = said  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -114,6 +119,7 @@ class Toolset(Mapping[str, Tool]):
     def __init__(self, tools: Iterable[Tool | Callable[..., Any]] = ()) -> None:
         made = [tool if isinstance(tool, Tool) else Tool.from_function(tool) for tool in tools]
         self.tools = {tool.name: tool for tool in made}
+        self._waiting: Waiting | None = None
 
     def __getitem__(self, name: str) -> Tool:
         return self.tools[name]
@@ -125,9 +131,25 @@ class Toolset(Mapping[str, Tool]):
         return len(self.tools)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """A tool's result; an async tool is waited for. Raises what the tool raises."""
-        result = self.tools[name].run(**arguments)
-        return _wait(result) if inspect.isawaitable(result) else result
+        """A tool's result; an async tool is waited for. Raises what the tool raises, and LateError after `limit`."""
+        tool = self.tools[name]
+        if self._waiting is None or tool.patient:
+            return _run(tool, arguments)
+        return self._waiting.run(lambda: _run(tool, arguments))
+
+    def limit(self, seconds: float | None) -> None:
+        """From now on a call is waited for at most so long, and `interrupt` ends the wait."""
+        self._waiting = Waiting(seconds)
+
+    def interrupt(self) -> None:
+        """Ends the waits for calls, from any thread: they raise Interrupted. Patient tools end by themselves."""
+        if self._waiting is not None:
+            self._waiting.interrupt()
+
+
+def _run(tool: Tool, arguments: Mapping[str, Any]) -> Any:
+    result = tool.run(**arguments)
+    return _wait(result) if inspect.isawaitable(result) else result
 
 
 def _wait(awaitable: Awaitable[Any]) -> Any:
@@ -151,6 +173,12 @@ class Wrapper(Toolset):
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
         return self.inner.call(name, arguments)
+
+    def limit(self, seconds: float | None) -> None:
+        self.inner.limit(seconds)
+
+    def interrupt(self) -> None:
+        self.inner.interrupt()
 
 
 class Limited(Wrapper):

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from lanbot.agent import session
-from lanbot.agent.loop import Agent, Turn
+from lanbot.agent.events import Turn
+from lanbot.agent.loop import Agent
+from lanbot.agent.terminal import showing
 from lanbot.chat.display import DIM, RESET, Terminal
 from lanbot.chat.messages import Part, output, python, text
 from lanbot.cli import main
@@ -103,8 +105,10 @@ def test_the_step_limit_ends_it_with_exit_code_1(script: Script, capsys: pytest.
     captured = capsys.readouterr()
     first, second = captured.err.rstrip("\n").split("\n")
     assert first == "lanbot: stopped by the step limit: no answer after 2 calls" and "agent.max_steps" in second
-    assert captured.out.endswith("    >>> 2\n    error: no more than 2 calls; answer now\n    >>> 3\n")
-    assert Path("t.md").read_text().endswith("    >>> 3\n\n(ended by the step limit)\n")
+    assert captured.out.endswith(
+        "    >>> 2\n    error: no more than 2 calls; answer now\n    >>> 3\n    error: not run: step limit\n"
+    )
+    assert Path("t.md").read_text().endswith("    error: not run: step limit\n\n(ended by the step limit)\n")
 
 
 def test_the_token_limit_ends_it_with_exit_code_1(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,8 +262,9 @@ def test_a_call_that_is_never_closed_is_an_error(script: Script, capsys: pytest.
     assert lanbot("agent", "demo", "Compute.", "--transcript", "t.md") == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("lanbot: the answer ended inside a call that was never closed\n")
-    assert captured.out == "    >>> 2+\n    error: the call was not closed; write it again\n    >>> 2+\n"
-    assert Path("t.md").read_text().endswith("    >>> 2+\n\n(ended by the unfinished call)\n")
+    warned, ended = "    error: the call was not closed; write it again\n", "    error: not run: unfinished call\n"
+    assert captured.out == f"    >>> 2+\n{warned}    >>> 2+\n{ended}"
+    assert Path("t.md").read_text().endswith(f"    >>> 2+\n{ended}\n(ended by the unfinished call)\n")
 
 
 def test_bytes_that_are_not_utf8_are_replaced(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,7 +320,7 @@ def shown(*parts: Part, scripted, colour: bool = False, monkeypatch: pytest.Monk
     out = io.StringIO()
     engine = scripted(list(parts))
     stream = Terminal(out)
-    Agent(engine).turn("?", stream)
+    Agent(engine).turn("?", showing(stream))
     stream.close()
     return out.getvalue()
 
