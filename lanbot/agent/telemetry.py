@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanbot import __version__
 from lanbot.agent.events import Asked, Called, Calling, Ended, Event, Replied
+from lanbot.agent.limits import ANSWERED
 from lanbot.core.console import say, visible
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Telemetry:
             _finish(self.call, failed)
             self.call = None
         elif isinstance(event, Ended):
-            self._end("" if event.reason == "answered" else event.reason.replace(" ", "_"))
+            self._end("" if event.reason == ANSWERED else event.reason.replace(" ", "_"))
 
     def close(self) -> None:
         """Ends what is open and sends it; says so if that fails."""

@@ -26,7 +26,7 @@ FORMATS = [LanBotFormat, Qwen25Format, Llama3Format]
 
 
 def row(*turns: list[Event], system: str = "", tools: Sequence[dict[str, Any]] = ()) -> Conversation:
-    made = training_row(chain(*turns), system, tools, "session 1")
+    made = training_row([*chain(*turns)], system, tools, "session 1")
     assert made is not None
     return made
 
