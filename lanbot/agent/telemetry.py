@@ -75,7 +75,7 @@ class Telemetry:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Asked):
             self._end("interrupted")
-            self.turn = self._start("invoke_agent", {"gen_ai.agent.name": "lanbot", "gen_ai.request.model": self.model})
+            self.turn = self._start("invoke_agent", {"gen_ai.request.model": self.model})
         elif isinstance(event, Replied):
             self._replied(event)
         elif isinstance(event, Calling):
