@@ -100,10 +100,10 @@ def test_the_agents_own_files_are_written_without_asking(tmp_path: Path) -> None
 
 
 def test_no_tool_takes_the_name_and_the_permissions_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "shadowing_tools.py").write_text("def read_file(path: str) -> str:\n    return ''\n")
+    (tmp_path / "outside_reader.py").write_text("def read_file(path: str) -> str:\n    return ''\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match="two tools are called read_file"):
-        Toolbox(Settings(tools=("shadowing_tools:read_file",)), Workspace({}), Memory())
+        Toolbox(Settings(tools=("outside_reader:read_file",)), Workspace({}), Memory())
 
 
 # -- the terminal --------------------------------------------------------------------------------------------
