@@ -8,15 +8,16 @@ from threading import Thread
 from lanbot.agent.model import Declarations, Reply
 from lanbot.chat.formats.base import Event
 from lanbot.chat.messages import Message, Part, text
+from lanbot.inference.constraint import Constraint
 from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
 
 
 class LocalModel:
-    """Generates with an engine, one message at a time."""
+    """Generates with an engine, one message at a time. constrained: calls are well formed, see `Constraint`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, constrained: bool = False) -> None:
+        self.engine, self.constrained = engine, constrained
 
     @property
     def context_length(self) -> int:
@@ -39,7 +40,7 @@ class LocalModel:
 
         def work() -> None:
             try:
-                queue.put(self._generate(prompt, sampling, seed, on_event))
+                queue.put(self._generate(prompt, sampling, seed, on_event, tools))
             except BaseException as error:
                 queue.put(error)
 
@@ -58,7 +59,12 @@ class LocalModel:
             thread.join()
 
     def _generate(
-        self, prompt: list[int], sampling: Sampling, seed: int, on_event: Callable[[int, Event], None]
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        seed: int,
+        on_event: Callable[[int, Event], None],
+        tools: Declarations,
     ) -> Reply:
         calls: list[str] = []
 
@@ -67,7 +73,8 @@ class LocalModel:
                 calls.append(event.text)
             on_event(i, event)
 
-        made = self.engine.generate([prompt], sampling, seed, hear, call_handlers=[lambda _: None])[0]
+        bounds = {"constraints": [Constraint(self.engine.chat_format, tools)]} if self.constrained else {}
+        made = self.engine.generate([prompt], sampling, seed, hear, call_handlers=[lambda _: None], **bounds)[0]
         parts = self.engine.chat_format.parse(made.ids, made.sampled)["content"]
         assert not isinstance(parts, str)
         finished = "call" if made.finished == "tool" else made.finished
