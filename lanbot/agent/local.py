@@ -1,6 +1,7 @@
 """A model client over the engine of this process."""
 
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from queue import SimpleQueue
 from threading import Event as Flag
 from threading import Thread
@@ -73,8 +74,10 @@ class LocalModel:
                 calls.append(event.text)
             on_event(i, event)
 
-        bounds = {"constraints": [Constraint(self.engine.chat_format, tools)]} if self.constrained else {}
-        made = self.engine.generate([prompt], sampling, seed, hear, call_handlers=[lambda _: None], **bounds)[0]
+        generate = self.engine.generate
+        if self.constrained:
+            generate = partial(generate, constraints=[Constraint(self.engine.chat_format, tools)])
+        made = generate([prompt], sampling, seed, hear, call_handlers=[lambda _: None])[0]
         parts = self.engine.chat_format.parse(made.ids, made.sampled)["content"]
         assert not isinstance(parts, str)
         finished = "call" if made.finished == "tool" else made.finished

@@ -10,7 +10,6 @@ from lanbot.chat.formats.base import ChatFormat, OpenCall, StreamParser
 from lanbot.chat.grammar import Declarations, json_grammar, python_grammar
 from lanbot.chat.turns import PYTHON
 from lanbot.core.errors import UserError
-from lanbot.tokenizers.base import Tokenizer
 from lanbot.tools import python_call
 
 
@@ -48,7 +47,8 @@ class Constraint:
         return np.unpackbits(bits, bitorder="little")[: self.format.tokenizer.vocab_size].astype(bool)
 
     def _begin(self, call: OpenCall) -> Any:
-        tokenizer = _ll_tokenizer(self.format.tokenizer, call.token)
+        own: Any = self.format.tokenizer  # the cache knows it by its identity
+        tokenizer = _ll_tokenizer(own, call.token)
         grammar = self.package.LLMatcher.grammar_from_lark(self._grammar(call))
         matcher = self.package.LLMatcher(tokenizer, grammar, log_level=0)
         if call.written and not matcher.is_error():
@@ -62,7 +62,7 @@ class Constraint:
 
 
 @lru_cache(maxsize=4)
-def _ll_tokenizer(tokenizer: Tokenizer, end: int | None) -> Any:
+def _ll_tokenizer(tokenizer: Any, end: int | None) -> Any:
     """llguidance's view of a tokenizer, for calls that the token `end` closes. Cached: it takes about a second."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
