@@ -26,6 +26,7 @@ from lanbot.cli import (
     report,
     run,
     runs,
+    sessions,
 )
 from lanbot.core.errors import Stopped, UsageError, UserError
 
@@ -47,6 +48,7 @@ commands = (
     chat.chat,
     chat.agent,
     memory.memory,
+    sessions.sessions,
     report.report,
     doctor.doctor,
 )
