@@ -1,6 +1,7 @@
 """A model client over the engine of this process."""
 
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from queue import SimpleQueue
 from threading import Event as Flag
 from threading import Thread
@@ -8,15 +9,16 @@ from threading import Thread
 from lanbot.agent.model import Declarations, Reply
 from lanbot.chat.formats.base import Event
 from lanbot.chat.messages import Message, Part, text
+from lanbot.inference.constraint import Constraint
 from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
 
 
 class LocalModel:
-    """Generates with an engine, one message at a time."""
+    """Generates with an engine, one message at a time. constrained: calls are well formed, see `Constraint`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, constrained: bool = False) -> None:
+        self.engine, self.constrained = engine, constrained
 
     @property
     def context_length(self) -> int:
@@ -39,7 +41,7 @@ class LocalModel:
 
         def work() -> None:
             try:
-                queue.put(self._generate(prompt, sampling, seed, on_event))
+                queue.put(self._generate(prompt, sampling, seed, on_event, tools))
             except BaseException as error:
                 queue.put(error)
 
@@ -58,7 +60,12 @@ class LocalModel:
             thread.join()
 
     def _generate(
-        self, prompt: list[int], sampling: Sampling, seed: int, on_event: Callable[[int, Event], None]
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        seed: int,
+        on_event: Callable[[int, Event], None],
+        tools: Declarations,
     ) -> Reply:
         calls: list[str] = []
 
@@ -67,7 +74,10 @@ class LocalModel:
                 calls.append(event.text)
             on_event(i, event)
 
-        made = self.engine.generate([prompt], sampling, seed, hear, call_handlers=[lambda _: None])[0]
+        generate = self.engine.generate
+        if self.constrained:
+            generate = partial(generate, constraints=[Constraint(self.engine.chat_format, tools)])
+        made = generate([prompt], sampling, seed, hear, call_handlers=[lambda _: None])[0]
         parts = self.engine.chat_format.parse(made.ids, made.sampled)["content"]
         assert not isinstance(parts, str)
         finished = "call" if made.finished == "tool" else made.finished

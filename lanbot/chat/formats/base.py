@@ -41,6 +41,15 @@ class Event(NamedTuple):
     invented: bool = False
 
 
+class OpenCall(NamedTuple):
+    """A call that is being written: python or call (in JSON), its text so far, and the token or text that closes it."""
+
+    kind: str
+    written: str
+    token: int | None
+    text: str = ""
+
+
 class StreamParser:
     """Parses an assistant's message token by token, where one special token opens and one closes each part.
 
@@ -81,6 +90,12 @@ class StreamParser:
     def finish(self) -> list[Event]:
         """The events after the last token: a part that is still open is closed."""
         return self._close()
+
+    @property
+    def open_call(self) -> OpenCall | None:
+        if self._call is None:
+            return None
+        return OpenCall("python", self._written, next(i for i, kind in self.closes.items() if kind == "python"))
 
     def _piece(self, text: str) -> list[Event]:
         self._written += text
