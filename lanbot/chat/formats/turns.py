@@ -43,7 +43,7 @@ class TurnFormat(ChatFormat):
     # -- the interface
 
     def render(self, conversation: Conversation, bulk: bool = False) -> Rendered:
-        encode = (lambda words: self.tokenizer.encode_array(words).tolist()) if bulk else self.tokenizer.encode
+        encode = (lambda words: self.tokenizer.encode_array(words).tolist()) if bulk else self.encode
         return self._written(conversation, encode, begun=False)
 
     def render_message(self, message: Message, encode: Encode) -> Rendered:
@@ -52,7 +52,7 @@ class TurnFormat(ChatFormat):
     def ask(self, conversation: Conversation) -> list[int]:
         messages = conversation["messages"]
         begun = bool(messages) and messages[-1]["role"] == "assistant"
-        return self._written(conversation, self.tokenizer.encode, begun, asks=True).ids
+        return self._written(conversation, self.encode, begun, asks=True).ids
 
     def start_of_answer(self) -> list[int]:
         return self._script(self.opening).ids
