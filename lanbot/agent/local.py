@@ -1,20 +1,22 @@
 """A model client over the engine of this process."""
 
 from collections.abc import Generator, Sequence
+from functools import partial
 
 from lanbot.agent.background import Hear, streamed
 from lanbot.agent.model import Declarations, Reply
 from lanbot.chat.formats.base import Event
 from lanbot.chat.messages import Message, Part, text
+from lanbot.inference.constraint import Constraint
 from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
 
 
 class LocalModel:
-    """Generates with an engine, one message at a time."""
+    """Generates with an engine, one message at a time. constrained: calls are well formed, see `Constraint`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, constrained: bool = False) -> None:
+        self.engine, self.constrained = engine, constrained
 
     @property
     def context_length(self) -> int:
@@ -28,9 +30,9 @@ class LocalModel:
     ) -> Generator[Event, None, Reply]:
         """Generates in a thread. Closing the generator stops it after the next token."""
         prompt = self.engine.chat_format.prompt(messages, tools)
-        return streamed(lambda hear, _: self._generate(prompt, sampling, seed, hear), wait=True)
+        return streamed(lambda hear, _: self._generate(prompt, sampling, seed, hear, tools), wait=True)
 
-    def _generate(self, prompt: list[int], sampling: Sampling, seed: int, tell: Hear) -> Reply:
+    def _generate(self, prompt: list[int], sampling: Sampling, seed: int, tell: Hear, tools: Declarations) -> Reply:
         calls: list[str] = []
 
         def hear(_: int, event: Event) -> None:
@@ -38,7 +40,10 @@ class LocalModel:
                 calls.append(event.text)
             tell(event)
 
-        made = self.engine.generate([prompt], sampling, seed, hear, call_handlers=[lambda _: None])[0]
+        generate = self.engine.generate
+        if self.constrained:
+            generate = partial(generate, constraints=[Constraint(self.engine.chat_format, tools)])
+        made = generate([prompt], sampling, seed, hear, call_handlers=[lambda _: None])[0]
         parts = self.engine.chat_format.parse(made.ids, made.sampled)["content"]
         assert not isinstance(parts, str)
         finished = "call" if made.finished == "tool" else made.finished

@@ -230,7 +230,8 @@ def open_model(run: Run, phase: str) -> ModelClient:
     if folder is None:
         raise UserError(f"{run.folder}: its checkpoints are damaged", "Run the recipe again.")
     runtime = Runtime.single()
-    return LocalModel(Engine(load_model(folder, runtime.dtype, runtime.device), load_format(folder)))
+    engine = Engine(load_model(folder, runtime.dtype, runtime.device), load_format(folder))
+    return LocalModel(engine, run.recipe.agent.constrained)
 
 
 def _name(run: Run, options: Options) -> str:

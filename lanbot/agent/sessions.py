@@ -125,15 +125,29 @@ class Sessions:
             raise
 
     def about(self, which: int | str = "last") -> About:
-        """Raises UserError if there is no such session."""
-        where = "" if which == "last" else "where id = ?"
-        number = int(which) if str(which).isdecimal() and len(str(which)) < 19 else -1
+        """Raises UserError if there is no such session, or if it is damaged."""
         with self._explained():
-            query = f"select {_COLUMNS} from sessions {where} order by id desc limit 1"
-            row = self.database.execute(query, (number,) if where else ()).fetchone()
-            if row is None:
-                raise self._missing(which)
-            return About(*row[:4], json.loads(row[4]), *row[5:])
+            row = self.database.execute(f"select {_COLUMNS} from sessions where id = ?", (self.find(which),)).fetchone()
+        id, created, model, system, tools, parent, copied = row
+        try:
+            return About(id, created, model, system, json.loads(tools), parent, copied)
+        except (ValueError, TypeError):
+            raise UserError(f"{self.path}: session {id} is damaged", "Delete it.") from None
+
+    def find(self, which: int | str) -> int:
+        """The number of a session; "last" is the newest. Raises UserError if there is none."""
+        with self._explained():
+            ids = [id for (id,) in self.database.execute("select id from sessions order by id")]
+        number = int(which) if str(which).isdecimal() and len(str(which)) < 19 else -1
+        if ids and which == "last":
+            return ids[-1]
+        if number in ids:
+            return number
+        if not ids:
+            raise UserError(f"{self.path}: no sessions yet", "The agent of the run makes them: lanbot chat RUN.")
+        near = sorted(sorted(ids, key=lambda id: abs(id - number))[:5]) if number >= 0 else ids[-5:]
+        there = ", ".join(map(str, near)) + (" and others" if len(ids) > 5 else "")
+        raise UserError(f"{str(which)[:60]}: no such session", f"There are: {there}.")
 
     def events(self, id: int) -> list[tuple[float, Event]]:
         """The events of a session, each with the time of day when it was stored, in seconds."""
@@ -178,7 +192,7 @@ class Sessions:
 
     def delete(self, which: int | str) -> int:
         """Deletes a session and returns its number. Raises UserError if a process has it open."""
-        id = self.about(which).id
+        id = self.find(which)
         lock = self._lock(id)
         try:
             with self._transaction():
@@ -248,14 +262,6 @@ class Sessions:
     def _turns_before(self, id: int, event: int) -> int:
         """The whole turns before an event."""
         return max(0, sum(n <= event for n in self._asked(id)) - 1)
-
-    def _missing(self, which: int | str) -> UserError:
-        ids = [id for (id,) in self.database.execute("select id from sessions order by id")]
-        if not ids:
-            return UserError(f"{self.path}: no sessions yet", "The agent of the run makes them: lanbot chat RUN.")
-        near = sorted(ids, key=lambda id: abs(id - int(which)))[:5] if str(which).isdecimal() else ids[-5:]
-        there = ", ".join(map(str, sorted(near))) + (" and others" if len(ids) > 5 else "")
-        return UserError(f"{str(which)[:60]}: no such session", f"There are: {there}.")
 
     def _lock(self, id: int) -> Lock:
         path = self._lock_file(id)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanbot import __version__
 from lanbot.agent.events import Asked, Called, Calling, Ended, Event, Replied
+from lanbot.agent.limits import ANSWERED
 from lanbot.core.console import say, visible
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Telemetry:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Asked):
             self._end("interrupted")
-            self.turn = self._start("invoke_agent", {"gen_ai.agent.name": "lanbot", "gen_ai.request.model": self.model})
+            self.turn = self._start("invoke_agent", {"gen_ai.request.model": self.model})
         elif isinstance(event, Replied):
             self._replied(event)
         elif isinstance(event, Calling):
@@ -86,7 +87,7 @@ class Telemetry:
             _finish(self.call, failed)
             self.call = None
         elif isinstance(event, Ended):
-            self._end("" if event.reason == "answered" else event.reason.replace(" ", "_"))
+            self._end("" if event.reason == ANSWERED else event.reason.replace(" ", "_"))
 
     def close(self) -> None:
         """Ends what is open and sends it; says so if that fails."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from lanbot.agent.events import Asked, Called, Calling, Compacted, Ended, Event, Permission, Replied
 from lanbot.agent.sessions import About
@@ -46,9 +47,10 @@ class Step:
 
 @dataclass
 class Turn:
-    """A request and the steps to its answer. ended: why; "" if it has not."""
+    """A request and the steps to its answer. when: it was made, in UTC. ended: why; "" if it has not."""
 
     request: str
+    when: str
     steps: list[Step] = field(default_factory=list)
     ended: str = ""
 
@@ -86,15 +88,15 @@ class Trace:
         return facts | ({"cost": cost(self.total("cost"))} if self.total("cost") else {})
 
 
-def trace(about: About, events: Iterable[Event]) -> Trace:
-    """The trace of a session's events."""
+def trace(about: About, events: Iterable[tuple[float, Event]]) -> Trace:
+    """The trace of a session's events, each with the time of day in seconds."""
     turns: list[Turn] = []
     calls: dict[int, Call] = {}
     compacted: list[str] = []  # before the step that comes
-    for event in events:
+    for when, event in events:
         steps = turns[-1].steps if turns else []
         if isinstance(event, Asked):
-            turns.append(Turn(event.text))
+            turns.append(Turn(event.text, f"{datetime.fromtimestamp(when, UTC):%Y-%m-%d %H:%M:%S}"))
         elif isinstance(event, Replied) and turns:
             steps.append(Step(event, turns[-1].seconds, compacted=compacted))
             compacted = []
@@ -126,10 +128,16 @@ def as_text(made: Trace) -> str:
     for turn in made.turns:
         tables.append([row for i, step in enumerate(turn.steps, number + 1) for row in _rows(i, step, priced)])
         number += len(turn.steps)
-    width = max((len(row[1]) for rows in tables for row in rows), default=0)  # all tables are aligned alike
-    header = ("step", "what".ljust(width), "prompt", "cached", "wrote", "seconds", *(("cost",) if priced else ()))
+    columns = zip(*(row for rows in tables for row in rows), strict=True)
+    widths = [max(map(len, column)) for column in columns]  # of all turns, so that their tables are aligned alike
+    names = ("step", "what", "prompt", "cached", "wrote", "seconds", *(("cost",) if priced else ()))
+    header = [f"{name:{'<' if name == 'what' else '>'}{width}}" for name, width in zip(names, widths, strict=False)]
     for i, (turn, rows) in enumerate(zip(made.turns, tables, strict=True), 1):
-        lines += ["", f"turn {i}: {_short(turn.request)}", *([table(rows, header, left=2)] if rows else [])]
+        lines += [
+            "",
+            f"turn {i}, {turn.when}: {_short(turn.request)}",
+            *([table(rows, header, left=2)] if rows else []),
+        ]
         lines += [f"{visible(turn.ended) or 'not ended'} after {seconds(turn.seconds)}"]
     return "\n".join([*lines, "", ", ".join(f"{name} {fact}" for name, fact in made.facts().items())])
 

@@ -73,7 +73,7 @@ def sessions(
             _export(kept, given, out)
         else:
             _needs("delete", bool(given))
-            for id in [kept.about(which).id for which in given]:  # all of them, or none
+            for id in [kept.find(which) for which in given]:  # all of them, or none
                 print(f"deleted {kept.delete(id)}")
 
 
@@ -114,14 +114,14 @@ def _traced(kept: "Sessions", which: str) -> "Trace":
     from lanbot.agent.trace import trace
 
     about = kept.about(which)
-    return trace(about, [event for _, event in kept.events(about.id)])
+    return trace(about, kept.events(about.id))
 
 
 def _export(kept: "Sessions", given: tuple[str, ...], out: Path | None) -> None:
     from lanbot.core.files import write_atomic
 
     everything = list(given) == ["all"]
-    ids = [one.id for one in kept.listing()] if everything else [kept.about(which).id for which in given]
+    ids = [one.id for one in kept.listing()] if everything else [kept.find(which) for which in given]
     rows = [json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(kept, ids, everything)]
     if not rows:
         raise UserError(f"{', '.join(given)}: nothing to export", "Only a turn that was answered is training data.")

@@ -4,7 +4,7 @@ import re
 
 from pydantic.dataclasses import dataclass
 
-from lanbot.config.keys import CONFIG, Count, Natural, Number, key, require
+from lanbot.config.keys import CONFIG, Bool, Count, Natural, Number, key, require
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -83,6 +83,7 @@ class Agent:
     max_seconds: Number = key(0.0, "Seconds for one task; 0: no limit.")
     max_cost: Number = key(0.0, "Dollars for one task, of an endpoint with prices; 0: no limit.")
     max_call_seconds: Number = key(60.0, "Seconds for one call of a tool without limits of its own; 0: no limit.")
+    constrained: Bool = key(False, "Calls are well formed: what cannot be a call of a tool is not sampled in one.")
     temperature: Number = key(0.0, "Sampling temperature; 0 takes the most likely token.")
     tools: tuple[str, ...] = key(
         (), "Further tools: python, web_search, fetch, or module:name of a function or a Toolset."

@@ -55,12 +55,12 @@ class Policy:
     @classmethod
     def of(cls, settings: Permissions, further: Iterable[str] = (), home: Path | None = None) -> "Policy":
         """further: what is allowed by default besides DEFAULTS."""
-        rules = (parsed(texts) for texts in (settings.deny, settings.ask, settings.allow, (*DEFAULTS, *further)))
-        return cls(*rules, home=home)
+        defaults = parsed((*DEFAULTS, *further))
+        return cls(parsed(settings.deny), parsed(settings.ask), parsed(settings.allow), defaults, home)
 
     def decide(self, tool: Tool, target: Target, files: Workspace) -> tuple[str, str]:
         """ "allow", "ask" or "deny", and why."""
-        if tool.subject == "page" and target is None:
+        if tool.subject == "page" and not isinstance(target, Address):
             tool = replace(tool, kind="read")  # of the offline folder
 
         def first(rules: list[Rule], allowing: bool) -> Rule | None:
@@ -173,10 +173,11 @@ class Permitted(Wrapper):
         if target == first:
             return
         answer, by = self.policy.decide(tool, target, self.files)
+        moved = isinstance(first, Address)
         near = isinstance(first, Address) and (first.scheme, first.place) == (target.scheme, target.place)
         if answer == "allow" or (answer == "ask" and asked and near):
             return
-        by = f"it was redirected to {target.place}; {by}" if first else by
+        by = f"it was redirected to {target.place}; {by}" if moved else by
         self._tell(tool, {"url": url}, target, "deny", by)
 
 

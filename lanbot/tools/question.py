@@ -14,6 +14,7 @@ from lanbot.tools.workspace import Workspace
 
 MAX_SHOWN = 6_000  # characters of one argument; of a longer one the beginning and the end are shown
 MAX_COMPARED = 200_000  # characters of a file that is compared line by line
+MAX_RULE = 200  # characters of a rule that is shown in full
 WHOLE = ("code", "url", "command")
 MARK = "  | "
 """Before each line of a text, so that none can look like the question itself."""
@@ -41,7 +42,9 @@ def question(tool: Tool, arguments: Mapping[str, Any], target: Target, files: Wo
         lines += [f"  {target.method} {visible(str(checked_url(rest.pop('url'))))}", f"  connects to: {target.place}"]
     for name, value in rest.items():
         lines += _argument(name, value)
-    rule = f"{tool.name}: this text" if isinstance(target, str) else visible(str(always))
+    rule = visible(str(always))
+    if len(rule) > MAX_RULE or "\n" in rule:
+        rule = f"{tool.name} with this {tool.subject}"
     return Question(tool.name, tool.kind, "\n".join(lines), rule)
 
 

@@ -48,6 +48,8 @@ class Address:
     def of(cls, method: str, url: str) -> "Address":
         """Raises ToolError if it is no address that can be asked."""
         parsed = checked_url(url)
+        if not re.fullmatch("[A-Z]{1,20}", method):
+            raise ToolError("a method is a word like GET")
         raw = parsed.raw_path.decode().partition("?")[0] or "/"
         path = raw
         for _ in range(3):
@@ -179,7 +181,7 @@ def target_of(tool: Tool, arguments: Mapping[str, Any], files: Any) -> Target:
     if tool.subject in ("url", "page"):
         url = arguments.get("url", "")
         if tool.subject == "page" and isinstance(url, str) and "://" not in url:
-            return None
+            return url
         return Address.of(str(arguments.get("method", "GET")).upper(), url)
     value = arguments.get(tool.subject, tool.schema.get("properties", {}).get(tool.subject, {}).get("default"))
     return None if value is None else str(value)

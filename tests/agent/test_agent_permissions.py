@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from scripted_client import Scripted, calling, said
 
 from lanbot.agent.events import Event, Permission, from_json, to_json
+from lanbot.agent.loop import Agent
 from lanbot.agent.permissions import ask_on_terminal, merged, permit, terminal_ask
-from lanbot.config.agent import Agent, Permissions
+from lanbot.config.agent import Agent as Settings
+from lanbot.config.agent import Permissions
 from lanbot.config.recipe_file import dump, load
 from lanbot.core.errors import UsageError, UserError
 from lanbot.tools.memory import Memory
@@ -30,6 +33,8 @@ def test_a_recipe_has_rules_and_keeps_them(tmp_path: Path) -> None:
     assert recipe.agent.permissions == Permissions(("network",), (), ("write_file(notes/**)", "fetch(a.example)"))
     (tmp_path / "b.toml").write_text(dump(recipe))
     assert load(str(tmp_path / "b.toml")) == recipe
+    recipe = load(str(tmp_path / "a.toml"), {"agent.permissions.deny": "fetch(b.example), write"})
+    assert recipe.agent.permissions.deny == ("fetch(b.example)", "write")
     (tmp_path / "a.toml").write_text('name = "a"\n[agent.permissions]\ndeny = ["write_file("]\n')
     with pytest.raises(UserError, match="'write_file\\('"):
         load(str(tmp_path / "a.toml"))
@@ -38,7 +43,7 @@ def test_a_recipe_has_rules_and_keeps_them(tmp_path: Path) -> None:
 def test_the_command_line_adds_rules_and_cannot_allow_what_the_recipe_denies() -> None:
     rules = merged(Permissions(deny=("write_file(a.txt)",)), ["remember"], [], ["write", "remember"])
     files = Workspace({})
-    with Toolbox(Agent(), files, Memory()) as box:
+    with Toolbox(Settings(), files, Memory()) as box:
         permit(box, files, rules, Path("nowhere"), None)
         calls = PythonCalls(box.toolset)
         assert calls('write_file("b.txt", "x")') == "wrote b.txt"
@@ -52,7 +57,7 @@ def test_without_a_terminal_what_would_be_asked_is_refused_and_said_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files, events = Workspace(tmp_path), list[Event]()
-    with Toolbox(Agent(), files, Memory()) as box:
+    with Toolbox(Settings(), files, Memory()) as box:
         permit(box, files, Permissions(allow=("wirte",)), tmp_path / "run", None, events.append)
         calls = PythonCalls(box.toolset)
         for _ in range(2):
@@ -71,9 +76,22 @@ def test_without_a_terminal_what_would_be_asked_is_refused_and_said_once(
     assert [from_json(to_json(event)) for event in events] == events
 
 
+def test_decisions_stand_among_the_events_of_a_conversation() -> None:
+    files, made = Workspace({"a.txt": "tea"}), list[Agent]()
+    with Toolbox(Settings(), files, Memory()) as box:
+        permit(box, files, Permissions(deny=("recall",)), Path("nowhere"), None, lambda event: made[0].emit(event))
+        model = Scripted(calling("read_file('a.txt') + recall('x')"), said("done"))
+        made.append(Agent(model, PythonCalls(box.toolset)))
+        made[0].turn("What is there?")
+    kinds = [type(event).__name__ for event in made[0].events]
+    assert kinds == ["Asked", "Replied", "Calling", "Permission", "Permission", "Called", "Replied", "Ended"]
+    assert [event.answer for event in made[0].events if isinstance(event, Permission)] == ["allow", "deny"]
+    assert Agent(Scripted(), PythonCalls(), events=list(made[0].events)).messages == made[0].messages
+
+
 def test_the_agents_own_files_are_written_without_asking(tmp_path: Path) -> None:
     files = Workspace(tmp_path / "agent" / "files")
-    with Toolbox(Agent(), files, Memory()) as box:
+    with Toolbox(Settings(), files, Memory()) as box:
         permit(box, files, Permissions(), tmp_path, None)
         calls = PythonCalls(box.toolset)
         assert calls('write_file("a.txt", "x")') == "wrote a.txt"
@@ -85,7 +103,7 @@ def test_no_tool_takes_the_name_and_the_permissions_of_another(tmp_path: Path, m
     (tmp_path / "outside_reader.py").write_text("def read_file(path: str) -> str:\n    return ''\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match="two tools are called read_file"):
-        Toolbox(Agent(tools=("outside_reader:read_file",)), Workspace({}), Memory())
+        Toolbox(Settings(tools=("outside_reader:read_file",)), Workspace({}), Memory())
 
 
 # -- the terminal --------------------------------------------------------------------------------------------
@@ -129,13 +147,8 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
 @pytest.mark.parametrize(
     ("answers", "meant"),
     [
-        (["o\n"], "once"),
-        (["Always\n"], "always"),
-        (["n\n"], "no"),
-        (["\n"], "no"),
-        (["yes\n", "what?\n", "a\n"], "always"),
-        (["x\n"] * 3, "no"),
-        (["\x04"], "no"),
+        *((["o\n"], "once"), (["Always\n"], "always"), (["n\n"], "no"), (["\n"], "no"), (["\x04"], "no")),
+        *((["yes\n", "what?\n", "a\n"], "always"), (["x\n"] * 3, "no")),
     ],
 )
 def test_answers_at_a_terminal(answers: list[str], meant: str, typed: Callable[..., tuple[str, str]]) -> None:

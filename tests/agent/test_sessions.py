@@ -1,5 +1,6 @@
 """Sessions: what is stored stays, also through kills, damage and other processes."""
 
+import json
 import random
 import signal
 import sqlite3
@@ -10,6 +11,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 from session_events import CHEESE, COUNT, TEA
@@ -18,6 +20,10 @@ from lanbot.agent.events import INTERRUPTED, Asked, Called, Calling, Event, Perm
 from lanbot.agent.sessions import Session, Sessions
 from lanbot.chat.messages import python, text
 from lanbot.core.errors import UserError
+from lanbot.tools.api import Apis, open_api
+from lanbot.tools.python_call import PythonCalls
+from lanbot.tools.tool import Toolset
+from lanbot.tools.web import Response, Web
 
 TOOLS = [{"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}]
 
@@ -72,6 +78,15 @@ def test_a_call_without_a_result_is_not_run_again_but_marked_once(sessions: Sess
             assert not reading(session.events).dangling
         assert events(sessions, id) == session.events
         assert sum(isinstance(event, Called) for event in session.events) == 1
+
+
+def test_calls_are_synced_to_the_disk_before_they_are_run(sessions: Sessions) -> None:
+    def synced(event: Event) -> bool:
+        session.append(event)
+        return bool(sessions.database.execute("pragma synchronous").fetchone()[0] >= 2)  # FULL
+
+    with sessions.create() as session:
+        assert [synced(event) for event in CHEESE] == [False, False, True, False, False, True]
 
 
 AGENT = f"""
@@ -233,3 +248,28 @@ def test_an_event_that_cannot_be_stored_is_an_error_and_not_half_stored(sessions
 def change(sessions: Sessions, query: str, *values: object) -> None:
     with sqlite3.connect(sessions.path) as database:
         database.execute(query, values)
+
+
+def test_a_key_that_a_server_sends_back_is_not_stored(
+    sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Echo(Web):
+        def send(self, method: str, url: str, headers: Any, *more: Any) -> Response:
+            return Response(url, 200, "OK", "text/plain", "utf-8", "", str(dict(headers)).encode(), False)
+
+    monkeypatch.setenv("SHOP_KEY", "s3cr3t-k3y")
+    described = {
+        "openapi": "3.0.0",
+        "servers": [{"url": "https://shop.example"}],
+        "paths": {"/tea": {"get": {"security": [{"key": []}]}}},
+        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+    }
+    (tmp_path / "shop.json").write_text(json.dumps(described))
+    tools = PythonCalls(Toolset(Apis(Echo(), [open_api(str(tmp_path / "shop.json"), "SHOP_KEY")]).tools))
+    code = "http_request('GET', 'https://shop.example/tea')"
+    with sessions.create(tools=tools.declarations) as session:
+        for event in Asked("tea?"), Replied([python(code)], "call"), Calling(1, code), Called(1, tools(code)):
+            session.append(event)
+    assert "Bearer [hidden]" in str(events(sessions, session.id)[-1])
+    sessions.close()
+    assert not any(b"s3cr3t" in file.read_bytes() for file in sessions.path.parent.rglob("*") if file.is_file())

@@ -26,7 +26,7 @@ FORMATS = [LanBotFormat, Qwen25Format, Llama3Format]
 
 
 def row(*turns: list[Event], system: str = "", tools: Sequence[dict[str, Any]] = ()) -> Conversation:
-    made = training_row(chain(*turns), system, tools, "session 1")
+    made = training_row([*chain(*turns)], system, tools, "session 1")
     assert made is not None
     return made
 
@@ -75,6 +75,8 @@ def test_a_turn_that_ended_badly_is_not_learned_from() -> None:
     assert training_row([], "", [], "session 1") is None
     unclosed = [Asked("count"), Replied([{**python("1+"), "open": True}], "stop"), Called(1, "error"), *TEA[1:]]
     assert marks(row(unclosed, TEA)) == [False, True]
+    repeated = [*CHEESE[:3], Called(1, "error: the same call again", refused="repeated call"), *CHEESE[4:]]
+    assert marks(row(repeated, TEA)) == [False, True]
 
 
 def test_a_request_that_got_no_answer_is_left_out() -> None:

@@ -65,7 +65,9 @@ def test_a_session_is_shown_step_by_step(kept: Sessions, capsys: pytest.CaptureF
     assert lines["1"].split() == ["1", "(calls)", "120", "40", "9", "0.50"]
     assert lines["2"].split() == ["2", "It", "is", "odd.", "150", "129", "5", "0.25"]
     assert lines[">>> read_file('a.txt')"].endswith("0.25") and "answered after 1.00 s" in lines
-    assert "step limit after 0.10 s" in lines and any("turn 2: again␛[2J" in line and "..." in line for line in lines)
+    assert "step limit after 0.10 s" in lines and any(
+        "turn 2, 20" in line and "again␛[2J" in line and line.endswith(" ...") for line in lines
+    )
     assert "prompt tokens 570, of these cached 169, tokens written 15, in the model 0.85 s, in calls 0.25 s" in out
     ends = {len(line.rstrip()) for line in out.split("\n") if line.startswith(("1 ", "2 ", "3 "))}
     assert len(ends) == 1  # aligned

@@ -20,6 +20,7 @@ from lanbot.tools.python_call import PythonCalls
 from lanbot.tools.python_tool import Python
 from lanbot.tools.question import Question
 from lanbot.tools.tool import Tool, ToolError, Toolset, tool
+from lanbot.tools.waiting import LateError
 from lanbot.tools.web import Web
 from lanbot.tools.workspace import Workspace
 
@@ -247,6 +248,22 @@ def test_a_file_that_changes_while_the_user_thinks_is_not_written(change: str, t
     assert (outside / "a.txt").read_text() == "old text"
 
 
+def test_the_time_of_an_answer_is_not_the_tools() -> None:
+    def ask(question: Question) -> Answer:
+        time.sleep(0.5)
+        return "once"
+
+    def slow(text: str) -> str:
+        time.sleep(5)
+        return text
+
+    tools = of([send, slow], user=ask)
+    tools.limit(0.2)
+    assert tools.call("send", {"text": "a"}) == "sent a"
+    with pytest.raises(LateError):
+        tools.call("slow", {"text": "a"})
+
+
 # -- redirects -----------------------------------------------------------------------------------------------
 
 
@@ -317,6 +334,12 @@ def test_an_offline_folder_is_read_and_the_web_is_not(site: Site) -> None:
         tools.call("fetch", {"url": site.url})
     with pytest.raises(ToolError, match="deny fetch"):
         of([made], deny=["fetch"]).call("fetch", {"url": "tea.txt"})
+    user = User("always", "no")
+    tools = of([made], user=user, ask=["fetch"])
+    tools.call("fetch", {"url": "tea.txt"})
+    assert user.asked[0].always == "fetch(tea.txt)"
+    with pytest.raises(ToolError, match="said no"):
+        tools.call("fetch", {"url": site.url})
     assert site.asked == []
 
 

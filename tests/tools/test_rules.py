@@ -128,6 +128,11 @@ def test_what_is_no_address_is_refused_before_any_rule(url: object) -> None:
         target_of(TOOLS["fetch"], {"url": url}, FILES)
 
 
+def test_a_method_is_a_word() -> None:
+    with pytest.raises(ToolError, match="a method is"):
+        target_of(TOOLS["http_request"], {"method": "GET\nAllow?", "url": "https://a.example"}, FILES)
+
+
 def test_hosts_in_one_form() -> None:
     assert [plain_host(host) for host in ("A.Example.", "127.1", "0x7f000001", "[::1]", "b\u00fccher.de")] == [
         *("a.example", "127.0.0.1", "127.0.0.1", "::1", "xn--bcher-kva.de"),
