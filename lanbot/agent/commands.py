@@ -66,10 +66,16 @@ def _new(opened: OpenAgent, _: str) -> None:
 def _sessions(opened: OpenAgent, _: str) -> None:
     kept = opened.sessions.listing() if opened.sessions else []
     rows = [
-        (f"{one.id}{' *' * (one.id == opened.number)}", one.created, one.turns, one.state, _title(one.title))
+        (
+            f"{one.id}{' *' * (one.id == opened.number)}",
+            one.created[:16].replace("T", " "),
+            one.turns,
+            one.state,
+            _title(one.title),
+        )
         for one in kept
     ]
-    print(table(rows, ("session", "begun", "turns", "ended", "first request"), left=5) if rows else "(none)")
+    print(table(rows, ("session", "begun (UTC)", "turns", "ended", "first request"), left=5) if rows else "(none)")
 
 
 def _title(text: str) -> str:

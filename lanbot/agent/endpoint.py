@@ -99,6 +99,8 @@ class EndpointModel:
                         hear(Event("piece", "text", piece))
                 break
             except Again as again:
+                if stopped.is_set():
+                    raise GeneratorExit from None
                 spent += self._cost(characters, answer) if answer.text or answer.calls else 0.0
                 pause = retries.pause(again)
                 if pause is None:

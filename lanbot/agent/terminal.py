@@ -49,7 +49,7 @@ def converse(opened: OpenAgent, live: Live) -> None:
     """Reads requests and commands from stdin until there are no more."""
     keyboard = Keyboard(opened.home / "history.jsonl", partial(completions, opened))
     if keyboard.interactive:
-        say(f"You are talking to {opened.name}. {' '.join(COMMANDS)}")
+        say(f"You are talking to {opened.name}. /help lists the commands; Tab completes them.")
         if opened.cut_off:
             say("(the last turn was interrupted; /continue goes on with it)")
     stopped = False  # by Ctrl-C, just now

@@ -95,3 +95,8 @@ class Agent:
     permissions: Permissions = key(
         Permissions(), "Rules for the tools: { deny = [...], ask = [...], allow = [...] }, looked at in this order."
     )
+
+    def __post_init__(self) -> None:
+        require(
+            not (self.constrained and self.endpoint), "constrained = true is for a model of one's own, not an endpoint"
+        )
