@@ -65,16 +65,10 @@ def _new(opened: OpenAgent, _: str) -> None:
 
 def _sessions(opened: OpenAgent, _: str) -> None:
     kept = opened.sessions.listing() if opened.sessions else []
-    rows = [
-        (
-            f"{one.id}{' *' * (one.id == opened.number)}",
-            one.created[:16].replace("T", " "),
-            one.turns,
-            one.state,
-            _title(one.title),
-        )
-        for one in kept
-    ]
+    rows = []
+    for one in kept:
+        begun, here = one.created[:16].replace("T", " "), " *" if one.id == opened.number else ""
+        rows.append((f"{one.id}{here}", begun, one.turns, one.state, _title(one.title)))
     print(table(rows, ("session", "begun (UTC)", "turns", "ended", "first request"), left=5) if rows else "(none)")
 
 
