@@ -197,7 +197,7 @@ def open_session(run: Run, options: Options = Options()) -> OpenAgent:
             PythonCalls(tools.toolset),
             Limits.of(settings),
             Sampling(temperature=temperature, top_k=options.top_k),
-            _system(run, model, skills, folder),
+            _system(run, model, skills, find_note(folder, look_above=options.workspace is not None)),
             options.seed,
         )
         kept = Sessions(home / "sessions.db") if _writable(home) else None
@@ -240,13 +240,12 @@ def _name(run: Run, options: Options) -> str:
     return endpoint.model if endpoint else f"{run.recipe.name} {options.phase}".strip()
 
 
-def _system(run: Run, model: ModelClient, skills: Skills, folder: Path) -> str:
+def _system(run: Run, model: ModelClient, skills: Skills, note: Path | None) -> str:
     """What skills and notes add to who the bot is; "" if there are none, and the chat format says who it is."""
 
     def count(words: str) -> int:
         return model.count_tokens([{"role": "system", "content": words}])
 
-    note = find_note(folder) if folder.is_dir() else None
     room = model.context_length // SHARE if note else 0
     told = note_text(note, room, count, lambda text: say(f"({text})")) if note else ""
     pieces = [piece for piece in (skills.text, told) if piece]

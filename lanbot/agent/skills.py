@@ -105,10 +105,10 @@ def read_skill_file(file: Path) -> Skill:
     return Skill(name, visible(" ".join(description.split())), file.parent)
 
 
-def find_note(workspace: Path) -> Path | None:
+def find_note(workspace: Path, look_above: bool = True) -> Path | None:
     """The AGENTS.md that counts in a folder: its own, or that of the nearest folder above it in the same repository."""
     here = workspace.resolve()
-    above = [here, *here.parents]
+    above = [here, *(here.parents if look_above else ())]
     root = next((i for i, folder in enumerate(above) if (folder / ".git").exists()), 0)
     return next((file for folder in above[: root + 1] if (file := folder / NOTE).is_file()), None)
 

@@ -100,6 +100,15 @@ def test_notes_and_skills_are_in_the_system_message(play: Play, capsys: pytest.C
     assert "AGENTS.md was read, 1 lines" in capsys.readouterr().err
 
 
+def test_the_runs_own_files_have_nothing_to_do_with_the_repository_around_them(play: Play) -> None:
+    Path(".git").mkdir()
+    Path("AGENTS.md").write_text("Answer in French.")
+    play()
+    for workspace, told in ((None, False), ("notes", True)):
+        with open_agent("my-bot", workspace) as agent:
+            assert ("French" in agent.agent.system) == told
+
+
 def test_compaction_makes_room_and_is_kept(play: Play) -> None:
     play(*[said("a long answer " * 20)] * 3, said("The sum."))
     with open_agent("my-bot") as agent:
