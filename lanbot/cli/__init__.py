@@ -26,6 +26,7 @@ from lanbot.cli import (
     report,
     run,
     runs,
+    serve,
 )
 from lanbot.core.errors import Stopped, UsageError, UserError
 
@@ -46,6 +47,7 @@ commands = (
     plan.plan,
     chat.chat,
     chat.agent,
+    serve.serve,
     memory.memory,
     report.report,
     doctor.doctor,
