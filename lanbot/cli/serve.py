@@ -37,7 +37,7 @@ def serve(
         port: 0 takes any that is free.
         api_key_env: The variable that holds the key.
         api_key_file: A file of keys, one a line; each is a client of its own to the queue.
-        cors: The origin of a page that may ask from a browser, such as https://chat.example; may be given several times.
+        cors: The origin of a page that may ask from a browser, https://chat.example; may be given several times.
         timeout: Seconds that a request may take.
         queue: Requests that may wait; beyond them a client is told to come again.
         quiet: Write no line for each request.

@@ -190,12 +190,16 @@ class _Thought:
         if self.state == "before":
             begun = text.lstrip()
             if begun.startswith(opening):
-                self.state, text = "thought", begun.removeprefix(opening).lstrip("\n")
+                self.state, text = "opened", begun.removeprefix(opening)
             elif opening.startswith(begun):
                 self.held = text
                 return
             else:
                 self.state = "text"
+        if self.state == "opened" and (text := text.lstrip("\n")):
+            self.state = "thought"
+        if self.state == "opened":
+            return
         if self.state == "thought":
             thought, found, after = text.partition(closing)
             if not found:

@@ -77,7 +77,8 @@ class Job:
     async def next(self) -> Items:
         """What is new, at least one piece. Raises ApiError if the job failed."""
         await self.event.wait()
-        self.event.clear()
+        if self.error is None:  # else it is raised after what came before it
+            self.event.clear()
         items, self.items = self.items, []
         if self.error is not None and not items:
             raise self.error

@@ -33,7 +33,7 @@ class Metrics:
     """Written by the engine's thread and read by the server's; each value alone is right."""
 
     def __init__(self) -> None:
-        self.running = self.waiting = self.connections = 0
+        self.running = self.waiting = 0
         self.kv_cache_usage = 0.0
         self.prompt_tokens = self.generation_tokens = self.prefix_queries = self.prefix_hits = 0
         self.ended: Counter[str] = Counter()
@@ -44,7 +44,6 @@ class Metrics:
         gauges = {
             "num_requests_running": (self.running, "Requests that are generated."),
             "num_requests_waiting": (self.waiting, "Requests in the queue."),
-            "num_connections": (self.connections, "Open connections."),
             "kv_cache_usage_perc": (self.kv_cache_usage, "Share of the memory for keys and values in use, 0 to 1."),
         }
         counters = {

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions, in OpenAI's form.
 
-Beyond it: `reasoning`, what a model thought; `parts`, the calls that the server answered itself and their outputs, which
-a client may send back in place of `content` so that the model reads exactly what it wrote.
+Beyond it: `reasoning`, what a model thought; `parts`, with the calls that the server answered itself and their outputs.
+A client may send them back in place of `content`, so that the model reads exactly what it wrote.
 """
 
 import json

@@ -215,7 +215,7 @@ class Made:
                     "type": f"response.{_name(piece.kind)}.delta",
                     **self._place(),
                     "delta": piece.text,
-                    **_no(piece),
+                    **_chances(piece.kind),
                 }
         elif piece.call is not None:
             yield from self.close()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.chat.formats.chatml import ChatMLFormat, Qwen25Format, Qwen3Format
+from lanbot.chat.formats.chatml import ChatMLFormat, Qwen3Format, Qwen25Format
 from lanbot.chat.formats.lanbot import LanBotFormat
 from lanbot.inference.engine import Engine
 from lanbot.inference.request import Request
