@@ -43,16 +43,17 @@ def serve(
         quiet: Write no line for each request.
     """
     keys = _keys(api_key_env, api_key_file)
-    from lanbot.core.console import say
-    from lanbot.web.app import make_app
     from lanbot.web.security import Access, public_without_key
-    from lanbot.web.server import listen, make_server
 
     if public_without_key(host, keys):
         remedy = f"Put a key into {api_key_env} or name an --api-key-file, or leave --host out."
         raise UsageError(f"--host {host}: others reach this address, and there is no key", remedy)
     if timeout <= 0 or queue < 1:
         raise UsageError("--timeout and --queue must be above 0", "Leave them out for the defaults.")
+    from lanbot.core.console import say
+    from lanbot.web.app import make_app
+    from lanbot.web.server import listen, make_server
+
     models = _models(run)
     loaded = next(iter(models.models.values()))
     _ = loaded.engine  # the first question does not wait for it, and what is wrong with it is said now

@@ -1,7 +1,7 @@
 """The thread that the engines run in: a bounded queue, fair between clients, with a deadline for each request.
 
-Engines get no more requests than they can generate at once. Whoever has least in work is next; among equals, who has
-waited longest. If the queue is full, the newest request of the client with most in it gives way.
+Engines get no more requests than they can generate at once. Whoever has least in work is next; among equals, whose turn
+is longest ago. If the queue is full, the newest request of the client with most in it gives way.
 """
 
 import asyncio
@@ -33,6 +33,8 @@ class Scheduler:
         self._waiting: dict[str, deque[Job]] = {}
         """By client, in the order of arrival."""
         self._running: list[Job] = []
+        self._turns: dict[str, float] = {}
+        """When each client that has requests was last given one."""
         self._changed = threading.Condition()
         self._stopping = False
         self._outbox: list[tuple[Job, Items, ApiError | None]] = []
@@ -121,7 +123,7 @@ class Scheduler:
             working = Counter(job.client for job in self._running)
             used = sum(job.wanted.n - job.ended for job in self._running)
             while self._waiting:
-                client = min(self._waiting, key=lambda one: (working[one], self._waiting[one][0].arrived))
+                client = min(self._waiting, key=lambda one: (working[one], self._turns.get(one, 0.0)))
                 job = self._waiting[client][0]
                 most = self.together or TOGETHER.get(job.wanted.engine.device.type, max(SLOTS.values()))
                 if used and used + job.wanted.n > most:
@@ -129,10 +131,13 @@ class Scheduler:
                 self._waiting[client].popleft()
                 if not self._waiting[client]:
                     del self._waiting[client]
+                self._turns[client] = time.monotonic()
                 working[client] += 1
                 used += job.wanted.n
                 taken.append(job)
                 self._running.append(job)
+            present = self._waiting.keys() | {job.client for job in self._running}
+            self._turns = {client: turn for client, turn in self._turns.items() if client in present}
             self._count()
         return taken
 
@@ -175,7 +180,7 @@ class Scheduler:
             self.metrics.ended[how] += 1
             self._count()
         if error is not None:
-            self._outbox.append((job, job.pending, error))
+            self._outbox.append((job, job.pending if job.wanted.stream else [], error))
 
     def _collect(self) -> None:
         """Takes what the last step brought; jobs that are complete leave."""

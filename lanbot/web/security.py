@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lanbot.core.console import say, visible
+from lanbot.core.console import say
 from lanbot.web.errors import ApiError
 
 OPEN = frozenset({"/health"})
@@ -196,7 +196,9 @@ class SafeHeaders:
             if self.log:
                 client = scope["client"][0] if scope.get("client") else "-"
                 seconds = time.monotonic() - began
-                say(f"{client} {scope['method']} {visible(scope['path'][:200])} {status or '-'} {seconds:.2f} s")
+                say(
+                    f"{client} {scope['method']} {scope['raw_path'][:200].decode('ascii', 'replace')} {status or '-'} {seconds:.2f} s"
+                )
 
 
 async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:

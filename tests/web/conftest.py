@@ -1,9 +1,13 @@
 """Servers in threads, over engines whose model says what a test's script says."""
 
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,3 +113,15 @@ def serve() -> Iterator[Serve]:
     for server, thread in servers:
         server.should_exit = True
         thread.join(timeout=20)
+
+
+@pytest.fixture
+def lanbot(tmp_path: Path) -> Callable[..., Any]:
+    """lanbot(*arguments, env) runs the command to its end."""
+
+    def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lanbot", *arguments]
+        given = {**os.environ, **(env or {})}
+        return subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    return run

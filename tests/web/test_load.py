@@ -1,5 +1,6 @@
 """The server under load: a full queue, many clients, deadlines, clients that leave, many requests at once."""
 
+import json
 import re
 import threading
 import time
@@ -12,7 +13,7 @@ import pytest
 from lanbot.inference.sampling import Sampling
 from lanbot.web.security import Access
 
-SLOW = {"slow": ["x" * 300]}
+SLOW = {"slow": ["x" * 120]}
 
 
 def asked(text: str, **more: Any) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def test_one_client_with_many_requests_does_not_hold_up_another(make_engine, ser
 
 
 def test_a_full_queue_makes_room_for_another_client(make_engine, serve) -> None:
-    engine = make_engine({"slow": ["x" * 200], "quick": ["done"]})
+    engine = make_engine({"slow": ["x" * 80], "quick": ["done"]})
     engine.seconds = 0.01
     url = serve(engine, Access(("first", "second")), together=1, queue=4)
     with ThreadPoolExecutor(8) as pool:
@@ -104,18 +105,13 @@ def test_a_client_that_leaves_ends_its_request(make_engine, serve, stream) -> No
     engine.seconds = 0.01
     url = serve(engine)
     body = asked("slow", stream=stream, max_tokens=10_000)
-    with httpx2.Client(timeout=60) as http:
-
-        def ask() -> None:
-            with pytest.raises(httpx2.TimeoutException if not stream else ZeroDivisionError):
-                if not stream:
-                    http.post(f"{url}/v1/chat/completions", json=body, timeout=0.5)
-                with http.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
-                    next(answer.iter_lines())
-                    raise ZeroDivisionError
-
-        ask()
-        until(lambda: engine.steps > 0 and not engine.live)
+    if stream:
+        with httpx2.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as answer:
+            next(answer.iter_lines())
+    else:
+        with pytest.raises(httpx2.TimeoutException):
+            httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=0.5)
+    until(lambda: engine.steps > 0 and not engine.live)
     assert metric(url, 'request_success_total{finished_reason="abort"}') == 1
 
 
@@ -131,7 +127,7 @@ def test_a_client_that_leaves_the_queue_is_not_answered(make_engine, serve) -> N
     until(lambda: metric(url, "num_requests_waiting") == 0)
     first.join()
     until(lambda: not engine.live)
-    assert metric(url, "generation_tokens_total") == 301, "those of the first one"
+    assert metric(url, "generation_tokens_total") == 121, "those of the first one"
 
 
 def test_a_fault_of_the_engine_fails_its_requests_and_no_others(make_engine, serve) -> None:
@@ -171,8 +167,6 @@ def requests_of_all_kinds(n: int) -> list[dict[str, Any]]:
 
 
 def texts(answer: httpx2.Response) -> list[str]:
-    import json
-
     if "event-stream" not in answer.headers["content-type"]:
         return [choice["message"]["content"] for choice in answer.json()["choices"]]
     found: dict[int, str] = {}
@@ -195,7 +189,11 @@ def test_no_request_is_lost_or_mixed_up(make_engine, serve, count) -> None:
         sampling = Sampling(body["max_tokens"], body["temperature"], stop=stop)
         made = [engine.generate([prompt], sampling, body["seed"], keys=[str(i)])[0] for i in range(body["n"])]
         said = [
-            "".join(part["text"] for part in engine.chat_format.parse(one.ids, one.sampled)["content"])  # type: ignore[index]
+            "".join(
+                part["text"]
+                for part in engine.chat_format.parse(one.ids, one.sampled)["content"]
+                if part["type"] == "text" or part.get("invented")
+            )
             for one in made
         ]
         alone.append([min((text.partition(one)[0] for one in stop), default=text) for text in said])
