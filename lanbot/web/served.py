@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lanbot.chat.formats import load_format
 from lanbot.core.errors import UserError
 from lanbot.models import saved
+from lanbot.models.config import ModelConfig
 from lanbot.web.errors import ApiError
 
 if TYPE_CHECKING:
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Served:
-    """A model by the name that clients use."""
+    """A model by the name that clients use. context: the most tokens of a conversation with its answer."""
 
-    def __init__(self, name: str, load: Callable[[], "Engine"]) -> None:
-        self.name, self.created = name, int(time.time())
+    def __init__(self, name: str, load: Callable[[], "Engine"], context: int) -> None:
+        self.name, self.context, self.created = name, context, int(time.time())
         self._load, self._lock = load, Lock()
         self._engine: Engine | None = None
 
@@ -68,13 +69,17 @@ def of_run(run: "Run") -> Models:
     name = run.folder.resolve().name
     if problem := saved.damage(next(iter(found.values()))):
         raise UserError(f"{next(iter(found.values()))} is damaged: {problem}", "Run the phase again.")
-    models = [Served(f"{name}/{phase}", partial(load, folder, len(found))) for phase, folder in found.items()]
+    models = [_served(f"{name}/{phase}", folder, len(found)) for phase, folder in found.items()]
     return Models(models, {name: models[0].name})
 
 
 def of_folder(folder: Path) -> Models:
     """A model's folder, of this name."""
-    return Models([Served(folder.resolve().name, partial(load, folder))])
+    return Models([_served(folder.resolve().name, folder)])
+
+
+def _served(name: str, folder: Path, models: int = 1) -> Served:
+    return Served(name, partial(load, folder, models), ModelConfig.from_hf(folder / "config.json").context)
 
 
 def load(folder: Path, models: int = 1) -> "Engine":

@@ -98,7 +98,7 @@ def serve() -> Iterator[Serve]:
     servers: list[tuple[Any, threading.Thread]] = []
 
     def start(engine: Engine, access: Access = Access(), **options: Any) -> str:  # noqa: B008
-        models = Models([Served("tiny", lambda: engine)], {"other": "tiny"})
+        models = Models([Served("tiny", lambda: engine, engine.model.config.context)], {"other": "tiny"})
         server = make_server(make_app(models, access, **options))
         listener = listen("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
