@@ -24,7 +24,7 @@ TOGETHER = {"cpu": 64, "cuda": 256, "mps": 32}
 """Answers that are generated at the same time; more would each be slower."""
 RETRY_SECONDS = 2
 PIECE_SECONDS, PIECE_SECONDS_EACH = 0.01, 0.0005
-"""Between two pieces of a stream: at least, and for each stream that there is. Sending a piece costs as much as a token,
+"""Between two pieces of a stream: at least, and for each stream that there is. Sending a piece costs what a token does,
 and nobody sees that it has two."""
 
 
