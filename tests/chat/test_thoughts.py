@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,9 +10,9 @@ from lanbot.chat.thoughts import Thoughts, written
 def split(text: str, cuts: list[int]) -> dict[str, str]:
     thoughts, found = Thoughts(), {"reasoning": "", "text": ""}
     places = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
-    pieces = [text[a:b] for a, b in zip(places, places[1:], strict=False)]
-    for kind, piece in [*(one for piece in pieces for one in thoughts.split(piece)), *thoughts.end()]:
-        found[kind] += piece
+    pieces = [text[a:b] for a, b in itertools.pairwise(places)]
+    for kind, words in [*(one for piece in pieces for one in thoughts.split(piece)), *thoughts.end()]:
+        found[kind] += words
     return found
 
 
