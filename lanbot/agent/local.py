@@ -1,22 +1,22 @@
 """A model client over the engine of this process."""
 
-from collections.abc import Callable, Generator, Sequence
-from queue import SimpleQueue
-from threading import Event as Flag
-from threading import Thread
+from collections.abc import Generator, Sequence
+from functools import partial
 
+from lanbot.agent.background import Hear, streamed
 from lanbot.agent.model import Declarations, Reply
 from lanbot.chat.formats.base import Event
 from lanbot.chat.messages import Message, Part, text
+from lanbot.inference.constraint import Constraint
 from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
 
 
 class LocalModel:
-    """Generates with an engine, one message at a time."""
+    """Generates with an engine, one message at a time. constrained: calls are well formed, see `Constraint`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, constrained: bool = False) -> None:
+        self.engine, self.constrained = engine, constrained
 
     @property
     def context_length(self) -> int:
@@ -25,59 +25,30 @@ class LocalModel:
     def count_tokens(self, messages: Sequence[Message], tools: Declarations = ()) -> int:
         return len(self.engine.chat_format.prompt(messages, tools))
 
-    def complete(
-        self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
-    ) -> Reply:
-        return self._generate(self.engine.chat_format.prompt(messages, tools), sampling, seed, None)
-
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
     ) -> Generator[Event, None, Reply]:
         """Generates in a thread. Closing the generator stops it after the next token."""
-        prompt, stopped = self.engine.chat_format.prompt(messages, tools), Flag()
-        queue: SimpleQueue[Event | Reply | BaseException] = SimpleQueue()
+        prompt = self.engine.chat_format.prompt(messages, tools)
+        return streamed(lambda hear, _: self._generate(prompt, sampling, seed, hear, tools), wait=True)
 
-        def on_event(_: int, event: Event) -> None:
-            if stopped.is_set():
-                raise GeneratorExit
-            queue.put(event)
-
-        def work() -> None:
-            try:
-                queue.put(self._generate(prompt, sampling, seed, on_event))
-            except BaseException as error:
-                queue.put(error)
-
-        thread = Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            while True:
-                item = queue.get()
-                if isinstance(item, Reply):
-                    return item
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stopped.set()
-            thread.join()
-
-    def _generate(
-        self, prompt: list[int], sampling: Sampling, seed: int, on_event: Callable[[int, Event], None] | None
-    ) -> Reply:
+    def _generate(self, prompt: list[int], sampling: Sampling, seed: int, tell: Hear, tools: Declarations) -> Reply:
         calls: list[str] = []
 
-        def hear(i: int, event: Event) -> None:
+        def hear(_: int, event: Event) -> None:
             if event.kind == "call":
                 calls.append(event.text)
-            if on_event is not None:
-                on_event(i, event)
+            tell(event)
 
-        made = self.engine.generate([prompt], sampling, seed, hear, call_handlers=[lambda _: None])[0]
+        generate = self.engine.generate
+        if self.constrained:
+            generate = partial(generate, constraints=[Constraint(self.engine.chat_format, tools)])
+        made = generate([prompt], sampling, seed, hear, call_handlers=[lambda _: None])[0]
         parts = self.engine.chat_format.parse(made.ids, made.sampled)["content"]
         assert not isinstance(parts, str)
         finished = "call" if made.finished == "tool" else made.finished
-        return Reply([_believed(part) for part in parts], finished, tuple(calls))
+        made_of = {"prompt_tokens": len(prompt), "tokens": len(made.ids)}
+        return Reply([_believed(part) for part in parts], finished, tuple(calls), **made_of)
 
 
 def _believed(part: Part) -> Part:

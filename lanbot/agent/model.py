@@ -13,14 +13,19 @@ Declarations = Sequence[Mapping[str, Any]]  # tools as `Tool.declaration` descri
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model wrote: to the end of its message ("stop"), to a call ("call") or to the limit ("length").
+    """What a model wrote: to the end of its message ("stop"), to calls ("call") or to the limit ("length").
 
-    calls: the code of the calls that end it.
+    calls: the code of the calls that end it. One that is no part of the reply could not be read.
+    prompt_tokens, cached_tokens, tokens, cost: as in `lanbot.agent.events.Replied`. tokens 0: not known.
     """
 
     parts: list[Part]
     finished: str
     calls: tuple[str, ...] = ()
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    tokens: int = 0
+    cost: float = 0.0
 
 
 class ModelClient(Protocol):
@@ -32,12 +37,8 @@ class ModelClient(Protocol):
     def count_tokens(self, messages: Sequence[Message], tools: Declarations = ()) -> int:
         """The tokens that the messages take in the context, with the tools' declarations."""
 
-    def complete(
-        self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
-    ) -> Reply:
-        """What the assistant writes next, up to a call or the end of its message."""
-
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
     ) -> Generator[Event, None, Reply]:
-        """The same as events while it is generated; the generator returns the reply."""
+        """What the assistant writes next, up to calls or the end of its message, as events while it is generated; the
+        generator returns the reply. Closing it stops the model."""

@@ -27,6 +27,7 @@ from lanbot.cli import (
     run,
     runs,
     serve,
+    sessions,
 )
 from lanbot.core.errors import Stopped, UsageError, UserError
 
@@ -49,6 +50,7 @@ commands = (
     chat.agent,
     serve.serve,
     memory.memory,
+    sessions.sessions,
     report.report,
     doctor.doctor,
 )

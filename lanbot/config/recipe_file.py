@@ -45,10 +45,12 @@ def load(
     for key, text in sorted((overrides or {}).items(), key=lambda pair: pair[0] != "phases"):
         kind = _class_of(data)
         key = ALIASES.get(key, key)
-        section, _, name = key.rpartition(".")
-        value, table = _parse_override(kind, key, text), data.setdefault(section, {}) if section else data
-        if not isinstance(table, dict):
-            raise UserError(f"--{key}: {section} is not a section", "See lanbot/config/recipes for examples.")
+        *sections, name = key.split(".")
+        value, table = _parse_override(kind, key, text), data
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise UserError(f"--{key}: {section} is not a section", "See lanbot/config/recipes for examples.")
         table[name] = value
     try:
         kind = _class_of(data)

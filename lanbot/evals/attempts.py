@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from lanbot.agent.loop import bounded
+from lanbot.agent.limits import BoundedCalls, shortened
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import Message
 from lanbot.inference.engine import Completion, Engine
+from lanbot.inference.request import Handler
 from lanbot.inference.sampling import Sampling
 from lanbot.tasks.agent_tasks import AgentTasks
 from lanbot.tasks.task import Task
@@ -81,13 +82,26 @@ def _answer(
 ) -> None:
     """The next conversation of each attempt: attempt, prompt, key."""
     fitting = [one for one in asked if len(one[1]) < engine.model.config.context]
-    handlers = [bounded(one.env.tools, CALLS) if one.env else engine.call_handler for one, _, _ in fitting]
+    handlers = [_handler(engine, one, sampling) for one, _, _ in fitting]
     prompts, keys = [prompt for _, prompt, _ in fitting], [key for _, _, key in fitting]
     completions = engine.generate(prompts, sampling, seed, keys=keys, call_handlers=handlers, on_finished=on_finished)
     answers = {id(one): answer for (one, _, _), answer in zip(fitting, completions, strict=True)}
     for one, _, _ in asked:
         answer = answers.get(id(one))
         one.take(answer, engine.chat_format.parse(answer.ids, answer.sampled) if answer else None)
+
+
+def _handler(engine: Engine, one: Attempt, sampling: Sampling) -> Handler:
+    """What answers an attempt's calls. An output that would fill the answer is shortened to half of it."""
+
+    def count(text: str) -> int:
+        return len(engine.chat_format.tokenizer.encode(text))
+
+    def shorten(output: str) -> str:
+        most = sampling.max_tokens
+        return output if count(output) < most else shortened(output, most // 2, count)
+
+    return engine.call_handler if one.env is None else BoundedCalls(one.env.tools, CALLS, shorten)
 
 
 def faults(attempts: Sequence[Attempt]) -> list[str]:

@@ -7,6 +7,7 @@ that another request holds, or held lately, is copied, not computed: of 16 sampl
 Each request draws from its own seed, so what it samples does not depend on the other requests of the batch.
 """
 
+import math
 import random
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from lanbot.chat.formats.base import ChatFormat, Event
 from lanbot.core import hardware
 from lanbot.core.errors import UserError
 from lanbot.distributed.fsdp import gathered
+from lanbot.inference.constraint import Constraint
 from lanbot.inference.graphs import Graphs, row_count
 from lanbot.inference.prefixes import SHORTEST, Prefixes, shared
 from lanbot.inference.request import Alternatives, Completion, Handler, OnEvent, Request
@@ -87,12 +89,14 @@ class Engine:
         max_calls: int | None = None,
         call_seconds: float | None = None,
         on_event: OnEvent | None = None,
+        constraint: Constraint | None = None,
     ) -> Request:
         """Queues a prompt; `step` generates its completion.
 
         key: what the draws depend on besides the seed. call_handler: what answers calls, by default the engine's own.
         If it returns a Future, the other requests go on until the result is there. max_calls, call_seconds: budgets;
         beyond them the model reads an error. on_event: gets each event of the answer as it is generated.
+        constraint: restricts what is sampled while a call is written; reported log probabilities are the model's own.
 
         Raises UserError if the prompt leaves no room in the context.
         """
@@ -106,7 +110,8 @@ class Engine:
         handler = self.call_handler if call_handler is None else call_handler
         draws = random.Random(f"{seed}/{key}")
         prompt = list(prompt)
-        made = Request(prompt, sampling, limit, draws, self.chat_format, handler, max_calls, call_seconds, on_event)
+        bounds = max_calls, call_seconds, on_event, constraint
+        made = Request(prompt, sampling, limit, draws, self.chat_format, handler, *bounds)
         if not (self.live or self.waiting):
             self._longest = 0
         self._longest = max(self._longest, len(prompt) + limit)
@@ -134,6 +139,7 @@ class Engine:
         keys: Sequence[str] | None = None,
         call_handlers: Sequence[Handler] | None = None,
         on_finished: Callable[[int], None] | None = None,
+        constraints: Sequence[Constraint | None] | None = None,
     ) -> list[Completion]:
         """A completion for each prompt, in order; see `submit`. on_event(index, event) is called during generation.
 
@@ -148,7 +154,8 @@ class Engine:
                 handler = call_handlers[i] if call_handlers else None
                 hear = partial(on_event, i) if on_event else None
                 key = keys[i] if keys else str(i)
-                requests.append(self.submit(prompt, sampling, seed, key, handler, on_event=hear))
+                bound = constraints[i] if constraints else None
+                requests.append(self.submit(prompt, sampling, seed, key, handler, on_event=hear, constraint=bound))
             mine = set(requests)
             while done < len(requests):
                 done += len(mine.intersection(self.step()))
@@ -277,7 +284,7 @@ class Engine:
         logprobs = logits[:, :known].log_softmax(-1)
         requests = [self.live[i] for i in ready]
         draws = self._sent([r.draws.random() if r.sampling.temperature else 0.0 for r in requests])
-        drawn = sample_each(logprobs, [request.sampling for request in requests], draws)
+        drawn = sample_each(self._possible(requests, logprobs), [request.sampling for request in requests], draws)
         chosen = logprobs.gather(-1, drawn[:, None])[:, 0]
         alternatives = self._alternatives(requests, logprobs)
         tokens, chances = torch.stack((drawn.float(), chosen)).tolist()  # one copy; ids are below 2**24
@@ -294,6 +301,15 @@ class Engine:
             return logits if chosen is None else logits[chosen]
         hidden = self.runner.forward(self.slots, ids, positions, None, longest)[:, 0]
         return self.runner.logits(hidden if chosen is None else hidden[chosen])
+
+    def _possible(self, requests: list[Request], logprobs: torch.Tensor) -> torch.Tensor:
+        """The log probabilities, -inf for tokens that a request's constraint rules out."""
+        allowed = {i: mask for i, request in enumerate(requests) if (mask := request.allowed()) is not None}
+        if not allowed:
+            return logprobs
+        masks = torch.stack([torch.from_numpy(mask) for mask in allowed.values()]).to(self.device)
+        rows = torch.tensor(list(allowed), device=self.device)
+        return logprobs.index_put((rows,), logprobs[rows].masked_fill(~masks, -math.inf))
 
     def _alternatives(self, requests: list[Request], logprobs: torch.Tensor) -> Sequence[Alternatives | None]:
         most = max(request.sampling.top_logprobs for request in requests)

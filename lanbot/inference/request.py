@@ -7,7 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from lanbot.chat.formats.base import ChatFormat, Event
+from lanbot.inference.constraint import Constraint
 from lanbot.inference.sampling import Sampling
 
 OnEvent = Callable[[Event], None]
@@ -50,6 +53,7 @@ class Request:
         max_calls: int | None = None,
         call_seconds: float | None = None,
         on_event: OnEvent | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         self.completion = Completion(list(prompt))
         self.tokens, self.cached = list(prompt), 0
@@ -57,6 +61,7 @@ class Request:
         self.sampling, self.limit, self.draws = sampling, limit, draws
         self.chat_format, self.call_handler, self.on_event = chat_format, call_handler, on_event
         self.max_calls, self.call_seconds = max_calls, call_seconds
+        self.constraint = constraint
         self.parser = chat_format.stream()
         self.pending: Future[str | None] | None = None
         self._calls: deque[Event] = deque()
@@ -79,6 +84,10 @@ class Request:
     def behind(self) -> bool:
         """Whether tokens before the last one are still to be read."""
         return len(self.tokens) > self.cached + 1
+
+    def allowed(self) -> np.ndarray | None:
+        """(V,) bool, the tokens that may be sampled next; None: all."""
+        return None if self.constraint is None else self.constraint.allowed(self.parser, self.tokens)
 
     def advance(self, token: int, logprob: float, alternatives: Alternatives | None = None) -> None:
         """Takes a sampled token."""

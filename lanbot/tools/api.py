@@ -11,17 +11,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
-from urllib.parse import quote
 
 from lanbot.core.errors import UserError
 from lanbot.tools.fetch import page_text, shortened
+from lanbot.tools.keys import without_keys
 from lanbot.tools.openapi import Operation, read_description
 from lanbot.tools.tool import Tool, ToolError, tool
 from lanbot.tools.web import Response, Web, checked_url
 
 MAX_LISTED = 40  # calls that the tool's description names
 MAX_ERROR = 500  # characters of an answer that is an error
-HIDDEN = "[hidden]"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Apis:
         made = Tool.from_function(self.http_request)
         return [replace(made, description="\n".join([made.description, *lines[:MAX_LISTED], *more]))]
 
-    @tool(kind="network")
+    @tool(kind="network", subject="url")
     def http_request(self, method: str, url: str, body: str | dict[str, Any] | list[Any] | None = None) -> str:
         """Calls an external API. These calls can be made:
 
@@ -79,7 +78,7 @@ class Apis:
             response = self.web.follow(url, partial(self._send, method, body))
         else:
             response = self._send(method, body, url)
-        text = shortened(self._without_keys(page_text(response))) if response.body else ""
+        text = shortened(without_keys(page_text(response), {api.key for api in self.apis})) if response.body else ""
         if response.status >= 300:
             said = f": {' '.join(text.split())[:MAX_ERROR]}" if text else ""
             raise ToolError(f"{response.status} {response.reason}{said}")
@@ -111,10 +110,3 @@ class Apis:
             raise ToolError(f"{method} is not among the calls of this address; there are: {', '.join(alike)}")
         hosts = sorted({operation.base for _, operation in listed})
         raise ToolError(f"{str(parsed)[:200]} is not among the listed calls, which begin with {', '.join(hosts)}")
-
-    def _without_keys(self, text: str) -> str:
-        """A server may send back what it was sent."""
-        for key in {api.key for api in self.apis if api.key}:
-            for form in (key, quote(key, safe=""), base64.b64encode(key.encode()).decode()):
-                text = text.replace(form, HIDDEN)
-        return text

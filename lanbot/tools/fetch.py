@@ -34,7 +34,7 @@ class Pages:
     def __init__(self, web: Web, folder: Workspace | None = None) -> None:
         self.web, self.folder = web, folder
 
-    @tool(kind="network")
+    @tool(kind="network", subject="url")
     def fetch(self, url: str) -> str:
         """Reads a page of the web.
 

@@ -24,6 +24,7 @@ from lanbot.config.agent import McpServer
 from lanbot.core.console import visible
 from lanbot.core.errors import UserError
 from lanbot.tools.fetch import shortened
+from lanbot.tools.keys import without_keys
 from lanbot.tools.tool import Tool, ToolError
 
 if TYPE_CHECKING:
@@ -122,6 +123,9 @@ class McpServers:
     def _call(self, server: McpServer, client: "Client", name: str, said: list[bytes]) -> Callable[..., str]:
         from mcp.shared.exceptions import MCPError
 
+        def clean(text: str) -> str:
+            return shortened(without_keys(text, [os.environ.get(server.key, "")] if server.key else []))
+
         def run(**arguments: Any) -> str:
             if self.loop.is_closed():
                 raise ToolError(f"the MCP server {server.name} is closed")
@@ -134,16 +138,16 @@ class McpServers:
             except MCPError as error:
                 ended = "connection closed" in error.message.lower()
                 why = f"the MCP server {server.name} has ended{_last_line(said[0])}" if ended else error.message
-                raise ToolError(shortened(why)) from None
+                raise ToolError(clean(why)) from None
             except Exception as error:  # of the SDK, about an answer that is none
                 raise ToolError(f"the MCP server {server.name}: {_reason(error)}") from None
             except BaseException:  # Ctrl-C
                 call.cancel()
                 raise
-            text = shortened("\n".join(map(_block_text, result.content)))
+            text = clean("\n".join(map(_block_text, result.content)))
             if result.is_error:
                 raise ToolError(text or "the tool failed and did not say why")
-            return text or ("" if result.structured_content is None else json.dumps(result.structured_content))
+            return text or ("" if result.structured_content is None else clean(json.dumps(result.structured_content)))
 
         return run
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from lanbot.core.console import say
 from lanbot.core.errors import UserError
@@ -160,7 +161,11 @@ class Memory:
     def _open(self) -> None:
         if self.path != ":memory:":
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-        self.database = sqlite3.connect(self.path, timeout=min(QUIET_SECONDS, BUSY_SECONDS), isolation_level=None)
+        options: dict[str, Any] = {
+            "isolation_level": None,
+            "check_same_thread": False,
+        }  # calls may be in threads
+        self.database = sqlite3.connect(self.path, timeout=min(QUIET_SECONDS, BUSY_SECONDS), **options)
         try:
             self._prepare()
         except sqlite3.OperationalError as error:
@@ -174,9 +179,10 @@ class Memory:
     def _open_read_only(self) -> None:
         self.read_only = True
         if Path(self.path).is_file():
-            self.database = sqlite3.connect(f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True)
+            address = f"{Path(self.path).absolute().as_uri()}?mode=ro"
+            self.database = sqlite3.connect(address, uri=True, check_same_thread=False)
             return
-        self.database = sqlite3.connect(":memory:", isolation_level=None)
+        self.database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         for table in _TABLES:
             self.database.execute(table)
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from lanbot.core.console import CONTROLS
 from lanbot.core.errors import Stopped
-from lanbot.tools.calculator import answer, is_calculation
-from lanbot.tools.tool import Toolset
+from lanbot.tools.calculator import MAX_ANSWER, answer, is_calculation
+from lanbot.tools.tool import ToolError, Toolset
 
 PYTHON: dict[str, Any] = {
     "type": "function",
@@ -19,13 +20,15 @@ PYTHON: dict[str, Any] = {
     },
 }
 """Calls as Python, declared to models that call tools by name."""
+_SIGNS = {code: sign for code, sign in CONTROLS.items() if code != ord("\r")}
+_TOO_LONG = 100_000  # characters of a result: only its beginning is looked at
 
 
 class PythonCalls:
     """Runs a call's code: PythonCalls(toolset)('read_file("notes.txt")'). Without tools it is the calculator.
 
     If the set has the tool `python`, it gets what is not one expression of tools, literals and the calculator's
-    operations.
+    operations. A result is text without what a terminal would obey; a tool that fails returns "error: <why>".
     """
 
     def __init__(self, toolset: Toolset | None = None) -> None:
@@ -36,6 +39,13 @@ class PythonCalls:
         """For models that call tools by name."""
 
     def __call__(self, code: str) -> str:
+        return self._run(code).translate(_SIGNS)
+
+    def interrupt(self) -> None:
+        """Ends the wait for the call that runs, from any thread."""
+        self.toolset.interrupt()
+
+    def _run(self, code: str) -> str:
         if "python" not in self.toolset or is_calculation(code, self.functions):
             return answer(code, self.functions)
         try:
@@ -43,10 +53,31 @@ class PythonCalls:
         except Stopped:
             raise
         except Exception as error:
-            return f"error: {error or type(error).__name__}"
+            return f"error: {str(error)[:MAX_ANSWER] or type(error).__name__}"
 
     def _function(self, name: str) -> Any:
         def call(*values: Any, **keywords: Any) -> Any:
-            return self.toolset.call(name, self.toolset[name].bind(values, keywords))
+            return _readable(self.toolset.call(name, self.toolset[name].bind(values, keywords)))
 
         return call
+
+
+def _readable(result: Any) -> Any:
+    """A tool's result as a value: bytes are text, and of a huge text there is only the beginning.
+
+    Raises ToolError for bytes that are not text.
+    """
+    if isinstance(result, bytes | bytearray):
+        size, result = len(result), bytes(result[:_TOO_LONG])
+        try:
+            text = result.decode(errors="strict" if size <= _TOO_LONG else "ignore")
+        except UnicodeDecodeError as error:
+            raise ToolError(f"the result is {size:,} bytes that are not UTF-8 text (at byte {error.start:,})") from None
+        result = text if size <= _TOO_LONG else _beginning(text, f"{size:,} bytes")
+    elif isinstance(result, str) and len(result) > _TOO_LONG:
+        result = _beginning(result, f"{len(result):,} characters")
+    return result
+
+
+def _beginning(text: str, size: str) -> str:
+    return f"(the result is {size}; only its beginning is shown)\n{text[:MAX_ANSWER]}"

@@ -43,7 +43,7 @@ class Python:
         self.box, self.toolset = box, toolset or Toolset()
         self.session = f"python-{uuid4().hex}"
 
-    @tool(kind="execute", name=NAME)
+    @tool(kind="execute", subject="code", name=NAME, patient=True)
     def run(self, code: str) -> str:
         """Runs Python code. Variables are kept for the next call; the other tools are functions.
 

@@ -4,12 +4,14 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, get_args
 
 from lanbot.core.errors import UserError
 from lanbot.core.plugins import load_object
+from lanbot.tools.waiting import Waiting
 
 Kind = Literal["read", "write", "network", "execute"]
 """What a call may do to the world: look at what the agent keeps, change it, reach other machines, run a program."""
@@ -28,7 +30,10 @@ class Tool:
 
     description: what it does, for the model. returns: what its result looks like.
     schema: the JSON schema of its arguments, an object. run: takes them by name; may be async.
-    kind: what it may do, for permissions; the model does not see it.
+    kind: what it may do, for permissions; the model does not see it. patient: it bounds its time itself.
+    subject: which argument a rule of the permissions may look at: "path" is a file of the workspace, "url" an address,
+    any other name a text. "files" is no argument but all files of the workspace; "page" is `url` where a file of an
+    offline folder may stand too.
     """
 
     name: str
@@ -37,6 +42,8 @@ class Tool:
     run: Callable[..., Any]
     returns: str = ""
     kind: Kind = "execute"
+    subject: str = ""
+    patient: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -49,7 +56,9 @@ class Tool:
         description, returns, schema = _described(getattr(function, "__func__", function), inspect.ismethod(function))
         said: dict[str, Any] = getattr(function, "_tool", {})
         name = said.get("name") or str(getattr(function, "__name__", type(function).__name__))
-        return cls(name, said.get("description") or description, schema, function, returns, said.get("kind", "execute"))
+        described, kind = said.get("description") or description, said.get("kind", "execute")
+        subject, patient = said.get("subject", ""), said.get("patient", False)
+        return cls(name, described, schema, function, returns, kind, subject, patient)
 
     @property
     def declaration(self) -> dict[str, Any]:
@@ -77,15 +86,22 @@ class Tool:
 
 
 def tool(
-    *, kind: Kind = "execute", name: str | None = None, description: str | None = None
+    *,
+    kind: Kind = "execute",
+    subject: str = "",
+    name: str | None = None,
+    description: str | None = None,
+    patient: bool = False,
 ) -> Callable[[Function], Function]:
-    """Marks a function as a tool: its kind, and where they differ from the function's own, its name and description.
+    """Marks a function as a tool: its kind and subject, and where they differ from the function's own, its name and
+    description.
 
-    The function stays as it is; `Tool.from_function` and `Toolset` read the mark.
+    patient: it bounds its time itself. The function stays as it is; `Tool.from_function` and `Toolset` read the mark.
     """
 
     def mark(function: Function) -> Function:
-        function._tool = {"kind": kind, "name": name, "description": description}  # type: ignore[attr-defined]
+        said = {"kind": kind, "subject": subject, "name": name, "description": description, "patient": patient}
+        function._tool = said  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -114,6 +130,7 @@ class Toolset(Mapping[str, Tool]):
     def __init__(self, tools: Iterable[Tool | Callable[..., Any]] = ()) -> None:
         made = [tool if isinstance(tool, Tool) else Tool.from_function(tool) for tool in tools]
         self.tools = {tool.name: tool for tool in made}
+        self._waiting: Waiting | None = None
 
     def __getitem__(self, name: str) -> Tool:
         return self.tools[name]
@@ -125,9 +142,25 @@ class Toolset(Mapping[str, Tool]):
         return len(self.tools)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """A tool's result; an async tool is waited for. Raises what the tool raises."""
-        result = self.tools[name].run(**arguments)
-        return _wait(result) if inspect.isawaitable(result) else result
+        """A tool's result; an async tool is waited for. Raises what the tool raises, and LateError after `limit`."""
+        tool = self.tools[name]
+        if self._waiting is None or tool.patient:
+            return _run(tool, arguments)
+        return self._waiting.run(lambda: _run(tool, arguments))
+
+    def limit(self, seconds: float | None) -> None:
+        """From now on a call is waited for at most so long, and `interrupt` ends the wait."""
+        self._waiting = Waiting(seconds)
+
+    def interrupt(self) -> None:
+        """Ends the waits for calls, from any thread: they raise Interrupted. Patient tools end by themselves."""
+        if self._waiting is not None:
+            self._waiting.interrupt()
+
+
+def _run(tool: Tool, arguments: Mapping[str, Any]) -> Any:
+    result = tool.run(**arguments)
+    return _wait(result) if inspect.isawaitable(result) else result
 
 
 def _wait(awaitable: Awaitable[Any]) -> Any:
@@ -139,7 +172,7 @@ def _wait(awaitable: Awaitable[Any]) -> Any:
     except RuntimeError:
         return asyncio.run(result())
     with ThreadPoolExecutor(1) as thread:  # a loop runs in this one
-        return thread.submit(asyncio.run, result()).result()
+        return thread.submit(copy_context().run, asyncio.run, result()).result()
 
 
 class Wrapper(Toolset):
@@ -151,6 +184,12 @@ class Wrapper(Toolset):
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
         return self.inner.call(name, arguments)
+
+    def limit(self, seconds: float | None) -> None:
+        self.inner.limit(seconds)
+
+    def interrupt(self) -> None:
+        self.inner.interrupt()
 
 
 class Limited(Wrapper):
@@ -164,19 +203,6 @@ class Limited(Wrapper):
         if self.left < 1:
             raise ToolError(f"no more than {self.max_calls} calls of tools")
         self.left -= 1
-        return super().call(name, arguments)
-
-
-class Approved(Wrapper):
-    """Only the calls for which approve(name, arguments) is true."""
-
-    def __init__(self, inner: Toolset, approve: Callable[[str, Mapping[str, Any]], bool]) -> None:
-        super().__init__(inner)
-        self.approve = approve
-
-    def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        if not self.approve(name, arguments):
-            raise ToolError(f"{name} was not allowed")
         return super().call(name, arguments)
 
 

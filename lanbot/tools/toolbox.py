@@ -23,10 +23,13 @@ class Toolbox:
 
     def __init__(self, settings: Agent, files: Workspace, memory: Memory, unsafe: bool = False) -> None:
         self.settings, self.unsafe = settings, unsafe
+        self.sandboxed = False  # whether `python` is kept from the machine
         self._closing = ExitStack()
         self._point: Callable[[Toolset], None] = lambda toolset: None  # tells `python` what its code may call
         try:
-            self.toolset = Toolset([*files.tools, *memory.tools, *self._further()])
+            made = [Tool.from_function(function) for function in (*files.tools, *memory.tools)] + self._further()
+            _check_names(made)
+            self.toolset = Toolset(made)
         except BaseException:
             self.close()
             raise
@@ -66,10 +69,12 @@ class Toolbox:
         return made
 
     def _python(self) -> Tool:
+        from lanbot.sandbox import launch
         from lanbot.sandbox.sandbox import Sandbox
         from lanbot.tools.python_tool import Python
 
-        python = Python(self._closing.enter_context(Sandbox(unsafe=self.unsafe)))
+        box = self._closing.enter_context(Sandbox(unsafe=self.unsafe))
+        python, self.sandboxed = Python(box), box.level != launch.OPEN
         self._point = lambda toolset: setattr(python, "toolset", toolset)
         return Tool.from_function(python.run)
 
@@ -84,10 +89,19 @@ class Toolbox:
         from lanbot.tools.web import Web
 
         folder = Workspace(Path(self.settings.search)) if self.settings.search else None
-        return Tool.from_function(Pages(Web(), folder).fetch)
+        made = Tool.from_function(Pages(Web(), folder).fetch)
+        return replace(made, subject="page") if folder else made
 
     def _apis(self) -> list[Tool]:
         from lanbot.tools.api import Apis, open_api
         from lanbot.tools.web import Web
 
         return Apis(Web(), [open_api(api.file, api.key) for api in self.settings.apis]).tools
+
+
+def _check_names(tools: list[Tool]) -> None:
+    """No tool takes the place of another, and with it the other's permissions. Raises UserError."""
+    names = [tool.name for tool in tools]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        remedy = "Give the tool or its MCP server another name in the recipe's [agent]."
+        raise UserError(f"agent: two tools are called {twice}", remedy)

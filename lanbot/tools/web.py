@@ -12,6 +12,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -35,6 +36,9 @@ NAT64 = IPv6Network("64:ff9b::/96")  # IPv4 addresses as a network without IPv4 
 CLOSED = tuple(map(ip_network, ("168.63.129.16/32", "192.0.0.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16")))
 """The metadata of Azure, whose address looks public, and special networks that older versions of Python do not know."""
 NOT_CHARSETS = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "mbcs", "oem")
+PERMIT: ContextVar[Callable[[str, str], None] | None] = ContextVar("PERMIT", default=None)
+"""Looks at the method and the address of each request before it is sent, also after a redirect; raises ToolError to
+refuse it. Permissions set it around a call."""
 _META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w-]+)", re.IGNORECASE)
 
 
@@ -97,6 +101,8 @@ class Web:
     ) -> Response:
         """The answer to one request, whatever its status. until: on the monotonic clock. Raises ToolError."""
         parsed = checked_url(url)
+        if (permit := PERMIT.get()) is not None:
+            permit(method, str(parsed))
         until = time.monotonic() + self.seconds if until is None else until
         own = {"User-Agent": f"lanbot/{__version__}", "Accept-Encoding": "gzip", "Connection": "close"}
         request = httpx2.Request(method, parsed, headers=own | dict(headers or {}), content=body)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
+from local_site import make_site, site
 
 from lanbot.agent.local import LocalModel
 from lanbot.chat.formats.lanbot import LanBotFormat
@@ -12,6 +13,7 @@ from lanbot.inference.engine import Completion
 from lanbot.tokenizers.bpe import BPETokenizer
 from lanbot.tools.tool import CallHandler
 
+__all__ = ["make_site", "site"]
 BYTES = LanBotFormat(BPETokenizer.of_bytes(LanBotFormat.special_tokens))
 
 

@@ -1,5 +1,6 @@
 """A chat format is one class: found by name, saved with a model, and named nowhere else."""
 
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -103,6 +104,13 @@ def test_a_saved_format_is_the_same(chat_format: ChatFormat, tmp_path: Path) -> 
     assert type(loaded) is LanBotFormat and loaded.tokenizer.special == chat_format.tokenizer.special
     (tmp_path / "new" / "folder" / "tokenizer_config.json").unlink()
     assert type(load_format(tmp_path / "new" / "folder")) is LanBotFormat
+
+
+def test_a_format_that_has_rendered_can_be_sent_to_another_process(chat_format: ChatFormat) -> None:
+    messages = chat("2+2?", [python("2+2"), output("4"), text("4.")])["messages"]
+    first = chat_format.prompt(messages)
+    assert chat_format.prompt(messages) == first
+    assert pickle.loads(pickle.dumps(chat_format)).prompt(messages) == first
 
 
 def test_files_are_utf8_whatever_the_locale(chat_format: ChatFormat, tmp_path: Path) -> None:

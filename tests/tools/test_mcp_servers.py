@@ -230,7 +230,9 @@ def test_a_server_by_http(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_KEY", "k3y")
     with McpServers([McpServer(name="web", url=site.url + "/mcp", key="SHOP_KEY")]) as servers:
         tools = Toolset(servers.tools)
-        assert PythonCalls(tools)("web_add(2, 3)") == "5" and tools["web_add"].kind == "network"
+        calls = PythonCalls(tools)
+        assert calls("web_add(2, 3)") == "5" and tools["web_add"].kind == "network"
+        assert calls("web_environment_of('SHOP_KEY')") == "[hidden]"  # sent back by the server
     assert {asked.headers["authorization"] for asked in site.asked} == {"Bearer k3y"}
 
 

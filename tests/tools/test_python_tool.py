@@ -9,9 +9,10 @@ from lanbot.sandbox.sandbox import Sandbox
 from lanbot.tools import python_tool
 from lanbot.tools.calculator import MAX_ANSWER, answer
 from lanbot.tools.memory import Memory
+from lanbot.tools.permissions import Permitted, Policy, parsed
 from lanbot.tools.python_call import PythonCalls
 from lanbot.tools.python_tool import Python
-from lanbot.tools.tool import Approved, Limited, Logged, Toolset
+from lanbot.tools.tool import Limited, Logged, Toolset
 from lanbot.tools.workspace import Workspace
 
 
@@ -73,13 +74,16 @@ def test_tools_are_functions_of_the_code(calls: PythonCalls) -> None:
 def test_the_wrappers_of_the_set_hold_for_code_too(box: Sandbox) -> None:
     log: list[str] = []
     python = Python(box)
-    inner = Toolset([*Workspace({"a.txt": "a"}).tools, python.run])
+    files = Workspace({"a.txt": "a"})
+    inner = Toolset([*files.tools, python.run])
     seen = Logged(inner, lambda name, arguments, result: log.append(name))
-    tools = Limited(Approved(seen, lambda name, arguments: name != "write_file"), 4)
+    tools = Limited(Permitted(seen, Policy(deny=parsed(["write_file"]), allow=parsed(["python"])), files), 4)
     python.toolset = tools
     calls = PythonCalls(tools)
     assert calls('x = read_file("a.txt")\nx') == "a"
-    assert calls('x = write_file("b.txt", "b")').endswith("RuntimeError: write_file was not allowed")
+    assert calls('x = write_file("b.txt", "b")').endswith(
+        "RuntimeError: write_file was not allowed: the rule deny write_file"
+    )
     assert calls("x = 1") == "error: no more than 4 calls of tools"
     assert log == ["read_file", "python", "python"]
 

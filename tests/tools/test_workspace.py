@@ -343,16 +343,41 @@ def test_a_pipe_does_not_hold_it_up(disk: tuple[Workspace, Path]) -> None:
     assert workspace.search_files("x") == "no match"
 
 
+@pytest.mark.parametrize("code", ["read", "write"])
+def test_a_link_put_there_after_the_check_leads_nowhere(
+    code: str, disk: tuple[Workspace, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, root = disk
+    workspace.write_file("notes/a.txt", "before")
+    outside = root.parent / "elsewhere"
+    outside.mkdir()
+    (outside / "a.txt").write_text("secret")
+    checked = workspace.store.kind
+
+    def kind(name: str) -> str:
+        found = checked(name)
+        if name == "notes/a.txt" and not (root / "notes").is_symlink():
+            (root / "notes").rename(root / "moved")
+            (root / "notes").symlink_to(outside)
+        return found
+
+    monkeypatch.setattr(workspace.store, "kind", kind)
+    with pytest.raises(ToolError):
+        workspace.read_file("notes/a.txt") if code == "read" else workspace.write_file("notes/a.txt", "after")
+    assert (root / "notes").is_symlink()
+    assert [(path.name, path.read_text()) for path in outside.iterdir()] == [("a.txt", "secret")]
+
+
 def test_a_write_that_fails_leaves_the_file_as_it_was(
     disk: tuple[Workspace, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace, root = disk
     workspace.write_file("a.txt", "before")
 
-    def full(self: Path, target: Path) -> None:
+    def full(*paths: str, **folders: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr("lanbot.tools.stores.os.replace", full)
     with pytest.raises(ToolError, match=r"^a.txt cannot be written: No space left on device$"):
         workspace.write_file("a.txt", "after")
     assert {path.name: path.read_text() for path in root.iterdir()} == {"a.txt": "before"}

@@ -5,6 +5,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
+from functools import cached_property, lru_cache
 from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -15,6 +16,8 @@ from lanbot.tokenizers.base import Tokenizer
 
 TOOL_TOKENS = ("<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>")
 """LanBot's tool tokens. A tokenizer of another family may have them too; its calls are then as short as LanBot's."""
+
+REMEMBERED = 1_024  # texts and their tokens
 
 Encode = Callable[[str], list[int]]
 
@@ -39,6 +42,15 @@ class Event(NamedTuple):
     part: str = "text"
     text: str = ""
     invented: bool = False
+
+
+class OpenCall(NamedTuple):
+    """A call that is being written: python or call (in JSON), its text so far, and the token or text that closes it."""
+
+    kind: str
+    written: str
+    token: int | None
+    text: str = ""
 
 
 class StreamParser:
@@ -81,6 +93,12 @@ class StreamParser:
     def finish(self) -> list[Event]:
         """The events after the last token: a part that is still open is closed."""
         return self._close()
+
+    @property
+    def open_call(self) -> OpenCall | None:
+        if self._call is None:
+            return None
+        return OpenCall("python", self._written, next(i for i, kind in self.closes.items() if kind == "python"))
 
     def _piece(self, text: str) -> list[Event]:
         self._written += text
@@ -151,6 +169,15 @@ class ChatFormat(ABC):
         """The same format, whose prompts let the model think first; itself if its answers have no thoughts."""
         return self
 
+    @cached_property
+    def encode(self) -> Encode:
+        """The tokenizer's, which remembers the last texts: an agent's conversation is rendered at each step, and only
+        its end is new. Nobody changes the lists."""
+        return lru_cache(REMEMBERED)(self.tokenizer.encode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "encode"}
+
     @classmethod
     def recognises(cls, template: str, special: Collection[str]) -> bool:
         """Whether a folder is of this format that does not say so: by its chat template, "" if it has none, and its
@@ -182,7 +209,7 @@ class ChatFormat(ABC):
 
     def render(self, conversation: Conversation, bulk: bool = False) -> Rendered:
         """The whole conversation. bulk: one of many, for which the tokenizer may take a second to prepare itself."""
-        encode = (lambda text: self.tokenizer.encode_array(text).tolist()) if bulk else self.tokenizer.encode
+        encode = (lambda text: self.tokenizer.encode_array(text).tolist()) if bulk else self.encode
         ids, mask = [self.bos], [0]
         for message in conversation["messages"]:
             rendered = self.render_message(message, encode)

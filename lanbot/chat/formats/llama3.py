@@ -15,7 +15,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
-from lanbot.chat.formats.base import Event
+from lanbot.chat.formats.base import Event, OpenCall
 from lanbot.chat.formats.script import Script
 from lanbot.chat.formats.templates import llama3_template
 from lanbot.chat.formats.turns import TurnFormat, TurnParser
@@ -141,6 +141,12 @@ class Llama3Parser(TurnParser):
             return [*super(TurnParser, self)._piece(raw), *self._close()]
         self.parts.append({**python(raw), "open": True})
         return [Event("open", "python"), Event("piece", "python", raw), Event("close", "python")]
+
+    @property
+    def open_call(self) -> OpenCall | None:
+        if self._raw is None:
+            return super().open_call
+        return OpenCall("python" if self._python else "call", self._raw, self.format.end_of_turn)
 
     def _in_turn(self, token: int, sampled: bool) -> list[Event]:
         if token == self._tags[0] and self._raw is None:

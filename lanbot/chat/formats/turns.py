@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import ClassVar
 
-from lanbot.chat.formats.base import TOOL_TOKENS, ChatFormat, Encode, Event, Rendered, StreamParser
+from lanbot.chat.formats.base import TOOL_TOKENS, ChatFormat, Encode, Event, OpenCall, Rendered, StreamParser
 from lanbot.chat.formats.script import Script
 from lanbot.chat.messages import Conversation, Message, Part, output, text
 from lanbot.chat.turns import Turn, read_call, unfolded
@@ -43,7 +43,7 @@ class TurnFormat(ChatFormat):
     # -- the interface
 
     def render(self, conversation: Conversation, bulk: bool = False) -> Rendered:
-        encode = (lambda words: self.tokenizer.encode_array(words).tolist()) if bulk else self.tokenizer.encode
+        encode = (lambda words: self.tokenizer.encode_array(words).tolist()) if bulk else self.encode
         return self._written(conversation, encode, begun=False)
 
     def render_message(self, message: Message, encode: Encode) -> Rendered:
@@ -52,7 +52,7 @@ class TurnFormat(ChatFormat):
     def ask(self, conversation: Conversation) -> list[int]:
         messages = conversation["messages"]
         begun = bool(messages) and messages[-1]["role"] == "assistant"
-        return self._written(conversation, self.tokenizer.encode, begun, asks=True).ids
+        return self._written(conversation, self.encode, begun, asks=True).ids
 
     def start_of_answer(self) -> list[int]:
         return self._script(self.opening).ids
@@ -184,6 +184,13 @@ class TurnParser(StreamParser):
             words, self._raw = self.tags[0] + self._raw, None
             return [*super()._piece(words), *self._close()]
         return self._close()
+
+    @property
+    def open_call(self) -> OpenCall | None:
+        if self._raw is None:
+            return super().open_call
+        token = self._tags[1]
+        return OpenCall("call", self._raw, token, self.tags[1] if token is None else "")
 
     def _in_turn(self, token: int, sampled: bool) -> list[Event]:
         opens, closes = self._tags
