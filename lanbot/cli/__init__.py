@@ -26,6 +26,7 @@ from lanbot.cli import (
     report,
     run,
     runs,
+    serve,
     sessions,
 )
 from lanbot.core.errors import Stopped, UsageError, UserError
@@ -47,6 +48,7 @@ commands = (
     plan.plan,
     chat.chat,
     chat.agent,
+    serve.serve,
     memory.memory,
     sessions.sessions,
     report.report,
