@@ -76,4 +76,5 @@ def open_model(run: Run, phase: str) -> ModelClient:
     if folder is None:
         raise UserError(f"{run.folder}: its checkpoints are damaged", "Run the recipe again.")
     runtime = Runtime.single()
-    return LocalModel(Engine(load_model(folder, runtime.dtype, runtime.device), load_format(folder)))
+    model = load_model(folder, runtime.dtype, runtime.device, run.needs_masters(phase))
+    return LocalModel(Engine(model, load_format(folder)))
