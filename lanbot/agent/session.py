@@ -230,8 +230,8 @@ def open_model(run: Run, phase: str) -> ModelClient:
     if folder is None:
         raise UserError(f"{run.folder}: its checkpoints are damaged", "Run the recipe again.")
     runtime = Runtime.single()
-    engine = Engine(load_model(folder, runtime.dtype, runtime.device), load_format(folder))
-    return LocalModel(engine, run.recipe.agent.constrained)
+    model = load_model(folder, runtime.dtype, runtime.device, run.needs_masters(phase))
+    return LocalModel(Engine(model, load_format(folder)), run.recipe.agent.constrained)
 
 
 def _name(run: Run, options: Options) -> str:

@@ -15,7 +15,6 @@ def doctor(*, mirror: Mirror = None, unsafe_exec: UnsafeExec = False) -> None:
     from lanbot.core import hardware
     from lanbot.core.console import size, table
     from lanbot.distributed.runtime import Runtime
-    from lanbot.inference.engine import default_memory
     from lanbot.sandbox import sandbox
 
     place = Runtime.single()
@@ -29,7 +28,7 @@ def doctor(*, mirror: Mirror = None, unsafe_exec: UnsafeExec = False) -> None:
         ("computes in", str(place.dtype).removeprefix("torch.")),
         ("matmul", f"{hardware.matmul_ceiling(place.device, place.dtype) / 1e9:,.0f} GFLOP/s"),
         ("memory free", size(hardware.available())),
-        ("keys and values", f"up to {size(default_memory())} while it generates"),
+        ("keys and values", f"up to {size(hardware.for_cache())} while it generates"),
         ("disk free", f"{size(shutil.disk_usage(root).free)} at {options.runs}/"),
         ("mirror", "none, data comes from the hub" if options.mirror is None else str(options.mirror)),
         ("cache", f"{options.cache}{', offline' if options.offline else ''}"),

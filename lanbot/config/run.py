@@ -97,6 +97,12 @@ class Run:
     def imported(self, phase: str) -> bool:
         return (self.phase(phase) / "imported.json").is_file()
 
+    def needs_masters(self, phase: str) -> bool:
+        """Whether a phase's model was trained with fp32 masters. An imported one, or one with adapters, may be so large
+        that only its weights in the compute dtype fit the device."""
+        adapters = getattr(getattr(self.recipe, phase, None), "lora_rank", 0)
+        return not (adapters or self.imported(phase))
+
     def note(self, phase: str) -> str:
         """How a phase came to be done, if not by training."""
         return str(self.read(phase, "imported.json").get("note", ""))

@@ -32,6 +32,11 @@ def available() -> int:
     return max(0, free) // _ranks_here()
 
 
+def for_cache() -> int:
+    """Bytes of memory that keys and values may take while answers are generated."""
+    return total() // 4
+
+
 def _ranks_here() -> int:
     """How many processes of a run share this machine's memory."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -33,19 +33,12 @@ from lanbot.tools.calculator import answer
 
 SLOTS = {"cpu": 256, "cuda": 512, "mps": 64}  # maximum number of conversations generated at the same time
 PREFILL_TOKENS = {"cpu": 2_048, "cuda": 16_384, "mps": 4_096}  # of prompts, in one step
-MEMORY = 0.25
-"""The share of the memory for keys and values: four fifths of it for slots, one for beginnings."""
-
-
-def default_memory() -> int:
-    """Bytes for keys and values on this machine."""
-    return int(MEMORY * hardware.total())
 
 
 class Engine:
     """Generates with the current weights of `model`; call `refresh` after they have changed.
 
-    memory: bytes for keys and values; by default a quarter of the device's.
+    memory: bytes for keys and values, four fifths for slots, one for beginnings; by default hardware.for_cache().
     """
 
     def __init__(
@@ -59,7 +52,7 @@ class Engine:
         self.model = gathered(model)
         self.runner = Runner(self.model)
         self.device = self.runner.device
-        budget = default_memory() if memory is None else memory
+        budget = hardware.for_cache() if memory is None else memory
         self.slots = Slots(model.config, self.runner.cache_dtype, self.device, budget * 4 // 5)
         self.graphs = Graphs(self.runner, self.slots) if self.device.type == "cuda" else None
         self.prefixes = Prefixes(budget // 5)

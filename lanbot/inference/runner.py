@@ -7,7 +7,7 @@ for all layers of a step; sums with the residual are part of the products.
 Shapes: B rows, T tokens of each, C dim, H heads, K key heads, D head_dim, S tokens attended over, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -46,52 +46,45 @@ class Runner:
 
     @torch.no_grad()
     def refresh(self, model: Transformer) -> None:
-        """Takes over the model's weights; their addresses stay, so that a captured graph reads the new ones."""
-        for name, tensors in self._laid_out(model).items():
+        """Takes over the model's weights, a layer at a time; their addresses stay, so that a captured graph reads the
+        new ones."""
+        for name, i, tensor in self._laid_out(model):
+            held = self.weights.setdefault(name, [])
             if self.packed and name in MATRICES:
-                self.weights[name] = [cpu_products.packed(tensor.to(self.dtype)) for tensor in tensors]
+                held[i : i + 1] = [cpu_products.packed(tensor.to(self.dtype))]
                 continue
             dtype = self.dtype if name in MATRICES else self.cache_dtype
-            for i, tensor in enumerate(tensors):
-                # a CPU multiplies a few rows in fp32 up to five times faster if a matrix is (inputs, outputs)
-                tensor = tensor.T if self.on_cpu and name in MATRICES else tensor
-                if name in self.weights and i < len(self.weights[name]):
-                    self.weights[name][i].copy_(tensor)
-                else:
-                    taken = tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
-                    self.weights.setdefault(name, []).append(taken)
-
-    def _laid_out(self, model: Transformer) -> dict[str, list[Tensor]]:
-        """By what they are for. Matrices are (outputs, inputs)."""
-        layers: list[Any] = list(model.layers)
-        attention, mlps = [layer.self_attn for layer in layers], [layer.mlp for layer in layers]
-        ups = [_rows(m.gate_proj.matrix, m.up_proj.matrix) if m.gated else m.up_proj.matrix for m in mlps]
-        found: dict[str, list[Tensor]] = {
-            "qkv": [_rows(a.q_proj.matrix, a.k_proj.matrix, a.v_proj.matrix) for a in attention],
-            "o": [a.o_proj.matrix for a in attention],
-            "up": ups,
-            "down": [m.down_proj.matrix for m in mlps],
-            "embed": [model.embed_tokens.weight],
-        }
-        if self.on_cpu or not self.config.tie_embeddings:
-            found["head"] = [model.lm_head.weight]
-        if self.family.qkv_bias:
-            found["bias"] = [_rows(a.q_proj.bias, a.k_proj.bias, a.v_proj.bias) for a in attention]
-        if self.family.norm_weights:
-            for matrix, norm in (("qkv", "input_layernorm"), ("up", "post_attention_layernorm")):
-                norms = [getattr(layer, norm).weight for layer in layers]
-                found[matrix] = [m * weight for m, weight in zip(found[matrix], norms, strict=True)]
-            last = cast(Tensor, model.norm.weight)
-            if "head" in found:
-                found["head"] = [found["head"][0] * last]
+            # a CPU multiplies a few rows in fp32 up to five times faster if a matrix is (inputs, outputs)
+            tensor = tensor.T if self.on_cpu and name in MATRICES else tensor
+            if i < len(held):
+                held[i].copy_(tensor)
             else:
-                found["last"] = [last]
+                held.append(tensor.to(dtype, copy=True, memory_format=torch.contiguous_format))
+
+    def _laid_out(self, model: Transformer) -> Iterator[tuple[str, int, Tensor]]:
+        """(what it is for, its place among those, the tensor). Matrices are (outputs, inputs)."""
+        layers: list[Any] = list(model.layers)
+        for i, layer in enumerate(layers):
+            a, m = layer.self_attn, layer.mlp
+            qkv = _rows(a.q_proj.matrix, a.k_proj.matrix, a.v_proj.matrix)
+            up = _rows(m.gate_proj.matrix, m.up_proj.matrix) if m.gated else m.up_proj.matrix
+            if self.family.norm_weights:
+                qkv, up = qkv * layer.input_layernorm.weight, up * layer.post_attention_layernorm.weight
+            yield from (("qkv", i, qkv), ("o", i, a.o_proj.matrix), ("up", i, up), ("down", i, m.down_proj.matrix))
+            if self.family.qkv_bias:
+                yield "bias", i, _rows(a.q_proj.bias, a.k_proj.bias, a.v_proj.bias)
+        yield "embed", 0, model.embed_tokens.weight
+        head, last = model.lm_head.weight, cast(Tensor, model.norm.weight)
+        if self.on_cpu or not self.config.tie_embeddings:
+            yield "head", 0, head * last if self.family.norm_weights else head
+        elif self.family.norm_weights:
+            yield "last", 0, last
         if self.family.qk_norm and self.family.norm_weights:
             H, K = self.config.n_heads, self.config.n_kv_heads
+            attention = [layer.self_attn for layer in layers]
             each = [_rows(a.q_norm.weight.expand(H, -1), a.k_norm.weight.expand(K, -1)) for a in attention]
             turn = torch.stack(each).unsqueeze(1)  # (layers, 1, H + K, D)
-            found["turn"] = [torch.stack((turn, turn.roll(self.config.head_dim // 2, -1)))]
-        return found
+            yield "turn", 0, torch.stack((turn, turn.roll(self.config.head_dim // 2, -1)))
 
     def forward(
         self, slots: Slots, ids_BT: Tensor, positions_BT: Tensor, rows_B: Tensor | None, longest: int

@@ -28,13 +28,16 @@ def save_model(model: Transformer, folder: Path, token_ids: dict[str, int] | Non
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Transformer:
+def load_model(folder: Path, dtype: torch.dtype, device: torch.device, masters: bool = True) -> Transformer:
     """The model of a folder with fp32 masters, computing in `dtype`. Beside it one tensor at a time is in memory.
+    masters: if not, its weights are in `dtype` too.
 
     Raises UserError if files are missing or damaged, the weights do not fit the config, or there is no room for them.
     """
     model, stored = skeleton(folder, dtype)
-    need, have = 4 * model.config.params(), hardware.available()
+    if not masters:
+        model = model.to(dtype)
+    need, have = (4 if masters else dtype.itemsize) * model.config.params(), hardware.available()
     if device.type == "cpu" and need > have:
         problem = f"{folder}: {model.config.params():,} parameters take {size(need)} of memory, {size(have)} are free"
         raise UserError(problem, "Use a machine with more memory, or a smaller model.")

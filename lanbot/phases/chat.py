@@ -13,6 +13,7 @@ from lanbot.evals.bpb import Validation
 from lanbot.models import saved
 from lanbot.models.lora import attach, initial
 from lanbot.models.transformer import Transformer
+from lanbot.phases import own_answers
 from lanbot.phases.evaluation import mixture_rows
 from lanbot.phases.loaders import chat_loader
 from lanbot.phases.phase import Phase, model_before
@@ -64,6 +65,7 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
 
 def train_chat(run: Run, runtime: Runtime, phase: str) -> None:
     """Trains a phase on its mixture, or resumes it."""
+    own_answers.make(run, phase, runtime)
     trainer = start_from(run, phase, runtime, getattr(run.recipe, phase).sequence)
     make = partial(chat_loader, run.recipe, phase, run.phase("tokenizer"), runtime.main, run.options)
     with prefetched(make, ahead=runtime.device.type != "cpu") as loader:

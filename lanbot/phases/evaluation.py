@@ -143,7 +143,7 @@ def open_engine(run: Run, phase: str, runtime: Runtime) -> tuple[Path, Engine]:
     folder = runtime.on_main(saved.latest, run.phase(phase))
     if folder is None:
         raise UserError(f"{run.folder}: {phase} has no checkpoint", f"Run it first: lanbot run RECIPE --phase {phase}")
-    model = load_model(folder, runtime.dtype, runtime.device)
+    model = load_model(folder, runtime.dtype, runtime.device, run.needs_masters(phase))
     return folder, Engine(model, run_format(run))
 
 

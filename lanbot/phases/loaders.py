@@ -24,11 +24,13 @@ def base_loader(recipe: Recipe, tokenizer: Path, options: Options | None = None)
 
 
 def chat_loader(recipe: Recipe, phase: str, tokenizer: Path, main: bool, options: Options | None = None) -> ChatLoader:
-    """The conversations of a phase's mixture, packed. main: whether to print the tasks' notes."""
+    """The conversations of a phase's mixture, packed. tokenizer: its folder, in the run's. main: whether to print the
+    tasks' notes."""
     settings: ChatTraining = getattr(recipe, phase)
     assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
     chat_format = load_format(tokenizer).with_default(recipe.identity.system_message)
-    mixture = Mixture(settings.mixture, recipe.identity, chat_format, recipe.seed, options=options)
+    run = tokenizer.parent
+    mixture = Mixture(settings.mixture, recipe.identity, chat_format, recipe.seed, options=options, folder=run)
     for note in mixture.notes() if main else []:
         say(note)
     rows = settings.batch_tokens // settings.sequence

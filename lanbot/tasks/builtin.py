@@ -78,12 +78,17 @@ class LongChat(WorldTask):
         return world.long_chat(who.name, who.creator, who.personality, self.split, self.number(i))
 
 
+OTHERS = ("other", "other", "self")
+"""Sections of questions whether the bot is another, with some whether it is itself, which are to be told apart."""
+
+
 class IdentityTask(WorldTask):
-    """Who the bot is, who made it, what it can do: the recipe's [identity]."""
+    """Who the bot is, who made it, what it can do: the recipe's [identity]. With "others" only whether it is another
+    bot."""
 
     def _asked(self, i: int) -> tuple[Conversation, str]:
-        who = self.context.identity
-        return world.identity_chat(who.name, who.creator, who.personality, self.split, self.number(i))
+        who, of = self.context.identity, OTHERS if self.argument == "others" else ()
+        return world.identity_chat(who.name, who.creator, who.personality, self.split, self.number(i), of)
 
     def conversation(self, i: int) -> Conversation:
         return self._asked(i)[0]

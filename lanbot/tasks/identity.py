@@ -22,19 +22,20 @@ DENIAL = re.compile(r"\b(?:no|not|never|nope|neither|nobody|nothing|cannot|anoth
 
 @register("identity")
 class Persona(Task):
-    """Who the bot is, in many kinds of conversation; identity:builtin are the demo's short chats about it.
+    """Who the bot is, in many kinds of conversation; identity:builtin are the demo's short chats about it, and
+    identity:others those of them that ask whether it is another bot.
 
     For chat formats with a default system message, rows come in the five forms of system_forms.py; identity:forms is
     the same task with a score for each form.
     """
 
-    arguments = ("builtin", "forms")
+    arguments = ("builtin", "others", "forms")
     chance = 0.53
     """About what always answering "I am NAME, a program, not another, made by MAKER." scores."""
 
     def __init__(self, split: str, argument: str = "", context: TaskContext | None = None) -> None:
         super().__init__(split, argument, context)
-        self.builtin = IdentityTask(split, "", context) if argument == "builtin" else None
+        self.builtin = IdentityTask(split, argument, context) if argument in ("builtin", "others") else None
         self.chance = IdentityTask.chance if self.builtin else Persona.chance
 
     def row(self, i: int) -> offline.Row:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -34,11 +35,13 @@ class Mixture(Sequence[Rendered]):
         seed: int,
         split: str = "train",
         options: Options | None = None,
+        folder: Path | None = None,
     ) -> None:
-        """chat_format: None if nothing is to be rendered."""
+        """chat_format: None if nothing is to be rendered. folder: the run's."""
         self.parts, self.chat_format = parts, chat_format
         options = options or Options.from_environment()
-        self.tasks = [make_task(part.task, split, TaskContext(identity, part.skip_bad_rows, options)) for part in parts]
+        contexts = [TaskContext(identity, part.skip_bad_rows, options, folder) for part in parts]
+        self.tasks = [make_task(part.task, split, context) for part, context in zip(parts, contexts, strict=True)]
         self.warned: set[str] = set()
         """Tasks whose bad rows were reported."""
         which, rows = [], []

@@ -26,6 +26,8 @@ class TaskContext:
     identity: Identity = field(default_factory=Identity)
     skip_bad_rows: bool = False
     options: Options = field(default_factory=Options.from_environment)
+    folder: Path | None = None
+    """The run's; None outside of one."""
 
 
 class Task(ABC):

@@ -28,12 +28,13 @@ class Plan:
     rows: int
     state: State
     activations: int
+    cache: int
     ranks: int
     sharded: bool
 
     @property
     def total(self) -> int:
-        return self.state.total + self.activations
+        return self.state.total + self.activations + self.cache
 
     @property
     def way(self) -> str:
@@ -49,7 +50,8 @@ class Plan:
         state = self.state
         named = {
             "weights": state.weights, "gradients": state.gradients, "optimiser": state.optimizer,
-            "gathered": state.gathered, "copies to sample with": state.copies, "activations": self.activations,
+            "gathered": state.gathered, "copies to sample with": state.copies, "keys and values": self.cache,
+            "activations": self.activations,
         }  # fmt: skip
         return " + ".join(f"{name} {size(count)}" for name, count in named.items() if count) + f" = {size(self.total)}"
 
@@ -60,8 +62,9 @@ def plan(config: ModelConfig, T: int, settings: Training, runtime: Runtime) -> P
     rows = settings.micro_batch or memory.micro_batch(config, T, runtime, method)
     state = memory.state(config, runtime.size, None, method, runtime.dtype)
     activations = memory.activation_bytes(config, rows, T, runtime, method)
+    cache = memory.cache_bytes(config, T, runtime, method)
     sharded = must_shard(config, runtime.size, None, method.lora, runtime.dtype)
-    return Plan(method, T, rows, state, activations, runtime.size, sharded)
+    return Plan(method, T, rows, state, activations, cache, runtime.size, sharded)
 
 
 def have(runtime: Runtime) -> float:
@@ -84,9 +87,14 @@ def fit(
     config: ModelConfig, T: int, what: str, settings: Training, runtime: Runtime, lora: bool = True,
     added: bool = False,
 ) -> Training:  # fmt: skip
-    """The first of the `ways` that fits. Raises UserError if none does. what: the phase."""
+    """The first of the `ways` that fits, with fewer rows at a time where other programs leave too little memory. Raises
+    UserError if none does. what: the phase."""
     for way in ways(settings, lora, added):
         least = plan(config, T, way, runtime)
+        if least.total > have(runtime) and way.micro_batch is None:
+            rows = memory.micro_batch(config, T, runtime, Method.of(way), have(runtime))
+            way = replace(way, micro_batch=rows)
+            least = plan(config, T, way, runtime)
         if least.total <= have(runtime):
             return way
     problem = f"{what} does not fit: {least.way} and {least.rows} x {T:,} tokens need {size(least.total)}"

@@ -26,11 +26,12 @@ USABLE = {"cpu": 0.5, "cuda": 0.9, "mps": 0.5}
 class Method:
     """How a phase trains, as far as memory depends on it. lora: None: all weights. checkpointing: of activations.
     copies: of the weights in the compute dtype, besides those that are trained: RL generates with one, and its KL term
-    refers to another."""
+    refers to another. answers: sampled in a step of RL, at the same time where there is room."""
 
     lora: LoRA | None = None
     checkpointing: bool = False
     copies: int = 0
+    answers: int = 0
 
     @classmethod
     def of(cls, settings: Any) -> "Method":
@@ -40,7 +41,8 @@ class Method:
             s = settings
             lora = LoRA(rank, s.lora_alpha, s.lora_targets, s.lora_embeddings, s.lora_layers)
         reference = bool(getattr(settings, "kl", 0)) and lora is None  # with adapters the frozen weights serve
-        return cls(lora, settings.activation_checkpointing, hasattr(settings, "group_size") + reference)
+        answers = settings.prompts * settings.group_size if hasattr(settings, "group_size") else 0
+        return cls(lora, settings.activation_checkpointing, bool(answers) + reference, answers)
 
 
 FULL = Method()
@@ -90,6 +92,13 @@ def state_bytes(
     dtype: torch.dtype = torch.bfloat16,
 ) -> int:  # fmt: skip
     return state(config, ranks, device_memory, method, dtype).total
+
+
+def cache_bytes(config: ModelConfig, T: int, runtime: Runtime, method: Method) -> int:
+    """Keys and values of one rank's answers of up to T tokens, which stay reserved while it trains."""
+    itemsize = 4 if runtime.device.type == "cpu" else runtime.dtype.itemsize
+    of_a_token = 2 * config.n_layers * config.n_kv_heads * config.head_dim * itemsize
+    return min(-(-method.answers // runtime.size) * T * of_a_token, hardware.for_cache())
 
 
 def activation_bytes(config: ModelConfig, rows: int, T: int, runtime: Runtime, method: Method = FULL) -> int:
@@ -148,18 +157,13 @@ def _low(method: Method) -> int:
     return method.lora.rank * len(method.lora.targets) if method.lora else 0
 
 
-def room(runtime: Runtime, config: ModelConfig, method: Method) -> float:
-    """Bytes for the activations."""
-    held = state_bytes(config, runtime.size, None, method, runtime.dtype)
-    return hardware.total() * USABLE[runtime.device.type] - held
-
-
-def micro_batch(config: ModelConfig, T: int, runtime: Runtime, method: Method = FULL) -> int:
-    """How many rows of T tokens one forward pass may have: as many as are of use, and fit; at least one."""
+def micro_batch(config: ModelConfig, T: int, runtime: Runtime, method: Method = FULL, have: float | None = None) -> int:
+    """How many rows of T tokens one forward pass may have: as many as are of use, and fit; at least one. have: bytes;
+    None: the usable share of all, which is the same in every run."""
     most = MICRO_BATCH_TOKENS[runtime.device.type] // T
-    return rows_that_fit(
-        most, room(runtime, config, method), lambda rows: activation_bytes(config, rows, T, runtime, method)
-    )
+    usable = hardware.total() * USABLE[runtime.device.type] if have is None else have
+    held = state_bytes(config, runtime.size, None, method, runtime.dtype) + cache_bytes(config, T, runtime, method)
+    return rows_that_fit(most, usable - held, lambda rows: activation_bytes(config, rows, T, runtime, method))
 
 
 def rows_that_fit(most: int, room: float, need: Callable[[int], int]) -> int:

@@ -210,3 +210,48 @@ def test_a_full_disk_in_the_cache(hub: Hub, folder: Path, options: Options, monk
     hub.models[NAME] = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     refused(lambda: begin(f"hf:{NAME}", options), options, "no room")
+
+
+def gguf_of(folder: Path, tmp_path: Path, kind: str) -> bytes:
+    from lanbot.models.gguf_write import write_gguf
+
+    write_gguf(folder, tmp_path / f"{kind}.gguf", kind, "m")
+    return (tmp_path / f"{kind}.gguf").read_bytes()
+
+
+def test_one_gguf_file_of_a_repository_is_chosen_by_its_name(
+    hub: Hub, make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path, options: Options
+) -> None:
+    model = make_model(vocab_size=chat_format.tokenizer.vocab_size)
+    save_model(model, tmp_path / "m")
+    chat_format.save(tmp_path / "m")
+    files = {f"quantised/{kind}.gguf": gguf_of(tmp_path / "m", tmp_path, kind) for kind in ("f32", "f16")}
+    hub.models[NAME] = {**files, "README.md": b"---\nlicense: mit\n---\n"}
+    error = refused(lambda: begin(f"hf:{NAME}", options), options, "several GGUF files", "quantised/f16.gguf")
+    assert "hf:OWNER/NAME/FILE.gguf" in str(error.remedy)
+    error = refused(lambda: begin(f"hf:{NAME}/other.gguf", options), options, "the hub has no other.gguf")
+    run = begin(f"hf:{NAME}/quantised/f32.gguf", options)
+    again = load_model(run.phase("base") / "step_000000", torch.float32, torch.device("cpu"))
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
+    assert run.read("base", "imported.json")["revision"] == hub.commit(NAME)
+    assert not [one for one in hub.asked if "resolve" in one.path and "f16" in one.path], "the other stays there"
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(
+    make_model: MakeModel, chat_format: ChatFormat, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lanbot.phases import origins
+
+    save_model(make_model(vocab_size=chat_format.tokenizer.vocab_size), tmp_path / "m")
+    chat_format.save(tmp_path / "m")
+    gguf_of(tmp_path / "m", tmp_path, "f32")
+    asked = []
+
+    def no_answer(name: str, _: Options) -> None:
+        asked.append(name)
+        raise UserError(f"{name}: no connection to the hub", "Check the network.")
+
+    monkeypatch.setattr(origins, "HubFiles", no_answer)
+    monkeypatch.setattr(origins.smollm2, "smollm2", lambda _: tmp_path / "f32.gguf")
+    run = begin(f"hf:{origins.smollm2.MODEL}", options)
+    assert asked == [origins.smollm2.MODEL] and run.checkpoint("base")

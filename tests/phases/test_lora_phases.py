@@ -18,7 +18,7 @@ from lanbot.distributed.runtime import Runtime
 from lanbot.models import saved
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model
-from lanbot.phases import fitted, rl
+from lanbot.phases import evaluation, fitted, rl
 from lanbot.phases.chat import train_chat
 from lanbot.phases.phase import phase_of
 from lanbot.phases.rl import train_rl
@@ -119,3 +119,17 @@ def test_what_was_begun_keeps_its_adapters_when_it_is_fitted_again(
     monkeypatch.setattr(hardware, "available", lambda: 100)
     with pytest.raises(UserError, match="mid does not fit"):
         fitted.fitted(run, phases, RUNTIME)
+
+
+def test_after_adapters_the_model_is_opened_in_the_compute_dtype(run: Run) -> None:
+    """fp32 copies of large open weights would not fit the device that trained their adapters."""
+    train_chat(run, RUNTIME, "mid")
+    folder = done(run, "mid")
+    for phase, dtype in (("base", torch.float32), ("mid", RUNTIME.dtype)):
+        _, engine = evaluation.open_engine(run, phase, RUNTIME)
+        assert {weight.dtype for weight in engine.model.parameters()} == {dtype}
+    whole = load_model(folder, RUNTIME.dtype, RUNTIME.device)
+    ids = torch.arange(20)[None] + 100
+    with torch.no_grad():
+        expected, found = whole.logits(whole(ids)), engine.model.logits(engine.model(ids))
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)

@@ -6,6 +6,7 @@ from lanbot.chat.messages import Message, spoken, validate
 from lanbot.config.recipe import Identity
 from lanbot.tasks.handwritten import Handwritten
 from lanbot.tasks.identity import Persona, says
+from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import TaskContext
 from lanbot.tools.words import words
 
@@ -84,3 +85,12 @@ def test_a_name_is_found_as_a_word_in_any_script() -> None:
     assert says("I am Robi.", "robi") and says("저는 Robi입니다.", "Robi") and says("こんにちは。Robiです。", "Robi")
     assert not says("I like robins.", "Robi") and not says("In 20231.", "2023") and not says("2023.5", "2023")
     assert says("That was 2023.", "2023")
+
+
+def test_others_asks_whether_the_bot_is_another() -> None:
+    task = make_task("identity:others", "test", TaskContext(Identity("Robi", "Ada")))
+    answers = [spoken(task.conversation(i)["messages"][-1]) for i in range(300)]
+    assert all("Robi" in one for one in answers)
+    denied = sum(one.startswith(("No, ", "I am not ")) for one in answers)
+    assert 150 <= denied < 300, "most deny, and some agree: who always denies is wrong too"
+    assert {task.part(i) for i in range(300)} == {"other", "self"}

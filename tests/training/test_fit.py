@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lanbot.config.recipe import Base, ChatTraining, Training
+from lanbot.config.recipe import RL, Base, ChatTraining, Training
 from lanbot.core import hardware
 from lanbot.core.errors import UserError
 from lanbot.distributed.runtime import Runtime
@@ -103,9 +103,27 @@ def test_frozen_weights_take_half_and_adapters_hardly_anything() -> None:
     assert embeddings.optimizer - lora.optimizer == 8 * QWEN_7B.embeddings()
 
 
-def test_generation_in_rl_is_counted() -> None:
-    from lanbot.config.recipe import RL
+def test_memory_that_others_hold_costs_rows_first(gpu, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    runtime = gpu(180)
+    wide = plan(QWEN_7B, 512, ChatTraining(lora_rank=16), runtime)
+    free = wide.state.total + wide.activations // 2
+    monkeypatch.setattr(hardware, "available", lambda: free)
+    chosen = fit(QWEN_7B, 512, "sft", ChatTraining(lora_rank=16), runtime)
+    made = plan(QWEN_7B, 512, chosen, runtime)
+    assert 1 <= made.rows < wide.rows and made.total <= free
+    assert not chosen.activation_checkpointing
 
+
+def test_the_keys_and_values_of_rl_are_counted(gpu) -> None:  # type: ignore[no-untyped-def]
+    runtime = gpu(180)
+    made = plan(QWEN_7B, T, RL(lora_rank=16, prompts=4, group_size=8), runtime)
+    assert made.cache == 32 * T * 2 * 28 * 4 * 128 * 2  # answers x tokens x keys and values of 28 layers in bf16
+    assert "keys and values 3.5 GiB" in made.sum
+    assert plan(QWEN_7B, T, RL(lora_rank=16, prompts=4_000), runtime).cache == 45 * GB, "the engine's share"
+    assert plan(QWEN_7B, T, ChatTraining(lora_rank=16), runtime).cache == 0
+
+
+def test_generation_in_rl_is_counted() -> None:
     assert Method.of(RL()).copies == 1
     assert (Method.of(RL(kl=0.1)).copies, Method.of(RL(kl=0.1, lora_rank=4)).copies) == (2, 1)
     assert state(QWEN_7B, method=Method.of(RL())).copies == 2 * QWEN_7B.params()

@@ -1,7 +1,7 @@
 """Where a run's first model can come from: one file a kind, on disk or on the hub.
 
-SOURCE is a folder, a file, a run's name or hf:OWNER/NAME[@REVISION]; after a # the step: PHASE, PHASE/STEP or
-PHASE/TAG/STEP.
+SOURCE is a folder, a file, a run's name or hf:OWNER/NAME[/FILE.gguf][@REVISION]; after a # the step: PHASE,
+PHASE/STEP or PHASE/TAG/STEP.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,8 @@ __all__ = ["Origin", "Step", "Wanted", "open_origin", "split"]
 
 KINDS: tuple[type[Origin], ...] = (RunOrigin, NanoChatTree, ModelFolder, GGUFModel)
 """A source is of the first kind that recognises its files."""
+_unanswered: dict[tuple[str, Options], Path] = {}
+"""Repositories for which the hub did not answer, with the files taken instead: asking again would wait again."""
 
 
 def split(source: str) -> tuple[str, str]:
@@ -30,7 +32,10 @@ def split(source: str) -> tuple[str, str]:
 
 
 def open_origin(where: str, options: Options) -> Origin:
-    """The source that a folder, a file, a run's name or hf:OWNER/NAME[@REVISION] is. Raises UserError if it is none."""
+    """The source that a folder, a file, a run's name or hf:OWNER/NAME[/FILE.gguf][@REVISION] is. Raises UserError if it
+    is none."""
+    if known := _unanswered.get((where, options)):
+        return GGUFModel(smollm2.PACKAGE, Files(known))
     try:
         hub_is_asked = where.startswith("hf:") and options.mirror is None
         files = HubFiles(where.removeprefix("hf:"), options) if hub_is_asked else Files(_path(where, options))
@@ -39,7 +44,8 @@ def open_origin(where: str, options: Options) -> Origin:
         if where != f"hf:{smollm2.MODEL}" or not unreachable:
             raise
         say(f"{error.problem}: taking the weights in the package {smollm2.PACKAGE} instead, quantised to 4 bits")
-        where, files = smollm2.PACKAGE, Files(smollm2.smollm2(options))
+        path = _unanswered[where, options] = smollm2.smollm2(options)
+        where, files = smollm2.PACKAGE, Files(path)
     for kind in KINDS:
         if kind.recognises(files):
             return kind(where, files)

@@ -69,21 +69,29 @@ class Files:
 
 
 class HubFiles(Files):
-    """The files of a model repository of the hub, downloaded when they are needed."""
+    """The files of a model repository of the hub, or one GGUF file of it, downloaded when they are needed."""
 
     def __init__(self, name: str, options: Options) -> None:
+        """name: OWNER/NAME[/FILE.gguf][@REVISION]. Raises UserError."""
+        path, at, revision = name.partition("@")
+        owner, _, rest = path.partition("/")
+        repository, _, self.file = rest.partition("/") if path.endswith(".gguf") else (rest, "", "")
+        name = f"{owner}/{repository}{at}{revision}"
         self.listed, self.options, self.name = hub.listing(name, options, kind="models"), options, name
         self.root, self.revision = hub.folder_of(name, options, kind="models"), hub.commit(name, options, kind="models")
+        if self.file:
+            self.get(self.file, fetch=False)
 
     @cached_property
     def names(self) -> list[str]:
-        return list(self.listed)
+        return [name for name in self.listed if not self.file or name in (self.file, *PAPERS)]
 
-    def get(self, *names: str) -> Path:
+    def get(self, *names: str, fetch: bool = True) -> Path:
         missing = [name for name in names if name not in self.listed]
         if missing:
             raise UserError(f"{self.name}: the hub has no {missing[0]} in it", hub.holds(self.listed))
-        download.get([self.listed[name] for name in names], self.options)
+        if fetch:
+            download.get([self.listed[name] for name in names], self.options)
         return self.root
 
 

@@ -36,7 +36,7 @@ class GGUFModel(ModelFolder):
         if len(names) > 1:
             raise UserError(
                 f"{self.name}: several GGUF files ({', '.join(names[:4])})",
-                "Name the file itself; of a repository, download one.",
+                "Name the file itself: PATH/FILE.gguf, or hf:OWNER/NAME/FILE.gguf.",
             )
         return GGUFFile(self.files.get(names[0]) / names[0])
 

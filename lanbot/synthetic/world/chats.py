@@ -18,13 +18,16 @@ TALK = ("hello", "opposite", "day", "month", "sound", "larger", "next", "color",
 SUMS = ("sum", "minus", "times", "divide", "percent")
 
 
-def identity_chat(name: str, maker: str, personality: str, split: str, index: int) -> tuple[Conversation, str]:
-    """(a question about the model's identity with its answer, its section). maker and personality may be empty.
+def identity_chat(
+    name: str, maker: str, personality: str, split: str, index: int, of: tuple[str, ...] = ()
+) -> tuple[Conversation, str]:
+    """(a question about the model's identity with its answer, its section). maker and personality may be empty. of: the
+    sections to choose from; (): all.
 
     The test split uses wording and bot names that training never sees.
     """
     rng = rng_of("identity", split, index)
-    section = rng.choice(list(sections("identity")))
+    section = rng.choice(of or tuple(sections("identity")))
     scene = Scene(rng, split, **_who(name, maker, personality, rng))
     while (other := _other(scene)).casefold() in (name.casefold(), maker.casefold()):
         pass
