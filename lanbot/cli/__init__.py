@@ -27,6 +27,7 @@ from lanbot.cli import (
     run,
     runs,
     sessions,
+    serve,
 )
 from lanbot.core.errors import Stopped, UsageError, UserError
 
@@ -47,6 +48,7 @@ commands = (
     plan.plan,
     chat.chat,
     chat.agent,
+    serve.serve,
     memory.memory,
     sessions.sessions,
     report.report,

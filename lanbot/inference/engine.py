@@ -209,7 +209,7 @@ class Engine:
                 elif source is not None:
                     self.slots.copy(self.live.index(source), place, length)
                 request = group.popleft()
-                request.cached = length
+                request.cached = request.reused = length
                 self.live.append(request)
             if not group:
                 del self.waiting[prompt]

@@ -57,6 +57,7 @@ class Request:
     ) -> None:
         self.completion = Completion(list(prompt))
         self.tokens, self.cached = list(prompt), 0
+        self.reused = 0  # tokens of the prompt whose keys and values were held
         self.sampling, self.limit, self.draws = sampling, limit, draws
         self.chat_format, self.call_handler, self.on_event = chat_format, call_handler, on_event
         self.max_calls, self.call_seconds = max_calls, call_seconds

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from lanbot.chat.declaring import declared
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import Conversation, Message, Part, call, parts, text
 from lanbot.core.errors import UserError
@@ -58,13 +59,7 @@ class BFCL(Task):
 
     def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
         """A format that does not declare functions gets their signatures in a system message."""
-        conversation = self.conversation(i)
-        question = conversation["messages"][:-1]
-        if chat_format.prompt(question, conversation["tools"]) != chat_format.prompt(question):
-            return conversation
-        listed = "\n".join(signature(tool["function"]) for tool in conversation["tools"])
-        system: Message = {"role": "system", "content": f"You can call these functions:\n{listed}"}
-        return {"messages": [system, *conversation["messages"]]}
+        return declared(self.conversation(i), chat_format)
 
     def check(self, i: int, answer: Message) -> bool:
         """Whether the answer calls the right function; where none fits, whether it says something and calls none."""
@@ -190,17 +185,6 @@ def _json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
         else:
             made[key] = _json_schema(value) if key == "items" and isinstance(value, dict) else value
     return made
-
-
-def signature(function: Mapping[str, Any]) -> str:
-    """A function as a line of Python: name(width: integer, unit: string = ...): what it does."""
-    schema = function["parameters"]
-    required = schema.get("required", ())
-    listed = ", ".join(
-        f"{name}: {one.get('type', 'any')}{'' if name in required else ' = ...'}"
-        for name, one in schema.get("properties", {}).items()
-    )
-    return f"{function['name']}({listed}): {function['description']}"
 
 
 def _checked(rows: Rows, i: int, columns: Sequence[str]) -> dict[str, Any]:

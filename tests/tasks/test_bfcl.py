@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from lanbot.chat.declaring import signature
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import Message, call, output, python, text
 from lanbot.core.errors import UserError
-from lanbot.tasks.bfcl import is_call, signature
+from lanbot.tasks.bfcl import is_call
 from lanbot.tasks.registry import make_task
 from lanbot.tasks.task import Task
 

@@ -173,6 +173,11 @@ class ChatFormat(ABC):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "encode"}
 
+    @property
+    def thinking(self) -> Self:
+        """The same format, whose prompts let the model think first; itself if its answers have no thoughts."""
+        return self
+
     @classmethod
     def recognises(cls, template: str, special: Collection[str]) -> bool:
         """Whether a folder is of this format that does not say so: by its chat template, "" if it has none, and its

@@ -15,7 +15,8 @@
 """
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar
+from copy import copy
+from typing import ClassVar, Self
 
 from lanbot.chat.formats.script import Script
 from lanbot.chat.formats.templates import chatml_template
@@ -41,7 +42,7 @@ class ChatMLFormat(TurnFormat):
     bos_token, end_token, pad_token = "<|endoftext|>", "<|im_end|>", "<|endoftext|>"
     stop_names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
     end_names = ("<|im_end|>",)
-    opening = "<|im_start|>assistant\n"
+    opening: str = "<|im_start|>assistant\n"
     after_turn = "\n"
     results = (
         "<|im_start|>user\n<tool_response>\n",
@@ -138,6 +139,12 @@ class Qwen3Format(ChatMLFormat):
     special_tokens = (*ChatMLFormat.special_tokens, "<think>", "</think>")
     opening = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
     thinks = True
+
+    @property
+    def thinking(self) -> Self:
+        made = copy(self)
+        made.opening = ChatMLFormat.opening
+        return made
 
     @classmethod
     def recognises(cls, template: str, special: Collection[str]) -> bool:

@@ -16,7 +16,7 @@ from lanbot.tokenizers.base import Tokenizer
 class TurnFormat(ChatFormat):
     """A header before each turn. Where the tokenizer has LanBot's tool tokens, python calls are written with them."""
 
-    opening: ClassVar[str]  # begins an answer
+    opening: str  # begins an answer
     results: ClassVar[tuple[str, str, str]]  # before, between and after the results of a turn's calls
     after_turn: ClassVar[str] = ""  # between the token that ends a turn and the next turn
     end_names: ClassVar[tuple[str, ...]]  # the tokens that end an assistant's turn

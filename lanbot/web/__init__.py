@@ -1,0 +1,1 @@
+"""The server: models behind the APIs that clients speak."""
