@@ -26,8 +26,8 @@ from lanbot.cli import (
     report,
     run,
     runs,
-    sessions,
     serve,
+    sessions,
 )
 from lanbot.core.errors import Stopped, UsageError, UserError
 
