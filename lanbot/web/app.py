@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -11,8 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from lanbot.core.errors import UserError
 from lanbot.web.anthropic_messages import messages
@@ -26,9 +24,8 @@ from lanbot.web.openai_responses import respond
 from lanbot.web.scheduler import QUEUE, Scheduler
 from lanbot.web.security import Access, BodyLimit, Guard, SafeHeaders
 from lanbot.web.served import Models, Served
+from lanbot.web.static import FOLDER, Files
 
-PAGE = Path(__file__).parent / "page"
-"""The chat page's files, served at / where they are there."""
 REQUEST_SECONDS = 600.0
 
 
@@ -46,7 +43,7 @@ def make_app(
     log: write a line for each request. seconds: the deadline of a request. queue: how many may wait.
     together: how many answers are generated at the same time; by default what suits the device.
     """
-    metrics = Metrics()
+    metrics, page = Metrics(), Files()
     scheduler = Scheduler(metrics, queue, together)
 
     @asynccontextmanager
@@ -66,7 +63,7 @@ def make_app(
             allow_headers=["*"],
             max_age=600,
         ),
-        Middleware(Guard, access=access),
+        Middleware(Guard, access=access, open=page),
         Middleware(BodyLimit),
     ]
     handlers: Any = {
@@ -76,14 +73,16 @@ def make_app(
         ClientGoneError: _gone,
         Exception: _broken,
     }
-    app = Starlette(routes=_routes(), middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+    app = Starlette(routes=_routes(page), middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
     app.state.lanbot = State(models, scheduler, seconds)
     app.state.metrics = metrics
     return app
 
 
-def _routes() -> list[Route | Mount]:
-    made: list[Route | Mount] = [
+def _routes(page: Files) -> list[Route]:
+    return [
+        Route("/", page),
+        Route(FOLDER + "{name:path}", page),
         Route("/health", _health),
         Route("/metrics", _metrics),
         Route("/openapi.json", _openapi),
@@ -94,9 +93,6 @@ def _routes() -> list[Route | Mount]:
         Route("/v1/responses", respond, methods=["POST"]),
         Route("/v1/messages", messages, methods=["POST"]),
     ]
-    if PAGE.is_dir():
-        made.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
-    return made
 
 
 async def _health(request: Request) -> Response:
@@ -123,7 +119,8 @@ async def _show(request: Request) -> Response:
 
 
 def _model(name: str, served: Served) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": served.created, "owned_by": "lanbot", "root": served.name}
+    shown = {"id": name, "object": "model", "created": served.created, "owned_by": "lanbot", "root": served.name}
+    return shown if served.context is None else {**shown, "max_model_len": served.context}  # vLLM's name for it
 
 
 # -- what goes wrong
