@@ -81,8 +81,8 @@ def make_app(
 
 def _routes(page: Files) -> list[Route]:
     return [
-        Route("/", page),
-        Route(FOLDER + "{name:path}", page),
+        Route("/", page.answer),
+        Route(FOLDER + "{name:path}", page.answer),
         Route("/health", _health),
         Route("/metrics", _metrics),
         Route("/openapi.json", _openapi),

@@ -55,7 +55,7 @@ class Files:
     def __contains__(self, path: str) -> bool:
         return path in self._files
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         path = request.url.path
         if path not in self:
             return Response("no such file", 404)

@@ -94,11 +94,12 @@ def make_engine(make_model: Callable[..., Transformer]) -> MakeEngine:
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """serve(engine, access, **options of make_app) -> the server's address; the model is called `tiny`."""
+    """serve(engine, access, **options of make_app) -> the server's address; the model is called `tiny`, if there are no
+    other `models`."""
     servers: list[tuple[Any, threading.Thread]] = []
 
-    def start(engine: Engine, access: Access = Access(), **options: Any) -> str:  # noqa: B008
-        models = Models([Served("tiny", lambda: engine)], {"other": "tiny"})
+    def start(engine: Engine, access: Access = Access(), models: Models | None = None, **options: Any) -> str:  # noqa: B008
+        models = models or Models([Served("tiny", lambda: engine)], {"other": "tiny"})
         server = make_server(make_app(models, access, **options))
         listener = listen("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -4,7 +4,7 @@ import { frames } from "./sse.js";
 
 export class ApiError extends Error {
   constructor(message, status = 0, code = "") {
-    super(message);
+    super(message.charAt(0).toUpperCase() + message.slice(1));
     this.status = status;
     this.code = code;
   }

@@ -35,8 +35,9 @@ function draw() {
   const answering = running.get(current.id);
   thread.draw(current, answering?.node);
   $("empty").hidden = tree.path(current).length > 0;
-  $("title").textContent = tree.titleOf(current);
-  document.title = `${tree.titleOf(current)} · LanBot`;
+  const title = comparing() ? "Side by side" : tree.titleOf(current);
+  $("title").textContent = title;
+  document.title = `${title} · LanBot`;
   drawModels();
   drawGauge();
   drawButton();
@@ -46,14 +47,14 @@ function draw() {
 function drawModels() {
   if (models.length && !models.some((model) => model.id === current.model)) current.model = models[0].id;
   $("model").replaceChildren(...models.map((model) => new Option(model.id, model.id, false, model.id === current.model)));
-  $("model").hidden = !models.length;
+  $("model").hidden = comparing() || !models.length;
   $("compare").hidden = models.length < 2;
 }
 
 function drawGauge() {
   const room = models.find((model) => model.id === current.model)?.max_model_len;
   const used = tree.path(current).findLast((node) => node.usage)?.usage.total;
-  $("gauge").hidden = !(room && used);
+  $("gauge").hidden = comparing() || !(room && used);
   if ($("gauge").hidden) return;
   $("gauge").style.setProperty("--used", `${Math.min(100, (100 * used) / room)}%`);
   $("gauge").classList.toggle("full", used > 0.85 * room);
@@ -104,7 +105,7 @@ function open(id) {
   current = conversations.get(id) ?? fresh();
   show();
   thread.toEnd();
-  $("input").focus();
+  if (!side.isPhone) $("input").focus(); // there it would open the keyboard
 }
 
 function fresh() {
@@ -242,9 +243,8 @@ function compareView(on) {
   $("beside").hidden = !on;
   $("talk").hidden = on;
   $("compare").setAttribute("aria-pressed", String(on));
-  $("room").classList.toggle("comparing", on);
   if (on) compare.draw(models);
-  drawButton();
+  draw();
   $("input").focus();
 }
 

@@ -55,6 +55,10 @@ export class Side {
     (buttons[next] ?? $("search")).focus();
   }
 
+  get isPhone() {
+    return PHONE.matches;
+  }
+
   // On a phone the list is a drawer.
   get isOpen() {
     return $("side").classList.contains("opened");
