@@ -21,13 +21,11 @@ api = pytest.importorskip("playwright.sync_api")
 expect = api.expect
 
 FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    f"--{flag}"
+    for flag in (
+        *("no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+    )
 ]
 EVIL = (
     '<img src=x onerror="window.hacked=1"> <script>window.hacked=2</script> [one](javascript:window.hacked=3) '
@@ -297,7 +295,7 @@ def test_conversations_are_found_renamed_deleted_and_taken_along(open_page, tmp_
     page.keyboard.press("Enter")
     expect(page.locator("#thread .bubble").first).to_have_text("Hello")
     page.get_by_label("Rename Hello").click()
-    page.get_by_label("Name").fill("Greetings")
+    page.get_by_label("Name", exact=True).fill("Greetings")
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("Greetings")
     page.get_by_label("Search the conversations").fill("")
@@ -403,7 +401,7 @@ def test_an_error_says_what_is_wrong_and_can_be_tried_again(open_page) -> None:
 
 def test_the_page_asks_for_the_key_until_it_is_right(open_page) -> None:
     page = open_page(Access(("right",)))
-    field = page.get_by_label("Key")
+    field = page.get_by_label("Key", exact=True)
     field.fill("wrong")
     page.keyboard.press("Enter")
     expect(page.get_by_text("That key was not right")).to_be_visible()
@@ -424,13 +422,13 @@ def test_a_phone(open_page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     assert page.evaluate("[...document.querySelectorAll('main')].every((one) => one.scrollWidth <= one.clientWidth)")
     expect(page.locator("#side")).not_to_be_visible()
-    page.get_by_label("The conversations").click()
+    page.get_by_label("The conversations", exact=True).click()
     expect(page.locator("#side")).to_be_visible()
     expect(page.get_by_role("button", name="New conversation")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.locator("#side")).not_to_be_visible()
-    expect(page.get_by_label("The conversations")).to_be_focused()
-    page.get_by_label("The conversations").click()
+    expect(page.get_by_label("The conversations", exact=True)).to_be_focused()
+    page.get_by_label("The conversations", exact=True).click()
     page.get_by_role("button", name="New conversation").click()
     expect(page.locator("#side")).not_to_be_visible()
     expect(page.locator("#thread li")).to_have_count(0)
@@ -506,6 +504,6 @@ def test_people_who_cannot_see_it_can_use_it(open_page, scheme: str) -> None:
     say(page, "What is the sum?")
     check("side by side")
     page.set_viewport_size({"width": 360, "height": 740})
-    page.get_by_label("The conversations").click()
+    page.get_by_label("The conversations", exact=True).click()
     time.sleep(0.3)  # the drawer moves
     check("drawer")

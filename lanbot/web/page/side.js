@@ -29,10 +29,10 @@ export class Side {
   }
 
   draw(all, current) {
-    this.all = all;
+    this.all = [...all];
     this.current = current;
     const words = $("search").value.trim().toLowerCase();
-    const found = [...all].filter((one) => !words || matches(one, words)).sort((one, two) => two.updated - one.updated);
+    const found = this.all.filter((one) => !words || matches(one, words)).sort((one, two) => two.updated - one.updated);
     $("list").replaceChildren(...found.map((one) => this.row(one, one.id === current.id)));
     if (!found.length) $("list").append(el("li", { class: "note" }, words ? "Nothing found." : "No conversations yet."));
   }
