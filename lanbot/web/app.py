@@ -119,8 +119,15 @@ async def _show(request: Request) -> Response:
 
 
 def _model(name: str, served: Served) -> dict[str, Any]:
-    shown = {"id": name, "object": "model", "created": served.created, "owned_by": "lanbot", "root": served.name}
-    return shown if served.context is None else {**shown, "max_model_len": served.context}  # vLLM's name for it
+    """max_model_len is vLLM's name for the context, which clients look for."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": served.created,
+        "owned_by": "lanbot",
+        "root": served.name,
+        "max_model_len": served.context,
+    }
 
 
 # -- what goes wrong

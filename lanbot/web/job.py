@@ -50,6 +50,7 @@ class Job:
         self.written = [0] * wanted.n  # tokens of each answer
         self.last = [0.0] * wanted.n  # when its last token came
         self.pending: Items = []
+        self.begun = False  # the client was sent something
         self.cancelled = False
         self.over = False
         self.items: Items = []

@@ -196,9 +196,8 @@ class SafeHeaders:
             if self.log:
                 client = scope["client"][0] if scope.get("client") else "-"
                 seconds = time.monotonic() - began
-                say(
-                    f"{client} {scope['method']} {scope['raw_path'][:200].decode('ascii', 'replace')} {status or '-'} {seconds:.2f} s"
-                )
+                path = scope["raw_path"][:200].decode("ascii", "replace")
+                say(f"{client} {scope['method']} {path} {status or '-'} {seconds:.2f} s")
 
 
 async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:

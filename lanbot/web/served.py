@@ -66,13 +66,14 @@ class Room:
 
 
 class Served:
-    """A model by the name that clients use. context: the tokens that it can read; bytes: what it takes once loaded."""
+    """A model by the name that clients use. context: the most tokens of a conversation with its
+    answer. bytes: what it takes once loaded."""
 
     def __init__(
         self,
         name: str,
         load: Callable[[], "Engine"],
-        context: int | None = None,
+        context: int,
         bytes: int = 0,
         room: Room | None = None,
     ) -> None:

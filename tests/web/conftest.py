@@ -99,7 +99,7 @@ def serve() -> Iterator[Serve]:
     servers: list[tuple[Any, threading.Thread]] = []
 
     def start(engine: Engine, access: Access = Access(), models: Models | None = None, **options: Any) -> str:  # noqa: B008
-        models = models or Models([Served("tiny", lambda: engine)], {"other": "tiny"})
+        models = models or Models([Served("tiny", lambda: engine, engine.model.config.context)], {"other": "tiny"})
         server = make_server(make_app(models, access, **options))
         listener = listen("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -251,6 +251,7 @@ def test_models_are_listed(make_engine, serve) -> None:
     made = client(serve(make_engine()))
     assert [model.id for model in made.models.list()] == ["other", "tiny"]
     assert made.models.retrieve("tiny").id == "tiny"
+    assert made.models.retrieve("tiny").max_model_len == 512  # type: ignore[attr-defined]
     with pytest.raises(NotFoundError, match="no model 'gpt-4o'; there are: other, tiny"):
         made.chat.completions.create(**asked("Hm", **{"model": "gpt-4o"}))
 

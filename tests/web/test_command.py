@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -66,10 +67,8 @@ def test_ctrl_c_twice_ends_it_at_once(process) -> None:
     headers = {"Authorization": "Bearer the-key"}
 
     def ask() -> None:
-        try:
+        with suppress(httpx2.HTTPError):
             httpx2.post(f"{url}/v1/completions", json=body, headers=headers, timeout=60)
-        except httpx2.HTTPError:
-            pass
 
     threading.Thread(target=ask, daemon=True).start()
     while process.stderr.readable() and not httpx2.get(f"{url}/metrics", headers=headers).text.count("running 1"):

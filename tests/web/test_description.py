@@ -32,5 +32,6 @@ def test_nothing_that_the_description_allows_breaks_the_server(make_engine, serv
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     more = ["--checks", checks, "--max-time", str(SECONDS), "--request-timeout", "30", "--no-color"]
     done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-5_000:]
+    print(done.stdout[-3_000:])
+    assert done.returncode == 0
     assert httpx2.get(f"{url}/health").status_code == 200

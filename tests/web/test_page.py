@@ -213,11 +213,13 @@ def test_no_event_is_lost_wherever_a_read_ends(open_page) -> None:
     heard = page.evaluate(
         """async () => {
           const { frames } = await import(new URL("sse.js", document.querySelector("script[type=module]").src));
-          const text = ': ping\\r\\n\\r\\ndata: {"a":"é😀"}\\n\\nevent: x\\r\\ndata: one\\r\\ndata: two\\r\\n\\r\\ndata:[DONE]\\n\\ndata: no end';
+          const text = ': ping\\r\\n\\r\\ndata: {"a":"é😀"}\\n\\nevent: x\\r\\ndata: one\\r\\ndata: two' +
+            "\\r\\n\\r\\ndata:[DONE]\\n\\ndata: no end";
           const bytes = new TextEncoder().encode(text);
           const all = new Set();
           for (let cut = 0; cut <= bytes.length; cut++) {
-            for (const reads of [[bytes.slice(0, cut), bytes.slice(cut)], [...bytes].map((byte) => new Uint8Array([byte]))]) {
+            const single = [...bytes].map((byte) => new Uint8Array([byte]));
+            for (const reads of [[bytes.slice(0, cut), bytes.slice(cut)], single]) {
               const body = new ReadableStream({ start(to) { reads.forEach((read) => to.enqueue(read)); to.close(); } });
               const got = [];
               for await (const data of frames(body)) got.push(data);
