@@ -202,6 +202,13 @@ class Turn:
     message: Message
     ended: str
 
+    @property
+    def answer(self) -> str:
+        """What the assistant said after its last call."""
+        said = parts(self.message)
+        last = max((i for i, part in enumerate(said) if part["type"] == "output"), default=-1)
+        return "".join(part["text"] for part in said[last + 1 :] if part["type"] == "text").strip()
+
 
 def turns(events: Sequence[Event]) -> list[Turn]:
     """The whole conversation, whether the model still reads it or not."""

@@ -1,11 +1,9 @@
 """A model client over the engine of this process."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
-from queue import SimpleQueue
-from threading import Event as Flag
-from threading import Thread
 
+from lanbot.agent.background import Hear, streamed
 from lanbot.agent.model import Declarations, Reply
 from lanbot.chat.formats.base import Event
 from lanbot.chat.messages import Message, Part, text
@@ -31,48 +29,16 @@ class LocalModel:
         self, messages: Sequence[Message], sampling: Sampling, seed: int = 0, tools: Declarations = ()
     ) -> Generator[Event, None, Reply]:
         """Generates in a thread. Closing the generator stops it after the next token."""
-        prompt, stopped = self.engine.chat_format.prompt(messages, tools), Flag()
-        queue: SimpleQueue[Event | Reply | BaseException] = SimpleQueue()
+        prompt = self.engine.chat_format.prompt(messages, tools)
+        return streamed(lambda hear, _: self._generate(prompt, sampling, seed, hear, tools), wait=True)
 
-        def on_event(_: int, event: Event) -> None:
-            if stopped.is_set():
-                raise GeneratorExit
-            queue.put(event)
-
-        def work() -> None:
-            try:
-                queue.put(self._generate(prompt, sampling, seed, on_event, tools))
-            except BaseException as error:
-                queue.put(error)
-
-        thread = Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            while True:
-                item = queue.get()
-                if isinstance(item, Reply):
-                    return item
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stopped.set()
-            thread.join()
-
-    def _generate(
-        self,
-        prompt: list[int],
-        sampling: Sampling,
-        seed: int,
-        on_event: Callable[[int, Event], None],
-        tools: Declarations,
-    ) -> Reply:
+    def _generate(self, prompt: list[int], sampling: Sampling, seed: int, tell: Hear, tools: Declarations) -> Reply:
         calls: list[str] = []
 
-        def hear(i: int, event: Event) -> None:
+        def hear(_: int, event: Event) -> None:
             if event.kind == "call":
                 calls.append(event.text)
-            on_event(i, event)
+            tell(event)
 
         generate = self.engine.generate
         if self.constrained:

@@ -104,6 +104,18 @@ class Agent:
         """What the model reads now."""
         return self._read.messages
 
+    def compact(self, on_event: OnEvent | None = None) -> str:
+        """Makes room now, until the conversation takes half as much. Returns what was done, "" if nothing could be."""
+        context = self._context()
+        context.length = context.answer + context.count(self.messages) // 2
+        self._listener = on_event
+        try:
+            if compacted := context.fit(self.messages, self._summary):
+                self.emit(compacted)
+        finally:
+            self._listener = None
+        return compacted.how if compacted else ""
+
     def context_use(self) -> Use:
         """What takes how much of the context now."""
         return self._context().use(self.messages)

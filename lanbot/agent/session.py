@@ -1,81 +1,258 @@
-"""The agent of a run: its model, one workspace and one memory for all its conversations."""
+"""An agent that is open: a model, its tools and their permissions, and conversations that are kept."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
 
-from lanbot.agent.limits import Limits
-from lanbot.agent.local import LocalModel
+from lanbot.agent.events import Asked, Ended, Event, OnEvent, Turn
+from lanbot.agent.limits import Limits, problem_of
 from lanbot.agent.loop import Agent
 from lanbot.agent.model import ModelClient
-from lanbot.chat.formats import load_format
+from lanbot.agent.permissions import merged, permit
+from lanbot.agent.sessions import Session, Sessions
+from lanbot.agent.skills import FOLDER, SHARE, Skills, find_note, note_text
+from lanbot.agent.telemetry import Telemetry, open_telemetry
 from lanbot.config.run import Run
+from lanbot.core.console import say
 from lanbot.core.errors import UserError
-from lanbot.distributed.runtime import Runtime
-from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
-from lanbot.models import saved
-from lanbot.models.weights import load_model
 from lanbot.tools.memory import Memory
+from lanbot.tools.permissions import Ask, Permitted
 from lanbot.tools.python_call import PythonCalls
+from lanbot.tools.tool import Toolset
 from lanbot.tools.toolbox import Toolbox
 from lanbot.tools.workspace import Workspace
 
 
-@dataclass
-class Session:
-    """An agent, and what its tools work on."""
+@dataclass(frozen=True)
+class Options:
+    """How an agent is opened. phase: "" for the latest. temperature: None for the recipe's.
 
+    allow, ask, deny: rules besides the recipe's. asks: who is asked about a call; None: what would be asked is refused.
+    """
+
+    phase: str = ""
+    workspace: Path | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    seed: int = 0
+    allow: Sequence[str] = ()
+    ask: Sequence[str] = ()
+    deny: Sequence[str] = ()
+    asks: Ask | None = None
+
+
+@dataclass
+class OpenAgent:
+    """One conversation at a time with an agent; a context manager. Files and memory outlive conversations.
+
+    sessions: where conversations are kept; None if nothing can be written there.
+    """
+
+    name: str
     agent: Agent
     workspace: Workspace
     memory: Memory
-    tools: Toolbox | None = None
+    tools: Toolbox
+    permissions: Permitted
+    home: Path
+    model_name: str = ""
+    sessions: Sessions | None = None
+    skills: Skills | None = None
+    session: Session | None = field(default=None, init=False)
+    """The conversation where it is kept; None before the first request."""
+    telemetry: Telemetry | None = field(default=None, init=False)
+
+    def ask(self, request: str, on_event: OnEvent | None = None) -> Turn:
+        """Answers a request; see `Agent.turn`. Every event is kept before it is told to on_event."""
+        self._keep()
+        return self.agent.turn(request, self._listener(on_event))
+
+    def go_on(self, on_event: OnEvent | None = None) -> Turn:
+        """Continues a turn that was cut off; see `Agent.go_on`."""
+        return self.agent.go_on(self._listener(on_event))
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the last turn has no end."""
+        marks = [event for event in self.agent.events if isinstance(event, Asked | Ended)]
+        return bool(marks) and not isinstance(marks[-1], Ended)
+
+    @property
+    def number(self) -> int:
+        """Of the conversation among those that are kept; 0 if it is not."""
+        return self.session.id if self.session else 0
+
+    def problem_of(self, turn: Turn) -> UserError | None:
+        """Why a turn has no complete answer; None if it has."""
+        return problem_of(turn.ended, self.agent.limits, self.agent.model.context_length)
 
     def new(self) -> None:
         """Starts a new conversation; files and memory stay."""
+        self._leave()
         self.agent.new()
-        self.memory.source = _conversation()
+
+    def resume(self, which: int | str = "last") -> None:
+        """Goes on with a conversation that was kept. Raises UserError if that cannot be, and nothing changes."""
+        if self.sessions is None:
+            raise UserError("no conversations are kept here", f"Make {self.home} writable.")
+        about = self.sessions.about(which)
+        if about.id == self.number:
+            return
+        opened = self.sessions.open(about.id)
+        self._leave()
+        self._go_to(opened)
+
+    def compact(self) -> str:
+        """Makes room in the context now; returns what was done, "" if nothing could be. See `Agent.compact`."""
+        return self.agent.compact(self._listener(None))
+
+    def fork(self, turns: int | None = None) -> int:
+        """Goes on with a copy of this conversation, or of its first turns; returns its number. Raises UserError."""
+        if self.sessions is None or self.session is None:
+            raise UserError("nothing was said yet that could be copied", "Ask something first.")
+        number = self.sessions.fork(self.session.id, turns)
+        self.resume(number)
+        return number
 
     def close(self) -> None:
-        if self.tools is not None:
-            self.tools.close()
+        """Ends tools and servers. Again does nothing."""
+        self._leave()
+        self.tools.close()
         self.memory.close()
+        if self.sessions is not None:
+            self.sessions.close()
+        close = getattr(self.agent.model, "close", None)
+        if close is not None:
+            close()
 
-    def __enter__(self) -> "Session":
+    def __enter__(self) -> "OpenAgent":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _keep(self) -> None:
+        """Makes the conversation one that is kept, at its first request."""
+        if self.session is None and self.sessions is not None:
+            agent = self.agent
+            self._enter(self.sessions.create(self.model_name, agent.system, agent.tools.declarations))
 
-def open_session(
-    run: Run, phase: str, workspace: Path | None, temperature: float, top_k: int | None, seed: int
-) -> Session:
-    """The run's model after a phase, with the tools and limits of its recipe. Raises UserError.
+    def _enter(self, session: Session) -> None:
+        self.session, self.memory.source = session, f"session {session.id}"
+        self.telemetry = open_telemetry(self.model_name, f"{self.home.parent.name} {session.id}")
 
-    workspace: the folder of its files; the run's own if left out.
+    def _go_to(self, session: Session) -> None:
+        self._enter(session)
+        old = self.agent
+        self.agent = Agent(
+            old.model, old.tools, old.limits, old.sampling, old.system, old.seed, list(session.events), old.clock
+        )
+
+    def _leave(self) -> None:
+        if self.session is not None:
+            self.session.close()
+            self.session = None
+        if self.telemetry is not None:
+            self.telemetry.close()
+            self.telemetry = None
+        self.memory.source = ""
+
+    def _listener(self, on_event: OnEvent | None) -> OnEvent:
+        def hear(event: Event) -> None:
+            if self.session is not None:
+                self.session.append(event)
+            if self.telemetry is not None:
+                self.telemetry(event)
+            if on_event is not None:
+                on_event(event)
+
+        return hear
+
+
+def open_session(run: Run, options: Options = Options()) -> OpenAgent:
+    """The agent of a run: its model after a phase or its endpoint, with the tools, rules and limits of its recipe.
+
+    Raises UserError.
     """
-    if workspace is not None and not workspace.is_dir():
-        raise UserError(f"--workspace {workspace}: no such folder", "Create the folder first, or name another.")
-    home, settings = run.folder / "agent", run.recipe.agent
-    files, memory = Workspace(workspace or home / "files"), Memory(home / "memory.db", _conversation())
-    model = open_model(run, phase)
+    settings, home = run.recipe.agent, run.folder / "agent"
+    folder = options.workspace or home / "files"
+    if options.workspace is not None and not folder.is_dir():
+        raise UserError(f"--workspace {folder}: no such folder", "Create the folder first, or name another.")
+    rules = merged(settings.permissions, options.deny, options.ask, options.allow)
+    files, memory = Workspace(folder), Memory(home / "memory.db")
+    skills = Skills([folder / FOLDER, home / "skills"], lambda text: say(f"({text})"))
+    model = open_model(run, options.phase)
     tools = Toolbox(settings, files, memory, run.options.unsafe_exec)
-    sampling = Sampling(temperature=temperature, top_k=top_k)
-    agent = Agent(model, PythonCalls(tools.toolset), Limits.of(settings), sampling, seed=seed)
-    return Session(agent, files, memory, tools)
-
-
-def _conversation() -> str:
-    """A name for a conversation, for what is remembered in it."""
-    return uuid4().hex[:8]
+    try:
+        if skills.tools:
+            tools.wrap(lambda inner: Toolset([*inner.values(), *skills.tools]))
+        opened: list[OpenAgent] = []
+        permitted = permit(tools, files, rules, run.folder, options.asks, lambda event: opened[0].agent.emit(event))
+        temperature = settings.temperature if options.temperature is None else options.temperature
+        agent = Agent(
+            model,
+            PythonCalls(tools.toolset),
+            Limits.of(settings),
+            Sampling(temperature=temperature, top_k=options.top_k),
+            _system(run, model, skills, find_note(folder, look_above=options.workspace is not None)),
+            options.seed,
+        )
+        kept = Sessions(home / "sessions.db") if _writable(home) else None
+    except BaseException:
+        tools.close()
+        memory.close()
+        raise
+    name = run.recipe.identity.name
+    opened.append(OpenAgent(name, agent, files, memory, tools, permitted, home, _name(run, options), kept, skills))
+    return opened[0]
 
 
 def open_model(run: Run, phase: str) -> ModelClient:
-    """A run's model after a phase, in this process. Raises UserError if no checkpoint is complete."""
-    folder = saved.latest(run.phase(phase))
+    """The model of a run's endpoint; or the run's own after a phase, in this process. Raises UserError."""
+    if run.recipe.agent.endpoint is not None:
+        from lanbot.agent.endpoint import EndpointModel
+
+        return EndpointModel(run.recipe.agent.endpoint)
+    from lanbot.agent.local import LocalModel
+    from lanbot.chat.formats import load_format
+    from lanbot.distributed.runtime import Runtime
+    from lanbot.inference.engine import Engine
+    from lanbot.models import saved
+    from lanbot.models.weights import load_model
+
+    chosen = phase or run.last_model()
+    if chosen is None:
+        raise UserError(f"{run.folder}: no model yet", "Run its recipe first: lanbot run RECIPE.")
+    folder = saved.latest(run.phase(chosen))
     if folder is None:
         raise UserError(f"{run.folder}: its checkpoints are damaged", "Run the recipe again.")
     runtime = Runtime.single()
     engine = Engine(load_model(folder, runtime.dtype, runtime.device), load_format(folder))
     return LocalModel(engine, run.recipe.agent.constrained)
+
+
+def _name(run: Run, options: Options) -> str:
+    """Of the model, for the list of conversations."""
+    endpoint = run.recipe.agent.endpoint
+    return endpoint.model if endpoint else f"{run.recipe.name} {options.phase}".strip()
+
+
+def _system(run: Run, model: ModelClient, skills: Skills, note: Path | None) -> str:
+    """What skills and notes add to who the bot is; "" if there are none, and the chat format says who it is."""
+
+    def count(words: str) -> int:
+        return model.count_tokens([{"role": "system", "content": words}])
+
+    room = model.context_length // SHARE if note else 0
+    told = note_text(note, room, count, lambda text: say(f"({text})")) if note else ""
+    pieces = [piece for piece in (skills.text, told) if piece]
+    return "\n\n".join([run.recipe.identity.system_message, *pieces]) if pieces else ""
+
+
+def _writable(folder: Path) -> bool:
+    """Whether files can be written in a folder, or it can be made."""
+    there: Any = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    return os.access(there, os.W_OK)

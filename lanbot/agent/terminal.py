@@ -1,117 +1,102 @@
-"""An agent on a terminal: streamed turns, and conversations with a few commands."""
+"""An agent on a terminal: streamed turns, questions about calls, and conversations with a few commands."""
 
 import re
-import select
 import sys
+from functools import partial
 
-from lanbot.agent.events import Called, Compacted, Event, OnEvent, Streamed, Turn
-from lanbot.agent.limits import problem_of
-from lanbot.agent.loop import Agent
-from lanbot.agent.session import Session
-from lanbot.chat.display import Terminal
-from lanbot.chat.formats.base import Event as Piece
-from lanbot.core.console import say, visible
+from lanbot.agent.commands import COMMANDS, completions, run_command
+from lanbot.agent.events import Turn
+from lanbot.agent.keyboard import Keyboard
+from lanbot.agent.live import Lines, Live
+from lanbot.agent.permissions import terminal_ask
+from lanbot.agent.session import OpenAgent
+from lanbot.core.console import say
 from lanbot.core.errors import UserError
+from lanbot.tools.permissions import Answer, Ask
+from lanbot.tools.question import Question
 
-COMMANDS = {
-    "/help": "show the commands; a question may start with // for /",
-    "/new": "start a new conversation; files and memory stay",
-    "/files": "list the files of the workspace",
-    "/memory": "show what it remembers",
-    "/quit": "leave; so do Ctrl-D and Ctrl-C",
-}
+GAUGE = 0.5
+"""From this part of the context on, the prompt says how full it is."""
 
 
-def show_turn(agent: Agent, request: str) -> Turn:
-    """One turn, printed while it is generated."""
-    shown = Terminal(sys.stdout)
+def asking(live: Live) -> Ask | None:
+    """Asks the user about a call, below what is shown of the turn; None where nobody can be asked."""
+    ask = terminal_ask()
+
+    def below(question: Question) -> Answer:
+        live.close()
+        assert ask is not None
+        return ask(question)
+
+    return None if ask is None else below
+
+
+def show_turn(opened: OpenAgent, live: Live | Lines, request: str | None) -> Turn:
+    """One turn, printed while it happens. request: None goes on with the turn that was cut off."""
     try:
-        return agent.turn(request, showing(shown))
+        return opened.go_on(live) if request is None else opened.ask(request, live)
     finally:
-        shown.close()
+        live.close()
 
 
-def showing(shown: Terminal) -> OnEvent:
-    """A listener that prints what is generated and what calls return."""
-
-    def hear(event: Event) -> None:
-        if isinstance(event, Streamed):
-            shown(Piece(event.kind, event.part, event.text, event.invented))
-        elif isinstance(event, Called):
-            for piece in Piece("open", "output"), Piece("piece", "output", event.output), Piece("close", "output"):
-                shown(piece)
-        elif isinstance(event, Compacted):
-            say(f"(The conversation no longer fits into the context: {event.how}.)")
-
-    return hear
-
-
-def reply(agent: Agent, request: str) -> None:
+def reply(opened: OpenAgent, live: Live, request: str | None) -> None:
     """One turn of a conversation."""
-    turn = show_turn(agent, request)
-    if problem := problem_of(turn.ended, agent.limits, agent.model.context_length):
+    if problem := opened.problem_of(show_turn(opened, live, request)):
         say(f"({problem.problem})")
 
 
-def converse(session: Session, name: str) -> None:
+def converse(opened: OpenAgent, live: Live) -> None:
     """Reads requests and commands from stdin until there are no more."""
-    interactive = sys.stdin.isatty()
-    pastes_whole = interactive and line_editing()
-    if interactive:
-        say(f"You are talking to {name}. {' '.join(COMMANDS)}")
+    keyboard = Keyboard(opened.home / "history.jsonl", partial(completions, opened))
+    if keyboard.interactive:
+        say(f"You are talking to {opened.name}. /help lists the commands; Tab completes them.")
+        if opened.cut_off:
+            say("(the last turn was interrupted; /continue goes on with it)")
+    stopped = False  # by Ctrl-C, just now
     while True:
         try:
-            if interactive:
+            if keyboard.interactive:
                 print(flush=True)
-            request = input("> " if interactive else "")
-            while interactive and not pastes_whole and _input_waits():
-                request += "\n" + input()
-        except (EOFError, KeyboardInterrupt):
-            return
-        request = request.strip()
+            request = keyboard.read(_prompt(opened)).strip()
+        except EOFError:
+            break
+        except KeyboardInterrupt:
+            if stopped or not keyboard.interactive:
+                break
+            say("\n(Ctrl-C again, Ctrl-D or /quit leaves)")
+            stopped = True
+            continue
+        stopped = False
         if request == "/quit":
-            return
-        if request in COMMANDS:
-            _command(request, session)
-        elif re.fullmatch("/[a-z]+", request):
+            break
+        if request:
+            _answer(opened, live, request, keyboard.interactive)
+    if keyboard.interactive and opened.number:
+        say(f"(session {opened.number}: --resume {opened.number} goes on with it)")
+
+
+def _answer(opened: OpenAgent, live: Live, request: str, interactive: bool) -> None:
+    """Runs a command or asks the model. Ctrl-C ends this alone."""
+    command = re.fullmatch(r"(/[a-z]+)(?: +(\S+))?", request)
+    try:
+        if command and command[1] in COMMANDS and (COMMANDS[command[1]].argument or not command[2]):
+            if run_command(opened, command[1], command[2] or ""):
+                reply(opened, live, None)
+        elif command and not command[2]:
             say(f"no command {request}; there are: {' '.join(COMMANDS)} (/{request} asks it)")
-        elif request:
-            try:
-                reply(session.agent, request[1:] if request.startswith("//") else request)
-            except UserError as error:
-                say(str(error))
-            except KeyboardInterrupt:
-                if not interactive:
-                    raise
+        else:
+            reply(opened, live, request[1:] if request.startswith("//") else request)
+    except UserError as error:
+        say(str(error))
+    except KeyboardInterrupt:
+        if not interactive:
+            raise
+        say("(interrupted)")
 
 
-def line_editing() -> bool:
-    """Turns on line editing and history for input(). Returns whether a paste of several lines stays one message."""
-    try:
-        import readline
-    except ImportError:
-        return False
-    if "libedit" in (readline.__doc__ or ""):
-        return False
-    readline.parse_and_bind("set enable-bracketed-paste on")
-    return True
-
-
-def _input_waits() -> bool:
-    """Whether more input is waiting, sooner than anybody types: the rest of a paste."""
-    try:
-        return bool(select.select([sys.stdin], [], [], 0.02)[0])
-    except (OSError, ValueError):
-        return False
-
-
-def _command(command: str, session: Session) -> None:
-    if command == "/help":
-        print("\n".join(f"{name:8} {what}" for name, what in COMMANDS.items()))
-    elif command == "/new":
-        session.new()
-        say("(a new conversation)")
-    elif command == "/files":
-        print("\n".join(map(visible, session.workspace.names())) or "(empty)")
-    elif command == "/memory":
-        print("\n".join(f"{number}: {visible(text)}" for number, text in session.memory.all()) or "(empty)")
+def _prompt(opened: OpenAgent) -> str:
+    if not sys.stdin.isatty() or not opened.agent.messages:
+        return "> "
+    use = opened.agent.context_use()
+    full = (use.system + use.tools + use.messages) / use.context
+    return f"[{full:.0%} of the context] > " if full >= GAUGE else "> "

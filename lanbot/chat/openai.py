@@ -6,9 +6,12 @@ from typing import Any
 from lanbot.chat.messages import Message, text
 from lanbot.chat.turns import by_name, read_call, to_json, unfolded
 
+NOT_RUN = "error: this call was not run"
+
 
 def to_openai(messages: Sequence[Message], arguments_as_text: bool = True) -> list[dict[str, Any]]:
-    """arguments_as_text: of calls, as the API has them; chat templates take objects."""
+    """arguments_as_text: of calls, as the API has them, which also wants an id for each call and a result for each id;
+    chat templates take objects."""
     made: list[dict[str, Any]] = []
     for turn in unfolded(messages, inline=False):
         message: dict[str, Any] = {"role": turn.role, "content": turn.text}
@@ -19,6 +22,33 @@ def to_openai(messages: Sequence[Message], arguments_as_text: bool = True) -> li
             ]
             message["tool_calls"] = [{"type": "function", "function": function} for function in functions]
         made.append(message)
+    return _with_ids(made) if arguments_as_text else made
+
+
+def _with_ids(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with the calls numbered anew: the ids of one conversation may come from several models."""
+    made: list[dict[str, Any]] = []
+    waiting: list[str] = []  # ids without a result yet
+    count = 0
+
+    def close() -> None:
+        made.extend({"role": "tool", "content": NOT_RUN, "tool_call_id": id} for id in waiting)
+        waiting.clear()
+
+    for message in messages:
+        role, calls = message["role"], message.get("tool_calls", ())
+        if role == "tool" and waiting:
+            made.append({**message, "tool_call_id": waiting.pop(0)})
+            continue
+        close()
+        if role == "assistant" and not calls and not message["content"]:
+            continue  # endpoints refuse an answer without a word
+        for one in calls:
+            count += 1
+            one["id"] = f"call{count:05d}"  # some endpoints want nine letters and digits
+            waiting.append(one["id"])
+        made.append({**message, "role": "user"} if role == "tool" else message)
+    close()
     return made
 
 

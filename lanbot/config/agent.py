@@ -4,7 +4,7 @@ import re
 
 from pydantic.dataclasses import dataclass
 
-from lanbot.config.keys import CONFIG, Bool, Count, Number, key, require
+from lanbot.config.keys import CONFIG, Bool, Count, Natural, Number, key, require
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -31,6 +31,29 @@ class McpServer:
     def __post_init__(self) -> None:
         require(bool(self.name), "an MCP server has no name")
         require(bool(self.command) != bool(self.url), f"mcp server {self.name!r}: give it a command or a url")
+
+
+ADDRESS = re.compile(r"https?://[\w.\[\]:-]+(/\S*)?")
+"""Of an endpoint; without a name or a password in it."""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Endpoint:
+    """An OpenAI-compatible endpoint, whose model the agent uses instead of the run's."""
+
+    url: str = key("", "Its address, up to and with /v1.")
+    model: str = key("", "Its name of the model.")
+    context: Natural = key(0, "Tokens of its context; 0 asks the endpoint.")
+    price_in: Number = key(0.0, "Dollars per million tokens that it reads.")
+    price_out: Number = key(0.0, "Dollars per million tokens that it writes.")
+    key: str = key("", "The environment variable that holds its key.")
+
+    def __post_init__(self) -> None:
+        require(
+            bool(ADDRESS.fullmatch(self.url)),
+            f"endpoint {self.url[:100]!r}: not an address; it looks like https://host/v1",
+        )
+        require(bool(self.model), f"endpoint {self.url}: it has no model")
 
 
 RULE = re.compile(r"[A-Za-z_]\w*\*?(?:\(.*\S.*\))?", re.DOTALL)
@@ -67,7 +90,13 @@ class Agent:
     )
     search: str = key("", "A folder of texts that web_search and fetch read instead of the web.")
     apis: tuple[Api, ...] = key((), "External APIs for http_request: { file = DESCRIPTION, key = VARIABLE }.")
+    endpoint: Endpoint | None = key(None, "A model elsewhere: { url = URL, model = NAME, key = VARIABLE }.")
     mcp: tuple[McpServer, ...] = key((), "MCP servers: { name = NAME, command = [...] } or { name = NAME, url = URL }.")
     permissions: Permissions = key(
         Permissions(), "Rules for the tools: { deny = [...], ask = [...], allow = [...] }, looked at in this order."
     )
+
+    def __post_init__(self) -> None:
+        require(
+            not (self.constrained and self.endpoint), "constrained = true is for a model of one's own, not an endpoint"
+        )

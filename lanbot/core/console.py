@@ -81,6 +81,12 @@ class Progress:
         print(line, end=end if self.rewrites else "\n", file=sys.stderr, flush=True)
         self.open = self.rewrites and not end
 
+    def clear(self) -> None:
+        """Takes the line away, where it is rewritten in place."""
+        if self.open:
+            self._write("")
+        self.open = False
+
     def close(self, summary: str = "") -> None:
         """Leaves the line as it stands, or replaces it by a summary, which is written however short the work was."""
         if summary and main_rank():

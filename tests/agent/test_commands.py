@@ -1,19 +1,26 @@
 """`lanbot chat` and `lanbot agent` with scripted answers."""
 
 import io
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from scripted_client import Scripted, said
 
 from lanbot.agent import session
-from lanbot.agent.events import Turn
+from lanbot.agent.commands import COMMANDS
+from lanbot.agent.events import INTERRUPTED, Asked, Calling, Replied, Turn, from_json, to_json
+from lanbot.agent.keyboard import Keyboard
+from lanbot.agent.live import Live
+from lanbot.agent.local import LocalModel
 from lanbot.agent.loop import Agent
-from lanbot.agent.terminal import showing
-from lanbot.chat.display import DIM, RESET, Terminal
-from lanbot.chat.messages import Part, output, python, text
+from lanbot.agent.sessions import Sessions
+from lanbot.chat.display import DIM, RESET
+from lanbot.chat.messages import Part, output, python, readable, text
 from lanbot.cli import main
 from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
@@ -40,6 +47,20 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripted) -> Script:
     return play
 
 
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the model is given to read each time, as text."""
+    seen: list[str] = []
+    stream = LocalModel.stream
+
+    def noted(model, messages, *given):  # type: ignore[no-untyped-def]
+        seen.append("\n".join(readable(message) for message in messages))
+        return stream(model, messages, *given)
+
+    monkeypatch.setattr(LocalModel, "stream", noted)
+    return seen
+
+
 def lanbot(*arguments: str) -> int:
     with pytest.raises(SystemExit) as stopped:
         main(list(arguments))
@@ -58,6 +79,7 @@ def types(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
 
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr(Keyboard, "_set_up", lambda keyboard: True)
 
 
 # -- agent ---------------------------------------------------------------------------------------------------
@@ -91,7 +113,7 @@ def test_files_and_memory_are_kept_in_the_run(script: Script, capsys: pytest.Cap
 def test_a_custom_workspace(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine").mkdir()
     script([python('write_file("list.txt", "milk")'), python('read_file("../recipe.toml")'), text("Done.")])
-    assert lanbot("agent", "demo", "Write it.", "--workspace", "mine") == 0
+    assert lanbot("agent", "demo", "Write it.", "--workspace", "mine", "--allow", "write_file") == 0
     assert [path.name for path in Path("mine").iterdir()] == ["list.txt"]
     assert "outside the workspace" in capsys.readouterr().out
     assert lanbot("agent", "demo", "Write it.", "--workspace", "yours") == 1
@@ -139,6 +161,72 @@ def test_a_damaged_memory_is_an_error_of_two_lines(script: Script, capsys: pytes
     assert len(lines) == 2 and "memory.db: cannot be used as a memory" in lines[0]
 
 
+def test_events_are_lines_of_json_and_nothing_else(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    script([python('write_file("a.txt", "hi")'), python("roll()"), text("Done é.")])
+    assert lanbot("agent", "demo", "Write it.", "--json", "--deny", "write_file") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    events = [from_json(row) for row in rows]
+    assert [to_json(event) for event in events] == rows
+    told = [row["event"] for row in rows if row["event"] != "streamed"]
+    turn = ["asked", "replied", "calling", "permission", "called", "replied", "calling", "called", "replied", "ended"]
+    assert told == turn
+    assert rows[0] == {"event": "asked", "text": "Write it."} and rows[-1]["reason"] == "answered"
+    assert next(row for row in rows if row["event"] == "permission")["answer"] == "deny"
+    script([python(str(i)) for i in range(9)])
+    assert lanbot("agent", "demo", "Count.", "--json") == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out.splitlines()[-1]) == {"event": "ended", "reason": "step limit"}
+    assert captured.err.startswith("lanbot: stopped by the step limit")
+
+
+def test_a_conversation_is_gone_on_with(script: Script, capsys: pytest.CaptureFixture[str], read: list[str]) -> None:
+    script([text("Hello, Tom.")])
+    assert lanbot("agent", "demo", "I am Tom.") == 0
+    script([text("Tom.")])
+    assert lanbot("agent", "demo", "Who am I?", "--resume", "last") == 0
+    assert "I am Tom." in read[-1] and "Hello, Tom." in read[-1]
+    script([text("Nobody.")])
+    assert lanbot("agent", "demo", "Who am I?") == 0
+    assert "Tom" not in read[-1]
+    assert lanbot("agent", "demo", "Who am I?", "--resume", "7") == 1
+    assert "7: no such session" in capsys.readouterr().err
+
+
+def test_a_turn_that_was_killed_is_continued_and_no_call_is_run_twice(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Sessions(Path("runs/demo/agent/sessions.db")) as kept, kept.create("demo") as killed:
+        for event in (
+            Asked("Note it."),
+            Replied([python('write_file("a.txt", "again")')], "call"),
+            Calling(1, 'write_file("a.txt", "again")'),
+        ):
+            killed.append(event)
+    model = Scripted(said("It may have been written."))
+    monkeypatch.setattr(session, "open_model", lambda run, phase: model)
+    types(monkeypatch, "/continue", "/continue")
+    assert lanbot("agent", "demo", "--resume", "last") == 0
+    captured = capsys.readouterr()
+    assert "It may have been written.\n" in captured.out and not Path("runs/demo/agent/files/a.txt").exists()
+    assert "/continue goes on with it" in captured.err and "no turn was interrupted" in captured.err
+    assert INTERRUPTED in readable(model.read[0][-1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--json"], "--json needs a task"),
+        (["task", "--mcp"], "--mcp takes no task"),
+        (["task", "--allow", "no rule!"], "--allow 'no rule!' is no rule"),
+        (["task", "--key-env", "KEY"], "has no endpoint"),
+    ],
+)
+def test_wrong_usage(script: Script, capsys: pytest.CaptureFixture[str], arguments: list[str], why: str) -> None:
+    script([text("hi")])
+    assert lanbot("agent", "demo", *arguments) == 2
+    assert why in capsys.readouterr().err
+
+
 # -- chat ----------------------------------------------------------------------------------------------------
 
 
@@ -155,12 +243,42 @@ def test_commands_of_a_chat(
     )
     assert lanbot("chat", "demo") == 0
     captured = capsys.readouterr()
-    banner = captured.err.split("\n")[0]
-    assert all(command in banner for command in ("/help", "/new", "/files", "/memory", "/quit"))
+    assert "/help" in captured.err.split("\n")[0]
+    assert all(f"\n{command} " in captured.out for command in COMMANDS if command != "/help")
     assert captured.out.startswith("\n(empty)\n\n(empty)\n\n    >>> write_file")
     assert "Done.\n\na.txt\n\n1: my cat is Tom\n\n\n\n/help" in captured.out
     assert captured.out.endswith("Again.\n\n")
     assert "(a new conversation)" in captured.err and "no command /nope" in captured.err
+
+
+def test_conversations_are_listed_resumed_and_copied(
+    script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, read: list[str]
+) -> None:
+    script([text("one")], [text("two")], [text("three")], [text("four")])
+    first = ("First?", "Second?", "/fork 1", "Third?", "/new", "/resume 1", "Fourth?", "/sessions", "/resume 9")
+    types(monkeypatch, "/resume", *first)
+    assert lanbot("chat", "demo") == 0
+    captured = capsys.readouterr()
+    assert "First?" in read[2] and "Second?" not in read[2]
+    assert "Second?" in read[3] and "Third?" not in read[3]
+    table = captured.out[captured.out.index("session  ") :].splitlines()
+    assert re.fullmatch(r"1 \* +\S+ \S+ +3 +answered +First\?", table[2])
+    assert re.fullmatch(r"2 +\S+ \S+ +2 +answered +First\?", table[3])
+    assert "(session 2 is the copy)" in captured.err and "(session 1, 2 requests so far)" in captured.err
+    assert captured.err.count("no such session") == 1 and "no sessions yet" in captured.err
+    assert "--resume 1 goes on with it" in captured.err
+
+
+def test_what_an_agent_is_made_of_is_shown(
+    script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script([text("a long answer " * 9)], [text("sum")])
+    types(monkeypatch, "/tools", "/permissions", "Talk.", "/context", "/compact", "/help me")
+    assert lanbot("agent", "demo", "--deny", "forget", "--ask", "write_file(a/**)") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^read_file +read +Reads a text file", out, re.M)
+    assert re.search(r"^deny +forget$", out, re.M) and re.search(r"^ask +write_file\(a/\*\*\)$", out, re.M)
+    assert re.search(r"^\[t*c+.*\] 1,000 tokens$", out, re.M) and re.search(r"^c +conversation +\d+$", out, re.M)
 
 
 def test_a_new_conversation_starts_empty(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,8 +368,8 @@ def test_an_empty_task_is_refused(script: Script, capsys: pytest.CaptureFixture[
 
 
 def test_an_empty_answer_is_an_error(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
-    for said in ([], [text(" ")]):
-        script(said)
+    for answer in ([], [text(" ")]):
+        script(answer)
         assert lanbot("agent", "demo", "Do it.") == 1
         assert capsys.readouterr().err.startswith("lanbot: the model answered nothing\n")
 
@@ -291,7 +409,7 @@ def test_a_tool_from_outside_the_package_is_used(script: Script, capsys: pytest.
     lines = recipe.read_text().split("\n")
     recipe.write_text("\n".join('tools = ["dice:roll"]' if line.startswith("tools = ") else line for line in lines))
     script([python("roll(6)"), text("A six.")])
-    assert lanbot("agent", "demo", "Roll.") == 0
+    assert lanbot("agent", "demo", "Roll.", "--allow", "roll") == 0
     assert capsys.readouterr().out == "    >>> roll(6)\n    6 of 6\nA six.\n"
 
 
@@ -319,9 +437,9 @@ def shown(*parts: Part, scripted, colour: bool = False, monkeypatch: pytest.Monk
         monkeypatch.setenv("FORCE_COLOR", "1")
     out = io.StringIO()
     engine = scripted(list(parts))
-    stream = Terminal(out)
-    Agent(engine).turn("?", showing(stream))
-    stream.close()
+    live = Live(out)
+    Agent(engine).turn("?", live)
+    live.close()
     return out.getvalue()
 
 

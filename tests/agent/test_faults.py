@@ -13,8 +13,11 @@ from lanbot.agent.limits import Limits
 from lanbot.agent.loop import Agent
 from lanbot.chat.messages import parts
 from lanbot.tools.memory import Memory
+from lanbot.tools.permissions import Answer, Permitted, Policy
 from lanbot.tools.python_call import PythonCalls
-from lanbot.tools.tool import Approved, Toolset, Wrapper
+from lanbot.tools.question import Question
+from lanbot.tools.tool import Toolset, Wrapper
+from lanbot.tools.workspace import Workspace
 
 
 def line(function: Callable[..., Any], **limits: Any) -> str:
@@ -114,17 +117,17 @@ def test_surrogates_and_terminal_escapes_are_made_visible() -> None:
 def test_the_time_a_user_takes_to_allow_a_call_does_not_count(end: threading.Event) -> None:
     waited = []
 
-    def approve(name: str, arguments: object) -> bool:
+    def approve(question: Question) -> Answer:
         waited.append(threading.current_thread() is threading.main_thread())
         end.wait(0.5)
-        return True
+        return "once"
 
     def quick() -> str:
         return "done"
 
     agent = Agent(
         Scripted(calling("quick()"), said("ok")),
-        PythonCalls(Approved(Toolset([quick]), approve)),
+        PythonCalls(Permitted(Toolset([quick]), Policy(), Workspace({}), approve)),
         Limits(max_call_seconds=0.2),
     )
     turn = agent.turn("?")

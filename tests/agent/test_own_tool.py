@@ -99,6 +99,6 @@ def test_the_recipe_gives_the_tool_to_the_agent(
     (run.phase("sft") / "evals.json").write_text('{"checkpoint": "step_000007"}')
     monkeypatch.setattr(saved, "latest", lambda phase: phase / "step_000007")
     with pytest.raises(SystemExit) as stopped:
-        main(["agent", "shop", "What is the price of milk?"])
+        main(["agent", "shop", "What is the price of milk?", "--allow", "price"])
     assert not stopped.value.code
     assert capsys.readouterr().out == '    >>> price("milk")\n    7 euros\n it is.\n'

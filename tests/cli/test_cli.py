@@ -79,7 +79,7 @@ def made(name: str = "smoke") -> Run:
         ["runs", "--nope"],
         ["data", "nope"],
         ["chat"],
-        ["agent", "smoke"],
+        ["agent"],
         ["eval", "smoke", "--nope", "3"],
         ["eval", "smoke", "--limit", "many"],
         ["report", "smoke", "too", "many"],

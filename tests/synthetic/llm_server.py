@@ -3,12 +3,12 @@
 import json
 import random
 import re
-import threading
 import time
-from collections import deque
 from collections.abc import Iterable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from chat_server import ChatServer
 
 SOME_WORDS = """
 apple river lamp stone garden window yellow quiet morning bread winter letter music paper bridge silver mountain coffee
@@ -26,64 +26,14 @@ REPAIRED = ("fenced", "format", "no usage")
 """Faults for which nothing is requested again."""
 
 
-class Server:
-    """`with Server(faults) as server`: each request takes the next fault, later ones none.
-
-    It counts what a real one would charge for: every answer that it worked out, sent completely or not.
-    """
+class Server(ChatServer):
+    """Counts what a real one would charge for: every answer that it worked out, sent completely or not."""
 
     def __init__(self, faults: Iterable[str] = (), key: str = "", delay: float = 0.0) -> None:
-        self.faults, self.key, self.delay = deque(faults), key, delay
-        self.always = ""
-        self.retry_after = "0.01"
+        super().__init__(faults, key, delay)
         self.forms = ("json_schema", "json_object", "none")
         self.limit_keys = ("max_tokens", "max_completion_tokens")
-        self.lock = threading.Lock()
-        self.bodies: list[dict[str, Any]] = []
-        self.arrived: list[float] = []
-        self.now = self.most_at_once = 0
         self.prompt_tokens = self.completion_tokens = 0
-
-    def __enter__(self) -> "Server":
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer.lock:
-                    outer.bodies.append(body)
-                    outer.arrived.append(time.monotonic())
-                    outer.now += 1
-                    outer.most_at_once = max(outer.most_at_once, outer.now)
-                    fault = outer.always or (outer.faults.popleft() if outer.faults else "")
-                try:
-                    time.sleep(outer.delay)
-                    outer.respond(self, body, fault)
-                except OSError:  # the client hung up
-                    self.close_connection = True
-                finally:
-                    with outer.lock:
-                        outer.now -= 1
-
-            def log_message(self, *args: object) -> None: ...
-
-        class Quiet(ThreadingHTTPServer):
-            daemon_threads = True
-            block_on_close = False
-            request_queue_size = 64
-
-            def handle_error(self, *_: object) -> None: ...
-
-        self.http = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.http.shutdown()
-        self.http.server_close()
 
     def cost(self, price_in: float, price_out: float) -> float:
         return (self.prompt_tokens * price_in + self.completion_tokens * price_out) / 1e6
