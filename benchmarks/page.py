@@ -72,7 +72,7 @@ def main() -> None:
     say(f"{made['bytes']:,} bytes in all; medians of {given.repeats}, in ms")
     names = list(made["cold"])
     rows = [[name, *(f"{made[name][key]:.0f}" for key in names)] for name in ("cold", "again")]
-    print(table(["", *names], rows))
+    print(table(rows, ["", *names]))
 
 
 if __name__ == "__main__":

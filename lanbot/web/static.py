@@ -52,7 +52,7 @@ class Files:
         """Of all files, not compressed."""
         return sum(len(body) for body, _ in self._files.values())
 
-    def __contains__(self, path: str) -> bool:
+    def __contains__(self, path: object) -> bool:
         return path in self._files
 
     async def answer(self, request: Request) -> Response:
