@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -13,6 +14,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from lanbot.core.errors import UserError
+from lanbot.web.agent_host import AgentHost
+from lanbot.web.agent_routes import agent_routes
 from lanbot.web.anthropic_messages import messages
 from lanbot.web.asking import ClientGoneError, State, as_json
 from lanbot.web.description import describe
@@ -37,11 +40,13 @@ def make_app(
     seconds: float = REQUEST_SECONDS,
     queue: int = QUEUE,
     together: int | None = None,
+    agent: AgentHost | None = None,
 ) -> Starlette:
     """The server of these models.
 
     log: write a line for each request. seconds: the deadline of a request. queue: how many may wait.
-    together: how many answers are generated at the same time; by default what suits the device.
+    together: how many answers are generated at the same time; by default what suits the device. agent: the run's agent,
+    for whoever may ask.
     """
     metrics, page = Metrics(), Files()
     scheduler = Scheduler(metrics, queue, together)
@@ -53,6 +58,8 @@ def make_app(
             yield
         finally:
             scheduler.stop()
+            if agent is not None:
+                await to_thread.run_sync(agent.close)
 
     middleware = [
         Middleware(SafeHeaders, log=log),
@@ -73,7 +80,12 @@ def make_app(
         ClientGoneError: _gone,
         Exception: _broken,
     }
-    app = Starlette(routes=_routes(page), middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+    app = Starlette(
+        routes=[*_routes(page), *agent_routes(agent)],
+        middleware=middleware,
+        exception_handlers=handlers,
+        lifespan=lifespan,
+    )
     app.state.lanbot = State(models, scheduler, seconds)
     app.state.metrics = metrics
     return app

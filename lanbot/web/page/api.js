@@ -50,14 +50,12 @@ export async function listModels() {
   return data.filter((model) => model.root === model.id || !named.has(model.root));
 }
 
+const post = (path, body, signal) =>
+  call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
+
 // Yields {text}, {reasoning}, {part}, {usage} and {finish} as they come. Raises ApiError.
 export async function* ask(body, signal) {
-  const response = await call("v1/chat/completions", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
-    signal,
-  });
+  const response = await post("v1/chat/completions", { ...body, stream: true, stream_options: { include_usage: true } }, signal);
   for await (const data of frames(response.body)) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);
@@ -70,4 +68,37 @@ export async function* ask(body, signal) {
     if (finish) yield { finish };
   }
   throw new ApiError("The connection broke off before the answer's end.");
+}
+
+// -- the run's agent
+
+export async function hasAgent() {
+  return (await (await call("agent")).json()).agent;
+}
+
+// Yields the events of a turn. One that was just stopped may take a moment to end.
+export async function* turn(request, session, signal) {
+  let response;
+  for (let tries = 0; !response; tries++) {
+    try {
+      response = await post("agent/turns", { request, session }, signal);
+    } catch (error) {
+      if (error.status !== 409 || tries === 5) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 400));
+      signal.throwIfAborted();
+    }
+  }
+  for await (const data of frames(response.body)) {
+    const row = JSON.parse(data);
+    yield row;
+    if (row.event === "done") return;
+  }
+  throw new ApiError("The connection broke off before the answer's end.");
+}
+
+export const answerQuestion = (question, answer) => post("agent/answers", { question, answer });
+
+// What it remembers, after a change if there is one.
+export async function memory(body) {
+  return (await (body ? post("agent/memory", body) : call("agent/memory"))).json();
 }

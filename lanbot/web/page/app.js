@@ -1,5 +1,6 @@
 // The page: what is open, what is being answered, and what each control does.
 
+import { absorbEvent, connectMemory } from "./agent.js";
 import * as api from "./api.js";
 import { commandOf, completed, showHelp, showHints } from "./commands.js";
 import { Compare } from "./compare.js";
@@ -14,6 +15,7 @@ const conversations = new Map();
 const running = new Map(); // conversation's id -> {controller, node}
 const saving = new Map(); // conversation's id -> timer
 let models = [];
+let agent = false; // whether the server has one
 let current = tree.newConversation();
 
 const thread = new Thread($("thread"), $("talk"), {
@@ -26,6 +28,7 @@ const thread = new Thread($("thread"), $("talk"), {
     (buttons.find((button) => button.title === label && !button.disabled) ?? buttons.find((button) => !button.disabled))?.focus();
   },
 });
+Object.assign(thread.does, { reply, asked: (card) => $("input").value || card.focus() }); // not while somebody types
 const side = new Side({ open, rename, remove });
 const compare = new Compare({ keep });
 
@@ -47,8 +50,14 @@ function draw() {
 function drawModels() {
   if (models.length && !models.some((model) => model.id === current.model)) current.model = models[0].id;
   $("model").replaceChildren(...models.map((model) => new Option(model.id, model.id, false, model.id === current.model)));
-  $("model").hidden = comparing() || !models.length;
+  const acting = Boolean(current.agent);
+  $("model").hidden = comparing() || acting || !models.length;
   $("compare").hidden = models.length < 2;
+  $("settings").hidden = acting && !comparing();
+  $("agent").hidden = comparing() || !(agent || acting);
+  $("agent").setAttribute("aria-pressed", String(acting));
+  $("agent").disabled = !agent || tree.path(current).length > 0;
+  $("memory").hidden = !agent || !acting;
 }
 
 function drawGauge() {
@@ -172,7 +181,7 @@ async function answer(conversation, after) {
   thread.toEnd();
   announce("The model answers");
   try {
-    for await (const piece of api.ask(body, controller.signal)) {
+    for await (const piece of conversation.agent ? act(conversation, node, after.text, controller.signal) : api.ask(body, controller.signal)) {
       tree.absorb(node, piece);
       save(conversation);
       if (conversation === current) thread.update(node);
@@ -181,12 +190,35 @@ async function answer(conversation, after) {
     if (controller.signal.aborted) node.finish = "stopped";
     else node.error = error.message;
   }
+  delete node.question;
   if (running.get(conversation.id) === mine) running.delete(conversation.id);
   const near = thread.nearEnd();
   changed(conversation);
   saveNow(conversation);
   if (conversation === current && near) thread.toEnd();
   announce(node.error ?? (node.finish === "stopped" ? "Stopped" : tree.textOf(node).slice(0, 1000)));
+}
+
+// A turn of the agent; what happens in it goes into the answer by its events.
+async function* act(conversation, node, request, signal) {
+  node.model = "Agent";
+  for await (const row of api.turn(request, conversation.agent.session, signal)) {
+    conversation.agent.session = absorbEvent(node, row) ?? conversation.agent.session;
+    if (row.event === "question") announce(`The agent asks: may it call ${row.tool}?`);
+    yield {};
+  }
+}
+
+async function reply(node, answer) {
+  const { id } = node.question;
+  delete node.question;
+  thread.update(node);
+  $("input").focus();
+  try {
+    await api.answerQuestion(id, answer);
+  } catch (error) {
+    announce(error.message);
+  }
 }
 
 async function send() {
@@ -223,7 +255,7 @@ async function run({ name, rest }) {
     running.get(current.id)?.controller.abort();
     conversations.delete(current.id);
     await store.remove(current.id);
-    Object.assign(current, { nodes: {}, chosen: {} });
+    Object.assign(current, { nodes: {}, chosen: {}, agent: current.agent && { session: 0 } });
     show();
     $("input").focus();
   }
@@ -315,6 +347,12 @@ for (const [id, name] of Object.entries({ "open-side": "menu", "close-side": "cl
   $(id).replaceChildren(icon(name));
 }
 $("new").addEventListener("click", startNew);
+$("agent").addEventListener("click", () => {
+  current.agent = current.agent ? null : { session: 0 };
+  draw();
+  $("input").focus();
+});
+connectMemory();
 $("compare").addEventListener("click", () => compareView(!comparing()));
 $("export").addEventListener("click", () => exported([...conversations.values()], "conversations.json"));
 $("import").addEventListener("click", () => $("file").click());
@@ -354,6 +392,7 @@ store.listen(async (id) => {
 async function connect() {
   try {
     models = await api.listModels();
+    agent = await api.hasAgent();
     draw();
   } catch (error) {
     models = [];

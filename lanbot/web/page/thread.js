@@ -1,5 +1,6 @@
 // The messages of a conversation, drawn. `does` has what their buttons do.
 
+import { questionCard } from "./agent.js";
 import { copyButton, el, icon, iconButton } from "./dom.js";
 import { highlight, markdown } from "./markdown.js";
 import { path, siblings, textOf } from "./tree.js";
@@ -31,7 +32,7 @@ export class Thread {
     const item = el("li", { class: mine ? "user" : "bot", "data-id": node.id }, who, bubble, tools);
     this.items.set(node.id, item);
     if (mine) bubble.append(el("p", {}, node.text));
-    else fill(bubble, node, running);
+    else fill(bubble, node, running, this.does.reply);
     if (running) item.setAttribute("aria-busy", "true");
     else tools.append(...this.tools(node, mine));
     if (node.error) item.insertBefore(this.trouble(node), tools);
@@ -41,6 +42,7 @@ export class Thread {
 
   tools(node, mine) {
     const made = [copyButton("Copy", () => textOf(node))];
+    if (this.conversation.agent) return made; // its files and memory do not go back
     if (mine) made.push(iconButton("edit", "Edit", () => this.edit(node)));
     else made.push(iconButton("again", "Answer again", () => this.does.again(node)));
     const all = siblings(this.conversation, node);
@@ -60,6 +62,7 @@ export class Thread {
   }
 
   trouble(node) {
+    if (this.conversation.agent) return el("div", { class: "trouble", role: "alert" }, el("p", {}, node.error));
     const again = el("button", { type: "button", class: "quiet", onclick: () => this.does.again(node) }, "Try again");
     return el("div", { class: "trouble", role: "alert" }, el("p", {}, node.error), again);
   }
@@ -86,16 +89,21 @@ export class Thread {
   }
 
   // The answer that is written has more; drawn at most once a frame, and less often where that takes long.
-  update(node) {
+  update(latest) {
+    this.latest = latest;
     if (this.due !== null) return;
     this.due = setTimeout(() => {
       this.due = null;
+      const node = this.latest;
       const bubble = this.items.get(node.id)?.querySelector(".bubble");
       if (!bubble || !this.items.get(node.id).hasAttribute("aria-busy")) return;
       const began = performance.now();
       const near = this.nearEnd();
-      fill(bubble, node, true);
+      fill(bubble, node, true, this.does.reply);
       if (near) this.toEnd();
+      const question = bubble.querySelector(".question");
+      if (question && node.question.id !== this.asked) this.does.asked(question);
+      this.asked = node.question?.id;
       this.cost = performance.now() - began;
     }, Math.max(16, 4 * this.cost));
   }
@@ -109,8 +117,8 @@ export class Thread {
   }
 }
 
-// An answer: its thought, its text, and a card for each call with what it gave back.
-export function fill(bubble, node, running) {
+// An answer: its thought, its text, and a card for each call with what it gave back. reply: answers its question.
+export function fill(bubble, node, running, reply) {
   const open = bubble.querySelector("details.thought")?.open;
   const made = [];
   if (node.reasoning) {
@@ -121,6 +129,8 @@ export function fill(bubble, node, running) {
     if (part.type === "text") {
       made.push(markdown(part.text));
       card = null;
+    } else if (part.type === "note") {
+      made.push(el("p", { class: "note" }, part.text));
     } else if (part.type === "output" && card) {
       card.append(line("gets back", "out", part.text));
       card = null;
@@ -129,6 +139,7 @@ export function fill(bubble, node, running) {
       made.push(card);
     }
   }
+  if (running && node.question) made.push(questionCard(node.question, (answer) => reply(node, answer)));
   if (!made.length) {
     if (running) made.push(el("p", { class: "waiting", "aria-label": "The model reads" }, el("i"), el("i"), el("i")));
     else if (!node.error) made.push(el("p", { class: "nothing" }, "(nothing)"));

@@ -9,7 +9,7 @@ export function newConversation(model = "", settings = {}) {
   const now = Date.now();
   return {
     id: newId(), title: "", created: now, updated: now, model, system: "", draft: "",
-    settings: { ...DEFAULTS, ...settings }, nodes: {}, chosen: {},
+    settings: { ...DEFAULTS, ...settings }, nodes: {}, chosen: {}, agent: null, // or {session}: the agent's number of it
   };
 }
 
