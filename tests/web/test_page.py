@@ -25,6 +25,7 @@ if CHROMIUM is None:
     pytest.skip("no chromium", allow_module_level=True)
 api = pytest.importorskip("playwright.sync_api")
 expect = api.expect
+AXE = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
 
 FLAGS = [
     f"--{flag}"
@@ -126,6 +127,13 @@ def say(page: Any, text: str, wait: bool = True) -> None:
 
 def bubbles(page: Any) -> list[str]:
     return page.locator("#thread .bubble").all_inner_texts()
+
+
+def serious(page: Any) -> list[Any]:
+    """What axe-core finds to be in the way of people who do not see the page, or see it badly."""
+    found = AXE.run(page).response["violations"]
+    bad = [(one["id"], one["impact"], [node["html"][:200] for node in one["nodes"]]) for one in found]
+    return [one for one in bad if one[1] in ("serious", "critical")]
 
 
 def saved(page: Any) -> list[dict[str, Any]]:
@@ -505,14 +513,10 @@ def test_dark_or_light_is_kept(open_page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_people_who_cannot_see_it_can_use_it(open_page, scheme: str) -> None:
-    """axe-core's rules: nothing serious."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = open_page(color_scheme=scheme, seconds=0.002)
 
     def check(what: str) -> None:
-        found = axe.run(page).response["violations"]
-        bad = [(one["id"], one["impact"], [node["html"][:200] for node in one["nodes"]]) for one in found]
-        assert [one for one in bad if one[1] in ("serious", "critical")] == [], what
+        assert serious(page) == [], what
 
     check("nothing said")
     say(page, "Show code")
@@ -546,6 +550,7 @@ def test_the_agents_questions_are_answered_in_the_page(agent_page, tmp_path: Pat
     say(page, "Write it", wait=False)
     question = page.get_by_role("group", name="May it call write_file?")
     expect(question.locator("pre")).to_contain_text("file: a.txt")
+    assert serious(page) == []
     expect(question).to_be_focused()
     assert not file.exists()
     question.get_by_role("button", name="Once").click()

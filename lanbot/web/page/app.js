@@ -54,9 +54,8 @@ function drawModels() {
   $("model").hidden = comparing() || acting || !models.length;
   $("compare").hidden = models.length < 2;
   $("settings").hidden = acting && !comparing();
-  $("agent").hidden = comparing() || !(agent || acting);
+  $("agent").hidden = comparing() || !agent || tree.path(current).length > 0; // chosen before the first message
   $("agent").setAttribute("aria-pressed", String(acting));
-  $("agent").disabled = !agent || tree.path(current).length > 0;
   $("memory").hidden = !agent || !acting;
 }
 
