@@ -2,9 +2,10 @@
 
 import { absorbEvent, connectMemory } from "./agent.js";
 import * as api from "./api.js";
-import { commandOf, completed, showHelp, showHints } from "./commands.js";
+import { commandOf, showHelp } from "./commands.js";
 import { Compare } from "./compare.js";
 import { $, announce, askPerson, download, icon } from "./dom.js";
+import { connectInput, setInput } from "./input.js";
 import { connectSettings } from "./settings.js";
 import { Side } from "./side.js";
 import * as store from "./store.js";
@@ -296,39 +297,15 @@ function keep(model, text, node) {
   history.replaceState(null, "", `#${current.id}`);
 }
 
-// -- the input
+// -- keys
 
-function setInput(text) {
-  $("input").value = text;
-  grow();
-  showHints("");
-}
-
-function grow() {
-  $("input").style.height = "auto";
-  $("input").style.height = `${Math.min($("input").scrollHeight, innerHeight * 0.4)}px`;
-}
-
-$("input").addEventListener("input", () => {
-  grow();
-  showHints($("input").value);
-  current.draft = $("input").value;
-  save(current);
-});
-$("input").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    send();
-  } else if (event.key === "Tab" && !event.shiftKey && completed($("input").value)) {
-    event.preventDefault();
-    setInput(completed($("input").value));
-  }
-});
-$("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const busy = $("send").getAttribute("aria-label") === "Stop";
-  if (busy) stop();
-  else send();
+connectInput({
+  typed(text) {
+    current.draft = text;
+    save(current);
+  },
+  send,
+  stop,
 });
 document.addEventListener("keydown", (event) => {
   if (document.querySelector("dialog[open]")) return;
