@@ -42,7 +42,7 @@ export function questionCard(question, reply) {
   return el("div", { class: "question", role: "group", tabIndex: -1, "aria-label": `May it call ${question.tool}?` },
     el("p", {}, el("b", {}, `May it call ${question.tool}?`)),
     el("pre", { class: "out", tabIndex: 0 }, question.text),
-    el("p", { class: "note" }, "Always: for the rest of the server's time, ", el("code", {}, question.always)),
+    el("p", { class: "note" }, "Always, until the server stops: ", el("code", {}, question.always)),
     el("div", { class: "buttons" }, choice("once", "Once"), choice("always", "Always"), choice("no", "No")));
 }
 

@@ -172,7 +172,7 @@ async function importFile(file) {
 async function answer(conversation, after) {
   running.get(conversation.id)?.controller.abort();
   const body = tree.requestAfter(conversation, after);
-  const node = tree.add(conversation, after.id, { role: "assistant", model: conversation.model, parts: [] });
+  const node = tree.add(conversation, after.id, { role: "assistant", model: conversation.agent ? "Agent" : conversation.model, parts: [] });
   const controller = new AbortController();
   const mine = { controller, node };
   running.set(conversation.id, mine);
@@ -201,7 +201,6 @@ async function answer(conversation, after) {
 
 // A turn of the agent; what happens in it goes into the answer by its events.
 async function* act(conversation, node, request, signal) {
-  node.model = "Agent";
   for await (const row of api.turn(request, conversation.agent.session, signal)) {
     conversation.agent.session = absorbEvent(node, row) ?? conversation.agent.session;
     if (row.event === "question") announce(`The agent asks: may it call ${row.tool}?`);
