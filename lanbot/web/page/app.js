@@ -378,11 +378,13 @@ async function connect() {
 }
 
 async function begin() {
-  current.draft = localStorage.getItem("draft") ?? "";
   const [kept] = await Promise.all([store.open(), connect()]);
   if (!kept) announce("This window keeps no conversations");
   for (const conversation of await store.all()) conversations.set(conversation.id, conversation);
+  const typed = $("input").value; // by somebody who was faster than the page
   open(location.hash.slice(1));
+  if (typed) setInput((current.draft = typed));
+  document.querySelector("header").inert = false;
   document.documentElement.dataset.ready = "";
 }
 
