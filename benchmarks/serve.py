@@ -32,6 +32,7 @@ from engine import MODELS
 from lanbot import export as exporting
 from lanbot.chat.formats.lanbot import LanBotFormat
 from lanbot.core.console import say, table
+from lanbot.distributed.runtime import Runtime
 from lanbot.export.source import Source
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
@@ -79,7 +80,8 @@ def make_models(name: str, folder: Path) -> tuple[Path, Path]:
     init_weights(model, torch.Generator().manual_seed(0))
     save_model(model, folder / name)
     LanBotFormat(tokenizer).save(folder / name)
-    written = exporting.export(Source.of_folder(folder / name), "gguf", "bf16", folder / f"{name}-gguf")
+    kind = "bf16" if Runtime.single().dtype is torch.bfloat16 else "f32"  # as ours computes
+    written = exporting.export(Source.of_folder(folder / name), "gguf", kind, folder / f"{name}-gguf")
     return folder / name, next(written.glob("*.gguf"))
 
 

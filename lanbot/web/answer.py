@@ -1,15 +1,14 @@
 """One answer while it is generated: from the engine's events to what a client reads."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lanbot.chat.formats.base import ChatFormat, Event
 from lanbot.chat.messages import Part, output, python
+from lanbot.chat.thoughts import Thoughts, overlap
 from lanbot.inference.request import Alternatives, Request
 from lanbot.web.calls import ClientTools, ToolCall
 
-THOUGHT = ("<think>", "</think>")
 REASONS = {"stop": "stop", "length": "length", "tool": "tool_calls", "cancelled": "stop"}
 
 
@@ -58,13 +57,13 @@ class Answer:
     _by_name: bool = False  # the last call
     _held: str = ""  # text that may become a stop text
     _cut: str = ""  # the stop text that was written
-    _thought: "_Thought | None" = None
+    _thought: Thoughts | None = None
     _tokens: list[Token] = field(default_factory=list)
     _seen: int = 0  # tokens of the completion
     _ahead: int = 0  # bytes of text that went out, minus those of the tokens that went out
 
     def __post_init__(self) -> None:
-        self._thought = _Thought() if self.thinks else None
+        self._thought = Thoughts() if self.thinks else None
 
     # -- the engine's side
 
@@ -126,7 +125,7 @@ class Answer:
             self._held = ""
             self._out(said[:at])
             return
-        kept = max((_overlap(said, stop) for stop in self.stop), default=0)
+        kept = max((overlap(said, stop) for stop in self.stop), default=0)
         self._held = said[len(said) - kept :]
         self._out(said[: len(said) - kept])
 
@@ -176,51 +175,3 @@ class Answer:
             if at == len(self._new):
                 self._new.append(Piece("text"))
             self._new[at] = self._new[at]._replace(tokens=tuple(given))
-
-
-class _Thought:
-    """Splits a text that may begin with <think> ... </think>."""
-
-    def __init__(self) -> None:
-        self.state, self.held = "before", ""
-
-    def split(self, text: str) -> Iterable[tuple[str, str]]:
-        opening, closing = THOUGHT
-        text, self.held = self.held + text, ""
-        if self.state == "before":
-            begun = text.lstrip()
-            if begun.startswith(opening):
-                self.state, text = "opened", begun.removeprefix(opening)
-            elif opening.startswith(begun):
-                self.held = text
-                return
-            else:
-                self.state = "text"
-        if self.state == "opened" and (text := text.lstrip("\n")):
-            self.state = "thought"
-        if self.state == "opened":
-            return
-        if self.state == "thought":
-            thought, found, after = text.partition(closing)
-            if not found:
-                sure = text[: len(text) - _overlap(text, closing)].rstrip("\n")
-                self.held = text[len(sure) :]
-                yield "reasoning", sure
-                return
-            yield "reasoning", thought.rstrip("\n")
-            self.state, text = "after", after
-        if self.state == "after":
-            text = text.lstrip("\n")
-            if not text:
-                return
-            self.state = "text"
-        yield "text", text
-
-    def end(self) -> Iterable[tuple[str, str]]:
-        held, self.held = self.held, ""
-        yield "reasoning" if self.state == "thought" else "text", held
-
-
-def _overlap(text: str, word: str) -> int:
-    """The length of the longest end of the text that begins the word, but is not all of it."""
-    return next((n for n in range(min(len(word) - 1, len(text)), 0, -1) if text.endswith(word[:n])), 0)

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lanbot.chat.messages import Message, Part, text
-from lanbot.web.answer import THOUGHT, Piece
+from lanbot.chat.thoughts import written
+from lanbot.web.answer import Piece
 from lanbot.web.asking import Question, as_events, as_json, ask, pieces, read, wait_for, whole
 from lanbot.web.conversation import checked, made_call
 from lanbot.web.errors import ANTHROPIC_PATH, ApiError, unsupported
@@ -74,7 +75,7 @@ class InputMessage(Body):
 def _part(block: ThinkingBlock | ToolUse) -> Part:
     if isinstance(block, ToolUse):
         return made_call(block.id, block.name, block.input)
-    return text(f"{THOUGHT[0]}\n{block.thinking}\n{THOUGHT[1]}\n\n")
+    return text(written(block.thinking))
 
 
 def _text(content: str | list[TextBlock]) -> str:

@@ -30,7 +30,7 @@ REFUSALS = {
     "503": "The server is shutting down",
     "504": "The deadline is over",
 }
-STREAM = {"schema": {"type": "string"}}
+TEXT = {"schema": {"type": "string"}}
 OBJECT = {"schema": {"type": "object"}}
 
 
@@ -42,13 +42,13 @@ def describe(models: Sequence[str]) -> dict[str, Any]:
     )
     definitions = schemas["$defs"]
     for kind in bodies:
-        definitions[kind.__name__]["properties"]["model"] = {"type": "string", "enum": list(models)}
+        definitions[kind.__name__]["properties"]["model"] = _names(models)
     paths: dict[str, Any] = {path: {"post": _post(kind, what)} for path, (kind, what) in POSTS.items()}
     paths["/v1/models"] = {"get": _get("The models", "application/json")}
     paths["/v1/models/{name}"] = {
         "get": {
             **_get("One model", "application/json"),
-            "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
+            "parameters": [{"name": "name", "in": "path", "required": True, "schema": _names(models)}],
         }
     }
     paths["/health"] = {"get": {**_get("Whether the server answers", "application/json"), "security": []}}
@@ -66,9 +66,13 @@ def describe(models: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _names(models: Sequence[str]) -> dict[str, Any]:
+    return {"type": "string", "enum": list(models)}
+
+
 def _post(kind: type[Body], what: str) -> dict[str, Any]:
     body = {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}
-    done = {"description": "The answer", "content": {"application/json": OBJECT, "text/event-stream": STREAM}}
+    done = {"description": "The answer", "content": {"application/json": OBJECT, "text/event-stream": OBJECT}}
     return {
         "summary": what,
         "requestBody": {"required": True, "content": body},
@@ -77,7 +81,7 @@ def _post(kind: type[Body], what: str) -> dict[str, Any]:
 
 
 def _get(what: str, media: str) -> dict[str, Any]:
-    content = {media: OBJECT if media == "application/json" else STREAM}
+    content = {media: OBJECT if media == "application/json" else TEXT}
     return {"summary": what, "responses": {"200": {"description": what, "content": content}, **_refusals()}}
 
 

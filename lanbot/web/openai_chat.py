@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lanbot.chat.messages import Message, Part, text
-from lanbot.web.answer import THOUGHT, Piece, Token
+from lanbot.chat.thoughts import written
+from lanbot.web.answer import Piece, Token
 from lanbot.web.asking import Question, as_events, as_json, ask, pieces, read, said, wait_for, whole
 from lanbot.web.conversation import checked, made_call
 from lanbot.web.errors import ApiError, unsupported
@@ -78,7 +79,7 @@ class ChatMessage(Body):
         own: list[Part] = [{"type": part.type, "text": part.text} for part in self.parts or []]
         made = own or ([text(content)] if content else [])
         if self.reasoning:
-            made = [text(f"{THOUGHT[0]}\n{self.reasoning}\n{THOUGHT[1]}\n\n"), *made]
+            made = [text(written(self.reasoning)), *made]
         calls = [made_call(one.id, one.function.name, one.function.arguments) for one in self.tool_calls or []]
         return {"role": "assistant", "content": [*made, *calls]}
 

@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lanbot.chat.messages import Message, Part, text
-from lanbot.web.answer import THOUGHT, Piece
+from lanbot.chat.thoughts import written
+from lanbot.web.answer import Piece
 from lanbot.web.asking import Question, as_events, as_json, ask, pieces, read, wait_for, whole
 from lanbot.web.conversation import checked, made_call
 from lanbot.web.errors import ApiError, unsupported
@@ -139,7 +140,7 @@ def _part(item: InputMessage | FunctionCall | FunctionOutput | Reasoning) -> Par
         return made_call(item.call_id, item.name, item.arguments, "input")
     if isinstance(item, Reasoning):
         thought = _words(item.content or "")
-        return text(f"{THOUGHT[0]}\n{thought}\n{THOUGHT[1]}\n\n" if thought else "")
+        return text(written(thought) if thought else "")
     assert isinstance(item, InputMessage)
     return text(_words(item.content))
 

@@ -15,8 +15,9 @@ import torch
 from pages import CHROMIUM, FLAGS, SCRIPT
 
 from lanbot.chat.formats.base import ChatFormat
-from lanbot.chat.formats.chatml import ChatMLFormat, Qwen3Format, Qwen25Format
+from lanbot.chat.formats.chatml import Qwen3Format, Qwen25Format
 from lanbot.chat.formats.lanbot import LanBotFormat
+from lanbot.chat.formats.llama3 import Llama3Format
 from lanbot.inference.engine import Engine
 from lanbot.inference.request import Request
 from lanbot.models.transformer import Transformer
@@ -26,9 +27,8 @@ from lanbot.web.security import Access
 from lanbot.web.served import Models, Served
 from lanbot.web.server import listen, make_server
 
-FORMATS: dict[str, type[ChatFormat]] = {
-    kind.name: kind for kind in (LanBotFormat, ChatMLFormat, Qwen25Format, Qwen3Format)
-}
+KINDS: tuple[type[ChatFormat], ...] = (LanBotFormat, Qwen25Format, Qwen3Format, Llama3Format)
+FORMATS = {kind.name: kind for kind in KINDS}
 
 
 class Scripted(Engine):
@@ -65,7 +65,7 @@ class Scripted(Engine):
         tokenizer = self.chat_format.tokenizer
         if request in self._scripts:
             return self._scripts[request]
-        asked = re.split(r"<\|user_start\|>|<\|im_start\|>user", tokenizer.decode(request.completion.prompt))[-1]
+        asked = re.split(r"<\|user_start\|>|<\|im_start\|>user|>user<", tokenizer.decode(request.completion.prompt))[-1]
         self._scripts[request] = None
         for question, pieces in self.script.items():
             if question in asked:

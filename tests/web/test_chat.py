@@ -35,7 +35,7 @@ def client(url: str, key: str = "none") -> OpenAI:
 
 
 def asked(text: str, **more: Any) -> dict[str, Any]:
-    return {"model": "tiny", "messages": [{"role": "user", "content": text}], "max_tokens": 100, **more}
+    return {"model": "tiny", "messages": [{"role": "user", "content": text}], **{"max_tokens": 100, **more}}
 
 
 def test_an_answer_has_its_text_usage_and_reason(make_engine, serve) -> None:
@@ -231,6 +231,34 @@ def test_calls_in_json_are_tool_calls(make_engine, serve, stream) -> None:
             calls, reason = found.choices[0].message.tool_calls, found.choices[0].finish_reason
         assert [json.loads(call.function.arguments)["city"] for call in calls] == cities
         assert reason == "tool_calls" and len({call.id for call in calls}) == len(cities)
+
+
+def test_a_call_is_a_tool_call_in_llamas_format_too(make_engine, serve) -> None:
+    script = {"Paris?": ['{"name": "get_weather", "parameters": {"city": "Paris"}}']}
+    made = client(serve(make_engine(script, "llama3", 2_048)))
+    (call,) = made.chat.completions.create(**asked("Paris?", tools=[WEATHER])).choices[0].message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Paris"})
+
+
+def test_a_call_by_name_that_is_nobodys_is_answered_by_the_server(make_engine, serve) -> None:
+    calls = {"sum": '{"name": "python", "arguments": {"code": "12*7"}}', "bad": "{no json"}
+    script = {
+        question: [f"<tool_call>\n{call}\n</tool_call>", "<|im_end|>", "There."] for question, call in calls.items()
+    }
+    made = client(serve(make_engine(script, "qwen2.5", 2_048)))
+    for question, result in (("sum", "84"), ("bad", "error: ")):
+        choice = made.chat.completions.create(**asked(question, tools=[WEATHER], max_tokens=400)).choices[0]
+        assert choice.message.content.endswith("There.") and choice.finish_reason == "stop"
+        (output,) = (part["text"] for part in choice.message.parts if part["type"] == "output")  # type: ignore[attr-defined]
+        assert output.startswith(result)
+
+
+def test_an_answer_that_was_begun_is_gone_on_with(make_engine, serve) -> None:
+    engine = make_engine({"Greet": ["lo"]})
+    messages = [{"role": "user", "content": "Greet"}, {"role": "assistant", "content": "Hel"}]
+    found = client(serve(engine)).chat.completions.create(model="tiny", messages=messages)  # type: ignore[arg-type]
+    assert found.choices[0].message.content == "lo"
+    assert found.usage.prompt_tokens == len("GreetHel") + 4, "bos, two around the user's, one before the assistant's"
 
 
 @pytest.mark.parametrize("stream", [False, True])

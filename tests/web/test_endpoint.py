@@ -5,10 +5,18 @@ LANBOT_ENDPOINT=http://host:8000/v1 LANBOT_ENDPOINT_KEY=... pytest tests/web/tes
 
 import asyncio
 import os
+from collections.abc import Generator
 from typing import Any
 
 import pytest
 from openai import APIStatusError, AsyncOpenAI, OpenAI
+
+from lanbot.agent.endpoint import EndpointModel
+from lanbot.agent.model import Reply
+from lanbot.chat.formats.base import Event
+from lanbot.chat.messages import Message, output
+from lanbot.config.agent import Endpoint
+from lanbot.inference.sampling import Sampling
 
 
 @pytest.fixture
@@ -71,6 +79,28 @@ def test_errors_have_a_status_and_a_message(api: OpenAI, ask: dict[str, Any]) ->
         with pytest.raises(APIStatusError) as error:
             api.chat.completions.create(**{**ask, **wrong})
         assert error.value.status_code == status and error.value.message
+
+
+def whole(made: Generator[Event, None, Reply]) -> Reply:
+    while True:
+        try:
+            next(made)
+        except StopIteration as done:
+            return done.value
+
+
+def test_lanbots_own_client_has_its_calls_and_results(make_engine, serve) -> None:
+    script = {"Paris?": ["I look. ", "<|python_start|>", "get_weather(city='Paris')", "<|python_end|>"]}
+    model = EndpointModel(Endpoint(url=f"{serve(make_engine(script))}/v1", model="tiny"))
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tools = [{"type": "function", "function": {"name": "get_weather", "description": "", "parameters": parameters}}]
+    asked: list[Message] = [{"role": "user", "content": "Paris?"}]
+    reply = whole(model.stream(asked, Sampling(100), tools=tools))
+    assert model.context_length == 512
+    assert (reply.finished, reply.calls) == ("call", ("get_weather(city='Paris')",))
+    answered: Message = {"role": "assistant", "content": [*reply.parts, output("sunny")]}
+    assert whole(model.stream([*asked, answered], Sampling(4), tools=tools)).finished in ("length", "stop", "call")
+    model.close()
 
 
 def test_async_clients_get_their_own_answers(endpoint: str, ask: dict[str, Any]) -> None:

@@ -155,7 +155,7 @@ def requests_of_all_kinds(n: int) -> list[dict[str, Any]]:
     return [
         asked(
             f"Question {i} of many",
-            max_tokens=4 + i % 13,
+            max_tokens=2 + i % 7,
             temperature=0.0 if i % 3 else 1.0,
             seed=i,
             n=1 + (i % 7 == 0),

@@ -164,6 +164,11 @@ class ChatFormat(ABC):
         made.default_system = system
         return made
 
+    @property
+    def thinking(self) -> Self:
+        """The same format, whose prompts let the model think first; itself if its answers have no thoughts."""
+        return self
+
     @cached_property
     def encode(self) -> Encode:
         """The tokenizer's, which remembers the last texts: an agent's conversation is rendered at each step, and only
@@ -172,11 +177,6 @@ class ChatFormat(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "encode"}
-
-    @property
-    def thinking(self) -> Self:
-        """The same format, whose prompts let the model think first; itself if its answers have no thoughts."""
-        return self
 
     @classmethod
     def recognises(cls, template: str, special: Collection[str]) -> bool:
