@@ -3,4 +3,6 @@ try {
   const theme = localStorage.getItem("theme");
   if (theme) document.documentElement.dataset.theme = theme;
 } catch { /* no storage: as the system is set */ }
-requestAnimationFrame(() => setTimeout(() => import("./app.js")));
+// All at once: one that is found in another would be asked for a round later.
+const modules = ["app", "agent", "api", "thread", "markdown", "dom", "tree", "store", "vendor/marked.esm", "vendor/purify.min"];
+requestAnimationFrame(() => setTimeout(() => modules.forEach((name) => import(`./${name}.js`))));
