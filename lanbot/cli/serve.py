@@ -10,6 +10,7 @@ from lanbot.cli.shared import open_run
 from lanbot.core.errors import UsageError, UserError
 
 if TYPE_CHECKING:
+    from lanbot.web.agent_host import AgentHost
     from lanbot.web.served import Models
 
 KEY = "LANBOT_API_KEY"
@@ -26,8 +27,9 @@ def serve(
     timeout: float = 600.0,
     queue: int = 256,
     quiet: bool = False,
+    agent: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Serve a model to other programs: OpenAI's and Anthropic's APIs.
+    """Serve a model: a chat page, and OpenAI's and Anthropic's APIs for other programs.
 
     Only this machine reaches it by default; another --host needs a key, from the environment or a file.
 
@@ -41,6 +43,7 @@ def serve(
         timeout: Seconds that a request may take.
         queue: Requests that may wait; beyond them a client is told to come again.
         quiet: Write no line for each request.
+        agent: Let the chat page give tasks to the run's agent, with its files, memory and permissions.
     """
     keys = _keys(api_key_env, api_key_file)
     from lanbot.web.security import Access, public_without_key
@@ -57,11 +60,22 @@ def serve(
     models = _models(run)
     loaded = next(iter(models.models.values()))
     _ = loaded.engine  # the first question does not wait for it, and what is wrong with it is said now
-    app = make_app(models, Access(keys, tuple(cors or ())), log=not quiet, seconds=timeout, queue=queue)
+    acting = _agent(run) if agent else None
+    app = make_app(models, Access(keys, tuple(cors or ())), log=not quiet, seconds=timeout, queue=queue, agent=acting)
     listener = listen(host, port)
     address = f"[{host}]" if ":" in host else host
-    say(f"{next(iter(models))} at http://{address}:{listener.getsockname()[1]}/v1 ({'with' if keys else 'no'} key)")
+    say(f"{next(iter(models))} at http://{address}:{listener.getsockname()[1]} ({'with' if keys else 'no'} key)")
     make_server(app).run([listener])
+
+
+def _agent(name: str) -> "AgentHost":
+    from lanbot.agent.session import Options, open_session
+    from lanbot.web.agent_host import AgentHost, Remembered
+
+    if (Path(name) / "config.json").is_file():
+        raise UsageError("--agent: a model's folder has no agent", "Name a run.")
+    run = open_run(name)
+    return AgentHost(lambda asks: open_session(run, Options(asks=asks)), Remembered(run.folder / "agent" / "memory.db"))
 
 
 def _models(name: str) -> "Models":

@@ -2,19 +2,20 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from lanbot.core.errors import UserError
+from lanbot.web.agent_host import AgentHost
+from lanbot.web.agent_routes import agent_routes
 from lanbot.web.anthropic_messages import messages
 from lanbot.web.asking import ClientGoneError, State, as_json
 from lanbot.web.description import describe
@@ -26,9 +27,8 @@ from lanbot.web.openai_responses import respond
 from lanbot.web.scheduler import QUEUE, Scheduler
 from lanbot.web.security import Access, BodyLimit, Guard, SafeHeaders
 from lanbot.web.served import Models, Served
+from lanbot.web.static import FOLDER, Files
 
-PAGE = Path(__file__).parent / "page"
-"""The chat page's files, served at / where they are there."""
 REQUEST_SECONDS = 600.0
 
 
@@ -40,13 +40,15 @@ def make_app(
     seconds: float = REQUEST_SECONDS,
     queue: int = QUEUE,
     together: int | None = None,
+    agent: AgentHost | None = None,
 ) -> Starlette:
     """The server of these models.
 
     log: write a line for each request. seconds: the deadline of a request. queue: how many may wait.
-    together: how many answers are generated at the same time; by default what suits the device.
+    together: how many answers are generated at the same time; by default what suits the device. agent: the run's agent,
+    for whoever may ask.
     """
-    metrics = Metrics()
+    metrics, page = Metrics(), Files()
     scheduler = Scheduler(metrics, queue, together)
 
     @asynccontextmanager
@@ -56,6 +58,8 @@ def make_app(
             yield
         finally:
             scheduler.stop()
+            if agent is not None:
+                await to_thread.run_sync(agent.close)
 
     middleware = [
         Middleware(SafeHeaders, log=log),
@@ -66,7 +70,7 @@ def make_app(
             allow_headers=["*"],
             max_age=600,
         ),
-        Middleware(Guard, access=access),
+        Middleware(Guard, access=access, open=page),
         Middleware(BodyLimit),
     ]
     handlers: Any = {
@@ -76,14 +80,21 @@ def make_app(
         ClientGoneError: _gone,
         Exception: _broken,
     }
-    app = Starlette(routes=_routes(), middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+    app = Starlette(
+        routes=[*_routes(page), *agent_routes(agent)],
+        middleware=middleware,
+        exception_handlers=handlers,
+        lifespan=lifespan,
+    )
     app.state.lanbot = State(models, scheduler, seconds)
     app.state.metrics = metrics
     return app
 
 
-def _routes() -> list[Route | Mount]:
-    made: list[Route | Mount] = [
+def _routes(page: Files) -> list[Route]:
+    return [
+        Route("/", page.answer),
+        Route(FOLDER + "{name:path}", page.answer),
         Route("/health", _health),
         Route("/metrics", _metrics),
         Route("/openapi.json", _openapi),
@@ -94,9 +105,6 @@ def _routes() -> list[Route | Mount]:
         Route("/v1/responses", respond, methods=["POST"]),
         Route("/v1/messages", messages, methods=["POST"]),
     ]
-    if PAGE.is_dir():
-        made.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
-    return made
 
 
 async def _health(request: Request) -> Response:

@@ -6,7 +6,7 @@ import binascii
 import hmac
 import ipaddress
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,7 +17,7 @@ from lanbot.core.console import say
 from lanbot.web.errors import ApiError
 
 OPEN = frozenset({"/health"})
-"""Routes that ask for no key."""
+"""Routes that ask for no key, besides the chat page's files, which are the same for everyone."""
 MAX_BODY = 4 << 20
 """Bytes: far more than fits into a context."""
 MAX_BODIES = 64 << 20
@@ -73,8 +73,8 @@ class Guard:
     """Asks for the key. Without one, only this machine's own names are answered: a page elsewhere could otherwise give
     its name this machine's address, and ask."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self.app, self.access = app, access
+    def __init__(self, app: ASGIApp, access: Access, open: Container[str] = ()) -> None:
+        self.app, self.access, self.open = app, access, open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,7 +84,7 @@ class Guard:
         client = scope["client"][0] if scope.get("client") else ""
         if self.access.keys:
             key = self.access.key_of(headers)
-            if key is None and path not in OPEN:
+            if key is None and path not in OPEN and path not in self.open:
                 message = "this server asks for a key: Authorization: Bearer KEY, or x-api-key: KEY"
                 challenge = {"WWW-Authenticate": "Bearer" if path.startswith("/v1/") else 'Basic realm="LanBot"'}
                 await refuse(ApiError(401, message, code="invalid_api_key", headers=challenge), scope, receive, send)

@@ -1,5 +1,8 @@
-"""The models that a server has, each loaded when it is first asked."""
+"""The models that a server has: each is loaded when it is first asked, and the one whose use is longest ago gives way
+to another if both do not fit."""
 
+import gc
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -8,6 +11,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from lanbot.chat.formats import load_format
+from lanbot.core import hardware
 from lanbot.core.errors import UserError
 from lanbot.models import saved
 from lanbot.models.config import ModelConfig
@@ -18,21 +22,69 @@ if TYPE_CHECKING:
     from lanbot.inference.engine import Engine
 
 
-class Served:
-    """A model by the name that clients use. context: the most tokens of a conversation with its answer."""
+SHARE = 0.75
+"""Of the memory, for the models of a run with their keys and values."""
 
-    def __init__(self, name: str, load: Callable[[], "Engine"], context: int) -> None:
-        self.name, self.context, self.created = name, context, int(time.time())
-        self._load, self._lock = load, Lock()
-        self._engine: Engine | None = None
+
+class Room:
+    """The engines that are loaded, `budget` bytes at most, as far as is known before they are used."""
+
+    def __init__(self, budget: float = math.inf) -> None:
+        self.budget = budget
+        self._held: dict[Served, Engine] = {}
+        """By use, the latest last."""
+        self._lock, self._loading = Lock(), Lock()
+
+    def engine(self, served: "Served") -> "Engine":
+        """Loads it if need be, which takes a while: not for the server's thread."""
+        found = self._found(served)
+        if found is not None:
+            return found
+        with self._loading:
+            if (found := self._found(served)) is None:
+                self._make_room(served.bytes)
+                found = served.load()
+                with self._lock:
+                    self._held[served] = found
+            return found
+
+    def _found(self, served: "Served") -> "Engine | None":
+        with self._lock:
+            if served in self._held:
+                self._held[served] = self._held.pop(served)
+            return self._held.get(served)
+
+    def _make_room(self, wanted: int) -> None:
+        """A dropped engine still ends the answers that it generates."""
+        with self._lock:
+            before = len(self._held)
+            while self._held and wanted + sum(one.bytes for one in self._held) > self.budget:
+                del self._held[next(iter(self._held))]
+            dropped = before - len(self._held)
+        if dropped:
+            gc.collect()
+
+
+class Served:
+    """A model by the name that clients use. context: the most tokens of a conversation with its
+    answer. bytes: what it takes once loaded."""
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], "Engine"],
+        context: int,
+        bytes: int = 0,
+        room: Room | None = None,
+    ) -> None:
+        self.name, self.load, self.context, self.bytes = name, load, context, bytes
+        self.created = int(time.time())
+        self._room = room or Room()
 
     @property
     def engine(self) -> "Engine":
         """Loads it if need be, which takes a while: not for the server's thread."""
-        with self._lock:
-            if self._engine is None:
-                self._engine = self._load()
-            return self._engine
+        return self._room.engine(self)
 
 
 class Models(Mapping[str, Served]):
@@ -69,28 +121,35 @@ def of_run(run: "Run") -> Models:
     name = run.folder.resolve().name
     if problem := saved.damage(next(iter(found.values()))):
         raise UserError(f"{next(iter(found.values()))} is damaged: {problem}", "Run the phase again.")
-    models = [_served(f"{name}/{phase}", folder, len(found)) for phase, folder in found.items()]
+    room = Room(SHARE * hardware.total())
+    models = [_served(f"{name}/{phase}", folder, room, len(found)) for phase, folder in found.items()]
     return Models(models, {name: models[0].name})
 
 
 def of_folder(folder: Path) -> Models:
     """A model's folder, of this name."""
-    return Models([_served(folder.resolve().name, folder)])
+    return Models([_served(folder.resolve().name, folder, Room(), 1)])
 
 
-def _served(name: str, folder: Path, models: int = 1) -> Served:
-    return Served(name, partial(load, folder, models), ModelConfig.from_hf(folder / "config.json").context)
+def _served(name: str, folder: Path, room: Room, models: int) -> Served:
+    """models: how many share the memory. Raises UserError."""
+    from lanbot.distributed.runtime import Runtime
+    from lanbot.inference.engine import default_memory
+
+    runtime, config = Runtime.single(), ModelConfig.from_hf(folder / "config.json")
+    memory = default_memory() // min(models, 2)  # rarely are more than two in use
+    weights = config.params() * (4 + runtime.dtype.itemsize)  # fp32 masters and the copy that generates
+    return Served(name, partial(load, folder, memory), config.context, weights + memory, room)
 
 
-def load(folder: Path, models: int = 1) -> "Engine":
-    """The engine of a model's folder, in the machine's best type. models: how many share the memory.
+def load(folder: Path, memory: int) -> "Engine":
+    """The engine of a model's folder, in the machine's best type. memory: bytes for keys and values.
 
     Raises UserError.
     """
     from lanbot.distributed.runtime import Runtime
-    from lanbot.inference.engine import Engine, default_memory
+    from lanbot.inference.engine import Engine
     from lanbot.models.weights import load_model
 
     runtime = Runtime.single()
-    memory = default_memory() // min(models, 2)  # rarely are more than two in use
     return Engine(load_model(folder, runtime.dtype, runtime.device), load_format(folder), memory=memory)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from pages import CHROMIUM, FLAGS, SCRIPT
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.formats.chatml import Qwen3Format, Qwen25Format
@@ -78,6 +79,7 @@ class Scripted(Engine):
 
 MakeEngine = Callable[..., Scripted]
 Serve = Callable[..., str]
+OpenPage = Callable[..., Any]
 
 
 @pytest.fixture
@@ -94,11 +96,12 @@ def make_engine(make_model: Callable[..., Transformer]) -> MakeEngine:
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """serve(engine, access, **options of make_app) -> the server's address; the model is called `tiny`."""
+    """serve(engine, access, **options of make_app) -> the server's address; the model is called `tiny`, if there are no
+    other `models`."""
     servers: list[tuple[Any, threading.Thread]] = []
 
-    def start(engine: Engine, access: Access = Access(), **options: Any) -> str:  # noqa: B008
-        models = Models([Served("tiny", lambda: engine, engine.model.config.context)], {"other": "tiny"})
+    def start(engine: Engine, access: Access = Access(), models: Models | None = None, **options: Any) -> str:  # noqa: B008
+        models = models or Models([Served("tiny", lambda: engine, engine.model.config.context)], {"other": "tiny"})
         server = make_server(make_app(models, access, **options))
         listener = listen("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -125,3 +128,47 @@ def lanbot(tmp_path: Path) -> Callable[..., Any]:
         return subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
 
     return run
+
+
+# -- the chat page
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium")
+    with pytest.importorskip("playwright.sync_api").sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, make_engine, serve) -> Iterator[OpenPage]:
+    """open_page(access, seconds, width, **of the context) -> the page over a server of four models; fails at the end if
+    the page asked another host for anything, or raised an error."""
+    contexts, troubles = [], []
+
+    def open_(access: Access = Access(), seconds: float = 0.0, width: int = 1200, url: str = "", **more: Any) -> Any:  # noqa: B008
+        if not url:
+            engine = make_engine(SCRIPT, context=1024)
+            engine.seconds = seconds
+            names = ("rl", "sft", "base")
+            models = [Served(f"run/{name}", lambda: engine, 1024) for name in names]
+            url = serve(engine, access, Models(models, {"run": "run/rl"}))
+        context = browser.new_context(viewport={"width": width, "height": 800}, **more)
+        context.set_default_timeout(8_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda said: troubles.append(said.text) if "Content Security" in said.text else None)
+        page.on("request", lambda sent: troubles.append(sent.url) if not sent.url.startswith((url, "blob:")) else None)
+        page.goto(url)
+        if not access.keys:
+            page.wait_for_selector("[data-ready]", state="attached")
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert troubles == []

@@ -14,7 +14,7 @@ from lanbot.web import connection, security
 from lanbot.web.security import MAX_BODY, Access
 
 ROUTES = (
-    *(("GET", path) for path in ("/metrics", "/openapi.json", "/v1/models", "/v1/models/tiny", "/", "/nowhere")),
+    *(("GET", path) for path in ("/metrics", "/openapi.json", "/v1/models", "/v1/models/tiny", "/nowhere")),
     *(("POST", f"/v1/{path}") for path in ("chat/completions", "completions", "responses", "messages")),
 )
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "a secret question"}], "max_tokens": 4}
