@@ -2,8 +2,9 @@
 
 import re
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import Conversation, Message, chat, parts, spoken
-from lanbot.synthetic import world
+from lanbot.synthetic import everyday, world
 from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task, final_number
 
@@ -21,6 +22,30 @@ class WorldTask(Task):
         """The index of row i in the world."""
         return FIRST[self.split] + i
 
+    def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
+        return as_typed(self.conversation(i), self.split, i)
+
+
+def as_typed(conversation: Conversation, split: str, i: int, copied: bool = True) -> Conversation:
+    """Training reads requests as people type them (see everyday.as_typed); tests ask in good order."""
+    if split != "train":
+        return conversation
+    return everyday.as_typed(conversation, world.rng_of("typed", split, i), copied)
+
+
+@register("everyday")
+class Everyday(WorldTask):
+    """Requests as newcomers type them: small talk, the world, what was said before, sums, letters, files, memory, and
+    what the bot cannot know."""
+
+    kind = "chat"
+
+    def conversation(self, i: int) -> Conversation:
+        return everyday.everyday(self.split, self.number(i))
+
+    def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
+        return self.conversation(i)
+
 
 @register("word_problems")
 class WordProblems(WorldTask):
@@ -34,6 +59,9 @@ class WordProblems(WorldTask):
     def conversation(self, i: int) -> Conversation:
         problem = self.problem(i)
         return chat(problem.question, f"#### {problem.answer}" if self.argument else problem.solution)
+
+    def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
+        return self.conversation(i) if self.argument else super().asked(i, chat_format)
 
     def check(self, i: int, answer: Message) -> bool:
         return final_number(spoken(answer)) == self.problem(i).answer
@@ -99,6 +127,9 @@ class IdentityTask(WorldTask):
         opposite = {"Yes": "No,", "No": "Yes,"}.get(reference.partition(",")[0])
         contradicts = opposite is not None and said.startswith(opposite)
         return not contradicts and all(name in said for name in names if name in reference)
+
+    def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
+        return as_typed(self.conversation(i), self.split, i, copied=False)
 
     def part(self, i: int) -> str:
         return self._asked(i)[1]
