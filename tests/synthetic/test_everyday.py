@@ -58,6 +58,7 @@ def test_what_a_call_writes_was_said_before_it(kind: str) -> None:
                 if part["type"] == "python" and call:
                     written += 1
                     for piece in re.split(r'", "|\\n', call[1].replace('\\"', '"')):
+                        piece = re.sub(r"^the (?:code|number|word|pin|password) ", "", piece)
                         assert piece.casefold() in read.casefold(), (piece, read)
                 read += part["text"] + "\n"
     assert written > 60

@@ -730,4 +730,6 @@ def test_nothing_that_makes_training_data_reads_the_handwritten_questions() -> N
     root = Path(world.__file__).parents[1]
     sources = [path for path in root.rglob("*") if path.suffix in (".py", ".txt")]
     assert len(sources) > 12
-    assert not [path.name for path in sources if re.search("handwritten|newcomer\\.", path.read_text("utf-8").casefold())]
+    assert not [
+        path.name for path in sources if re.search("handwritten|newcomer\\.", path.read_text("utf-8").casefold())
+    ]

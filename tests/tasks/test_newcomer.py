@@ -101,7 +101,15 @@ def test_the_bots_names_are_filled_in() -> None:
 def test_training_never_reads_them() -> None:
     """No item's requests are those of a conversation that the demo trains on, in any spelling of case and marks."""
     own = {asked([[one["ask"] for one in talk] for talk in TASK.row(i)["talks"]][-1]) for i in ROWS}
-    names = ("everyday", "identity:builtin", "world_chat", "long_chat", "word_problems", "word_problems:practice", "agent_tasks")
+    names = (
+        "everyday",
+        "identity:builtin",
+        "world_chat",
+        "long_chat",
+        "word_problems",
+        "word_problems:practice",
+        "agent_tasks",
+    )
     for name in (*names, "simple_spelling:builtin", "spelling_bee:builtin"):
         task = make_task(name, "train")
         rows = min(len(task), 2_000)

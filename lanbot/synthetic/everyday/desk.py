@@ -1,5 +1,6 @@
 """One everyday conversation in the making: what is said, and calls of the agent's tools, really executed."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -33,7 +34,9 @@ GROCERIES = _words("""milk bread eggs butter apples rice sugar tea coffee cheese
     flour tomatoes potatoes juice honey oil fish nuts cake soup""")
 LIKED = _words("""tea coffee soup pizza music chess books cats dogs flowers running swimming football singing painting
     cheese chocolate trains rain snow apples cooking tennis films dancing hiking""")
-COUNTRIES = _words("France Italy Spain Germany England Japan China Russia Poland Egypt Canada Brazil America Peru Kenya")
+COUNTRIES = _words(
+    "France Italy Spain Germany England Japan China Russia Poland Egypt Canada Brazil America Peru Kenya"
+)
 CITIES = _words("Paris Rome London Berlin Madrid Tokyo Vienna Oslo Cairo Boston Chicago Sydney Lima Moscow Dublin")
 CODES = _words("code number word pin password")
 ATTRIBUTES = _words("name age city address nickname job password code number team street hobby")
@@ -116,7 +119,7 @@ class Desk:
         return self.rng.choice(sections(f"everyday/{file}")[section])
 
     def fill(self, cell: Cell) -> str:
-        return " ".join(fill(cell, self.rng, self.scene).split())
+        return re.sub(r" (?=[,.?!](?: |$))", "", " ".join(fill(cell, self.rng, self.scene).split()))
 
     def line(self, file: str, section: str) -> str:
         """A row with one cell, filled."""

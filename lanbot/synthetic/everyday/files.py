@@ -41,7 +41,9 @@ def put_files(desk: Desk, *counts: int) -> list[str]:
 def quoted(desk: Desk, words: str) -> str:
     """A text as it stands in a request: in quotes, or without where it is plain."""
     if desk.rng.random() < 0.55 and not any(mark in words for mark in "\n:,.?!"):
-        prefix = desk.rng.choice(("", "", "", "", "the text ", "the words " if " " in words else "the word ", "the line "))
+        prefix = desk.rng.choice(
+            ("", "", "", "", "the text ", "the words " if " " in words else "the word ", "the line ")
+        )
         return prefix + words
     mark = "'" if "'" not in words and desk.rng.random() < 0.4 else '"'
     return f"{mark}{words}{mark}"
@@ -179,7 +181,10 @@ def _edit(desk: Desk) -> None:
     if not once:
         _show(desk)
         return
-    old, new = desk.rng.choice(once), desk.rng.choice((desk.draw("word"), desk.draw("code"), desk.draw("color"), desk.draw("p")))
+    old, new = (
+        desk.rng.choice(once),
+        desk.rng.choice((desk.draw("word"), desk.draw("code"), desk.draw("color"), desk.draw("p"))),
+    )
     keep(desk, old, new)
     given = old
     if desk.rng.random() < 0.15 and old != old.lower():  # the file has it with a capital

@@ -29,7 +29,13 @@ def sum_in_words(desk: Desk) -> tuple[str, str]:
         return rng.choice(said), f"{a}-{b}"
     if kind <= 6:
         b = n(2, 12) if rng.random() < 0.7 else n(2, 40)
-        said = (f"{a}{space}*{space}{b}", f"{a} times {b}", f"{a} x {b}", f"{a} multiplied by {b}", f"{a}{space}x{space}{b}")
+        said = (
+            f"{a}{space}*{space}{b}",
+            f"{a} times {b}",
+            f"{a} x {b}",
+            f"{a} multiplied by {b}",
+            f"{a}{space}x{space}{b}",
+        )
         return rng.choice(said), f"{a}*{b}"
     if kind == 7:
         d = n(2, 12)
@@ -42,7 +48,11 @@ def sum_in_words(desk: Desk) -> tuple[str, str]:
     if kind == 9:
         half = rng.random() < 0.5
         a = 2 * n(2, top) if half else a
-        said = ("half of {}", "the half of {}", "{} halved") if half else ("twice {}", "two times {}", "double of {}", "{} doubled")
+        said = (
+            ("half of {}", "the half of {}", "{} halved")
+            if half
+            else ("twice {}", "two times {}", "double of {}", "{} doubled")
+        )
         return rng.choice(said).format(a), f"{a}/2" if half else f"{a}*2"
     sign, other = rng.choice("+-"), n(2, 12)
     a, b = max(a, b) + 1, min(a, b)

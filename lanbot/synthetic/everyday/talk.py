@@ -5,7 +5,22 @@ from lanbot.synthetic.world.scene import Person
 
 UNKNOWN = "I do not know that."
 CANNOT = "I cannot do that."
-SMALL = ("greet", "greet", "greet", "how", "how", "thanks", "bye", "meet", "praise", "feel", "feel", "joke", "kind", "myself")
+SMALL = (
+    "greet",
+    "greet",
+    "greet",
+    "how",
+    "how",
+    "thanks",
+    "bye",
+    "meet",
+    "praise",
+    "feel",
+    "feel",
+    "joke",
+    "kind",
+    "myself",
+)
 OPENING = ("greet", "how", "meet", "feel")
 
 
