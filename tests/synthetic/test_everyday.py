@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_mistakes_are_made_good() -> None:
     outputs = Counter[str]()
     for i in range(800):
         got = [part["text"] for m in desk_of("files", i).messages for part in parts(m) if part["type"] == "output"]
-        for first, second in zip(got, got[1:], strict=False):
+        for first, second in pairwise(got):
             if first.startswith("error") and not second.startswith("error"):
                 outputs[re.sub(r"error: |\S+\.\w+.*", "", first)] += 1
     assert len(outputs) >= 2, outputs

@@ -19,7 +19,7 @@ def memory(desk: Desk) -> None:
 
 
 def _remember(desk: Desk) -> None:
-    said, question, key, answer = fact(desk)
+    said = fact(desk)[0]
     desk.scene["fact"] = said
     core = desk.line("before", "remember")
     if said not in core:  # a number or a word alone

@@ -6,20 +6,8 @@ from lanbot.synthetic.world.scene import Person
 UNKNOWN = "I do not know that."
 CANNOT = "I cannot do that."
 SMALL = (
-    "greet",
-    "greet",
-    "greet",
-    "how",
-    "how",
-    "thanks",
-    "bye",
-    "meet",
-    "praise",
-    "feel",
-    "feel",
-    "joke",
-    "kind",
-    "myself",
+    *("greet", "greet", "greet", "how", "how", "thanks", "bye", "meet"),
+    *("praise", "feel", "feel", "joke", "kind", "myself"),
 )
 OPENING = ("greet", "how", "meet", "feel")
 

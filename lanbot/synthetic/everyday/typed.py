@@ -11,15 +11,7 @@ ORDERS = ("{}",) * 9 + (
     *("please {}", "please {}", "can you {}?", "could you {}?", "can you please {}?", "will you {}?", "would you {}?"),
     *("i want you to {}", "i'd like you to {}", "you must {}", "hey, {}", "ok, {}", "now {}", "hi, please {}"),
 )
-ORDERS_ENDED = (
-    "{} please",
-    "{}, please",
-    "{} for me",
-    "{} now",
-    "can you {} for me?",
-    "please {} for me",
-    "{}, thanks",
-)
+ORDERS_ENDED = ("{} please", "{}, please", "{} for me", "{} now", "can you {} for me?", "{}, thanks")
 """Only where nothing that is to be copied stands at the end."""
 QUESTIONS = ("{}?",) * 10 + (
     *("hey, {}?", "tell me, {}?", "hi, {}?", "so {}?", "and {}?", "{}, please?", "ok, {}?", "hello, {}?", "well, {}?"),
@@ -29,81 +21,11 @@ TYPED = 0.6
 """The share of requests that are typed in haste."""
 LEFT = {"what's": "whats", "i'm": "im", "don't": "dont", "it's": "its", "who's": "whos", "let's": "lets", "i'd": "id"}
 SLIPS = frozenset(
-    [
-        "what",
-        "which",
-        "where",
-        "when",
-        "please",
-        "could",
-        "would",
-        "tell",
-        "show",
-        "read",
-        "write",
-        "save",
-        "store",
-        "make",
-        "create",
-        "file",
-        "name",
-        "called",
-        "remember",
-        "forget",
-        "about",
-        "many",
-        "much",
-        "number",
-        "letter",
-        "letters",
-        "spell",
-        "word",
-        "hello",
-        "good",
-        "morning",
-        "thank",
-        "thanks",
-        "know",
-        "capital",
-        "color",
-        "animal",
-        "after",
-        "before",
-        "between",
-        "calculate",
-        "compute",
-        "result",
-        "answer",
-        "change",
-        "replace",
-        "with",
-        "from",
-        "into",
-        "there",
-        "have",
-        "your",
-        "that",
-        "this",
-        "how",
-        "who",
-        "does",
-        "favorite",
-        "live",
-        "told",
-        "first",
-        "last",
-        "then",
-        "times",
-        "plus",
-        "minus",
-        "divided",
-        "story",
-        "joke",
-        "files",
-        "open",
-        "weather",
-        "today",
-    ]
+    """what which where when please could would tell show read write save store make create file name called
+    remember forget about many much number letter letters spell word hello good morning thank thanks know
+    capital color animal after before between calculate compute result answer change replace with from into
+    there have your that this how who does favorite live told first last then times plus minus divided story
+    joke files open weather today""".split()  # noqa: SIM905
 )
 _PIECE = re.compile(r"\"[^\"]*\"\S*|(?<!\w)'[^']+'\S*|\S+")
 _MARKS = ".,?!;:"
