@@ -35,8 +35,7 @@ def as_typed(conversation: Conversation, split: str, i: int, copied: bool = True
 
 @register("everyday")
 class Everyday(WorldTask):
-    """Requests as newcomers type them: small talk, the world, what was said before, sums, letters, files, memory, and
-    what the bot cannot know."""
+    """Requests as people type them: talk, the world, what was said before, sums, files, memory, the unknown."""
 
     kind = "chat"
 

@@ -16,8 +16,7 @@ UNSURE = ("do not know", "don't know")
 
 @register("newcomer")
 class Newcomer(EnvTask):
-    """150 requests of newcomers, written by hand: talk, identity, sums, spelling, files, memory, what was said before,
-    the world, and what nobody told the bot."""
+    """150 requests of newcomers, written by hand, of ten kinds; answers, files and memory are checked."""
 
     splits = ("test",)
 
