@@ -25,18 +25,12 @@ def sum_in_words(desk: Desk) -> tuple[str, str]:
         return rng.choice((f"the sum of {a} and {b}", f"{a} added to {b}", f"{a} + {b}")), f"{a}+{b}"
     if kind <= 4:
         a, b = max(a, b) + 1, min(a, b)
-        said = (f"{a}{space}-{space}{b}", f"{a} minus {b}", f"{a} less {b}", f"{a} take away {b}", f"{a} - {b}")
-        return rng.choice(said), f"{a}-{b}"
+        signs = (f"{space}-{space}", " minus ", " less ", " take away ", " - ")
+        return f"{a}{rng.choice(signs)}{b}", f"{a}-{b}"
     if kind <= 6:
         b = n(2, 12) if rng.random() < 0.7 else n(2, 40)
-        said = (
-            f"{a}{space}*{space}{b}",
-            f"{a} times {b}",
-            f"{a} x {b}",
-            f"{a} multiplied by {b}",
-            f"{a}{space}x{space}{b}",
-        )
-        return rng.choice(said), f"{a}*{b}"
+        signs = (f"{space}*{space}", f"{space}x{space}", " times ", " x ", " multiplied by ")
+        return f"{a}{rng.choice(signs)}{b}", f"{a}*{b}"
     if kind == 7:
         d = n(2, 12)
         a = d * n(2, 60)
@@ -48,12 +42,9 @@ def sum_in_words(desk: Desk) -> tuple[str, str]:
     if kind == 9:
         half = rng.random() < 0.5
         a = 2 * n(2, top) if half else a
-        said = (
-            ("half of {}", "the half of {}", "{} halved")
-            if half
-            else ("twice {}", "two times {}", "double of {}", "{} doubled")
-        )
-        return rng.choice(said).format(a), f"{a}/2" if half else f"{a}*2"
+        doubles = ("twice {}", "two times {}", "double of {}", "{} doubled")
+        wording = rng.choice(("half of {}", "the half of {}", "{} halved") if half else doubles)
+        return wording.format(a), f"{a}/2" if half else f"{a}*2"
     sign, other = rng.choice("+-"), n(2, 12)
     a, b = max(a, b) + 1, min(a, b)
     said = f"({a}{space}{sign}{space}{b}){space}*{space}{other}"

@@ -83,12 +83,11 @@ def as_typed(conversation: Conversation, rng: Rng, copied: bool = True) -> Conve
     as they are, since the answer copies them."""
     said = " ".join(part["text"] for m in conversation["messages"] if m["role"] == "assistant" for part in parts(m))
     kept = set(re.findall(r"\b[A-Z]\w*", said)) - {*DAYS, *MONTHS} if copied else set()
-    messages = conversation["messages"]
-    asked = [m["content"] if isinstance(m["content"], str) and m["role"] == "user" else None for m in messages]
-    made = [
-        m if text is None else {**m, "content": typed(text, rng, kept)} for m, text in zip(messages, asked, strict=True)
-    ]
-    return {**conversation, "messages": made}
+    messages = [message.copy() for message in conversation["messages"]]
+    for message in messages:
+        if message["role"] == "user" and isinstance(message["content"], str):
+            message["content"] = typed(message["content"], rng, kept)
+    return {**conversation, "messages": messages}
 
 
 def _slipped(piece: str, rng: Rng) -> str:
