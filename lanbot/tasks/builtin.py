@@ -59,9 +59,6 @@ class WordProblems(WorldTask):
         problem = self.problem(i)
         return chat(problem.question, f"#### {problem.answer}" if self.argument else problem.solution)
 
-    def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
-        return self.conversation(i) if self.argument else super().asked(i, chat_format)
-
     def check(self, i: int, answer: Message) -> bool:
         return final_number(spoken(answer)) == self.problem(i).answer
 

@@ -34,6 +34,10 @@ GROCERIES = _words("""milk bread eggs butter apples rice sugar tea coffee cheese
     flour tomatoes potatoes juice honey oil fish nuts cake soup""")
 LIKED = _words("""tea coffee soup pizza music chess books cats dogs flowers running swimming football singing painting
     cheese chocolate trains rain snow apples cooking tennis films dancing hiking""")
+USUAL = _words("""out output in input test tests result results answer answers data info file text hello note todo sum sums
+    number numbers list my new old a b c x y z temp log readme draft final main home today day work letter letters costs
+    budget bills mail people names name address code key ideas book books food music film car house trip job tax bank
+    shop cash count total value copy backup one two three first last page line word story poem song art math""")
 COUNTRIES = _words(
     "France Italy Spain Germany England Japan China Russia Poland Egypt Canada Brazil America Peru Kenya"
 )
@@ -62,6 +66,13 @@ def _code(s: Scene) -> str:
     if kind < 0.6:
         return str(s.number(1_000, 99_999) if kind < 0.4 else s.number(10, 999))
     return s.of("words") + (str(s.number(10, 999)) if kind < 0.85 else "")
+
+
+def _file(s: Scene) -> str:
+    """A file's name, often a short usual one."""
+    usual, ending = s.rng.random() < 0.45, s.rng.choice((".txt", ".txt", ".txt", ".txt", ".md", ".csv"))
+    stem = s.rng.choice(USUAL) if usual else s.stem()
+    return stem + (str(s.rng.randint(1, 9)) if s.rng.random() < 0.08 else "") + ending
 
 
 def _one_of(values: tuple[str, ...]) -> Any:
@@ -94,7 +105,8 @@ _DRAW: dict[str, Any] = {
     "less": lambda s: s.number(1, max(1, int(s["r"]) - 1)) if str(s["r"]).isdecimal() else 1,
     **{f"grocery{n}": _one_of(GROCERIES) for n in ("", "2", "3")},
     "where": _one_of(PLACES),
-    "other": lambda s: s.stem() + s.rng.choice((".txt", ".txt", ".md")),
+    "file": lambda s: _file(s),
+    "other": lambda s: _file(s),
 }
 
 

@@ -14,11 +14,12 @@ ORDERS = ("{}",) * 9 + (
 ORDERS_ENDED = ("{} please", "{}, please", "{} for me", "{} now", "can you {} for me?", "{}, thanks")
 """Only where nothing that is to be copied stands at the end."""
 QUESTIONS = ("{}?",) * 10 + (
-    *("hey, {}?", "tell me, {}?", "hi, {}?", "so {}?", "and {}?", "{}, please?", "ok, {}?", "hello, {}?", "well, {}?"),
+    *("hey, {}?", "tell me, {}?", "hi, {}?", "so {}?", "and {}?", "{} please?", "ok, {}?", "hello, {}?", "well, {}?"),
     *("one question: {}?", "do you know, {}?", "i want to know, {}?", "{} exactly?", "can you tell me, {}?"),
 )
 TYPED = 0.6
 """The share of requests that are typed in haste."""
+HESITATIONS = ("hm", "so", "well", "wait,", "ok", "um,", "and", "hey", "oh")
 LEFT = {"what's": "whats", "i'm": "im", "don't": "dont", "it's": "its", "who's": "whos", "let's": "lets", "i'd": "id"}
 SLIPS = frozenset(
     """what which where when please could would tell show read write save store make create file name called
@@ -51,6 +52,8 @@ def typed(said: str, rng: Rng, kept: Collection[str] = ()) -> str:
     the words in `kept` stay as they are."""
     if rng.random() > TYPED:
         return neat(said)
+    if rng.random() < 0.1:
+        said = f"{rng.choice(HESITATIONS)} {said}"
     lower, bare, slip = rng.random() < 0.85, rng.random() < 0.6, rng.random() < 0.15
     pieces = _PIECE.findall(said if lower else neat(said))
     slips = [i for i, piece in enumerate(pieces) if slip and piece.strip(_MARKS).lower() in SLIPS]
