@@ -147,8 +147,7 @@ class Desk:
         self.user(wish(core, self.rng, ended))
 
     def user(self, said: str) -> None:
-        kept = self.kept if not self.scene.low else ()
-        self.messages.append({"role": "user", "content": typed(said, self.rng, kept)})
+        self.messages.append({"role": "user", "content": typed(said, self.rng, self.kept)})
 
     def parts(self) -> list[Part]:
         """Those of the answer to the last request."""

@@ -21,6 +21,7 @@ def memory(desk: Desk) -> None:
 def _remember(desk: Desk) -> None:
     said = fact(desk)[0]
     desk.scene["fact"] = said
+    desk.kept.update(said.split())
     core = desk.line("before", "remember")
     if said not in core:  # a number or a word alone
         said = f"the {desk.scene['code_kind']} {desk.scene['code']}"

@@ -56,7 +56,8 @@ def typed(said: str, rng: Rng, kept: Collection[str] = ()) -> str:
         said = f"{rng.choice(HESITATIONS)} {said}"
     lower, bare, slip = rng.random() < 0.85, rng.random() < 0.6, rng.random() < 0.15
     pieces = _PIECE.findall(said if lower else neat(said))
-    slips = [i for i, piece in enumerate(pieces) if slip and piece.strip(_MARKS).lower() in SLIPS]
+    plain_words = [piece.strip(_MARKS) for piece in pieces]
+    slips = [i for i, word in enumerate(plain_words) if slip and word.lower() in SLIPS and word not in kept]
     slipped = rng.choice(slips) if slips else -1
     made = []
     for i, piece in enumerate(pieces):
