@@ -40,7 +40,8 @@ class Everyday(WorldTask):
     kind = "chat"
 
     def conversation(self, i: int) -> Conversation:
-        return everyday.everyday(self.split, self.number(i))
+        who = self.context.identity
+        return everyday.everyday(self.split, self.number(i), (who.name, who.creator, who.personality))
 
     def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
         return self.conversation(i)

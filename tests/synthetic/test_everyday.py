@@ -77,6 +77,17 @@ def test_errands_end_as_they_say() -> None:
     assert wrote > 80 and edited > 40
 
 
+def test_the_bot_is_who_the_recipe_says() -> None:
+    for i in range(150):
+        desk = Desk(rng_of("who", "train", i), "train", ("Robi", "Ada Byron", "cheerful"))
+        KINDS["identity"][1](desk)
+        answer = spoken(desk.messages[-1])
+        assert "Robi" in answer and "LanBot" not in answer
+        assert "Ada Byron" in answer
+    chats = (everyday.everyday("train", i, ("Robi", "Ada Byron", "cheerful")) for i in range(1_000))
+    assert not [one for one in chats if "LanBot" in json.dumps(one)]
+
+
 def test_mistakes_are_made_good() -> None:
     """A wrong name, or a text that is not there, is followed by the right call."""
     outputs = Counter[str]()

@@ -10,6 +10,7 @@ from lanbot.synthetic.world.grammar import rng_of
 
 KINDS: dict[str, tuple[int, Callable[[Desk], None]]] = {
     "small talk": (9, talk.small_talk),
+    "identity": (8, talk.identity),
     "story": (4, talk.story),
     "unknown": (7, talk.unknown),
     "world": (24, talk.world),
@@ -23,10 +24,10 @@ KINDS: dict[str, tuple[int, Callable[[Desk], None]]] = {
 """Weights and makers."""
 
 
-def everyday(split: str, index: int) -> Conversation:
-    """A conversation of any kind."""
+def everyday(split: str, index: int, who: tuple[str, str, str] = ("LanBot", "", "")) -> Conversation:
+    """A conversation of any kind. who: the bot's name, its maker and its personality."""
     rng = rng_of("everyday", split, index)
-    desk = Desk(rng, split)
+    desk = Desk(rng, split, who)
     rng.choice(_makers())(desk)
     return desk.conversation
 

@@ -34,10 +34,11 @@ GROCERIES = _words("""milk bread eggs butter apples rice sugar tea coffee cheese
     flour tomatoes potatoes juice honey oil fish nuts cake soup""")
 LIKED = _words("""tea coffee soup pizza music chess books cats dogs flowers running swimming football singing painting
     cheese chocolate trains rain snow apples cooking tennis films dancing hiking""")
-USUAL = _words("""out output in input test tests result results answer answers data info file text hello note todo sum sums
-    number numbers list my new old a b c x y z temp log readme draft final main home today day work letter letters costs
-    budget bills mail people names name address code key ideas book books food music film car house trip job tax bank
-    shop cash count total value copy backup one two three first last page line word story poem song art math""")
+USUAL = _words("""out output in input test tests result results answer answers data info file text hello note todo sum
+    sums number numbers list my new old a b c x y z temp log readme draft final main home today day work
+    letter letters costs budget bills mail people names name address code key ideas book books food
+    music film car house trip job tax bank shop cash count total value copy backup one two three first
+    last page line word story poem song art math""")
 COUNTRIES = _words(
     "France Italy Spain Germany England Japan China Russia Poland Egypt Canada Brazil America Peru Kenya"
 )
@@ -111,10 +112,13 @@ _DRAW: dict[str, Any] = {
 
 
 class Desk:
-    """Files, memory and a conversation over them. `kept`: words that the user types as they are."""
+    """Files, memory and a conversation over them.
 
-    def __init__(self, rng: Rng, split: str) -> None:
-        self.rng, self.split = rng, split
+    who: the bot's name, its maker and its personality. kept: words that the user types as they are.
+    """
+
+    def __init__(self, rng: Rng, split: str, who: tuple[str, str, str] = ("LanBot", "", "")) -> None:
+        self.rng, self.split, self.who = rng, split, who
         self.scene = EverydayScene(rng, split, low=rng.random() < 0.4)
         self.files: dict[str, str] = {}
         self.memory = _memory()

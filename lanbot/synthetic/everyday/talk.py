@@ -1,6 +1,7 @@
 """Small talk, stories, things to know, and what a bot cannot know."""
 
 from lanbot.synthetic.everyday.desk import Desk
+from lanbot.synthetic.world.chats import OTHERS, who_slots
 from lanbot.synthetic.world.scene import Person
 
 UNKNOWN = "I do not know that."
@@ -26,6 +27,18 @@ def small_talk(desk: Desk) -> None:
     if desk.rng.random() < 0.2:
         exchange(desk, desk.rng.choice(OPENING))
     exchange(desk, desk.rng.choice(SMALL))
+
+
+def identity(desk: Desk) -> None:
+    """A question about the bot, which is not somebody else."""
+    name, maker, personality = desk.who
+    slots = who_slots(name, maker, personality, desk.rng)
+    others = [other for other in OTHERS["train"] if other.casefold() not in (name.casefold(), maker.casefold())]
+    slots["other"] = desk.rng.choice(others) if desk.rng.random() < 0.5 else desk.draw("p")
+    row = desk.row("identity", "identity")
+    desk.scene.update(slots)
+    desk.ask(desk.fill(row[0]))
+    desk.say(desk.fill(row[1]))
 
 
 def story(desk: Desk) -> None:
