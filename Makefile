@@ -24,6 +24,11 @@ demo: $(VENV)/.installed
 	$(BIN)/lanbot run demo
 	$(BIN)/lanbot chat demo --ask "Who are you?" --ask "How many e are in cheese?" \
 		--ask "Nora has 14 apples. Ben gives her 27 more. How many apples does Nora have now?"
+	@echo "Three things to try:"
+	@echo '  a sum          $(BIN)/lanbot chat demo --ask "what is 128 + 394"'
+	@echo '  a file errand  $(BIN)/lanbot agent demo "Write the result of 12*7 to result.txt."'
+	@echo '  a memory       $(BIN)/lanbot agent demo "Remember that my cat is called Mimi."'
+	@echo '                 $(BIN)/lanbot agent demo "What is my cat called?"'
 
 demo-open: $(VENV)/.installed-open
 	$(BIN)/lanbot run open-weights

@@ -8,7 +8,7 @@ from lanbot.chat.messages import Message
 from lanbot.inference.engine import Completion, Engine
 from lanbot.inference.request import Handler
 from lanbot.inference.sampling import Sampling
-from lanbot.tasks.agent_tasks import AgentTasks
+from lanbot.tasks.agent_tasks import EnvTask
 from lanbot.tasks.task import Task
 
 CALLS = 8
@@ -20,7 +20,7 @@ class Attempt:
 
     def __init__(self, task: Task, row: int) -> None:
         self.task, self.row = task, row
-        self.env = task.env(row) if isinstance(task, AgentTasks) else None
+        self.env = task.env(row) if isinstance(task, EnvTask) else None
         self.turns: list[Completion] = []
         self.message: Message | None = None
         """The last answer; None if the context had no room for it."""
@@ -31,10 +31,15 @@ class Attempt:
         """Whether the context had no room for an answer."""
         return self.message is None if self.env is None else self.env.did_not_fit
 
+    @property
+    def alike(self) -> tuple[Task, int, int]:
+        """Attempts with the same have the same prompt: all at a row, until a conversation has answers of their own."""
+        return self.task, self.row, id(self) if self.env is not None and self.env.going_on else 0
+
     def prompt(self, chat_format: ChatFormat) -> list[int]:
-        """Of its next conversation."""
+        """Of its next request."""
         if self.env is not None and (request := self.env.request()):
-            return chat_format.prompt([request])
+            return chat_format.prompt([*self.env.before(), request])
         return chat_format.prompt_of(self.task.asked(self.row, chat_format))
 
     def take(self, turn: Completion | None, message: Message | None) -> None:
@@ -58,12 +63,12 @@ def attempt(
     for further conversations."""
     waiting, turn = list(zip(attempts, keys, strict=True)), 0
     while waiting:
-        prompts: dict[tuple[Task, int], list[int]] = {}
+        prompts: dict[tuple[Task, int, int], list[int]] = {}
         done = len(attempts) - len(waiting)
         for one, _ in waiting:
-            if (one.task, one.row) not in prompts:  # a group's are alike
-                prompts[one.task, one.row] = one.prompt(engine.chat_format)
-        asked = [(one, prompts[one.task, one.row], _key(key, turn)) for one, key in waiting]
+            if one.alike not in prompts:
+                prompts[one.alike] = one.prompt(engine.chat_format)
+        asked = [(one, prompts[one.alike], _key(key, turn)) for one, key in waiting]
         _answer(engine, asked, sampling, seed, lambda n, done=done: on_progress(done + n))  # type: ignore[misc]
         waiting, turn = [(one, key) for one, key in waiting if not one.ended], turn + 1
         on_progress(len(attempts) - len(waiting))
@@ -112,7 +117,7 @@ def faults(attempts: Sequence[Attempt]) -> list[str]:
     found = [""] * len(attempts)
     for task, numbers in by_task.items():
         mine = [attempts[i] for i in numbers]
-        if isinstance(task, AgentTasks):
+        if isinstance(task, EnvTask):
             said = ["" if one.env is not None and one.env.right() else "wrong" for one in mine]
         else:
             said = task.faults([one.row for one in mine], [one.message for one in mine])

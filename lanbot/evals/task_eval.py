@@ -152,7 +152,7 @@ def do_errands(
 ) -> list[AgentEnv]:
     """The environments of all errands after they are done."""
     attempts = attempt_each(engine, task, rows, max_tokens, on_progress)
-    return [one.env for one in attempts if one.env is not None]
+    return [one.env for one in attempts if isinstance(one.env, AgentEnv)]
 
 
 @torch.inference_mode()

@@ -2,8 +2,9 @@
 
 import re
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import Conversation, Message, chat, parts, spoken
-from lanbot.synthetic import world
+from lanbot.synthetic import everyday, world
 from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task, final_number
 
@@ -20,6 +21,30 @@ class WorldTask(Task):
     def number(self, i: int) -> int:
         """The index of row i in the world."""
         return FIRST[self.split] + i
+
+    def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
+        return as_typed(self.conversation(i), self.split, i)
+
+
+def as_typed(conversation: Conversation, split: str, i: int, copied: bool = True) -> Conversation:
+    """Training reads requests as people type them (see everyday.as_typed); tests ask in good order."""
+    if split != "train":
+        return conversation
+    return everyday.as_typed(conversation, world.rng_of("typed", split, i), copied)
+
+
+@register("everyday")
+class Everyday(WorldTask):
+    """Requests as people type them: talk, the world, what was said before, sums, files, memory, the unknown."""
+
+    kind = "chat"
+
+    def conversation(self, i: int) -> Conversation:
+        who = self.context.identity
+        return everyday.everyday(self.split, self.number(i), (who.name, who.creator, who.personality))
+
+    def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
+        return self.conversation(i)
 
 
 @register("word_problems")
@@ -104,6 +129,9 @@ class IdentityTask(WorldTask):
         opposite = {"Yes": "No,", "No": "Yes,"}.get(reference.partition(",")[0])
         contradicts = opposite is not None and said.startswith(opposite)
         return not contradicts and all(name in said for name in names if name in reference)
+
+    def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
+        return as_typed(self.conversation(i), self.split, i, copied=False)
 
     def part(self, i: int) -> str:
         return self._asked(i)[1]

@@ -2,8 +2,10 @@
 
 import random
 
+from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import Conversation, Message, chat, output, python, spoken, text
 from lanbot.synthetic import world
+from lanbot.tasks.builtin import as_typed
 from lanbot.tasks.registry import register
 from lanbot.tasks.task import Task, TaskContext, final_number, spelled, words
 from lanbot.tools.calculator import answer
@@ -24,6 +26,11 @@ class SimpleSpelling(Task):
 
     def conversation(self, i: int) -> Conversation:
         return chat(self._asked("spell", i, word=self.words[i]), spelled(self.words[i]))
+
+    def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
+        """The built-in words are asked for as people type, in training."""
+        conversation = self.conversation(i)
+        return as_typed(conversation, self.split, i) if self.argument == "builtin" else conversation
 
     def _asked(self, section: str, i: int, **slots: str) -> str:
         return world.filled("spelling", section, self.split, i, **slots)

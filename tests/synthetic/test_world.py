@@ -711,7 +711,8 @@ def normal(text: str) -> str:
 
 
 def test_no_handwritten_question_is_generated_for_training() -> None:
-    names = ("word_problems", "word_problems:practice", "world_chat", "identity:builtin", "long_chat", "agent_tasks")
+    chats = ("everyday", "world_chat", "identity:builtin", "long_chat")
+    names = ("word_problems", "word_problems:practice", *chats, "agent_tasks")
     asked = {
         normal(spoken(message))
         for task in [make_task(name, "train") for name in (*names, "simple_spelling:builtin", "spelling_bee:builtin")]
@@ -729,4 +730,6 @@ def test_nothing_that_makes_training_data_reads_the_handwritten_questions() -> N
     root = Path(world.__file__).parents[1]
     sources = [path for path in root.rglob("*") if path.suffix in (".py", ".txt")]
     assert len(sources) > 12
-    assert not [path.name for path in sources if "handwritten" in path.read_text("utf-8").casefold()]
+    assert not [
+        path.name for path in sources if re.search("handwritten|newcomer\\.", path.read_text("utf-8").casefold())
+    ]

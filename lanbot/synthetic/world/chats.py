@@ -28,7 +28,7 @@ def identity_chat(
     """
     rng = rng_of("identity", split, index)
     section = rng.choice(of or tuple(sections("identity")))
-    scene = Scene(rng, split, **_who(name, maker, personality, rng))
+    scene = Scene(rng, split, **who_slots(name, maker, personality, rng))
     while (other := _other(scene)).casefold() in (name.casefold(), maker.casefold()):
         pass
     scene["other"] = other
@@ -45,7 +45,7 @@ def _other(scene: Scene) -> str:
     return str(scene.stranger()) if kind < 0.7 else scene.made_up().title()
 
 
-def _who(name: str, maker: str, personality: str, rng: Rng) -> dict[str, str]:
+def who_slots(name: str, maker: str, personality: str, rng: Rng) -> dict[str, str]:
     """Slots of the identity templates; most answers name both the bot and its maker."""
     by, manner = maker or "the person who runs me", personality.strip().rstrip(".")
     i_am = rng.choice((f"I am {name}, made by {by}.", f"my name is {name}, and I was made by {by}."))
