@@ -1,12 +1,12 @@
 """An agent that is open: a model, its tools and their permissions, and conversations that are kept."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lanbot.agent.events import Asked, Ended, Event, OnEvent, Turn
+from lanbot.agent.events import Event, OnEvent, Turn
 from lanbot.agent.limits import Limits, problem_of
 from lanbot.agent.loop import Agent
 from lanbot.agent.model import ModelClient
@@ -19,9 +19,9 @@ from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.inference.sampling import Sampling
 from lanbot.tools.memory import Memory
-from lanbot.tools.permissions import Ask, Permitted
+from lanbot.tools.permissions import Answer, Ask, Permitted
 from lanbot.tools.python_call import PythonCalls
-from lanbot.tools.tool import Toolset
+from lanbot.tools.question import Question
 from lanbot.tools.toolbox import Toolbox
 from lanbot.tools.workspace import Workspace
 
@@ -77,8 +77,7 @@ class OpenAgent:
     @property
     def cut_off(self) -> bool:
         """Whether the last turn has no end."""
-        marks = [event for event in self.agent.events if isinstance(event, Asked | Ended)]
-        return bool(marks) and not isinstance(marks[-1], Ended)
+        return self.agent.cut_off
 
     @property
     def number(self) -> int:
@@ -185,12 +184,11 @@ def open_session(run: Run, options: Options = Options()) -> OpenAgent:
     files, memory = Workspace(folder), Memory(home / "memory.db")
     skills = Skills([folder / FOLDER, home / "skills"], lambda text: say(f"({text})"))
     model = open_model(run, options.phase)
-    tools = Toolbox(settings, files, memory, run.options.unsafe_exec)
+    tools = Toolbox(settings, files, memory, run.options.unsafe_exec, skills.tools)
     try:
-        if skills.tools:
-            tools.wrap(lambda inner: Toolset([*inner.values(), *skills.tools]))
         opened: list[OpenAgent] = []
-        permitted = permit(tools, files, rules, run.folder, options.asks, lambda event: opened[0].agent.emit(event))
+        asks = None if options.asks is None else _untimed(options.asks, lambda: opened[0].agent)
+        permitted = permit(tools, files, rules, run.folder, asks, lambda event: opened[0].agent.emit(event))
         temperature = settings.temperature if options.temperature is None else options.temperature
         agent = Agent(
             model,
@@ -208,6 +206,20 @@ def open_session(run: Run, options: Options = Options()) -> OpenAgent:
     name = run.recipe.identity.name
     opened.append(OpenAgent(name, agent, files, memory, tools, permitted, home, _name(run, options), kept, skills))
     return opened[0]
+
+
+def _untimed(ask: Ask, agent: Callable[[], Agent]) -> Ask:
+    """Asks so that the time until the answer does not count as the turn's."""
+
+    def asked(question: Question) -> Answer:
+        clock = agent().clock
+        began = clock()
+        try:
+            return ask(question)
+        finally:
+            agent().not_counted(clock() - began)
+
+    return asked
 
 
 def open_model(run: Run, phase: str) -> ModelClient:
