@@ -71,7 +71,6 @@ class Agent:
         self._stop = Flag()
         self._idle = 0.0
         self._begin()
-        self.tools.toolset.limit(self.limits.max_call_seconds)
 
     # -- what one does with it ------------------------------------------------------------------------------------
 
@@ -257,6 +256,7 @@ class Agent:
     def _turn(self, on_event: OnEvent | None, asked: list[Event]) -> Turn:
         self._listener = on_event
         self._stop.clear()
+        self.tools.toolset.limit(self.limits.max_call_seconds)
         try:
             if asked and self.cut_off:
                 self._close(ends.INTERRUPTION)

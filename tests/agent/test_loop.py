@@ -352,6 +352,24 @@ def test_a_hanging_tool_is_interrupted_from_another_thread() -> None:
     assert agent.turn("And?").ended == "answered"
 
 
+def test_an_interruption_just_before_a_call_is_run_is_not_missed() -> None:
+    made: list[str] = []
+
+    def note(text: str) -> str:
+        made.append(text)
+        return text
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Calling):
+            agent.interrupt()
+
+    tools = PythonCalls(Toolset([note]))
+    agent = Agent(Scripted(calling("note('a')"), calling("note('b')"), said("ok")), tools)
+    turn = agent.turn("?", hear)
+    assert (turn.ended, outputs(turn.message), made) == ("interruption", [INTERRUPTED], [])
+    assert agent.turn("And now?").ended == "answered" and made == ["b"]
+
+
 def test_an_error_of_the_model_ends_the_turn_and_the_next_one_works() -> None:
     agent = Agent(Scripted(UserError("the server is away", "Wait."), said("back")))
     with pytest.raises(UserError, match="away"):
