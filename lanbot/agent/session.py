@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,15 +118,11 @@ class OpenAgent:
         return number
 
     def close(self) -> None:
-        """Ends tools and servers. Again does nothing."""
-        self._leave()
-        self.tools.close()
-        self.memory.close()
-        if self.sessions is not None:
-            self.sessions.close()
-        close = getattr(self.agent.model, "close", None)
-        if close is not None:
-            close()
+        """Ends tools and servers, whatever fails meanwhile. Again does nothing."""
+        with ExitStack() as closing:
+            for one in (self.agent.model, self.sessions, self.memory, self.tools):
+                closing.callback(getattr(one, "close", _nothing))
+            closing.callback(self._leave)
 
     def __enter__(self) -> "OpenAgent":
         return self
@@ -181,13 +178,15 @@ def open_session(run: Run, options: Options = Options()) -> OpenAgent:
     if options.workspace is not None and not folder.is_dir():
         raise UserError(f"--workspace {folder}: no such folder", "Create the folder first, or name another.")
     rules = merged(settings.permissions, options.deny, options.ask, options.allow)
-    files, memory = Workspace(folder), Memory(home / "memory.db")
-    skills = Skills([folder / FOLDER, home / "skills"], lambda text: say(f"({text})"))
-    model = open_model(run, options.phase)
-    tools = Toolbox(settings, files, memory, run.options.unsafe_exec, skills.tools)
-    try:
-        opened: list[OpenAgent] = []
-        asks = None if options.asks is None else _untimed(options.asks, lambda: opened[0].agent)
+    files, skills = Workspace(folder), Skills([folder / FOLDER, home / "skills"], lambda text: say(f"({text})"))
+    opened: list[OpenAgent] = []
+    asks = None if options.asks is None else _untimed(options.asks, lambda: opened[0].agent)
+    with ExitStack() as closing:
+        model = open_model(run, options.phase)
+        closing.callback(getattr(model, "close", _nothing))
+        memory = Memory(home / "memory.db")
+        closing.callback(memory.close)
+        tools = closing.enter_context(Toolbox(settings, files, memory, run.options.unsafe_exec, skills.tools))
         permitted = permit(tools, files, rules, run.folder, asks, lambda event: opened[0].agent.emit(event))
         temperature = settings.temperature if options.temperature is None else options.temperature
         agent = Agent(
@@ -199,13 +198,13 @@ def open_session(run: Run, options: Options = Options()) -> OpenAgent:
             options.seed,
         )
         kept = Sessions(home / "sessions.db") if _writable(home) else None
-    except BaseException:
-        tools.close()
-        memory.close()
-        raise
+        closing.pop_all()  # from now on it is the agent that closes them
     name = run.recipe.identity.name
     opened.append(OpenAgent(name, agent, files, memory, tools, permitted, home, _name(run, options), kept, skills))
     return opened[0]
+
+
+def _nothing() -> None: ...
 
 
 def _untimed(ask: Ask, agent: Callable[[], Agent]) -> Ask:
