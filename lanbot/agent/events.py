@@ -94,9 +94,7 @@ class Permission(Event):
 class Compacted(Event):
     """The model reads `messages`, after the system message, instead of all that was before.
 
-    how: what was done, for the user.
-
-    before, after: tokens.
+    how: what was done, for the user. before, after: tokens.
     """
 
     messages: list[Message]
