@@ -23,7 +23,8 @@ MAX_STEPS, MAX_TOKENS = 50, 16_384
 def agent_run(name: str, key: str = "", options: Options | None = None) -> Run:
     """The run of this name or folder, or the one of an endpoint's model, http(s)://HOST/v1#MODEL.
 
-    Of an endpoint a run is made where there is none, with a recipe of defaults that has the endpoint. key: the environment variable of the endpoint's key; without it, the recipe's. Raises UserError.
+    Of an endpoint a run is made where there is none, with a recipe of defaults that has the endpoint. key: the
+    environment variable of the endpoint's key; without it, the recipe's. Raises UserError.
     """
     options = options or Options.from_environment()
     if not re.match("https?://", name):
