@@ -85,7 +85,7 @@ class Context:
     def fit(self, messages: list[Message], sum_up: SumUp) -> Compacted | None:
         """What to read instead, so that there is room for an answer; None if there is, or if nothing can be done."""
         before = self.count(messages)
-        if before <= self.length - self.answer:
+        if before <= self.length - self.answer or all(message["role"] == "system" for message in messages):
             return None
         made = [_copy(message) for message in messages]
         how = []
@@ -136,8 +136,8 @@ class Context:
         return f"{turns} older turn{'s'[: turns - 1]} left out: no room for a summary"
 
     def _summary(self, system: list[Message], old: list[Message], room: int, sum_up: SumUp) -> tuple[str, str]:
-        asked = [*system, *old, _user(SUM_UP)]
-        if self.length >= SUMMARY_CONTEXT and room > self.short and self.count(asked) + room <= self.length:
+        asked, whole = [*system, *old, _user(SUM_UP)], self.model.context_length  # `length` may be less, to make room
+        if whole >= SUMMARY_CONTEXT and room > self.short and self.count(asked) + room <= whole:
             written = sum_up(asked, room).strip()
             if written and self.count_text(written) < self.count(old):
                 return written, "by the model"

@@ -6,6 +6,7 @@ The list of its events is the conversation: sessions store it, `messages` makes 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from lanbot.chat import messages as chat
@@ -93,9 +94,7 @@ class Permission(Event):
 class Compacted(Event):
     """The model reads `messages`, after the system message, instead of all that was before.
 
-    how: what was done, for the user.
-
-    before, after: tokens.
+    how: what was done, for the user. before, after: tokens.
     """
 
     messages: list[Message]
@@ -214,7 +213,7 @@ def turns(events: Sequence[Event]) -> list[Turn]:
     """The whole conversation, whether the model still reads it or not."""
     starts = [i for i, event in enumerate(events) if isinstance(event, Asked)]
     made = []
-    for i, end in zip(starts, [*starts[1:], len(events)], strict=True):
+    for i, end in pairwise([*starts, len(events)]):
         asked, own = events[i], [event for event in events[i:end] if not isinstance(event, Compacted)]
         assert isinstance(asked, Asked)
         said = reading(own).messages[1:] or [Message(role="assistant", content=[])]

@@ -69,8 +69,8 @@ class Agent:
         self._read: Reading = reading(self.events, self.system)
         self._listener: OnEvent | None = None
         self._stop = Flag()
+        self._idle = 0.0
         self._begin()
-        self.tools.toolset.limit(self.limits.max_call_seconds)
 
     # -- what one does with it ------------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ class Agent:
 
     def go_on(self, on_event: OnEvent | None = None) -> Turn:
         """Continues a turn that was cut off. Calls that were begun are not run again. Raises ValueError if none was."""
-        if not self._cut_off:
+        if not self.cut_off:
             raise ValueError("no turn was cut off")
         return self._turn(on_event, [])
 
@@ -94,10 +94,20 @@ class Agent:
         self._stop.set()
         self.tools.interrupt()
 
+    def not_counted(self, seconds: float) -> None:
+        """Seconds that are nobody's, because a user was asked: they do not count for the limit of time."""
+        self._idle += seconds
+
     def new(self) -> None:
         """Starts a new conversation."""
         self.events.clear()
         self._read = reading([], self.system)
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the last turn has no end."""
+        ended = [isinstance(event, Ended) for event in self.events if isinstance(event, Asked | Ended)]
+        return bool(ended) and not ended[-1]
 
     @property
     def messages(self) -> list[Message]:
@@ -105,13 +115,20 @@ class Agent:
         return self._read.messages
 
     def compact(self, on_event: OnEvent | None = None) -> str:
-        """Makes room now, until the conversation takes half as much. Returns what was done, "" if nothing could be."""
+        """Makes room now, until the conversation takes half as much. Returns what was done, "" if nothing was.
+
+        The summary may take as long and cost as much as a turn.
+        """
         context = self._context()
         context.length = context.answer + context.count(self.messages) // 2
         self._listener = on_event
+        self._stop.clear()
+        self._spent = Spent(self._now())
         try:
             if compacted := context.fit(self.messages, self._summary):
                 self.emit(compacted)
+        except _Stop:
+            return ""
         finally:
             self._listener = None
         return compacted.how if compacted else ""
@@ -158,23 +175,23 @@ class Agent:
         """What the model writes next."""
         if compacted := self._context().fit(self.messages, self._summary):
             self.emit(compacted)
-        if reason := self._spent.over(self.limits, self.clock()):
+        if reason := self._spent.over(self.limits, self._now()):
             raise _Stop(reason)
         room = self._context().length - self._context().count(self.messages)
         left = self.limits.max_tokens - self._spent.tokens
         if room < 1:
             raise _Stop(ends.CONTEXT_LIMIT)
         said: list[Streamed] = []
-        began = self.clock()
+        began = self._now()
         try:
             reply = self._stream(self.messages, min(left, room), said.append)
         except BaseException as error:
-            self.emit(Replied(_broken_off(said, _reason(error)), _reason(error), seconds=self.clock() - began))
+            self.emit(Replied(_broken_off(said, _reason(error)), _reason(error), seconds=self._now() - began))
             raise
         self._spent.tokens += reply.tokens
         parts = _within(reply.parts, self._run.left)
         counts = reply.prompt_tokens, reply.cached_tokens, reply.tokens
-        self.emit(Replied(parts, reply.finished, *counts, self.clock() - began, reply.cost))
+        self.emit(Replied(parts, reply.finished, *counts, self._now() - began, reply.cost))
         if reply.finished == "length":
             raise _Stop(ends.TOKEN_LIMIT if left <= room else ends.CONTEXT_LIMIT)
         return reply
@@ -185,11 +202,11 @@ class Agent:
             self._check()
             number, code = self._read.calls + 1, self._read.waiting[0]
             self.emit(Calling(number, code))
-            began = self.clock()
+            began = self._now()
             output = self._run(code)
             if output is None:
                 raise _Stop(self._run.refused or ends.FAILURE)
-            self.emit(Called(number, output, self.clock() - began, self._run.refused))
+            self.emit(Called(number, output, self._now() - began, self._run.refused))
 
     def _repair(self, fault: str, reply: Reply) -> None:
         """Tells the model once that it wrote no call."""
@@ -231,7 +248,7 @@ class Agent:
     def _check(self) -> None:
         if self._stop.is_set():
             raise _Stop(ends.INTERRUPTION)
-        if self._spent.late(self.limits, self.clock()):
+        if self._spent.late(self.limits, self._now()):
             raise _Stop(ends.TIME_LIMIT)
 
     # -- turns ----------------------------------------------------------------------------------------------------
@@ -239,8 +256,9 @@ class Agent:
     def _turn(self, on_event: OnEvent | None, asked: list[Event]) -> Turn:
         self._listener = on_event
         self._stop.clear()
+        self.tools.toolset.limit(self.limits.max_call_seconds)
         try:
-            if asked and self._cut_off:
+            if asked and self.cut_off:
                 self._close(ends.INTERRUPTION)
             for number in list(self._read.dangling):
                 self.emit(Called(number, INTERRUPTED))
@@ -261,7 +279,7 @@ class Agent:
         own = self._events_of_turn
         replies = [event for event in own if isinstance(event, Replied)]
         tokens, cost = sum(reply.tokens for reply in replies), sum(reply.cost for reply in replies)
-        self._spent = Spent(self.clock(), tokens, cost)
+        self._spent = Spent(self._now(), tokens, cost)
         made = [event.code for event in own if isinstance(event, Calling)]
         self._run = BoundedCalls(self.tools, self.limits.max_steps, self._shortened, made)
 
@@ -277,7 +295,7 @@ class Agent:
 
     def _close(self, reason: str) -> None:
         """Ends the turn so that another can follow: each call has a result, and the request an answer."""
-        if not self._cut_off:
+        if not self.cut_off:
             return
         for number in list(self._read.dangling):
             refused = reason if reason in (ends.STEP_LIMIT, ends.REPEATED) else ""
@@ -303,11 +321,8 @@ class Agent:
         start = max((i for i, event in enumerate(self.events) if isinstance(event, Asked)), default=0)
         return self.events[start:]
 
-    @property
-    def _cut_off(self) -> bool:
-        """Whether the last turn has no end."""
-        ended = [isinstance(event, Ended) for event in self.events if isinstance(event, Asked | Ended)]
-        return bool(ended) and not ended[-1]
+    def _now(self) -> float:
+        return self.clock() - self._idle
 
 
 def _fault(reply: Reply) -> str:

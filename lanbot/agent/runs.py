@@ -23,8 +23,8 @@ MAX_STEPS, MAX_TOKENS = 50, 16_384
 def agent_run(name: str, key: str = "", options: Options | None = None) -> Run:
     """The run of this name or folder, or the one of an endpoint's model, http(s)://HOST/v1#MODEL.
 
-    Of an endpoint a run is made where there is none, with a recipe that only has the endpoint, for more settings to be
-    written into. key: the environment variable of the endpoint's key; without it, the recipe's. Raises UserError.
+    Of an endpoint a run is made where there is none, with a recipe of defaults that has the endpoint. key: the
+    environment variable of the endpoint's key; without it, the recipe's. Raises UserError.
     """
     options = options or Options.from_environment()
     if not re.match("https?://", name):
@@ -33,7 +33,7 @@ def agent_run(name: str, key: str = "", options: Options | None = None) -> Run:
     url, _, model = name.partition("#")
     if not model:
         remedy = "Add its name of the model: http://localhost:11434/v1#qwen3:8b, in quotes."
-        raise UsageError(f"{url}: an endpoint without a model", remedy)
+        raise UsageError(f"{_shown(url)}: an endpoint without a model", remedy)
     for folder in _names(url, model):
         if not (options.runs / folder / "recipe.toml").is_file():
             return _made(folder, url.rstrip("/"), model, key, options)
@@ -41,13 +41,12 @@ def agent_run(name: str, key: str = "", options: Options | None = None) -> Run:
         endpoint = run.recipe.agent.endpoint
         if endpoint and (endpoint.url.rstrip("/"), endpoint.model) == (url.rstrip("/"), model):
             return _with_key(run, key) if key else run
-    raise UserError(f"{name}: the runs of its names are others", f"Rename one of them in {options.runs}.")
+    raise UserError(f"{_shown(name)}: the runs of its names are others", f"Rename one of them in {options.runs}.")
 
 
 def _made(folder: str, url: str, model: str, key: str, options: Options) -> Run:
     if not ADDRESS.fullmatch(url):
-        shown = re.sub("//[^/]*@", "//***@", url)
-        raise UsageError(f"{shown}: not an address", "It looks like http://localhost:11434/v1#qwen3:8b.")
+        raise UsageError(f"{_shown(url)}: not an address", "It looks like http://localhost:11434/v1#qwen3:8b.")
     endpoint = Endpoint(url=url, model=model, key=key or (KEY if os.environ.get(KEY) else ""))
     settings = Agent(endpoint=endpoint, max_steps=MAX_STEPS, max_tokens=MAX_TOKENS)
     recipe = Recipe(name=folder, identity=Identity(name=model), agent=settings)
@@ -59,6 +58,11 @@ def _made(folder: str, url: str, model: str, key: str, options: Options) -> Run:
     write_atomic(run.folder / "recipe.toml", recipe_file.dump(recipe))
     say(f"(made the run {folder} for this endpoint; its settings: {run.folder / 'recipe.toml'})")
     return run
+
+
+def _shown(url: str) -> str:
+    """Without the name and password that may be in it."""
+    return re.sub("//[^/]*@", "//***@", url)
 
 
 def _with_key(run: Run, key: str) -> Run:

@@ -1,6 +1,7 @@
 """The agent as an MCP server on stdin and stdout, so that other programs can give it tasks."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from threading import Lock
@@ -33,19 +34,25 @@ def make_server(opened: OpenAgent) -> Any:
     from pydantic import BaseModel, Field
 
     lock = Lock()  # the conversation is one; held in the worker's thread
+    at_work: list[_Task] = []
 
     class Answer(BaseModel):
         answer: str
         session: int = Field(description="To go on with it; 0 if it is not kept.")
         problem: str = Field(description="Why the answer is not complete; empty if it is.")
 
-    def work(task: str, session: int, tell: Tell) -> Answer:
+    def work(task: _Task, session: int) -> Answer:
+        if not task.text.strip():
+            raise UserError("the task is empty", "Say what to do.")
         with lock:
+            if task.cancelled:  # while another one was worked on
+                raise UserError("the task was cancelled", "Ask again.")
+            at_work[:] = [task]
             if session:
                 opened.resume(session)
             else:
                 opened.new()
-            turn = opened.ask(task, _Progress(tell))
+            turn = opened.ask(task.text, task)
             problem = opened.problem_of(turn)
             return Answer(answer=turn.answer, session=opened.number, problem=problem.problem if problem else "")
 
@@ -58,12 +65,15 @@ def make_server(opened: OpenAgent) -> Any:
         def tell(count: int, message: str) -> None:
             anyio.from_thread.run(report, count, message)
 
+        asked = _Task(task, tell, opened)
         try:
-            return await anyio.to_thread.run_sync(partial(work, task, session, tell), abandon_on_cancel=True)
+            return await anyio.to_thread.run_sync(partial(work, asked, session), abandon_on_cancel=True)
         except UserError as error:
             raise ToolError(str(error)) from None
         except anyio.get_cancelled_exc_class():
-            opened.agent.interrupt()
+            asked.cancelled = True
+            if asked in at_work:
+                opened.agent.interrupt()
             raise
 
     async def sessions() -> list[dict[str, Any]]:
@@ -80,13 +90,19 @@ def make_server(opened: OpenAgent) -> Any:
     return server
 
 
-class _Progress:
-    """Tells the client of each call and what it returned."""
+@dataclass(eq=False)
+class _Task:
+    """What a client asks; as a listener it tells the client of each call and what it returned."""
 
-    def __init__(self, tell: Tell) -> None:
-        self.tell, self.count = tell, 0
+    text: str
+    tell: Tell
+    opened: OpenAgent
+    cancelled: bool = False
+    count: int = 0
 
     def __call__(self, event: Event) -> None:
+        if self.cancelled:
+            self.opened.agent.interrupt()  # the interruption may have come before the turn began
         if isinstance(event, Calling):
             said = f">>> {event.code}"
         elif isinstance(event, Called):

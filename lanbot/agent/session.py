@@ -1,12 +1,13 @@
 """An agent that is open: a model, its tools and their permissions, and conversations that are kept."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lanbot.agent.events import Asked, Ended, Event, OnEvent, Turn
+from lanbot.agent.events import Event, OnEvent, Turn
 from lanbot.agent.limits import Limits, problem_of
 from lanbot.agent.loop import Agent
 from lanbot.agent.model import ModelClient
@@ -19,9 +20,9 @@ from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.inference.sampling import Sampling
 from lanbot.tools.memory import Memory
-from lanbot.tools.permissions import Ask, Permitted
+from lanbot.tools.permissions import Answer, Ask, Permitted
 from lanbot.tools.python_call import PythonCalls
-from lanbot.tools.tool import Toolset
+from lanbot.tools.question import Question
 from lanbot.tools.toolbox import Toolbox
 from lanbot.tools.workspace import Workspace
 
@@ -77,8 +78,7 @@ class OpenAgent:
     @property
     def cut_off(self) -> bool:
         """Whether the last turn has no end."""
-        marks = [event for event in self.agent.events if isinstance(event, Asked | Ended)]
-        return bool(marks) and not isinstance(marks[-1], Ended)
+        return self.agent.cut_off
 
     @property
     def number(self) -> int:
@@ -118,15 +118,11 @@ class OpenAgent:
         return number
 
     def close(self) -> None:
-        """Ends tools and servers. Again does nothing."""
-        self._leave()
-        self.tools.close()
-        self.memory.close()
-        if self.sessions is not None:
-            self.sessions.close()
-        close = getattr(self.agent.model, "close", None)
-        if close is not None:
-            close()
+        """Ends tools and servers, whatever fails meanwhile. Again does nothing."""
+        with ExitStack() as closing:
+            for one in (self.agent.model, self.sessions, self.memory, self.tools):
+                closing.callback(getattr(one, "close", _nothing))
+            closing.callback(self._leave)
 
     def __enter__(self) -> "OpenAgent":
         return self
@@ -182,15 +178,16 @@ def open_session(run: Run, options: Options = Options()) -> OpenAgent:
     if options.workspace is not None and not folder.is_dir():
         raise UserError(f"--workspace {folder}: no such folder", "Create the folder first, or name another.")
     rules = merged(settings.permissions, options.deny, options.ask, options.allow)
-    files, memory = Workspace(folder), Memory(home / "memory.db")
-    skills = Skills([folder / FOLDER, home / "skills"], lambda text: say(f"({text})"))
-    model = open_model(run, options.phase)
-    tools = Toolbox(settings, files, memory, run.options.unsafe_exec)
-    try:
-        if skills.tools:
-            tools.wrap(lambda inner: Toolset([*inner.values(), *skills.tools]))
-        opened: list[OpenAgent] = []
-        permitted = permit(tools, files, rules, run.folder, options.asks, lambda event: opened[0].agent.emit(event))
+    files, skills = Workspace(folder), Skills([folder / FOLDER, home / "skills"], lambda text: say(f"({text})"))
+    opened: list[OpenAgent] = []
+    asks = None if options.asks is None else _untimed(options.asks, lambda: opened[0].agent)
+    with ExitStack() as closing:
+        model = open_model(run, options.phase)
+        closing.callback(getattr(model, "close", _nothing))
+        memory = Memory(home / "memory.db")
+        closing.callback(memory.close)
+        tools = closing.enter_context(Toolbox(settings, files, memory, run.options.unsafe_exec, skills.tools))
+        permitted = permit(tools, files, rules, run.folder, asks, lambda event: opened[0].agent.emit(event))
         temperature = settings.temperature if options.temperature is None else options.temperature
         agent = Agent(
             model,
@@ -201,13 +198,27 @@ def open_session(run: Run, options: Options = Options()) -> OpenAgent:
             options.seed,
         )
         kept = Sessions(home / "sessions.db") if _writable(home) else None
-    except BaseException:
-        tools.close()
-        memory.close()
-        raise
+        closing.pop_all()  # from now on it is the agent that closes them
     name = run.recipe.identity.name
     opened.append(OpenAgent(name, agent, files, memory, tools, permitted, home, _name(run, options), kept, skills))
     return opened[0]
+
+
+def _nothing() -> None: ...
+
+
+def _untimed(ask: Ask, agent: Callable[[], Agent]) -> Ask:
+    """Asks so that the time until the answer does not count as the turn's."""
+
+    def asked(question: Question) -> Answer:
+        clock = agent().clock
+        began = clock()
+        try:
+            return ask(question)
+        finally:
+            agent().not_counted(clock() - began)
+
+    return asked
 
 
 def open_model(run: Run, phase: str) -> ModelClient:

@@ -49,7 +49,7 @@ _SUMS = (
     f"total(case when n >= ? then {_of('cost')} end), sum(not json_valid(json)) from events where session = ?"
 )
 _FIRST = f"select {_of('text')} from events where session = ? and kind = 'asked' order by n limit 1"
-_LAST = f"select kind, {_of('reason')} from events where session = ? order by n desc limit 1"
+_LAST = f"select kind, {_of('reason')} from events where session = ? and kind != 'compacted' order by n desc limit 1"
 
 
 @dataclass(frozen=True)

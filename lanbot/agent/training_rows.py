@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lanbot.agent.events import Asked, Called, Event, Turn, turns
+from lanbot.agent.events import Asked, Called, Event, Replied, Turn, turns
 from lanbot.agent.limits import ANSWERED
 from lanbot.chat.display import blocks
 from lanbot.chat.messages import Conversation, Message, Part, parts, text, validate
@@ -19,11 +19,11 @@ def training_row(
     where: names the session in errors.
     Raises UserError for a conversation that is no training data.
     """
-    refused: list[bool] = []  # whether a call of each turn was
+    refused: list[bool] = []  # whether a call of each turn was, or cut
     for event in events:
         if isinstance(event, Asked):
             refused.append(False)
-        elif isinstance(event, Called) and event.refused and refused:
+        elif refused and ((isinstance(event, Called) and event.refused) or _cut(event)):
             refused[-1] = True
     said = zip(turns(events), refused, strict=True) if refused else ()
     pairs = [(turn.request, _answer(turn, faulty)) for turn, faulty in said if blocks(turn.message)]
@@ -38,6 +38,12 @@ def training_row(
     if tools:
         row["tools"] = list(tools)
     return validate(row, where)
+
+
+def _cut(event: Event) -> bool:
+    """Whether calls were left out of a reply: a note stands in their place."""
+    last = event.parts[-1:] if isinstance(event, Replied) and event.finished == "call" else []
+    return any(part["type"] == "text" for part in last)
 
 
 def _answer(turn: Turn, faulty: bool) -> Message:

@@ -51,7 +51,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         require(
             bool(ADDRESS.fullmatch(self.url)),
-            f"endpoint {self.url[:100]!r}: not an address; it looks like https://host/v1",
+            "endpoint: its url is not an address; it looks like https://host/v1, without a name or a password",
         )
         require(bool(self.model), f"endpoint {self.url}: it has no model")
 

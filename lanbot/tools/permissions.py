@@ -1,6 +1,5 @@
 """Permissions: which calls of an agent's tools are made, which are refused, and which the user is asked about."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -11,7 +10,7 @@ from typing import Any, Literal
 
 from lanbot.config.agent import Permissions
 from lanbot.tools.question import Question, question
-from lanbot.tools.rules import Address, Files, Rule, Target, always_rule, target_of
+from lanbot.tools.rules import Address, Files, Rule, Target, always_rule, exactly, instructs, target_of
 from lanbot.tools.tool import Tool, ToolError, Toolset, Wrapper
 from lanbot.tools.web import PERMIT
 from lanbot.tools.workspace import Workspace
@@ -22,8 +21,6 @@ DEFAULTS = ("read", "remember", "forget")
 """What is allowed if no rule says otherwise; anything else is asked about."""
 OWN_FILES = ("write_file", "edit_file")
 """Allowed too, where the files are the agent's own and not a folder of the user's."""
-INSTRUCTIONS = re.compile(r"(?:.*/)?(?:agents\.md|claude\.md|skill\.md|recipe\.toml|skills/.*)", re.DOTALL)
-"""Files that tell agents what to do, in lower case. To write one takes a rule that names a path, or the user's yes."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +68,16 @@ class Policy:
             return "deny", f"the rule deny {rule}"
         if any(self._at_home(name, files) for name in names):
             return "deny", "the run's own folder is not written by tools"
-        if rule := first(self.always, True):
+        instructing = any(map(instructs, names))
+        always = [exactly(tool, name) for name in names if exactly(tool, name) in self.always]
+        if rule := first(always if instructing else self.always, True):
             return "allow", f"the user, always {rule}"
         if rule := first(self.ask, False):
             return "ask", f"the rule ask {rule}"
-        instructs = any(INSTRUCTIONS.fullmatch(name.casefold()) for name in names)
-        allow = [rule for rule in self.allow if rule.spec is not None] if instructs else self.allow
+        allow = [rule for rule in self.allow if rule.spec is not None] if instructing else self.allow
         if rule := first(allow, True):
             return "allow", f"the rule allow {rule}"
-        if instructs:
+        if instructing:
             return "ask", "it tells agents what to do"
         if rule := first(self.defaults, True):
             return "allow", f"the default {rule}"

@@ -21,6 +21,8 @@ from lanbot.tools.web import checked_url
 KINDS = get_args(Kind)
 PORTS = {"http": 80, "https": 443}
 _PLACE = re.compile(r"(?:([A-Z]+) +)?(\[[^\]]+\]|[^/\s:\[\]]+)(?::(\d+))?(/\S*)?")
+_INSTRUCTIONS = re.compile(r"(?:.*/)?(?:agents\.md|claude\.md|skill\.md|recipe\.toml|skills/.*)", re.DOTALL)
+"""Names of files, in lower case."""
 _PROBES = (("q", "q/q"), ("z9-z", "z9-z"))  # what * and ** of one rule stand for, to see whether another covers it
 
 
@@ -187,11 +189,25 @@ def target_of(tool: Tool, arguments: Mapping[str, Any], files: Any) -> Target:
     return None if value is None else str(value)
 
 
+def instructs(name: str) -> bool:
+    """Whether a file tells agents what to do. To write one takes a rule that names a path, or the user's yes to it."""
+    return _INSTRUCTIONS.fullmatch(name.casefold()) is not None
+
+
+def exactly(tool: Tool, name: str) -> Rule:
+    """The rule about one file."""
+    return Rule(tool.name, _escaped(name))
+
+
 def always_rule(tool: Tool, target: Target) -> Rule:
-    """The narrow rule that "always" adds: the tool with the file's folder, with the host, or with the same text."""
+    """The narrow rule that "always" adds: the tool with the file's folder, with the host, or with the same text; of a
+    file that tells agents what to do, with that file."""
     if isinstance(target, Files) and tool.subject == "path":
-        folder, _, leaf = target.names[0].rpartition("/")
-        return Rule(tool.name, f"{_escaped(folder)}/**" if folder else _escaped(leaf) or "**")
+        name = target.names[0]
+        folder = name.rpartition("/")[0]
+        if name and (not folder or instructs(name)):
+            return exactly(tool, name)
+        return Rule(tool.name, f"{_escaped(folder)}/**" if folder else "**")
     if isinstance(target, Address):
         if "method" not in tool.schema.get("properties", {}):
             return Rule(tool.name, target.place)

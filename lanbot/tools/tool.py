@@ -149,11 +149,14 @@ class Toolset(Mapping[str, Tool]):
         return self._waiting.run(lambda: _run(tool, arguments))
 
     def limit(self, seconds: float | None) -> None:
-        """From now on a call is waited for at most so long, and `interrupt` ends the wait."""
+        """From now on a call is waited for at most so long, until `interrupt`."""
         self._waiting = Waiting(seconds)
 
     def interrupt(self) -> None:
-        """Ends the waits for calls, from any thread: they raise Interrupted. Patient tools end by themselves."""
+        """Ends the waits for calls, from any thread: they, and calls until the next `limit`, raise Interrupted.
+
+        Patient tools end by themselves.
+        """
         if self._waiting is not None:
             self._waiting.interrupt()
 

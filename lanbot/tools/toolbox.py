@@ -1,9 +1,10 @@
 """All the tools of an agent, as its recipe names them, and what has to be closed after them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lanbot.config.agent import Agent
 from lanbot.core.errors import UserError
@@ -19,15 +20,24 @@ class Toolbox:
     """Files and memory always; the others as the recipe says. Also a context manager. Raises UserError.
 
     toolset: what the agent calls. unsafe: `python` runs even where no sandbox holds.
+    further: functions that are tools too.
     """
 
-    def __init__(self, settings: Agent, files: Workspace, memory: Memory, unsafe: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Agent,
+        files: Workspace,
+        memory: Memory,
+        unsafe: bool = False,
+        further: Sequence[Callable[..., Any]] = (),
+    ) -> None:
         self.settings, self.unsafe = settings, unsafe
         self.sandboxed = False  # whether `python` is kept from the machine
         self._closing = ExitStack()
         self._point: Callable[[Toolset], None] = lambda toolset: None  # tells `python` what its code may call
         try:
-            made = [Tool.from_function(function) for function in (*files.tools, *memory.tools)] + self._further()
+            always = (*files.tools, *memory.tools, *further)
+            made = [Tool.from_function(function) for function in always] + self._further()
             _check_names(made)
             self.toolset = Toolset(made)
         except BaseException:

@@ -24,6 +24,7 @@ class Waiting:
         self.seconds = seconds
         self._lock = RLock()  # a signal handler may interrupt
         self._waits: set[SimpleQueue[tuple[Any, BaseException | None]]] = set()
+        self._interrupted = False
 
     def run(self, function: Callable[[], Any]) -> Any:
         """What the function returns. Raises what it raises, LateError, or Interrupted after `interrupt`.
@@ -39,6 +40,8 @@ class Waiting:
                 done.put((None, error))
 
         with self._lock:
+            if self._interrupted:
+                raise Interrupted
             self._waits.add(done)
         try:
             Thread(target=copy_context().run, args=(work,), daemon=True).start()
@@ -55,7 +58,8 @@ class Waiting:
         raise RuntimeError(f"it ended with {type(error).__name__}") from error
 
     def interrupt(self) -> None:
-        """Ends all waits, from any thread."""
+        """Ends all waits, from any thread; from now on no function is run."""
         with self._lock:
+            self._interrupted = True
             for done in self._waits:
                 done.put((None, Interrupted()))

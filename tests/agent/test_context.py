@@ -247,3 +247,16 @@ def test_a_new_output_takes_at_most_half_of_what_is_free() -> None:
     assert 70 < context.count_text(context.shorten_output(look(0, 500), messages)) <= 99
     assert context.shorten_output("short", messages) == "short"
     assert output("short")["text"] == "short"
+
+
+def test_after_an_interruption_or_the_limit_of_time_the_conversation_can_still_be_compacted() -> None:
+    now = [0.0]
+    long = "word " * 300
+    limits = Limits(max_tokens=200, max_seconds=10)
+    agent = Agent(Scripted(*[said("ok")] * 5, said("Words."), context=3_000), limits=limits, clock=lambda: now[0])
+    for i in range(5):
+        agent.turn(f"Do number {i}. {long}")
+    agent.interrupt()
+    now[0] = 60
+    assert agent.compact().endswith("summed up (by the model)")
+    assert spoken(agent.messages[1]) == "Words."

@@ -249,6 +249,20 @@ def test_the_time_limit_ends_a_turn_between_calls_and_while_the_model_writes() -
     assert turn.ended == "time limit" and spoken(turn.message) == "one two three four \n[time limit]"
 
 
+def test_seconds_that_are_nobodys_do_not_count() -> None:
+    clock = Clock()
+
+    def slow(code: str) -> str:
+        clock.now += 30
+        agent.not_counted(29)
+        return code
+
+    agent = Agent(Scripted(calling("1"), said("ok")), Noting(slow), Limits(max_seconds=10), clock=clock)
+    assert agent.turn("?").ended == "answered"
+    (called,) = (event for event in agent.events if isinstance(event, Called))
+    assert called.seconds == 1
+
+
 def test_the_cost_limit_ends_a_turn() -> None:
     model = Scripted(*[calling(str(i), cost=0.4) for i in range(9)])
     turn = Agent(model, limits=Limits(max_cost=1.0)).turn("?")
@@ -338,6 +352,24 @@ def test_a_hanging_tool_is_interrupted_from_another_thread() -> None:
     assert agent.turn("And?").ended == "answered"
 
 
+def test_an_interruption_just_before_a_call_is_run_is_not_missed() -> None:
+    made: list[str] = []
+
+    def note(text: str) -> str:
+        made.append(text)
+        return text
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Calling):
+            agent.interrupt()
+
+    tools = PythonCalls(Toolset([note]))
+    agent = Agent(Scripted(calling("note('a')"), calling("note('b')"), said("ok")), tools)
+    turn = agent.turn("?", hear)
+    assert (turn.ended, outputs(turn.message), made) == ("interruption", [INTERRUPTED], [])
+    assert agent.turn("And now?").ended == "answered" and made == ["b"]
+
+
 def test_an_error_of_the_model_ends_the_turn_and_the_next_one_works() -> None:
     agent = Agent(Scripted(UserError("the server is away", "Wait."), said("back")))
     with pytest.raises(UserError, match="away"):
@@ -407,6 +439,12 @@ def test_files_and_memory_outlive_a_conversation(scripted) -> None:
     turn = agent.turn("What is my cat called?")
     assert outputs(turn.message) == ["1: my cat is Tom", "a.txt"]
     assert model.engine.prompts[1] == BYTES.prompt([system, {"role": "user", "content": turn.request}])
+
+
+def test_a_conversation_without_a_request_has_no_turns_and_nothing_to_shorten() -> None:
+    for system in ("", "Be brief."):
+        agent = Agent(Scripted(), system=system)
+        assert (agent.transcript(), agent.compact()) == ("", "")
 
 
 def test_a_transcript_has_all_messages_and_calls(scripted) -> None:

@@ -84,21 +84,40 @@ def test_the_engine_runs_the_tools_calls_in_an_evaluation(trained: Transformer, 
     assert env.right()
 
 
-def test_the_recipe_gives_the_tool_to_the_agent(
+Asks = Callable[[dict[str, str]], str]
+
+
+@pytest.fixture
+def asks(
     trained: Transformer,
     chat_format: ChatFormat,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("LANBOT_RUNS", str(tmp_path / "runs"))
-    run = Run.create(load("smoke", {"name": "shop", "agent.tools": "prices:price"}))
-    for folder in (run.phase("tokenizer"), run.phase("sft") / "step_000007"):
-        chat_format.save(folder)
-    save_model(trained, run.phase("sft") / "step_000007")
-    (run.phase("sft") / "evals.json").write_text('{"checkpoint": "step_000007"}')
-    monkeypatch.setattr(saved, "latest", lambda phase: phase / "step_000007")
-    with pytest.raises(SystemExit) as stopped:
-        main(["agent", "shop", "What is the price of milk?", "--allow", "price"])
-    assert not stopped.value.code
-    assert capsys.readouterr().out == '    >>> price("milk")\n    7 euros\n it is.\n'
+) -> Asks:
+    """What the agent of a run with a recipe of such values shows when it is asked."""
+
+    def ask(recipe: dict[str, str]) -> str:
+        monkeypatch.setenv("LANBOT_RUNS", str(tmp_path / "runs"))
+        run = Run.create(load("smoke", {"name": f"shop{len(list(tmp_path.glob('runs/*')))}", **recipe}))
+        for folder in (run.phase("tokenizer"), run.phase("sft") / "step_000007"):
+            chat_format.save(folder)
+        save_model(trained, run.phase("sft") / "step_000007")
+        (run.phase("sft") / "evals.json").write_text('{"checkpoint": "step_000007"}')
+        monkeypatch.setattr(saved, "latest", lambda phase: phase / "step_000007")
+        with pytest.raises(SystemExit):
+            main(["agent", run.folder.name, "What is the price of milk?", "--allow", "price"])
+        return capsys.readouterr().out
+
+    return ask
+
+
+def test_the_recipe_gives_the_tool_to_the_agent(asks: Asks) -> None:
+    assert asks({"agent.tools": "prices:price"}) == '    >>> price("milk")\n    7 euros\n it is.\n'
+
+
+def test_with_constrained_in_the_recipe_no_tool_is_called_that_is_not_there(asks: Asks) -> None:
+    pytest.importorskip("llguidance", reason="the extra `agent` is not installed")
+    free, constrained = asks({}), asks({"agent.constrained": "true"})
+    assert '>>> price("milk")\n    error: unknown name' in free
+    assert ">>> " in constrained and "price" not in constrained and "unknown name" not in constrained

@@ -100,6 +100,33 @@ def test_a_client_gives_tasks_and_goes_on_with_them(program: Any) -> None:
     assert children() == before
 
 
+def test_a_task_that_is_cancelled_while_it_waits_is_not_begun_and_the_one_at_work_goes_on(program: Any) -> None:
+    from mcp import Client
+
+    async def drive() -> None:
+        async with Client(program) as client:
+
+            async def states() -> dict[str, str]:
+                listed = (await client.call_tool("sessions", {})).structured_content or {}
+                return {one["title"]: one["state"] for one in listed["result"]}
+
+            first = asyncio.create_task(client.call_tool("ask", {"task": "Think for ever."}))
+            while not await states():
+                await asyncio.sleep(0.05)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await client.call_tool("ask", {"task": "Wait."})
+            await asyncio.sleep(0.3)
+            assert await states() == {"Think for ever.": "running"}
+            first.cancel()
+            after = await client.call_tool("ask", {"task": "2+3?"})
+            assert (after.structured_content or {})["answer"] == "It is 5."
+            assert await states() == {"Think for ever.": "interruption", "2+3?": "answered"}
+            assert (await client.call_tool("ask", {"task": " "})).is_error
+
+    asyncio.run(drive())
+
+
 def test_what_is_no_message_does_not_reach_the_client_and_the_server_ends_with_its_input(program: Any) -> None:
     import subprocess
 

@@ -8,12 +8,24 @@ from scripted_client import Scripted, calling, said
 
 from lanbot.agent import open_agent, session
 from lanbot.agent.events import Ended, Event
-from lanbot.agent.sessions import Sessions
+from lanbot.agent.limits import Limits
+from lanbot.agent.sessions import Session, Sessions
 from lanbot.config.recipe_file import load
 from lanbot.config.run import Run
 from lanbot.core.errors import UserError
+from lanbot.tools.permissions import Answer
+from lanbot.tools.question import Question
 
-Play = Callable[..., Scripted]
+Play = Callable[..., "Closable"]
+
+
+class Closable(Scripted):
+    def __init__(self, *replies) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(*replies)
+        self.ended: list[str] = []
+
+    def close(self) -> None:
+        self.ended.append("closed")
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +38,8 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
     (run.phase("sft") / "evals.json").write_text('{"checkpoint": "step_000007"}')
     Path("notes").mkdir()
 
-    def script(*replies) -> Scripted:  # type: ignore[no-untyped-def]
-        model = Scripted(*replies)
+    def script(*replies) -> Closable:  # type: ignore[no-untyped-def]
+        model = Closable(*replies)
         monkeypatch.setattr(session, "open_model", lambda run, phase: model)
         return model
 
@@ -128,3 +140,49 @@ def test_what_is_wrong_is_said_in_two_lines_and_nothing_stays_open(play: Play) -
         open_agent("nope")
     with pytest.raises(UserError, match="no such folder"):
         open_agent("my-bot", "nowhere")
+    recipe = Path("runs/my-bot/recipe.toml")
+    recipe.write_text(recipe.read_text().replace("tools = []", 'tools = ["nothing"]'))
+    model = play()
+    with pytest.raises(UserError, match="nothing is no tool"):
+        open_agent("my-bot")
+    assert model.ended == ["closed"]
+
+
+def test_what_fails_while_it_is_closed_leaves_nothing_open(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = play(said("ok"))
+    agent = open_agent("my-bot")
+    agent.ask("?")
+
+    def full(session: object) -> None:
+        raise UserError("the disk is full", "Make room.")
+
+    monkeypatch.setattr(Session, "close", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        agent.close()
+    assert model.ended == ["closed"]
+
+
+def test_the_time_a_user_takes_to_answer_does_not_count(play: Play) -> None:
+    play(calling('write_file("a.txt", "b")'), said("Done."))
+    now = [0.0]
+
+    def late(question: Question) -> Answer:
+        now[0] += 3_600
+        return "once"
+
+    with open_agent("my-bot", "notes", asks=late) as opened:
+        opened.agent.limits, opened.agent.clock = Limits(max_seconds=60), lambda: now[0]
+        assert opened.ask("Write it.").ended == "answered"
+
+
+def test_a_skill_does_not_take_the_place_of_a_tool(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    skill = Path("notes/.agents/skills/tea/SKILL.md")
+    skill.parent.mkdir(parents=True)
+    skill.write_text("---\nname: tea\ndescription: About tea.\n---\nBoil it.")
+    Path("own.py").write_text('def read_skill(name: str) -> str:\n    """Reads."""\n    return name\n')
+    monkeypatch.syspath_prepend(".")
+    recipe = Path("runs/my-bot/recipe.toml")
+    recipe.write_text(recipe.read_text().replace("tools = []", 'tools = ["own:read_skill"]'))
+    play()
+    with pytest.raises(UserError, match="two tools are called read_skill"):
+        open_agent("my-bot", "notes")

@@ -16,7 +16,18 @@ from typing import Any
 import pytest
 from session_events import CHEESE, COUNT, TEA
 
-from lanbot.agent.events import INTERRUPTED, Asked, Called, Calling, Event, Permission, Replied, Streamed, reading
+from lanbot.agent.events import (
+    INTERRUPTED,
+    Asked,
+    Called,
+    Calling,
+    Compacted,
+    Event,
+    Permission,
+    Replied,
+    Streamed,
+    reading,
+)
 from lanbot.agent.sessions import Session, Sessions
 from lanbot.chat.messages import python, text
 from lanbot.core.errors import UserError
@@ -273,3 +284,8 @@ def test_a_key_that_a_server_sends_back_is_not_stored(
     assert "Bearer [hidden]" in str(events(sessions, session.id)[-1])
     sessions.close()
     assert not any(b"s3cr3t" in file.read_bytes() for file in sessions.path.parent.rglob("*") if file.is_file())
+
+
+def test_a_conversation_that_was_compacted_after_its_last_answer_was_not_interrupted(sessions: Sessions) -> None:
+    stored(sessions, TEA, [Compacted([], "shortened", 200, 100)])
+    assert sessions.listing()[0].state == "answered"

@@ -101,3 +101,16 @@ def test_a_long_dirty_session_is_still_a_row() -> None:
     assert row(split)["messages"][1]["content"] == [text("A drink.")]
     with pytest.raises(UserError, match="session 1: message 1 is empty"):
         row(turn(" ", "What?"))
+
+
+def test_nothing_is_learned_from_a_reply_of_which_calls_were_cut() -> None:
+    cut: list[Event] = [
+        Asked("count"),
+        Replied([python("1+1"), text("[7 more calls cut]")], "call"),
+        Calling(1, "1+1"),
+        Called(1, "2"),
+        Replied([text("2.")], "stop"),
+        Ended("answered"),
+    ]
+    assert training_row(cut, "", [], "session 1") is None
+    assert marks(row([*cut, *CHEESE])) == [False, True]

@@ -119,6 +119,17 @@ def test_what_the_asker_says_otherwise_is_no() -> None:
         tools.call("send", {"text": "a"})
 
 
+@pytest.mark.parametrize("name", ["notes/AGENTS.md", "notes/skills/tea/x.txt", "notes/recipe.toml"])
+def test_always_for_a_folder_is_no_yes_to_files_in_it_that_tell_agents_what_to_do(name: str) -> None:
+    files, user = Workspace({}), User("always", "always", "no")
+    tools = of(files.tools, user=user, files=files)
+    for path in ("notes/a.txt", "notes/b.txt", name, name):
+        tools.call("write_file", {"path": path, "text": "Do it."})
+    assert len(user.asked) == 2 and user.asked[1].always == f"write_file({name})"
+    with pytest.raises(ToolError, match="the user said no"):
+        tools.call("write_file", {"path": "notes/CLAUDE.md", "text": "Do it."})
+
+
 @pytest.mark.parametrize("name", ["AGENTS.md", "x/agents.MD", "skills/a/run.py", "a/SKILL.md", "runs/x/recipe.toml"])
 def test_files_that_instruct_agents_are_written_only_where_a_rule_names_a_path(name: str) -> None:
     files = Workspace({})
