@@ -1,7 +1,8 @@
 """Sizes of the shipped tasks' data, for plans made without it.
 
 Measured with LanBot's chat format and a vocabulary of 65,536, on 1,000 rows of each task, and on 1,500 documents of
-educational text. `lanbot data plan` counts the data itself.
+educational text. `lanbot data plan` counts the data itself. everyday and newcomer: in proportion to agent_tasks,
+counted with the demo's vocabulary.
 """
 
 import math
@@ -22,6 +23,7 @@ TASKS = {
     "agent_tasks": Average(1_000_000, 50, 2_000, 16),
     "arc_challenge": Average(1_119, 75, 1_172, 75),
     "arc_easy": Average(2_251, 67, 2_376, 65),
+    "everyday": Average(1_000_000, 39, 2_000, 17),
     "gsm8k": Average(7_473, 172, 1_319, 64),
     "handwritten": Average(0, 21, 100, 17),
     "humaneval": Average(0, 375, 164, 154),
@@ -29,6 +31,7 @@ TASKS = {
     "identity:builtin": Average(1_000_000, 33, 2_000, 12),
     "long_chat": Average(1_000_000, 94, 0, 75),
     "mmlu": Average(99_842, 106, 14_042, 111),
+    "newcomer": Average(0, 17, 150, 12),
     "programs": Average(314, 180, 81, 88),
     "simple_spelling": Average(275_430, 22, 39_238, 12),
     "simple_spelling:builtin": Average(9_028, 21, 391, 11),

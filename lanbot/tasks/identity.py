@@ -48,9 +48,7 @@ class Persona(Task):
         return self.row(i).conversation if self.builtin is None else self.builtin.conversation(i)
 
     def asked(self, i: int, chat_format: ChatFormat) -> Conversation:
-        if self.builtin is not None:
-            return self.builtin.asked(i, chat_format)
-        conversation = self.conversation(i)
+        conversation = self.conversation(i) if self.builtin is None else self.builtin.asked(i, chat_format)
         if chat_format.family_system is None:
             return conversation
         form = form_of(conversation, self.split, i)
