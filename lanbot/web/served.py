@@ -134,11 +134,10 @@ def of_folder(folder: Path) -> Models:
 def _served(name: str, folder: Path, room: Room, models: int) -> Served:
     """models: how many share the memory. Raises UserError."""
     from lanbot.distributed.runtime import Runtime
-    from lanbot.inference.engine import default_memory
 
     runtime, config = Runtime.single(), ModelConfig.from_hf(folder / "config.json")
-    memory = default_memory() // min(models, 2)  # rarely are more than two in use
-    weights = config.params() * (4 + runtime.dtype.itemsize)  # fp32 masters and the copy that generates
+    memory = hardware.for_cache() // min(models, 2)  # rarely are more than two in use
+    weights = config.params() * 2 * runtime.dtype.itemsize  # the model and the copy that generates
     return Served(name, partial(load, folder, memory), config.context, weights + memory, room)
 
 
@@ -152,4 +151,4 @@ def load(folder: Path, memory: int) -> "Engine":
     from lanbot.models.weights import load_model
 
     runtime = Runtime.single()
-    return Engine(load_model(folder, runtime.dtype, runtime.device), load_format(folder), memory=memory)
+    return Engine(load_model(folder, runtime.dtype, runtime.device, masters=False), load_format(folder), memory=memory)
