@@ -209,10 +209,11 @@ def one() -> dict[str, Any]:
 
 
 def assert_same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    """To fp32's rounding, which AdamW makes larger where gradients are small."""
+    """To fp32's rounding, which AdamW makes larger where gradients are small: on one kind of CPU to 1.3e-4 of the
+    largest weight."""
     assert ours.keys() == theirs.keys()
     for name in ours:
-        atol = 1e-4 * theirs[name].abs().max().item()
+        atol = 2e-4 * theirs[name].abs().max().item()
         assert_close(ours[name], theirs[name], atol=atol, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 

@@ -39,7 +39,7 @@ def process(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_sigterm_lets_answers_end_and_takes_no_more(process) -> None:
     line = process.stderr.readline()
-    found = re.fullmatch(r"little at (http://127\.0\.0\.1:\d+)/v1 \(with key\)\n", line)
+    found = re.fullmatch(r"little at (http://127\.0\.0\.1:\d+) \(with key\)\n", line)
     assert found, line
     url = found[1]
     seen = Path(f"/proc/{process.pid}/cmdline").read_bytes()

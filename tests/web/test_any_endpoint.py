@@ -1,6 +1,6 @@
 """What any OpenAI-compatible endpoint does: ours, or the one that LANBOT_ENDPOINT names, such as a vLLM server.
 
-LANBOT_ENDPOINT=http://host:8000/v1 LANBOT_ENDPOINT_KEY=... pytest tests/web/test_endpoint.py
+LANBOT_ENDPOINT=http://host:8000/v1 LANBOT_ENDPOINT_KEY=... pytest tests/web/test_any_endpoint.py
 """
 
 import asyncio
