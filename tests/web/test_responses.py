@@ -50,7 +50,7 @@ def test_a_streamed_response_tells_each_step_in_order(make_engine, serve) -> Non
     ]
     assert [event.sequence_number for event in events] == list(range(len(events)))
     deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
-    assert "".join(deltas) == "Hello, wörld!" == events[-1].response.output_text and len(deltas) > 3
+    assert "".join(deltas) == "Hello, wörld!" == events[-1].response.output_text and len(deltas) > 1
     with made.responses.stream(model="tiny", input="Say hello") as stream:  # the client's own bookkeeping agrees
         assert stream.get_final_response().output_text == "Hello, wörld!"
 
