@@ -8,7 +8,7 @@ stay as they are.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lanbot.agent.events import Compacted
+from lanbot.agent.events import Compacted, copied
 from lanbot.agent.limits import shortened
 from lanbot.agent.model import Declarations, ModelClient
 from lanbot.chat.messages import Message, Part, parts, spoken, text
@@ -87,7 +87,7 @@ class Context:
         before = self.count(messages)
         if before <= self.length - self.answer or all(message["role"] == "system" for message in messages):
             return None
-        made = [_copy(message) for message in messages]
+        made = [copied(message) for message in messages]
         how = []
         for step in (self._shorten_old, self._sum_up, self._shorten_own):
             if what := step(made, sum_up):
@@ -99,7 +99,7 @@ class Context:
     def trim(self, messages: list[Message]) -> Compacted | None:
         """A reply that a limit ended is shortened if it takes more than a quarter of the context: it may be endless
         repetition, and later turns would have to read it."""
-        made = [_copy(message) for message in messages]
+        made = [copied(message) for message in messages]
         if not self._shorten(_slots(made[-1:], "text"), self.length // 8, self.length, self.length // 4)[0]:
             return None
         return _compacted(made, "a reply that a limit ended was shortened", self.count(messages), self.count(made))
@@ -196,10 +196,6 @@ def _digest(messages: Sequence[Message]) -> str:
 
 def _user(words: str) -> Message:
     return {"role": "user", "content": words}
-
-
-def _copy(message: Message) -> Message:
-    return {**message, "content": list(parts(message))} if message["role"] == "assistant" else message
 
 
 def _compacted(messages: list[Message], how: str, before: int, after: int) -> Compacted:

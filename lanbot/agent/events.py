@@ -162,7 +162,7 @@ class Reading:
             self._answer().append(chat.output(event.output))
         elif isinstance(event, Compacted):
             kept = self.messages[: self.has_system]
-            self.messages[:] = [*kept, *(_copy(one) for one in event.messages if one["role"] != "system")]
+            self.messages[:] = [*kept, *(copied(one) for one in event.messages if one["role"] != "system")]
         elif isinstance(event, Ended):
             self.dangling.clear()
             self.waiting = []
@@ -180,8 +180,8 @@ class Reading:
         return content
 
 
-def _copy(message: Message) -> Message:
-    """What follows is written into the copy, not into the event."""
+def copied(message: Message) -> Message:
+    """A message whose parts can be changed: what follows is written into the copy, not into the event."""
     return {**message, "content": list(parts(message))} if message["role"] == "assistant" else message
 
 
