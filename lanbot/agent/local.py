@@ -7,13 +7,13 @@ from lanbot.agent.background import Hear, streamed
 from lanbot.agent.model import Declarations, Reply
 from lanbot.chat.formats.base import Event
 from lanbot.chat.messages import Message, Part, text
-from lanbot.inference.constraint import Constraint
+from lanbot.inference.constraint import CallConstraint
 from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
 
 
 class LocalModel:
-    """Generates with an engine, one message at a time. constrained: calls are well formed, see `Constraint`."""
+    """Generates with an engine, one message at a time. constrained: calls are well formed, see `CallConstraint`."""
 
     def __init__(self, engine: Engine, constrained: bool = False) -> None:
         self.engine, self.constrained = engine, constrained
@@ -42,7 +42,7 @@ class LocalModel:
 
         generate = self.engine.generate
         if self.constrained:
-            generate = partial(generate, constraints=[Constraint(self.engine.chat_format, tools)])
+            generate = partial(generate, constraints=[CallConstraint(self.engine.chat_format, tools)])
         made = generate([prompt], sampling, seed, hear, call_handlers=[lambda _: None])[0]
         parts = self.engine.chat_format.parse(made.ids, made.sampled)["content"]
         assert not isinstance(parts, str)

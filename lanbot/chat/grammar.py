@@ -1,15 +1,17 @@
-"""What a well-formed call is, as a grammar in llguidance's dialect of lark."""
+"""What a well-formed call is, and an answer of a form that was asked for, as grammars in llguidance's dialect of lark."""
 
-import json
-from collections.abc import Mapping, Sequence
+import keyword
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lanbot.chat.formats.base import CallForm
+from lanbot.chat.python_values import TERMINALS, Values, as_json, literal
+from lanbot.core.errors import UserError
 from lanbot.tools.operations import FUNCTIONS, METHODS
 
 Declarations = Sequence[Mapping[str, Any]]
 """Tools as `Tool.declaration` describes them."""
 _EXPRESSION = r"""
-start: expression
 expression: term (OPERATOR term)*
 term: "-"? atom
 atom: NUMBER | "True" | "False" | "None" | object trailer*
@@ -22,36 +24,112 @@ items: expression ("," expression)*
 OPERATOR: /[-+*\/%<>]|\*\*|\/\/|==|!=|<=|>=| in | and | or /
 NUMBER: /(0|[1-9][0-9]{0,15})(\.[0-9]{1,15})?/
 STRING: /"([^"\\\x00-\x1f\x7f]|\\[nrt"'\\]){0,1000}"/ | /'([^'\\\x00-\x1f\x7f]|\\[nrt"'\\]){0,1000}'/
+COMMA: ","
 %ignore / /
 """
 
 
-def python_grammar(tools: Declarations) -> str:
-    """One expression of the calculator's language in which the tools are functions with their parameters.
+def answer_grammar(
+    form: CallForm | None, tools: Declarations = (), schema: Mapping[str, Any] | None = None, several: bool = True
+) -> str:
+    """A whole answer: JSON under the schema, or calls of these tools, as `form` has them; one of both if both are given.
+
+    several: it may have more calls than one, if the form can. At most two line breaks come first, as after a thought.
+    Raises UserError for tools that cannot be called so, ValueError for a schema that is none.
+    """
+    kinds, rules = [], [r"BREAK: /\n{1,2}/"]
+    if schema is not None:
+        kinds, rules = ["json"], [*rules, f"json: {as_json(schema)}"]
+    if tools:
+        assert form is not None
+        opening, closing = term(form.opens), term(form.closes)
+        kinds.append("calls")
+        if form.kind == "python":
+            rules += [f"calls: {opening} call {closing}", *_python_calls(tools)]
+        else:
+            more = f"({literal(form.between)} one)*" if several and form.between else ""
+            rules += [f"calls: one {more}", f"one: {opening} SPACE call SPACE {closing}"]
+            rules += _json_calls(tools, form.arguments)
+    return "\n".join([f"start: BREAK? ({' | '.join(kinds)})", *rules]) + "\n"
+
+
+def term(written: int | str) -> str:
+    """A token by its id, or a text."""
+    return f"<[{written}]>" if isinstance(written, int) else literal(written) if written else ""
+
+
+def callable_in_python(function: Mapping[str, Any]) -> bool:
+    """Whether the names of a function and of its parameters are names in Python."""
+    names = [*function["name"].split("."), *_properties(function)]
+    return all(name.isidentifier() and not keyword.iskeyword(name) for name in names)
+
+
+def python_grammar(tools: Declarations, end: int | str) -> str:
+    """One expression of the calculator's language in which the tools are functions with their parameters, then its end.
 
     A call has all required arguments, none twice: positional ones first, then keywords in the tool's order.
     """
+    functions = [function for tool in tools if callable_in_python(function := tool["function"])]
     methods = sorted({name for of_kind in METHODS.values() for name in of_kind})
-    rules = [_EXPRESSION.strip(), f"METHOD: /\\.({'|'.join(methods)})/"]
-    calls = ['FUNCTION "(" items ")"', *(f"call_{i}" for i in range(len(tools)))]
+    rules = [f"start: expression {term(end)}", _EXPRESSION.strip(), f"METHOD: /\\.({'|'.join(methods)})/"]
+    calls = ['FUNCTION "(" items ")"', *(f"call_{i}" for i in range(len(functions)))]
     rules += [f"FUNCTION: /{'|'.join(FUNCTIONS)}/", f"call: {' | '.join(calls)}"]
-    for i, function in enumerate(tool["function"] for tool in tools):
-        rules += _call(f"call_{i}", function["name"], function.get("parameters", {}))
+    for i, function in enumerate(functions):
+        rules += _call(f"call_{i}", function, lambda _: "expression")
     return "\n".join(rules) + "\n"
 
 
-def _call(rule: str, name: str, schema: Mapping[str, Any]) -> list[str]:
-    """The rules of one function's calls: `rule`_pN are the arguments from the Nth on, `rule`_kN by keyword only."""
-    names, required = list(schema.get("properties", {})), set(schema.get("required", ()))
+def json_grammar(tools: Declarations, arguments: str, end: int | str) -> str:
+    """A call as JSON: {"name": ..., arguments: {...}} of a tool, then its end.
+
+    arguments: the key of a call's arguments.
+    """
+    return "\n".join([f"start: SPACE call SPACE {term(end)}", *_json_calls(tools, arguments)]) + "\n"
+
+
+def _json_calls(tools: Declarations, arguments: str) -> list[str]:
+    rules = [r"SPACE: /[ \n]{0,2}/", f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}"]
+    for i, function in enumerate(tool["function"] for tool in tools):
+        head = f'{{"name": {literal(function["name"])}, "{arguments}": '
+        rules.append(f"call_{i}: {literal(head)} arguments_{i} {literal('}')}")
+        rules.append(f"arguments_{i}: {as_json({**(function.get('parameters') or {}), 'type': 'object'})}")
+    return rules
+
+
+def _python_calls(tools: Declarations) -> list[str]:
+    """Calls of the tools whose arguments are literal values under their schemas."""
+    rules = [TERMINALS.strip(), f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}"]
+    for i, function in enumerate(tool["function"] for tool in tools):
+        if not callable_in_python(function):
+            remedy = "Declare it with names that Python has: letters, digits and _, no keyword."
+            raise UserError(f"{function['name']} cannot be called by this model, which calls in Python", remedy)
+        properties = _properties(function)
+        values = Values(f"value_{i}", function.get("parameters") or {})
+        made = {name: values.of(schema) for name, schema in properties.items()}
+        rules += [*_call(f"call_{i}", function, made.__getitem__), *values.rules]
+    return rules
+
+
+def _properties(function: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = (function.get("parameters") or {}).get("properties") or {}
+    return found
+
+
+def _call(rule: str, function: Mapping[str, Any], value: Callable[[str], str]) -> list[str]:
+    """The rules of one function's calls: `rule`_pN are the arguments from the Nth on, `rule`_kN by keyword only.
+
+    value: the rule of a parameter's values.
+    """
+    names, required = list(_properties(function)), set((function.get("parameters") or {}).get("required") or ())
     may_end = [not required.intersection(names[n:]) for n in range(len(names) + 1)]
-    rules = [f'{rule}: "{name}(" {_first(rule, names, may_end)} ")"']
+    rules = [f'{rule}: {literal(function["name"] + "(")} {_first(rule, names, may_end)} ")"']
     for n, parameter in enumerate(names):
         last = n + 1 == len(names)
-        more = "" if last else f'"," {rule}_p{n + 1} | "," {rule}_k{n + 1}'
-        named = "" if last else f'"," {rule}_k{n + 1}'
-        rules.append(f"{rule}_p{n}: expression {_tail(more, may_end[n + 1])}")
+        more = "" if last else f"COMMA {rule}_p{n + 1} | COMMA {rule}_k{n + 1}"
+        named = "" if last else f"COMMA {rule}_k{n + 1}"
+        rules.append(f"{rule}_p{n}: {value(parameter)} {_tail(more, may_end[n + 1])}")
         skip = "" if last or parameter in required else f" | {rule}_k{n + 1}"
-        rules.append(f'{rule}_k{n}: "{parameter}" "=" expression {_tail(named, may_end[n + 1])}{skip}')
+        rules.append(f'{rule}_k{n}: {literal(parameter)} "=" {value(parameter)} {_tail(named, may_end[n + 1])}{skip}')
     return rules
 
 
@@ -61,23 +139,3 @@ def _first(rule: str, names: Sequence[str], may_end: Sequence[bool]) -> str:
 
 def _tail(more: str, may_end: bool) -> str:
     return f"({more}){'?' if may_end else ''}" if more else ""
-
-
-def json_grammar(tools: Declarations, arguments: str, closing: str = "") -> str:
-    """A call as JSON: {"name": ..., arguments: {...}} of a tool, then the closing text.
-
-    arguments: the key of a call's arguments.
-    """
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": one["name"]}, arguments: one.get("parameters", {"type": "object"})},
-            "required": ["name", arguments],
-            "additionalProperties": False,
-        }
-        for one in (tool["function"] for tool in tools)
-    ]
-    end = f" {json.dumps(closing)}" if closing else ""
-    written = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as chat templates do
-    schema = json.dumps({"anyOf": calls, "x-guidance": written})
-    return f"start: SPACE call SPACE{end}\nSPACE: /[ \\n]{{0,2}}/\ncall: %json {schema}\n"

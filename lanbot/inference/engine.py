@@ -89,7 +89,7 @@ class Engine:
         key: what the draws depend on besides the seed. call_handler: what answers calls, by default the engine's own.
         If it returns a Future, the other requests go on until the result is there. max_calls, call_seconds: budgets;
         beyond them the model reads an error. on_event: gets each event of the answer as it is generated.
-        constraint: restricts what is sampled while a call is written; reported log probabilities are the model's own.
+        constraint: restricts what is sampled; reported log probabilities are the model's own.
 
         Raises UserError if the prompt leaves no room in the context.
         """

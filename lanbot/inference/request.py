@@ -62,7 +62,7 @@ class Request:
         self.chat_format, self.call_handler, self.on_event = chat_format, call_handler, on_event
         self.max_calls, self.call_seconds = max_calls, call_seconds
         self.constraint = constraint
-        self.parser = chat_format.stream()
+        self.parser = chat_format.stream() if constraint is None else constraint.stream()
         self.pending: Future[str | None] | None = None
         self._calls: deque[Event] = deque()
         """The turn's calls that are to be run."""

@@ -10,7 +10,7 @@ from lanbot.chat.formats import get_format
 from lanbot.chat.formats.base import TOOL_TOKENS, ChatFormat
 from lanbot.chat.messages import parts
 from lanbot.core.errors import UserError
-from lanbot.inference.constraint import Constraint
+from lanbot.inference.constraint import CallConstraint
 from lanbot.inference.engine import Engine
 from lanbot.inference.request import Completion
 from lanbot.inference.sampling import Sampling
@@ -41,7 +41,7 @@ def generated(
     engine = Engine(model, chat_format)
     requests = []
     for i in range(samples):
-        limit = Constraint(chat_format, TOOLS.declarations) if constrained else None
+        limit = CallConstraint(chat_format, TOOLS.declarations) if constrained else None
         prompt = chat_format.prompt([{"role": "user", "content": f"question {i}"}])
         sampling = Sampling(150, temperature=1.0)
         request = engine.submit(prompt, sampling, i, call_handler=lambda code: None, constraint=limit)
@@ -57,7 +57,7 @@ def walk(chat_format: ChatFormat, opening: str, seed: int) -> str | None:
     """A call of allowed tokens, drawn blindly, those that close something more often; None if it never ends."""
     draw, tokenizer = random.Random(seed), chat_format.tokenizer
     closing = {tokenizer.special["<|python_end|>"], *(tokenizer.encode(sign)[0] for sign in "\"')]}")}
-    made, parser = Constraint(chat_format, TOOLS.declarations), chat_format.stream()
+    made, parser = CallConstraint(chat_format, TOOLS.declarations), chat_format.stream()
     tokens: list[int] = []
     for token in [tokenizer.special["<|python_start|>"], *tokenizer.encode(opening)]:
         tokens.append(token)
@@ -137,7 +137,7 @@ def test_nothing_else_is_constrained_and_reported_chances_are_the_models_own(
     prompts = [chat_format.prompt([{"role": "user", "content": f"question {i}"}]) for i in range(8)]
     sampling = Sampling(40, temperature=1.0)
     plain = engine.generate(prompts, sampling, 3)
-    bound = engine.generate(prompts, sampling, 3, constraints=[Constraint(chat_format, TOOLS.declarations)] * 8)
+    bound = engine.generate(prompts, sampling, 3, constraints=[CallConstraint(chat_format, TOOLS.declarations)] * 8)
     start = chat_format.tokenizer.special["<|python_start|>"]
     same = [(one, other) for one, other in zip(plain, bound, strict=True) if start not in one.ids]
     assert len(same) > 4
@@ -156,15 +156,15 @@ def test_programs_are_not_constrained_where_the_python_tool_runs_them(chat_forma
         """Runs code."""
         return code
 
-    made = Constraint(chat_format, PythonCalls(Toolset([python])).declarations)
+    made = CallConstraint(chat_format, PythonCalls(Toolset([python])).declarations)
     parser, start = chat_format.stream(), chat_format.tokenizer.special["<|python_start|>"]
     parser.feed(start)
     assert made.allowed(parser, [start]) is None
-    bound = Constraint(chat_format, TOOLS.declarations).allowed(parser, [start])
+    bound = CallConstraint(chat_format, TOOLS.declarations).allowed(parser, [start])
     assert bound is not None and 0 < bound.sum() < len(bound)
 
 
 def test_without_the_package_it_says_how_to_get_it(chat_format: ChatFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
     with pytest.raises(UserError, match="llguidance"):
-        Constraint(chat_format, ())
+        CallConstraint(chat_format, ())

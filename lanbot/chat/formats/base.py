@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 from lanbot.chat.messages import Conversation, Message, Part
+from lanbot.chat.thoughts import TAGS
 from lanbot.core.errors import UserError
 from lanbot.tokenizers.base import Tokenizer
 
@@ -51,6 +52,20 @@ class OpenCall(NamedTuple):
     written: str
     token: int | None
     text: str = ""
+
+
+class CallForm(NamedTuple):
+    """How an answer that is a call is written.
+
+    kind: python or call (in JSON). opens, closes: the token or the text around each call; "": nothing. arguments: the
+    key of a JSON call's arguments. between: what stands between two calls; "": an answer has one only.
+    """
+
+    kind: str
+    opens: int | str
+    closes: int | str
+    arguments: str = ""
+    between: str = ""
 
 
 class StreamParser:
@@ -126,6 +141,21 @@ class StreamParser:
         return events
 
 
+class TextParser(StreamParser):
+    """Parses an answer that is text whatever it looks like: JSON that was asked for is no call. Tags of thoughts that
+    are special tokens are text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer, {}, {})
+        self._words = {tokenizer.special[tag]: tag for tag in TAGS if tag in tokenizer.special}
+
+    def feed(self, token: int, sampled: bool = True) -> list[Event]:
+        return self._piece(self._words[token]) if token in self._words else super().feed(token, sampled)
+
+    def _text(self) -> str:
+        return self._written
+
+
 class ChatFormat(ABC):
     """How a conversation becomes tokens and a loss mask, and what a model generates a message.
 
@@ -177,6 +207,11 @@ class ChatFormat(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "encode"}
+
+    @property
+    def call_form(self) -> CallForm | None:
+        """How a call of a function of a client's is written; None: the format has no calls."""
+        return None
 
     @classmethod
     def recognises(cls, template: str, special: Collection[str]) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Collection, Sequence
 from copy import copy
 from typing import ClassVar, Self
 
+from lanbot.chat.formats.base import TOOL_TOKENS, CallForm
 from lanbot.chat.formats.script import Script
 from lanbot.chat.formats.templates import chatml_template
 from lanbot.chat.formats.turns import TurnFormat
@@ -63,6 +64,12 @@ class ChatMLFormat(TurnFormat):
     @property
     def template(self) -> str:  # type: ignore[override]
         return chatml_template(self)
+
+    @property
+    def call_form(self) -> CallForm:
+        if self.inline and not self.tools:
+            return CallForm("python", *(self.tokenizer.special[name] for name in TOOL_TOKENS[:2]))
+        return super().call_form
 
     @property
     def system(self) -> str | None:

@@ -8,7 +8,7 @@ The loss counts what the assistant itself has to write: text, calls and the end 
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
-from lanbot.chat.formats.base import TOOL_TOKENS, ChatFormat, Encode, Rendered, StreamParser
+from lanbot.chat.formats.base import TOOL_TOKENS, CallForm, ChatFormat, Encode, Rendered, StreamParser
 from lanbot.chat.messages import Conversation, Message, parts
 from lanbot.chat.turns import folded
 from lanbot.core.errors import UserError
@@ -60,6 +60,10 @@ class LanBotFormat(ChatFormat):
     stop_names = ("<|assistant_end|>", "<|bos|>", "<|user_start|>")
     roles: ClassVar[tuple[str, ...]] = ("system", "user", "assistant")
     template = template_of(special_tokens, roles)
+
+    @property
+    def call_form(self) -> CallForm:
+        return CallForm("python", *self._around("python"))
 
     @classmethod
     def recognises(cls, template: str, special: Collection[str]) -> bool:

@@ -15,7 +15,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
-from lanbot.chat.formats.base import Event, OpenCall
+from lanbot.chat.formats.base import CallForm, Event, OpenCall
 from lanbot.chat.formats.script import Script
 from lanbot.chat.formats.templates import llama3_template
 from lanbot.chat.formats.turns import TurnFormat, TurnParser
@@ -62,6 +62,10 @@ class Llama3Format(TurnFormat):
     @property
     def template(self) -> str:  # type: ignore[override]
         return llama3_template(self)
+
+    @property
+    def call_form(self) -> CallForm:
+        return CallForm("call", "", "", self.arguments)
 
     def shown(self, result: str) -> str:
         return to_json(result)

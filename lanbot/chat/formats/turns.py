@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import ClassVar
 
-from lanbot.chat.formats.base import TOOL_TOKENS, ChatFormat, Encode, Event, OpenCall, Rendered, StreamParser
+from lanbot.chat.formats.base import TOOL_TOKENS, CallForm, ChatFormat, Encode, Event, OpenCall, Rendered, StreamParser
 from lanbot.chat.formats.script import Script
 from lanbot.chat.messages import Conversation, Message, Part, output, text
 from lanbot.chat.turns import Turn, read_call, unfolded
@@ -41,6 +41,11 @@ class TurnFormat(ChatFormat):
         return written
 
     # -- the interface
+
+    @property
+    def call_form(self) -> CallForm:
+        opens, closes = (self.tokenizer.special.get(tag, tag) for tag in TurnParser.tags)
+        return CallForm("call", opens, closes, self.arguments, "\n")
 
     def render(self, conversation: Conversation, bulk: bool = False) -> Rendered:
         encode = (lambda words: self.tokenizer.encode_array(words).tolist()) if bulk else self.encode
