@@ -1,4 +1,4 @@
-"""What a well-formed call is, and an answer of a form that was asked for, as grammars in llguidance's dialect of lark."""
+"""What a well-formed call is, and an answer of a given form, as grammars in llguidance's dialect of lark."""
 
 import keyword
 from collections.abc import Callable, Mapping, Sequence
@@ -30,16 +30,21 @@ COMMA: ","
 
 
 def answer_grammar(
-    form: CallForm | None, tools: Declarations = (), schema: Mapping[str, Any] | None = None, several: bool = True
+    form: CallForm | None,
+    tools: Declarations = (),
+    schema: Mapping[str, Any] | None = None,
+    several: bool = True,
+    thinks: bool = False,
 ) -> str:
-    """A whole answer: JSON under the schema, or calls of these tools, as `form` has them; one of both if both are given.
+    """A whole answer: JSON under the schema, or calls of these tools, as `form` has them; either, if both are given.
 
-    several: it may have more calls than one, if the form can. At most two line breaks come first, as after a thought.
+    several: it may have more calls than one, if the form can. thinks: line breaks may come first, as after a thought.
     Raises UserError for tools that cannot be called so, ValueError for a schema that is none.
     """
-    kinds, rules = [], [r"BREAK: /\n{1,2}/"]
+    kinds, rules = [], [r"BREAK: /\n{1,2}/"] if thinks else []
     if schema is not None:
-        kinds, rules = ["json"], [*rules, f"json: {as_json(schema)}"]
+        kinds.append("json")
+        rules.append(f"json: {as_json(schema)}")
     if tools:
         assert form is not None
         opening, closing = term(form.opens), term(form.closes)
@@ -48,9 +53,10 @@ def answer_grammar(
             rules += [f"calls: {opening} call {closing}", *_python_calls(tools)]
         else:
             more = f"({literal(form.between)} one)*" if several and form.between else ""
-            rules += [f"calls: one {more}", f"one: {opening} SPACE call SPACE {closing}"]
+            one = f"{opening} SPACE call SPACE {closing}" if opening else "call"
+            rules += [f"calls: one {more}", f"one: {one}"]
             rules += _json_calls(tools, form.arguments)
-    return "\n".join([f"start: BREAK? ({' | '.join(kinds)})", *rules]) + "\n"
+    return "\n".join([f"start: {'BREAK? ' if thinks else ''}({' | '.join(kinds)})", *rules]) + "\n"
 
 
 def term(written: int | str) -> str:
@@ -92,8 +98,14 @@ def _json_calls(tools: Declarations, arguments: str) -> list[str]:
     for i, function in enumerate(tool["function"] for tool in tools):
         head = f'{{"name": {literal(function["name"])}, "{arguments}": '
         rules.append(f"call_{i}: {literal(head)} arguments_{i} {literal('}')}")
-        rules.append(f"arguments_{i}: {as_json({**(function.get('parameters') or {}), 'type': 'object'})}")
+        rules.append(f"arguments_{i}: {as_json(_closed(function.get('parameters') or {}))}")
     return rules
+
+
+def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of arguments, without further ones unless it says so."""
+    open_ = {"additionalProperties", "patternProperties", "$ref", "anyOf", "oneOf", "allOf"}.intersection(schema)
+    return {**schema, "type": "object", **({} if open_ else {"additionalProperties": False})}
 
 
 def _python_calls(tools: Declarations) -> list[str]:

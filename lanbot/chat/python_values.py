@@ -28,7 +28,13 @@ BOUNDS = {
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }
 BOUNDS["integer"] = BOUNDS["number"]
-PLAIN = {"string": "STRING", "integer": "INTEGER", "number": "NUMBER", "boolean": '("True" | "False")', "null": '"None"'}
+PLAIN = {
+    "string": "STRING",
+    "integer": "INTEGER",
+    "number": "NUMBER",
+    "boolean": '("True" | "False")',
+    "null": '"None"',
+}
 
 
 def as_json(schema: Mapping[str, Any]) -> str:

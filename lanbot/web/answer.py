@@ -97,7 +97,8 @@ class Answer:
         made = self.tools.of_part(part) if part else None
         if made is None:
             return self._server(code, str(ClientTools().of_code(code)))
-        theirs = [self.tools.of_part(one) for one in calls[calls.index(part) + 1 :]] if part else []
+        others = calls[calls.index(part) + 1 :] if part and self.tools.several else []
+        theirs = map(self.tools.of_part, others)
         self._client(made, *(one for one in theirs if one is not None))
         return None
 
@@ -140,6 +141,12 @@ class Answer:
         self._ahead += len(text.encode())
 
     # -- the scheduler's side
+
+    @property
+    def problem(self) -> str:
+        """Why the answer has not the form that was asked for; "" while all is well."""
+        constraint = self.request and self.request.constraint
+        return constraint.problem if constraint else ""
 
     def take(self) -> list[Piece]:
         """What is new since the last time; the last piece of an answer is its end."""

@@ -16,6 +16,7 @@ from lanbot.web.asking import Question, as_events, as_json, ask, pieces, read, w
 from lanbot.web.conversation import checked, made_call
 from lanbot.web.errors import ANTHROPIC_PATH, ApiError, unsupported
 from lanbot.web.fields import MOST_TOOLS, Body, Name, SamplingFields, Stops, ToolName, declaration
+from lanbot.web.form import FlatSchema, asked_form
 from lanbot.web.job import Items, Job
 
 REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -90,11 +91,17 @@ class DeclaredTool(Body):
 
 
 class ToolChoice(Body):
-    type: str
+    type: Literal["auto", "any", "tool", "none"]
+    name: ToolName | None = None
+    disable_parallel_tool_use: bool | None = None
 
 
 class Thinking(Body):
     type: str
+
+
+class OutputOptions(Body):
+    format: FlatSchema | None = None
 
 
 class MessagesBody(SamplingFields):
@@ -106,16 +113,18 @@ class MessagesBody(SamplingFields):
     stream: bool | None = None
     tools: list[DeclaredTool] | None = Field(None, max_length=MOST_TOOLS)
     tool_choice: ToolChoice | None = None
+    output_config: OutputOptions | None = None
     thinking: Thinking | None = None
 
     def question(self) -> Question:
         """Raises ApiError for what is not supported."""
-        choice = self.tool_choice.type if self.tool_choice else "auto"
-        if choice not in ("auto", "none"):
-            raise unsupported("tool_choice", "The model chooses: leave it out, or none.")
-        tools = [] if choice == "none" else self.tools or []
+        choice = self.tool_choice or ToolChoice(type="auto")
+        tools = [] if choice.type == "none" else self.tools or []
         if any(tool.type not in (None, "custom") for tool in tools):
             raise unsupported("tools", "Only functions of the client's own are.")
+        asked: Any = {"any": "required", "tool": {"name": choice.name}}.get(choice.type)
+        form = self.output_config.format if self.output_config else None
+        several, names = not choice.disable_parallel_tool_use, [tool.name for tool in tools]
         messages = [made for message in self.messages for made in message.messages()]
         if self.system:
             messages.insert(0, {"role": "system", "content": _text(self.system)})
@@ -124,6 +133,7 @@ class MessagesBody(SamplingFields):
             self.sampling(self.max_tokens, self.stop_sequences),
             checked(messages),
             tools=[declaration(tool.name, tool.description, tool.input_schema) for tool in tools],
+            form=asked_form(form, asked, names, several, "output_config.format"),
             seed=self.seed,
             thinks=self.thinking is not None and self.thinking.type != "disabled",
             stream=bool(self.stream),

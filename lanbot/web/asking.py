@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from lanbot.inference.sampling import Sampling
 from lanbot.web.calls import ClientTools
 from lanbot.web.errors import ApiError, invalid
 from lanbot.web.fields import Body
+from lanbot.web.form import Form, constraint_of
 from lanbot.web.job import Items, Job, Wanted
 from lanbot.web.scheduler import Scheduler
 from lanbot.web.served import Models, Served
@@ -70,6 +71,7 @@ class Question:
     messages: list[Message] | None = None
     text: str | list[int] = ""
     tools: Sequence[dict[str, Any]] = ()
+    form: Form = field(default_factory=Form)
     n: int = 1
     seed: int | None = None
     thinks: bool = False
@@ -115,10 +117,11 @@ def _wanted(served: Served, question: Question) -> Wanted:
         question.sampling,
         question.n,
         secrets.randbits(63) if question.seed is None else question.seed,
-        ClientTools(question.tools),
+        ClientTools(question.tools, question.form.several),
         question.messages is not None and chat_format.thinking is not chat_format,
         question.logprobs,
         question.stream,
+        constraint_of(chat_format, question.form, question.tools, thinks),
     )
 
 

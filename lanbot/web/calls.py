@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from lanbot.chat.messages import Part
 from lanbot.chat.turns import PYTHON, by_name
+from lanbot.core.jsonl import half_pair
 from lanbot.tools.calculator import answer, evaluate, is_calculation
 from lanbot.tools.operations import ExpressionError
 from lanbot.tools.tool import Tool, ToolError
@@ -26,9 +27,10 @@ class ToolCall(NamedTuple):
 
 
 class ClientTools:
-    """The functions that a request declares, as OpenAI's API does."""
+    """The functions that a request declares, as OpenAI's API does. several: an answer may call more than one."""
 
-    def __init__(self, declarations: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, declarations: Sequence[Mapping[str, Any]] = (), several: bool = True) -> None:
+        self.several = several
         functions = [tool["function"] for tool in declarations]
         self.declarations = list(declarations)
         self.tools = {
@@ -36,9 +38,12 @@ class ClientTools:
         }
 
     def of_part(self, part: Part) -> ToolCall | None:
-        """A call by name, if it is the client's."""
+        """A call by name, if it is the client's and JSON can express it."""
         named = by_name(part)
-        return _made(named["name"], named["arguments"]) if named["name"] in self.tools else None
+        try:
+            return _made(named["name"], named["arguments"]) if named["name"] in self.tools else None
+        except ValueError:  # NaN, or a number beyond any
+            return None
 
     def of_code(self, code: str) -> ToolCall | str:
         """A call in Python: the client's, or what the model reads instead."""
@@ -66,4 +71,7 @@ def _value(node: ast.expr) -> Any:
 
 def _made(name: str, arguments: Mapping[str, Any]) -> ToolCall:
     """Raises TypeError or ValueError for arguments that JSON cannot express."""
-    return ToolCall(f"call_{uuid.uuid4().hex[:24]}", name, json.dumps(arguments, ensure_ascii=False, allow_nan=False))
+    written = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    if half_pair(written):  # which is not text, unless it is spelled out
+        written = json.dumps(arguments, allow_nan=False)
+    return ToolCall(f"call_{uuid.uuid4().hex[:24]}", name, written)

@@ -3,8 +3,10 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from lanbot.chat.formats.base import ChatFormat
+from lanbot.inference.constraint import Constraint
 from lanbot.inference.engine import Engine
 from lanbot.inference.sampling import Sampling
 from lanbot.web.answer import Answer, Piece
@@ -22,6 +24,7 @@ class Wanted:
     """What is to be generated.
 
     n: how many answers; they draw from the same seed and differ. thinks: answers may begin with a thought.
+    constraint: of each answer.
     """
 
     engine: Engine
@@ -33,6 +36,7 @@ class Wanted:
     thinks: bool = False
     logprobs: bool = False
     stream: bool = False
+    constraint: Constraint | None = None
 
 
 class Job:
@@ -64,9 +68,10 @@ class Job:
         for i in range(wanted.n):
             stop = wanted.sampling.stop
             answer = Answer(chat_format, wanted.tools, stop, wanted.thinks, wanted.logprobs)
-            answer.request = wanted.engine.submit(
-                wanted.prompt, wanted.sampling, wanted.seed, str(i), answer.answered, MOST_CALLS, on_event=answer.hear
-            )
+            bound = wanted.constraint and wanted.constraint.again()
+            handled: Any = {"call_handler": answer.answered, "max_calls": MOST_CALLS, "on_event": answer.hear}
+            given = wanted.prompt, wanted.sampling, wanted.seed, str(i)
+            answer.request = wanted.engine.submit(*given, **handled, constraint=bound)
             self.answers.append(answer)
 
     def deliver(self, items: Items, error: ApiError | None) -> None:

@@ -32,6 +32,7 @@ from lanbot.web.fields import (
     ToolName,
     declaration,
 )
+from lanbot.web.form import ResponseFormat, asked_form
 from lanbot.web.job import Items, Job
 
 MAX_TOKENS = 1 << 30
@@ -99,10 +100,6 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
-class ResponseFormat(Body):
-    type: str
-
-
 class ChatBody(SamplingFields):
     model: Name
     messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
@@ -116,6 +113,7 @@ class ChatBody(SamplingFields):
     top_logprobs: int | None = Field(None, ge=0, le=MOST_ALTERNATIVES)
     tools: list[DeclaredTool] | None = Field(None, max_length=MOST_TOOLS)
     tool_choice: Literal["auto", "none", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     response_format: ResponseFormat | None = None
     presence_penalty: float | None = None
@@ -124,20 +122,18 @@ class ChatBody(SamplingFields):
 
     def question(self) -> Question:
         """Raises ApiError for what is not supported, UserError for what is out of range."""
-        if self.response_format and self.response_format.type != "text":
-            raise unsupported("response_format", "Ask for the form in the message.")
         for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
             if getattr(self, name):
                 raise unsupported(name, "Leave it out.")
-        if self.tool_choice not in (None, "auto", "none"):
-            raise unsupported("tool_choice", "The model chooses: leave it out, or none.")
         tools = [] if self.tool_choice == "none" else self.tools or []
+        names = [one.function.name for one in tools]
         limit = self.max_completion_tokens or self.max_tokens or MAX_TOKENS
         return Question(
             self.model,
             self.sampling(limit, self.stop, (self.top_logprobs or 0) if self.logprobs else 0),
             checked([message.message() for message in self.messages]),
             tools=[declaration(one.function.name, one.function.description, one.function.parameters) for one in tools],
+            form=asked_form(self.response_format, self.tool_choice, names, self.parallel_tool_calls),
             n=self.n or 1,
             seed=self.seed,
             thinks=self.reasoning_effort not in (None, "none"),

@@ -17,6 +17,7 @@ from lanbot.web.asking import Question, as_events, as_json, ask, pieces, read, w
 from lanbot.web.conversation import checked, made_call
 from lanbot.web.errors import ApiError, unsupported
 from lanbot.web.fields import MOST_TOOLS, Body, Name, SamplingFields, ToolName, declaration
+from lanbot.web.form import TextFormat, asked_form
 from lanbot.web.job import Items, Job
 from lanbot.web.openai_chat import MAX_TOKENS
 
@@ -75,6 +76,10 @@ class ReasoningOptions(Body):
     effort: str | None = None
 
 
+class TextOptions(Body):
+    format: TextFormat | None = None
+
+
 class ResponsesBody(SamplingFields):
     model: Name
     input: str | Annotated[list[Item], Field(min_length=1, max_length=10_000)]
@@ -83,6 +88,8 @@ class ResponsesBody(SamplingFields):
     stream: bool | None = None
     tools: list[FunctionTool] | None = Field(None, max_length=MOST_TOOLS)
     tool_choice: Literal["auto", "none", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
     previous_response_id: str | None = None
     conversation: Any = None
@@ -93,18 +100,18 @@ class ResponsesBody(SamplingFields):
         for name in ("previous_response_id", "conversation", "background"):
             if getattr(self, name):
                 raise unsupported(name, "This server keeps nothing: send the whole conversation as input.")
-        if self.tool_choice not in (None, "auto", "none"):
-            raise unsupported("tool_choice", "The model chooses: leave it out, or none.")
         tools = [] if self.tool_choice == "none" else self.tools or []
         for tool in tools:
             if tool.type != "function" or tool.name is None:
                 raise unsupported("tools", "Only functions are.")
+        names, form = [tool.name or "" for tool in tools], self.text.format if self.text else None
         effort = self.reasoning.effort if self.reasoning else None
         return Question(
             self.model,
             self.sampling(self.max_output_tokens or MAX_TOKENS, None),
             checked(self.messages(), "input"),
             tools=[declaration(tool.name or "", tool.description, tool.parameters) for tool in tools],
+            form=asked_form(form, self.tool_choice, names, self.parallel_tool_calls, "text.format"),
             seed=self.seed,
             thinks=effort not in (None, "none"),
             stream=bool(self.stream),
@@ -195,8 +202,9 @@ class Made:
             "metadata": {},
             "model": body.model,
             "output": self.output,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
             "temperature": body.temperature or 0.0,
+            "text": body.text.model_dump(by_alias=True) if body.text else {"format": {"type": "text"}},
             "tool_choice": body.tool_choice or "auto",
             "tools": [tool.model_dump() for tool in body.tools or []],
             "top_p": 1.0 if body.top_p is None else body.top_p,

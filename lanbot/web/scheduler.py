@@ -202,6 +202,9 @@ class Scheduler:
                 if answer.over:
                     job.ended += 1
                     self.metrics.ended[pieces[-1].text] += 1
+            if problem := next((answer.problem for answer in job.answers if answer.problem), ""):
+                self._fail(job, ApiError(400, f"the form that was asked for is too complex: {problem}"), "error")
+                continue
             done = job.ended == job.wanted.n
             if done:
                 self._leave(job, now)
