@@ -290,8 +290,9 @@ def test_errors_are_in_the_clients_words(make_engine, serve) -> None:
         ({"temperature": 9}, "temperature"),
         ({"n": 9}, "n"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "grammar"}}, "response_format"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "other"}}, "tools": [WEATHER]}, "tool_choice"),
         ({"messages": [{"role": "user", "content": "x" * 200}]}, "messages"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages"),
     ):
