@@ -24,7 +24,6 @@ items: expression ("," expression)*
 OPERATOR: /[-+*\/%<>]|\*\*|\/\/|==|!=|<=|>=| in | and | or /
 NUMBER: /(0|[1-9][0-9]{0,15})(\.[0-9]{1,15})?/
 STRING: /"([^"\\\x00-\x1f\x7f]|\\[nrt"'\\]){0,1000}"/ | /'([^'\\\x00-\x1f\x7f]|\\[nrt"'\\]){0,1000}'/
-COMMA: ","
 %ignore / /
 """
 
@@ -50,7 +49,7 @@ def answer_grammar(
         opening, closing = term(form.opens), term(form.closes)
         kinds.append("calls")
         if form.kind == "python":
-            rules += [f"calls: {opening} call {closing}", *_python_calls(tools)]
+            rules += [f"calls: {opening} made {closing}", *_python_calls(tools)]
         else:
             more = f"({literal(form.between)} one)*" if several and form.between else ""
             one = f"{opening} SPACE call SPACE {closing}" if opening else "call"
@@ -70,19 +69,27 @@ def callable_in_python(function: Mapping[str, Any]) -> bool:
     return all(name.isidentifier() and not keyword.iskeyword(name) for name in names)
 
 
-def python_grammar(tools: Declarations, end: int | str) -> str:
+def python_grammar(tools: Declarations, end: int | str, typed: bool = False) -> str:
     """One expression of the calculator's language in which the tools are functions with their parameters, then its end.
 
-    A call has all required arguments, none twice: positional ones first, then keywords in the tool's order.
+    A call has all required arguments, none twice: positional ones first, then keywords in the tool's order. typed: a
+    tool's call is the whole expression, and its arguments are values under its schema.
     """
-    functions = [function for tool in tools if callable_in_python(function := tool["function"])]
+    known = [tool for tool in tools if callable_in_python(tool["function"])]
     methods = sorted({name for of_kind in METHODS.values() for name in of_kind})
-    rules = [f"start: expression {term(end)}", _EXPRESSION.strip(), f"METHOD: /\\.({'|'.join(methods)})/"]
-    calls = ['FUNCTION "(" items ")"', *(f"call_{i}" for i in range(len(functions)))]
-    rules += [f"FUNCTION: /{'|'.join(FUNCTIONS)}/", f"call: {' | '.join(calls)}"]
-    for i, function in enumerate(functions):
-        rules += _call(f"call_{i}", function, lambda _: "expression")
-    return "\n".join(rules) + "\n"
+    calls = ['FUNCTION "(" items ")"', *(() if typed else (f"call_{i}" for i in range(len(known))))]
+    rules = [
+        f"start: {'(expression | made)' if typed and known else 'expression'} {term(end)}",
+        _EXPRESSION.strip(),
+        f"METHOD: /\\.({'|'.join(methods)})/",
+        f"FUNCTION: /{'|'.join(FUNCTIONS)}/",
+        f"call: {' | '.join(calls)}",
+    ]
+    if typed:
+        return "\n".join([*rules, *(_python_calls(known) if known else ())]) + "\n"
+    for i, tool in enumerate(known):
+        rules += _call(f"call_{i}", tool["function"], lambda _: "expression")
+    return "\n".join([*rules, 'NEXT: ","']) + "\n"
 
 
 def json_grammar(tools: Declarations, arguments: str, end: int | str) -> str:
@@ -110,7 +117,7 @@ def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def _python_calls(tools: Declarations) -> list[str]:
     """Calls of the tools whose arguments are literal values under their schemas."""
-    rules = [TERMINALS.strip(), f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}"]
+    rules = [TERMINALS.strip(), f"made: {' | '.join(f'call_{i}' for i in range(len(tools)))}"]
     for i, function in enumerate(tool["function"] for tool in tools):
         if not callable_in_python(function):
             remedy = "Declare it with names that Python has: letters, digits and _, no keyword."
@@ -137,8 +144,8 @@ def _call(rule: str, function: Mapping[str, Any], value: Callable[[str], str]) -
     rules = [f'{rule}: {literal(function["name"] + "(")} {_first(rule, names, may_end)} ")"']
     for n, parameter in enumerate(names):
         last = n + 1 == len(names)
-        more = "" if last else f"COMMA {rule}_p{n + 1} | COMMA {rule}_k{n + 1}"
-        named = "" if last else f"COMMA {rule}_k{n + 1}"
+        more = "" if last else f"NEXT {rule}_p{n + 1} | NEXT {rule}_k{n + 1}"
+        named = "" if last else f"NEXT {rule}_k{n + 1}"
         rules.append(f"{rule}_p{n}: {value(parameter)} {_tail(more, may_end[n + 1])}")
         skip = "" if last or parameter in required else f" | {rule}_k{n + 1}"
         rules.append(f'{rule}_k{n}: {literal(parameter)} "=" {value(parameter)} {_tail(named, may_end[n + 1])}{skip}')

@@ -5,15 +5,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 TERMINALS = r"""
-value: STRING | NUMBER | "True" | "False" | "None" | list | dict
-list: "[" (value (COMMA value)*)? "]"
-dict: "{" (pair (COMMA pair)*)? "}"
-pair: STRING COLON value
-COMMA: /, ?/
+value: TEXT | DECIMAL | "True" | "False" | "None" | values | mapping
+values: "[" (value (NEXT value)*)? "]"
+mapping: "{" (item (NEXT item)*)? "}"
+item: TEXT COLON value
+NEXT: /, ?/
 COLON: /: ?/
 INTEGER: /-?(0|[1-9][0-9]{0,15})/
-NUMBER: /-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,15})?/
-STRING: /"([^"\\\x00-\x1f\x7f]|\\[nrt"'\\])*"/ | /'([^'\\\x00-\x1f\x7f]|\\[nrt"'\\])*'/
+DECIMAL: /-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,15})?/
+TEXT: /"([^"\\\x00-\x1f\x7f]|\\[nrt"'\\])*"/ | /'([^'\\\x00-\x1f\x7f]|\\[nrt"'\\])*'/
 """
 WRITTEN = {
     "whitespace_flexible": False,
@@ -29,9 +29,9 @@ BOUNDS = {
 }
 BOUNDS["integer"] = BOUNDS["number"]
 PLAIN = {
-    "string": "STRING",
+    "string": "TEXT",
     "integer": "INTEGER",
-    "number": "NUMBER",
+    "number": "DECIMAL",
     "boolean": '("True" | "False")',
     "null": '"None"',
 }
@@ -113,7 +113,7 @@ class Values:
         if most == 0:
             return literal("[]")
         least = least if isinstance(least, int) else 0
-        more = f"(COMMA {item}){{{max(0, least - 1)},{most - 1 if isinstance(most, int) else ''}}}"
+        more = f"(NEXT {item}){{{max(0, least - 1)},{most - 1 if isinstance(most, int) else ''}}}"
         return self._rule(f'"[" {item} {more} "]"' if least > 0 else f'"[" ({item} {more})? "]"')
 
     def _object(self, schema: Mapping[str, Any]) -> str:
@@ -122,15 +122,16 @@ class Values:
             further = schema.get("additionalProperties")
             if further is False:
                 return literal("{}")
-            pair = f"STRING COLON {self.of(further)}"
-            return self._rule(f'"{{" ({pair} (COMMA {pair})*)? "}}"')
-        rest, firsts, may_be_empty = "", [], True
-        for name, one in reversed(properties.items()):
+            pair = f"TEXT COLON {self.of(further)}"
+            return self._rule(f'"{{" ({pair} (NEXT {pair})*)? "}}"')
+        rest, may_be_empty = "", True
+        firsts: list[str] = []  # what may come first
+        for name, one in reversed(list(properties.items())):
             entry = self._rule(f"{quoted(name)} COLON {self.of(one)}")
             if name in required:
                 firsts, may_be_empty = [], False
             firsts.append(f"{entry} {rest}")
-            rest = self._rule(f"COMMA {entry} {rest}" if name in required else f"(COMMA {entry})? {rest}")
+            rest = self._rule(f"NEXT {entry} {rest}" if name in required else f"(NEXT {entry})? {rest}")
         return self._rule(f'"{{" {_any(firsts)}{"?" if may_be_empty else ""} "}}"')
 
 

@@ -58,14 +58,20 @@ class Constraint(ABC):
 class CallConstraint(Constraint):
     """Calls are calls of these tools: while a model writes one, only tokens with which it still can be are sampled.
 
-    With a tool `python` of its own, a call in Python is any program and is not constrained.
+    With a tool `python` of its own, a call in Python is any program and is not constrained. typed: the arguments of a
+    call in Python are values under the tool's schema; of one in JSON they always are. `problem` says why the grammar of
+    the format's own calls is none, which are then free.
     """
 
-    def __init__(self, chat_format: ChatFormat, tools: Declarations) -> None:
+    def __init__(self, chat_format: ChatFormat, tools: Declarations, typed: bool = False) -> None:
         super().__init__(chat_format)
-        self.tools = tools
+        self.tools, self.typed = tools, typed
         self.programs = any(one["function"]["name"] == PYTHON and one != python_call.PYTHON for one in tools)
         self._matcher: Any = None  # of the call that is open
+        self._matchers: dict[tuple[str, int | str], Any] = {}  # by kind and end, of no call yet
+        if (form := chat_format.call_form) and not (form.kind == PYTHON and self.programs):
+            beginning = self._unused(form.kind, form.closes)
+            self.problem = beginning.get_error().partition("\n")[0]
 
     def allowed(self, parser: StreamParser, tokens: Sequence[int]) -> np.ndarray | None:
         call = parser.open_call
@@ -82,17 +88,22 @@ class CallConstraint(Constraint):
         return self._mask(self._matcher)
 
     def _begin(self, call: OpenCall) -> Any:
-        matcher = self._matcher_of(self._grammar(call))
+        end = call.text if call.token is None else "" if call.token == self.format.end_of_turn else call.token
+        matcher = self._unused(call.kind, end).deep_copy()
         if call.written and not matcher.is_error():
             own: Any = self.format.tokenizer
             matcher.consume_tokens(_ll_tokenizer(own, self.format.end_of_turn).greedy_tokenize(call.written))
         return matcher
 
-    def _grammar(self, call: OpenCall) -> str:
-        end = call.text if call.token is None else "" if call.token == self.format.end_of_turn else call.token
-        if call.kind == "python":
-            return python_grammar([one for one in self.tools if one["function"]["name"] != PYTHON], end)
-        return json_grammar(self.tools, getattr(self.format, "arguments", "arguments"), end)
+    def _unused(self, kind: str, end: int | str) -> Any:
+        if (kind, end) not in self._matchers:
+            if kind == "python":
+                own = [one for one in self.tools if one["function"]["name"] != PYTHON]
+                grammar = python_grammar(own, end, self.typed)
+            else:
+                grammar = json_grammar(self.tools, getattr(self.format, "arguments", "arguments"), end)
+            self._matchers[kind, end] = self._matcher_of(grammar)
+        return self._matchers[kind, end]
 
 
 class AnswerConstraint(Constraint):
@@ -129,7 +140,8 @@ class AnswerConstraint(Constraint):
             self._take(tokens[self._consumed :])
         self._consumed = len(tokens)
         if self._place == "thought":
-            mask = _plain(self.format.tokenizer).copy()
+            own: Any = self.format.tokenizer  # the cache knows it by its identity
+            mask = _plain(own).copy()
         else:
             mask = self._mask(self._matcher)
         if self._matcher.is_error():

@@ -88,6 +88,7 @@ class DeclaredTool(Body):
     name: ToolName
     description: str | None = None
     input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class ToolChoice(Body):
@@ -124,7 +125,7 @@ class MessagesBody(SamplingFields):
             raise unsupported("tools", "Only functions of the client's own are.")
         asked: Any = {"any": "required", "tool": {"name": choice.name}}.get(choice.type)
         form = self.output_config.format if self.output_config else None
-        several, names = not choice.disable_parallel_tool_use, [tool.name for tool in tools]
+        several, strict = not choice.disable_parallel_tool_use, any(tool.strict for tool in tools)
         messages = [made for message in self.messages for made in message.messages()]
         if self.system:
             messages.insert(0, {"role": "system", "content": _text(self.system)})
@@ -133,7 +134,7 @@ class MessagesBody(SamplingFields):
             self.sampling(self.max_tokens, self.stop_sequences),
             checked(messages),
             tools=[declaration(tool.name, tool.description, tool.input_schema) for tool in tools],
-            form=asked_form(form, asked, names, several, "output_config.format"),
+            form=asked_form(form, asked, [tool.name for tool in tools], several, strict, "output_config.format"),
             seed=self.seed,
             thinks=self.thinking is not None and self.thinking.type != "disabled",
             stream=bool(self.stream),

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -16,24 +17,25 @@ from pydantic import Field
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.grammar import answer_grammar
 from lanbot.core.errors import UserError
-from lanbot.inference.constraint import AnswerConstraint
+from lanbot.inference.constraint import AnswerConstraint, CallConstraint, Constraint
 from lanbot.web.errors import ApiError
 from lanbot.web.fields import Body
 
 MOST_SCHEMA = 65_536
 """Characters of a schema, or of all tools of which one must be called; 300 ms to compile at most, on one core."""
-MOST_MULTIPLE = 100_000
+MOST_MULTIPLE = 10_000
 """The least common multiple of a schema's `multipleOf`, in units of their last digit."""
 
 
 @dataclass(frozen=True)
 class Form:
     """schema: the text is JSON under it. calls: the answer is a call of one of these functions. several: of more than
-    one. field: of the request, for errors."""
+    one. strict: calls of functions are under their schemas. field: of the request, for errors."""
 
     schema: Mapping[str, Any] | None = None
     calls: tuple[str, ...] = ()
     several: bool = True
+    strict: bool = False
     field: str = "response_format"
 
 
@@ -84,6 +86,7 @@ def asked_form(
     choice: str | Mapping[str, Any] | None,
     tools: Sequence[str],
     several: bool | None,
+    strict: bool,
     field: str = "response_format",
 ) -> Form:
     """choice: auto, none, required, or {"name"} or {"function": {"name"}} of one of the tools. Raises ApiError."""
@@ -99,19 +102,28 @@ def asked_form(
             raise ApiError(400, "tool_choice: auto, none, required, or the name of one of the tools", "tool_choice")
         calls = (name,)
     schema = None if form is None or isinstance(form, PlainText) else form.asked
-    return Form(schema, calls, several is not False, "tool_choice" if calls else field)
+    return Form(schema, calls, several is not False, strict, "tool_choice" if calls else field)
 
 
-def constraint_of(chat_format: ChatFormat, form: Form, tools: Sequence[Mapping[str, Any]], thinks: bool) -> Any:
+def constraint_of(
+    chat_format: ChatFormat, form: Form, tools: Sequence[Mapping[str, Any]], thinks: bool
+) -> Constraint | None:
     """The constraint of an answer; None if any answer will do. It may take a second. Raises ApiError.
 
     tools: all that are declared; with a schema, a call of one of them is an answer too.
     """
-    if form.schema is None and not form.calls:
+    if form.schema is None and not form.calls and not (form.strict and tools and find_spec("llguidance")):
         return None
     called = [tool for tool in tools if not form.calls or tool["function"]["name"] in form.calls]
     schema, calls = (None if form.calls else form.schema), chat_format.call_form
+    field = form.field if form.schema is not None or form.calls else "tools"
     try:
+        if schema is None and not form.calls:
+            _check({"tools": [tool["function"] for tool in called]})
+            bound = CallConstraint(chat_format, called, typed=True)
+            if bound.problem:
+                raise UserError(bound.problem, "Declare the functions without strict.")
+            return bound
         if called and calls is None:
             raise UserError("this model has no way to call functions", "Leave the tools out.")
         if called and schema is not None and not isinstance(calls and calls.opens, int):
@@ -120,9 +132,9 @@ def constraint_of(chat_format: ChatFormat, form: Form, tools: Sequence[Mapping[s
         grammar = answer_grammar(calls, called, schema, form.several, thinks)
         return AnswerConstraint(chat_format, grammar, thinks, calls=bool(called))
     except UserError as error:
-        raise ApiError(400, f"{form.field}: {error.problem}. {error.remedy}", form.field) from None
+        raise ApiError(400, f"{field}: {error.problem}. {error.remedy}", field) from None
     except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError) as error:
-        raise ApiError(400, f"{form.field}: not a JSON schema: {str(error)[:200]}", form.field) from None
+        raise ApiError(400, f"{field}: not a JSON schema: {str(error)[:200]}", field) from None
 
 
 def _check(schema: Mapping[str, Any]) -> None:

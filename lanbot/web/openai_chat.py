@@ -89,6 +89,7 @@ class Declared(Body):
     name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class DeclaredTool(Body):
@@ -126,14 +127,14 @@ class ChatBody(SamplingFields):
             if getattr(self, name):
                 raise unsupported(name, "Leave it out.")
         tools = [] if self.tool_choice == "none" else self.tools or []
-        names = [one.function.name for one in tools]
+        names, strict = [one.function.name for one in tools], any(one.function.strict for one in tools)
         limit = self.max_completion_tokens or self.max_tokens or MAX_TOKENS
         return Question(
             self.model,
             self.sampling(limit, self.stop, (self.top_logprobs or 0) if self.logprobs else 0),
             checked([message.message() for message in self.messages]),
             tools=[declaration(one.function.name, one.function.description, one.function.parameters) for one in tools],
-            form=asked_form(self.response_format, self.tool_choice, names, self.parallel_tool_calls),
+            form=asked_form(self.response_format, self.tool_choice, names, self.parallel_tool_calls, strict),
             n=self.n or 1,
             seed=self.seed,
             thinks=self.reasoning_effort not in (None, "none"),

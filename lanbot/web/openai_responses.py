@@ -70,6 +70,7 @@ class FunctionTool(Body):
     name: ToolName | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class ReasoningOptions(Body):
@@ -105,13 +106,14 @@ class ResponsesBody(SamplingFields):
             if tool.type != "function" or tool.name is None:
                 raise unsupported("tools", "Only functions are.")
         names, form = [tool.name or "" for tool in tools], self.text.format if self.text else None
+        several, strict = self.parallel_tool_calls, any(tool.strict for tool in tools)
         effort = self.reasoning.effort if self.reasoning else None
         return Question(
             self.model,
             self.sampling(self.max_output_tokens or MAX_TOKENS, None),
             checked(self.messages(), "input"),
             tools=[declaration(tool.name or "", tool.description, tool.parameters) for tool in tools],
-            form=asked_form(form, self.tool_choice, names, self.parallel_tool_calls, "text.format"),
+            form=asked_form(form, self.tool_choice, names, several, strict, "text.format"),
             seed=self.seed,
             thinks=effort not in (None, "none"),
             stream=bool(self.stream),

@@ -68,7 +68,8 @@ class ChatMLFormat(TurnFormat):
     @property
     def call_form(self) -> CallForm:
         if self.inline and not self.tools:
-            return CallForm("python", *(self.tokenizer.special[name] for name in TOOL_TOKENS[:2]))
+            opens, closes = (self.tokenizer.special[name] for name in TOOL_TOKENS[:2])
+            return CallForm("python", opens, closes)
         return super().call_form
 
     @property
