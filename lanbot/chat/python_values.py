@@ -23,6 +23,7 @@ WRITTEN = {
     "json_allowed_escapes": 'nrbtf\\"',
 }
 """How JSON is written: spaced as chat templates do, without halves of surrogate pairs. `oneOf` is read as `anyOf`."""
+MOST_RULES = 10_000
 BOUNDS = {
     "string": ("pattern", "format", "minLength", "maxLength"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
@@ -67,7 +68,8 @@ class Values:
         self._references: dict[str, str] = {}
 
     def of(self, schema: Any) -> str:
-        """What matches a value of this schema. Raises ValueError for a reference that leads nowhere."""
+        """What matches a value of this schema. Raises ValueError for a reference that leads nowhere, and for a schema
+        that is too large."""
         if not isinstance(schema, Mapping):
             return "value"
         if isinstance(schema.get("$ref"), str):
@@ -75,14 +77,14 @@ class Values:
         if "const" in schema:
             return quoted(schema["const"])
         if isinstance(schema.get("enum"), list) and schema["enum"]:
-            return _any(quoted(value) for value in schema["enum"])
+            return self._rule(" | ".join(map(quoted, schema["enum"])), terminal=True)
         for key in ("anyOf", "oneOf", "allOf"):
             among = schema.get(key)
             if isinstance(among, list) and among and (key != "allOf" or len(among) == 1):
                 return _any(self.of(one) for one in among)
         kind = schema.get("type")
         if isinstance(kind, list) and kind:
-            return _any(self.of({**schema, "type": one}) for one in kind)
+            return _any(self.of({**schema, "type": one}) for one in dict.fromkeys(kind))
         if kind == "array":
             return self._array(schema)
         if kind == "object":
@@ -91,16 +93,23 @@ class Values:
             return self._rule(as_json({"type": kind, **bounds}))
         return PLAIN.get(str(kind), "value")
 
-    def _rule(self, body: str) -> str:
-        self.rules.append(f"{self.name}_{len(self.rules)}: {body}")
-        return f"{self.name}_{len(self.rules) - 1}"
+    def _rule(self, body: str, terminal: bool = False) -> str:
+        """terminal: its texts are one word for the parser, however many they are."""
+        if len(self.rules) >= MOST_RULES:
+            raise ValueError(f"more than {MOST_RULES:,} kinds of values")
+        name = f"{self.name}_{len(self.rules)}"
+        name = name.upper() if terminal else name
+        self.rules.append(f"{name}: {body}")
+        return name
 
     def _reference(self, path: str) -> str:
         if path not in self._references:
+            if path != "#" and not path.startswith("#/"):
+                raise ValueError(f"$ref {path[:100]!r} leads elsewhere")
             found: Any = self.root
             for step in path.removeprefix("#").split("/")[1:]:
                 found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
-            if found is None or not path.startswith("#"):
+            if found is None:
                 raise ValueError(f"$ref {path[:100]!r} leads nowhere")
             name = self._references[path] = f"{self.name}_r{len(self._references)}"
             self.rules.append(f"{name}: {self.of(found)}")

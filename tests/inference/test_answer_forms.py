@@ -49,6 +49,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "additionalProperties": False,
         "$defs": {"point": POINT},
     },
+    "many": {"enum": [f"value {i}" for i in range(3_000)]},
     "choice": {
         "type": "object",
         "properties": {

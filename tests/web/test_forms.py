@@ -312,3 +312,21 @@ def test_the_description_says_it(make_engine, serve) -> None:
     made = httpx2.get(f"{serve(make_engine())}/openapi.json").json()["components"]["schemas"]
     kinds = made["ChatBody"]["properties"]["response_format"]["anyOf"][0]["discriminator"]["mapping"]
     assert set(kinds) == {"text", "json_object", "json_schema"}
+
+
+@pytest.mark.parametrize("form", ["lanbot", "qwen2.5"])
+def test_a_strict_functions_arguments_are_under_its_schema(make_engine, serve, form) -> None:
+    script = {
+        "lanbot": ["<|python_start|>", "move('lefo')", "<|python_end|>"],
+        "qwen2.5": ['<tool_call>\n{"name": "move", "arguments": {"to": "lefo"}}\n</tool_call>'],
+    }
+    made = client(serve(make_engine({"Left": script[form]}, form, 2_048)))
+    for strict, to in ((False, "lefo"), (True, "left"), (None, "lefo")):
+        function = {"name": "move", "parameters": MOVE, "strict": strict}
+        tools: Any = [{"type": "function", "function": function}]
+        (call,) = made.chat.completions.create(**asked("Left", tools=tools)).choices[0].message.tool_calls
+        assert json.loads(call.function.arguments) == {"to": to}
+    odd: Any = {"type": "object", "properties": {"to": {"type": "array", "uniqueItems": True}}}
+    tools = [{"type": "function", "function": {"name": "move", "parameters": odd, "strict": True}}]
+    if form != "lanbot":  # which takes less of a schema
+        assert "uniqueItems" in refusal(made, tools=tools).message
