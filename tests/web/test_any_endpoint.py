@@ -4,6 +4,7 @@ LANBOT_ENDPOINT=http://host:8000/v1 LANBOT_ENDPOINT_KEY=... pytest tests/web/tes
 """
 
 import asyncio
+import json
 import os
 from collections.abc import Generator
 from typing import Any
@@ -72,6 +73,14 @@ def test_several_answers_and_their_chances(api: OpenAI, ask: dict[str, Any]) -> 
 def test_a_text_is_continued(api: OpenAI, ask: dict[str, Any]) -> None:
     found = api.completions.create(model=ask["model"], prompt="Once upon a time", max_tokens=8, temperature=0.0)
     assert found.usage.completion_tokens <= 8
+
+
+def test_an_answer_in_json_is_json(api: OpenAI, ask: dict[str, Any]) -> None:
+    pytest.importorskip("llguidance")  # of ours; others have their own
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema, "strict": True}}
+    found = api.chat.completions.create(**ask, response_format=form).choices[0]
+    assert json.loads(found.message.content or "") in ({"n": 1}, {"n": 2}) and found.finish_reason == "stop"
 
 
 def test_errors_have_a_status_and_a_message(api: OpenAI, ask: dict[str, Any]) -> None:
