@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from lanbot.config.agent import Agent
 from lanbot.config.keys import CONFIG, Bool, Count, Fraction, Int, Natural, Number, Positive, key, require
+from lanbot.config.log import Log
 from lanbot.config.scaling import PAIRS_VOCABULARY, Shape, pair_tokens, refining, scale, softmax_tokens
 from lanbot.core.errors import UserError, did_you_mean
 from lanbot.core.plugins import load_object
@@ -283,6 +284,7 @@ class Recipe:
     rl: RL = key(RL(), "The rl phase.")
     evals: Evals = key(Evals(), "Evaluation after each phase.")
     agent: Agent = key(Agent(), "Limits of the agent.")
+    log: Log = key(Log(), "Other software that shows the run.")
 
     def __post_init__(self) -> None:
         safe = self.name.replace("-", "").replace("_", "").replace(".", "")

@@ -11,6 +11,7 @@ from lanbot.core.options import Options
 from lanbot.distributed.runtime import Runtime
 from lanbot.phases.evaluation import check_questions
 from lanbot.phases.phase import Phase, phases_of
+from lanbot.training.sinks import following
 
 
 def choose(recipe: Recipe, text: str) -> list[Phase]:
@@ -36,6 +37,10 @@ def create(recipe: Recipe, options: Options) -> Run:
 def execute(run: Run, phases: list[Phase], runtime: Runtime) -> bool:
     """Runs the phases that are not done. Returns False if all were."""
     to_do = [phase for phase in phases if not phase.is_done(run)]
+    for phase in phases:
+        if phase not in to_do:
+            with following(run, phase.name, runtime):  # what a sink has not got yet
+                pass
     if not to_do:
         if runtime.main:
             say(f"{run.folder}: {', '.join(phase.name for phase in phases)}: all done, nothing to do")
@@ -44,8 +49,9 @@ def execute(run: Run, phases: list[Phase], runtime: Runtime) -> bool:
         hardware.release()
         hardware.reset_peak()
         began, new = time.monotonic(), not run.begun(phase.name)  # the wall time of a resumed phase is unknown
-        phase.train(run, runtime)
-        phase.evaluate(run, runtime, began if new else None)
+        with following(run, phase.name, runtime):
+            phase.train(run, runtime)
+            phase.evaluate(run, runtime, began if new else None)
         if phase.makes == "tokenizer":
             check_questions(run, to_do)
         if runtime.main:

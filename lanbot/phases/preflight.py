@@ -17,13 +17,14 @@ from lanbot.sandbox import sandbox
 from lanbot.tasks import contamination
 from lanbot.tasks.registry import find_task, make_task
 from lanbot.tasks.task import TaskContext
-from lanbot.training import fit
+from lanbot.training import fit, sinks
 
 
 def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
-    """Raises UserError for problems of phases that are not done: memory, batch shapes, corpus, tasks, files."""
+    """Raises UserError for problems of phases that are not done: memory, batch shapes, corpus, tasks, files, sinks."""
     recipe = run.recipe
     get_format(recipe.tokenizer.chat_format)
+    sinks.check(recipe.log.sinks)
     to_do = [phase for phase in phases if not phase.is_done(run)]
     if any("corpus" in phase.needs for phase in to_do):
         corpora(run)
