@@ -21,7 +21,7 @@ def front(source: Source, report: dict[str, Any] | None, to: str) -> str:
 
     licence = source.licence
     named = licence.id if licence else None
-    own = {"license_name": named, "license_link": licence.link} if licence and licence.own else {}
+    own = licence if licence and licence.own else None
     data = [one for phase in trained(report) for one, _ in of_phase(report["recipe"].get(phase, {}))] if report else []
     hub = list(dict.fromkeys(one.hub for one in data if one.hub))
     scores = results(report, source.phase) if report else []
@@ -29,7 +29,8 @@ def front(source: Source, report: dict[str, Any] | None, to: str) -> str:
         pipeline_tag=TASK,
         library_name="transformers" if to == "hf" else "gguf",
         license="other" if own else named,
-        **own,
+        license_name=own.id if own else None,
+        license_link=own.link if own else None,
         language="en" if data and all(one.english for one in data) else None,
         base_model=_base(source),
         datasets=hub or None,

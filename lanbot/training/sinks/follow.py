@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -114,53 +114,56 @@ class Follower:
                 pause = SECONDS
             except Exception as error:  # of software that is not ours: anything
                 self._warn(f"{type(error).__name__}: {error}")
-                self._close()
+                with suppress(Exception):
+                    self._close()
                 pause = min(2 * pause, MOST_SECONDS)
             if last:
-                self._close()
                 return
 
     def _send(self, last: bool) -> None:
         """What is new in the files; the results only at the end, when they are complete."""
-        sent = Sent.read(self.folder / STATE)
+        sent, unflushed = Sent.read(self.folder / STATE), False
         try:
             new = (row for row in self.rows.new() if not sent.has(row))
             while some := list(islice(new, ROWS)):
                 sink = self._opened(sent)
+                if unflushed:
+                    sink.flush()
+                    self._remember(sent)
                 for row in some:
                     sink.figures(row["step"], figures_of(row))
                     self.progress += 1
-                sent.step, sent.validated = some[-1]["step"], "val_bpb" in some[-1]
-                self._flushed(sink, sent)
+                sent.step, sent.validated, unflushed = some[-1]["step"], "val_bpb" in some[-1], True
             results = self.run.read(self.phase, "evals.json") if last and not sent.results else {}
             if results and sent.step >= 0:  # without a step, as of the tokenizer, there is nothing to show
                 sink = self._opened(sent)
                 sink.figures(sent.step, results_of(results))
                 sink.samples(sent.step, samples_of(results))
-                sent.results = True
-                self._flushed(sink, sent)
+                sent.results = unflushed = True
+            if last:
+                self._close()
+            elif unflushed:
+                sink.flush()
+            if unflushed:
+                self._remember(sent)
         except Exception:
             self.rows.again()
             raise
 
-    def _flushed(self, sink: Sink, sent: Sent) -> None:
-        sink.flush()
+    def _remember(self, sent: Sent) -> None:
         write_atomic(self.folder / STATE, json.dumps(asdict(sent)) + "\n")
 
     def _opened(self, sent: Sent) -> Sink:
         if self.sink is None:
             self.folder.mkdir(exist_ok=True)
-            write_atomic(self.folder / STATE, json.dumps(asdict(sent)) + "\n")  # its id, before anyone sees it
+            self._remember(sent)  # its id, before anyone sees it
             self.sink = _kind(self.name)(Place(self.phase, sent.id, self.folder, sent.step, self.run.recipe))
         return self.sink
 
     def _close(self) -> None:
         sink, self.sink = self.sink, None
         if sink is not None:
-            try:
-                sink.close()
-            except Exception as error:
-                self._warn(f"{type(error).__name__}: {error}")
+            sink.close()
 
     def _warn(self, problem: str) -> None:
         if self.warned:
@@ -211,7 +214,7 @@ def results_of(evals: dict[str, Any]) -> dict[str, float]:
     scores = dict(evals["tasks"])
     for moment, by_k in evals.get("pass", {}).items():
         scores |= {f"{k}_{moment.replace(' ', '_')}": one for k, one in by_k.items()}
-    found = {}
+    found: dict[str, float] = {}
     for name, one in scores.items():
         found |= {f"eval/{name}": one["score"], f"eval/{name}_stderr": one["stderr"]}
     return found | ({"eval/val_bpb": evals["val_bpb"]} if evals.get("val_bpb") is not None else {})

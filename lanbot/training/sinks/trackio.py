@@ -1,12 +1,13 @@
 """Trackio: a dashboard on this machine (`trackio show --project lanbot`), or in a Space of the hub that
 TRACKIO_SPACE_ID names. Each phase is a run, in the group of its recipe's name."""
 
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
+from io import StringIO
 
+from lanbot.core.console import say
 from lanbot.training.sinks.sink import PROJECT, Place, Sink
 
 WRITES = 1.0
@@ -19,7 +20,7 @@ class Trackio(Sink):
     def __init__(self, place: Place) -> None:
         import trackio
 
-        with redirect_stdout(sys.stderr):  # it says where the dashboard is
+        with redirect_stdout(StringIO()):  # stdout is for results, of which a phase prints none
             self.run = trackio.init(
                 PROJECT,
                 place.name,
@@ -29,6 +30,7 @@ class Trackio(Sink):
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
+        say(f"{place.phase}: see it with trackio show --project {PROJECT}")
 
     def figures(self, step: int, values: dict[str, float]) -> None:
         self.run.log(values, step)
@@ -42,5 +44,5 @@ class Trackio(Sink):
         time.sleep(WRITES)
 
     def close(self) -> None:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(StringIO()):
             self.run.finish()

@@ -2,8 +2,10 @@
 `wandb login`. With WANDB_MODE=offline all stays in the phase's folder, until `wandb sync`."""
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from types import ModuleType
 
 from lanbot.core.console import say
 from lanbot.core.errors import UserError
@@ -12,6 +14,9 @@ from lanbot.training.sinks.sink import PROJECT, Place, Sink
 UPLOADS = 30.0
 """Seconds in which what is left may be uploaded at the end; the rest stays in the phase's folder for `wandb sync`."""
 
+WRITES = 0.5
+"""Seconds between its writes to its file, but for the last step, which it holds open for further figures."""
+
 
 class WandB(Sink):
     name = "wandb"
@@ -19,16 +24,14 @@ class WandB(Sink):
     @classmethod
     def check(cls) -> None:
         super().check()
-        import wandb
-
+        wandb = _wandb()
         online = os.environ.get("WANDB_MODE", "online") == "online"
         if online and not wandb.login(prompt=False, verify=False):
             remedy = "Set WANDB_API_KEY, or run: wandb login. Or set WANDB_MODE=offline."
             raise UserError("log.sinks: wandb has no key", remedy)
 
     def __init__(self, place: Place) -> None:
-        import wandb
-
+        wandb = _wandb()
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=place.name,
@@ -48,10 +51,18 @@ class WandB(Sink):
         self.run.log(values, step=step)
 
     def samples(self, step: int, rows: Sequence[tuple[str, str]]) -> None:
-        import wandb
-
-        table = wandb.Table(["question", "answer"], [list(row) for row in rows])
+        table = _wandb().Table(["question", "answer"], [list(row) for row in rows])
         self.run.log({"samples": table}, step=step)
+
+    def flush(self) -> None:
+        time.sleep(2 * WRITES)  # it has no call that waits
 
     def close(self) -> None:
         self.run.finish()
+
+
+def _wandb() -> ModuleType:
+    os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", str(WRITES))  # read once; 15 s without it
+    import wandb
+
+    return wandb
