@@ -11,11 +11,15 @@ from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.training.sinks.sink import PROJECT, Place, Sink
 
-UPLOADS = 30.0
-"""Seconds in which what is left may be uploaded at the end; the rest stays in the phase's folder for `wandb sync`."""
+ANSWERS, UPLOADS = 15.0, 30.0
+"""Seconds in which its server must answer in the beginning, and in which what is left may be uploaded at the end; the
+rest stays in the phase's folder, for `wandb sync`."""
 
 WRITES = 0.5
 """Seconds between its writes to its file, but for the last step, which it holds open for further figures."""
+
+SETTINGS = {"WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": str(WRITES)}
+"""For its environment, which it reads once; the last is 15 s without it."""
 
 
 class WandB(Sink):
@@ -42,7 +46,7 @@ class WandB(Sink):
             reinit="create_new",
             dir=place.folder.parent,  # where wandb makes, or finds, a folder `wandb`
             config=asdict(place.recipe),
-            settings=wandb.Settings(silent=True, console="off", finish_timeout=UPLOADS),
+            settings=wandb.Settings(init_timeout=ANSWERS, finish_timeout=UPLOADS),
         )
         if not self.run.offline:
             say(f"{place.phase}: {self.run.url}")
@@ -62,7 +66,8 @@ class WandB(Sink):
 
 
 def _wandb() -> ModuleType:
-    os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", str(WRITES))  # read once; 15 s without it
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     import wandb
 
     return wandb
