@@ -34,7 +34,8 @@ class Training:
     def back_to(self, step: int) -> None:
         """As a phase that resumes after this step: later lines are gone, in a new file."""
         path = self.phase / "metrics.jsonl"
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        kept = [json.dumps(line, separators=(",", ":")) for line in lines if line["step"] <= step]  # other lengths
         (self.phase / "new").write_text("".join(f"{line}\n" for line in kept))
         (self.phase / "new").replace(path)
 

@@ -71,8 +71,11 @@ def empty() -> Iterator[None]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    while not condition():
+    for _ in range(4_000):
+        if condition():
+            return
         time.sleep(0.005)
+    pytest.fail("it never came to that")
 
 
 def test_a_sink_gets_every_line_while_the_phase_trains_and_its_results_at_the_end(
@@ -120,6 +123,17 @@ def test_steps_that_are_repeated_after_a_stop_are_not_sent_twice(training: Calla
     first, second = Recorded.opened
     assert first.id == second.id
     assert (first.sent, second.sent) == (-1, 24)
+
+
+def test_a_file_that_is_written_anew_meanwhile_is_read_from_its_start(training: Callable[..., Training]) -> None:
+    """As by a phase that resumes, after its sink has begun to read."""
+    phase = training(ME)
+    with following(phase.run, "base", RUNTIME):
+        phase.lines(range(25))
+        until(lambda: Recorded.got["loss"][-1:] == [(24, 4.76)])
+        phase.back_to(20)
+        phase.lines(range(21, 61))
+    assert {name: Recorded.got[name] for name in ("loss", "tokens", "val_bpb")} == expected(range(61))
 
 
 def test_a_phase_that_is_trained_anew_is_another_one(training: Callable[..., Training]) -> None:
