@@ -1,4 +1,4 @@
-"""The chat page's files: a few hundred KB, held in memory with their compressed forms.
+"""A page's files: a few hundred KB, held in memory with their compressed forms.
 
 The page's own address changes nothing; what it loads lies under a folder named by the hash of all of them, so that
 browsers keep it for good and never mix two versions.
@@ -6,6 +6,7 @@ browsers keep it for good and never mix two versions.
 
 import gzip
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from starlette.requests import Request
@@ -36,10 +37,12 @@ POLICY = "; ".join(
 class Files:
     """Answers for the page and what it loads; other files of its folder, as the licences, are not served."""
 
-    def __init__(self, folder: Path = PAGE) -> None:
+    def __init__(self, folder: Path = PAGE, shared: Sequence[Path] = ()) -> None:
+        """shared: files of other folders, which stand beside those of this one."""
         found = {
             path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.suffix in TYPES
         }
+        found |= {path.name: path for path in shared}
         bodies = {name: path.read_bytes() for name, path in found.items()}
         version = hashlib.sha256(b"".join(hashlib.sha256(body).digest() for body in bodies.values())).hexdigest()[:16]
         html = bodies.pop("index.html").replace(b'"assets/', b'"%s%s/' % (FOLDER[1:].encode(), version.encode()))
