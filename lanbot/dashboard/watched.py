@@ -33,9 +33,7 @@ class Runs:
 
     def __init__(self, names: Sequence[str], options: Options) -> None:
         self.options = options
-        found = list(dict.fromkeys(Run.open(name, options=options).folder for name in names))
-        plain = [folder.name for folder in found]
-        self._named = {folder.name if plain.count(folder.name) == 1 else str(folder): folder for folder in found}
+        self._named = _short_names([Run.open(name, options=options).folder for name in names])
         self._files: dict[Path, MetricsFile] = {}
         self._known: dict[tuple[Path, Callable[..., Any]], tuple[tuple[int, ...], Any]] = {}
         self._colours: dict[str, int] = {}
@@ -130,6 +128,17 @@ class Runs:
             for place, known in self._known.items()
             if place[0].parent in kept or place[0].parent.parent in kept
         }
+
+
+def _short_names(folders: Sequence[Path]) -> dict[str, Path]:
+    """Each folder by the end of its path that no other one has."""
+    places = {folder.resolve(): folder for folder in folders}
+    found = {}
+    for place, folder in places.items():
+        ends = ["/".join(place.parts[-n:]) for n in range(1, len(place.parts))]
+        others = [f"/{other}" for other in places if other != place]
+        found[next((end for end in ends if not any(one.endswith(f"/{end}") for one in others)), str(place))] = folder
+    return found
 
 
 def flops_per_token(run: Run, phase: str) -> float | None:

@@ -10,11 +10,12 @@ import { Table } from "./runs.js";
 const EVERY = 2000, READING = 300, HIDDEN = 15000; // ms between two looks
 const FIRST = 5; // runs that are shown unless others are chosen
 
-const state = { clock: "seconds", phase: "", log: false, smooth: 0, range: null, shown: null, which: "" };
+const state = { clock: "seconds", phase: "", log: false, smooth: 0, range: null, shown: new Set(), which: "" };
 let runs = [];
 let timer = 0;
 let looking = false;
 let again = false;
+let began = false;
 
 const courses = new Courses(state, {
   cursor: (x) => courses.charts.forEach((chart) => chart.show(x)),
@@ -174,7 +175,10 @@ async function look() {
   try {
     const found = await get("api/runs");
     runs = found.runs;
-    state.shown ??= firstShown();
+    if (!began && runs.length) { // an old bookmark may name runs that are gone
+      began = true;
+      if (!runs.some((run) => state.shown.has(run.name))) state.shown = firstShown();
+    }
     $("lead").textContent = lead(found.folder);
     table.update(runs, state.shown);
     controls();

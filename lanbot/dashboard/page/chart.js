@@ -3,8 +3,8 @@
 import { el } from "./dom.js";
 import { count, figure, logTicks, percent, ticks } from "./figures.js";
 
-const HEIGHT = { wide: 240, narrow: 210 };
-const LEFT = 50, RIGHT = 10, TOP = 26, BOTTOM = 26;
+const HEIGHT = { wide: 214, narrow: 184 };
+const LEFT = 50, RIGHT = 10, BOTTOM = 26;
 const DRAG = 6; // pixels, from which a press is a choice of a part
 
 const made = (name, attributes, ...children) => {
@@ -63,7 +63,8 @@ export class Chart {
   }
 
   get width() { return this.plot.clientWidth; }
-  get height() { return this.width < 420 ? HEIGHT.narrow : HEIGHT.wide; }
+  get top() { return this.view.spans.length ? 26 : 12; } // the names of phases stand there
+  get height() { return (this.width < 420 ? HEIGHT.narrow : HEIGHT.wide) + this.top; }
   x(value) { return LEFT + (this.width - LEFT - RIGHT) * (value - this.view.from) / (this.view.to - this.view.from || 1); }
   back(pixel) {
     const share = (pixel - LEFT) / (this.width - LEFT - RIGHT);
@@ -75,7 +76,7 @@ export class Chart {
     const [low, high] = this.range;
     const bottom = this.height - BOTTOM;
     const share = (of(value) - of(low)) / (of(high) - of(low) || 1);
-    return Math.min(bottom + 50, Math.max(TOP - 50, bottom - (bottom - TOP) * share));
+    return Math.min(bottom + 50, Math.max(this.top - 50, bottom - (bottom - this.top) * share));
   }
 
   write(value) { return this.share ? percent(value) : figure(value); }
@@ -117,11 +118,11 @@ export class Chart {
     const bottom = height - BOTTOM;
     const svg = made("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
     const clip = `clip-${this.title.replace(/\W/g, "")}`;
-    svg.append(made("clipPath", { id: clip }, made("rect", { x: LEFT, y: TOP - 4, width: Math.max(1, width - LEFT - RIGHT), height: bottom - TOP + 8 })));
+    svg.append(made("clipPath", { id: clip }, made("rect", { x: LEFT - 5, y: this.top - 5, width: Math.max(1, width - LEFT - RIGHT + 10), height: bottom - this.top + 10 })));
     this.drawAxes(svg, bottom);
     const inside = made("g", { "clip-path": `url(#${clip})` });
     for (const line of this.drawn) this.drawLine(inside, line, bottom);
-    this.chosen = made("rect", { class: "chosen", y: TOP, height: bottom - TOP, width: 0 });
+    this.chosen = made("rect", { class: "chosen", y: this.top, height: bottom - this.top, width: 0 });
     this.pointer = made("g", {});
     svg.append(inside, this.chosen, this.pointer);
     this.plot.replaceChildren(svg);
@@ -142,8 +143,8 @@ export class Chart {
       const next = view.spans[i + 1]?.start ?? Infinity;
       const [start, end] = [Math.max(view.from, span.start), Math.min(view.to, next)];
       if (end <= start) return;
-      if (span.start > view.from) svg.append(made("line", { class: "between", x1: this.x(start), x2: this.x(start), y1: TOP - 12, y2: bottom }));
-      if (this.x(end) - this.x(start) > 7 * span.name.length) svg.append(made("text", { class: "middle", x: (this.x(start) + this.x(end)) / 2, y: TOP - 12 }, span.name));
+      if (span.start > view.from) svg.append(made("line", { class: "between", x1: this.x(start), x2: this.x(start), y1: this.top - 12, y2: bottom }));
+      if (this.x(end) - this.x(start) > 7 * span.name.length) svg.append(made("text", { class: "middle", x: (this.x(start) + this.x(end)) / 2, y: this.top - 12 }, span.name));
     });
     svg.append(made("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: bottom, y2: bottom }));
     const time = view.clock.label === "training time";
@@ -171,7 +172,7 @@ export class Chart {
     }
     line.dots?.x.forEach((x, i) => svg.append(made("circle", { class: `dot ${line.css}`, cx: this.x(x), cy: this.y(line.dots.mean[i]), r: 4 })));
     for (const x of line.skipped ?? []) svg.append(made("path", { class: "skip", d: `M${this.x(x)} ${bottom - 8}l4 8h-8z` }));
-    for (const x of line.spikes ?? []) svg.append(made("path", { class: "skip", d: `M${this.x(x)} ${TOP + 8}l4 -8h-8z` }));
+    for (const x of line.spikes ?? []) svg.append(made("path", { class: "skip", d: `M${this.x(x)} ${this.top + 8}l4 -8h-8z` }));
   }
 
   // The values at x, or the last ones.
@@ -182,7 +183,7 @@ export class Chart {
     const within = x !== null && x >= from && x <= to;
     const said = [];
     this.pointer.replaceChildren();
-    if (within) this.pointer.append(made("line", { class: "cursor", x1: this.x(x), x2: this.x(x), y1: TOP, y2: this.height - BOTTOM }));
+    if (within) this.pointer.append(made("line", { class: "cursor", x1: this.x(x), x2: this.x(x), y1: this.top, y2: this.height - BOTTOM }));
     const keys = this.drawn.map((line) => {
       const found = this.valueAt(line, within ? x : to);
       const spread = found?.low !== undefined && found.low !== found.high ? `${this.write(found.low)} to ${this.write(found.high)}` : "";

@@ -65,7 +65,15 @@ export class Courses {
     return Math.max(0, ...ends);
   }
 
-  key(run, phase) { return [run.name, phase, this.state.clock, this.state.range ?? ""].join("\n"); }
+  key(run, phase, range = this.state.range) { return [run.name, phase, this.state.clock, range ?? ""].join("\n"); }
+
+  // What is known of a phase's course: where it is not yet asked for as closely, its whole.
+  course(run, phase) { return (this.courses.get(this.key(run, phase)) ?? this.courses.get(this.key(run, phase, null)))?.course; }
+
+  // Whether there is a course that is to be drawn and was not yet given.
+  get waiting() {
+    return this.shown.some((run) => this.phasesOf(run).some((phase) => !this.course(run, phase)));
+  }
 
   // Asks for what is new. Resolves to whether anything was.
   async update(runs, drawn = () => {}) {
@@ -95,6 +103,7 @@ export class Courses {
         if (error.status !== 404) throw error; // deleted meanwhile: the table will say so
       }
     }));
+    for (const run of this.shown) for (const phase of this.phasesOf(run)) keys.add(this.key(run, phase, null));
     for (const key of this.courses.keys()) if (!keys.has(key)) this.courses.delete(key);
     return changed;
   }
@@ -106,7 +115,7 @@ export class Courses {
       const line = { name: run.name, css: colourOf(run), dash: dashOf(run), pieces: [], skipped: [], spikes: [], sampled: false };
       const measured = { x: [], mean: [] };
       for (const phase of this.phasesOf(run)) {
-        const course = this.courses.get(this.key(run, phase))?.course;
+        const course = this.course(run, phase);
         if (!course) continue;
         const start = this.startOf(run, phase);
         const moved = (xs) => xs.map((x) => x + start);
@@ -135,6 +144,7 @@ export class Courses {
     const one = this.shown.length === 1 && !this.state.phase ? this.shown[0] : null;
     const spans = one ? this.phasesOf(one).map((phase) => ({ name: phase, start: this.startOf(one, phase) })) : [];
     const [from, to] = range ?? [0, this.end || 1];
+    const { waiting } = this;
     let drawn = 0;
     for (const kind of CHARTS) {
       const lines = this.lines(kind);
@@ -148,6 +158,10 @@ export class Courses {
         into.insertBefore(chart.root, after ?? null);
       }
       if (!chart) continue;
+      if (!lines.length && waiting && !chart.root.hidden) { // as it was, so that nothing jumps
+        drawn += 1;
+        continue;
+      }
       chart.root.hidden = !lines.length;
       drawn += lines.length > 0;
       if (lines.length) chart.draw({ lines, clock: CLOCKS[clock], from, to, log, smooth, spans });
@@ -160,7 +174,7 @@ export class Courses {
     const found = [];
     for (const run of this.shown) {
       for (const phase of this.phasesOf(run)) {
-        const course = this.courses.get(this.key(run, phase))?.course;
+        const course = this.course(run, phase);
         if (course?.sampled) found.push(`${run.name}, ${phase}: a sample of ${course.lines.toLocaleString("en")} lines while the file is read, ${Math.floor(100 * course.read)}% so far`);
         else if (course?.bad) found.push(`${run.name}, ${phase}: ${course.bad.toLocaleString("en")} lines could not be read and are left out`);
       }

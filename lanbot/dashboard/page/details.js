@@ -9,8 +9,11 @@ function table(label, header, rows) {
   return el("div", { class: "scroll", role: "region", "aria-label": label, tabIndex: 0 }, el("table", {}, head, el("tbody", {}, ...rows)));
 }
 
+// A name with places where a narrow column may break it.
+const breakable = (name) => name.split("_").flatMap((word, i) => (i ? ["_", el("wbr"), word] : [word]));
+
 const row = (name, cells, css = "") =>
-  el("tr", { class: css }, el("th", { scope: "row" }, name), ...cells.map((cell) => el("td", {}, cell ?? "")));
+  el("tr", { class: css }, el("th", { scope: "row" }, ...breakable(name)), ...cells.map((cell) => el("td", {}, cell ?? "")));
 
 // 0.878 ± 0.015
 function score(one, digits = 3) {
@@ -65,7 +68,8 @@ function inline(blocks) {
   const names = { python: ["code", "call", "calls "], call: ["code", "call", "calls "], output: ["samp", "out", "gets back "] };
   const parts = blocks.flatMap(([kind, text]) => {
     const [tag, css, aside] = names[kind] ?? [];
-    return tag ? [" ", el(tag, { class: css }, el("span", { class: "aside" }, aside), text)] : [text];
+    const space = kind === "output" ? [] : [" "];
+    return [...space, tag ? el(tag, { class: css }, el("span", { class: "aside" }, aside), text) : text];
   });
   return parts.length ? parts : [el("span", { class: "nothing" }, "(nothing)")];
 }
