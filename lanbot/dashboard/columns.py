@@ -41,7 +41,7 @@ def parse(data: bytes) -> tuple[Columns, int]:
 
 def _by_arrow(data: bytes) -> Columns:
     """Raises ArrowInvalid. Columns without any number are left out, but for the step."""
-    if not data.strip():
+    if not data or data.isspace():
         return {"step": np.empty(0)}
     table = pyarrow.json.read_json(
         pa.BufferReader(data),
@@ -52,8 +52,23 @@ def _by_arrow(data: bytes) -> Columns:
     for name in NAMES:
         column = table[name]
         if column.null_count < len(column) or name == "step":
-            columns[name] = np.asarray(column.cast(pa.float64()).to_numpy(), float)
+            columns[name] = np.concatenate([_values(chunk) for chunk in column.chunks])
     return columns
+
+
+def _values(chunk: Any) -> np.ndarray:
+    """From its buffers: Arrow's own way imports pandas, for a third of a second."""
+    start, end = chunk.offset, chunk.offset + len(chunk)
+    there, held = chunk.buffers()
+    if pa.types.is_boolean(chunk.type):
+        values = _bits(held, start, end).astype(float)
+    else:
+        values = np.frombuffer(held, np.float64)[start:end]
+    return values if there is None else np.where(_bits(there, start, end), values, np.nan)
+
+
+def _bits(buffer: Any, start: int, end: int) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(buffer, np.uint8), bitorder="little")[start:end]
 
 
 def _one_by_one(lines: Sequence[bytes]) -> tuple[Columns, int]:

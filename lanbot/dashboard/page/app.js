@@ -16,6 +16,7 @@ let timer = 0;
 let looking = false;
 let again = false;
 let began = false;
+const met = new Set(); // names of runs that were there at some time
 
 const courses = new Courses(state, {
   cursor: (x) => courses.charts.forEach((chart) => chart.show(x)),
@@ -178,7 +179,10 @@ async function look() {
     if (!began && runs.length) { // an old bookmark may name runs that are gone
       began = true;
       if (!runs.some((run) => state.shown.has(run.name))) state.shown = firstShown();
+    } else if (began) {
+      for (const { name, status } of runs) if (status === "running" && !met.has(name)) state.shown.add(name);
     }
+    runs.forEach(({ name }) => met.add(name));
     $("lead").textContent = lead(found.folder);
     table.update(runs, state.shown);
     controls();
