@@ -58,6 +58,7 @@ def make_app(runs: Runs, access: Access = Access(), *, log: bool = False) -> Sta
         chosen = max((one for one in found if step is None or one <= step), default=min(found, default=None))
         return {"steps": list(found), "step": chosen, "rows": [] if chosen is None else found[chosen]}
 
+    handlers: Any = {**HANDLERS, Unknown: _unknown}
     return Starlette(
         routes=[
             Route("/", page.answer),
@@ -73,7 +74,7 @@ def make_app(runs: Runs, access: Access = Access(), *, log: bool = False) -> Sta
             Middleware(Guard, access=access),
             Middleware(GZipMiddleware, minimum_size=2_000, compresslevel=3),
         ],
-        exception_handlers={**HANDLERS, Unknown: _unknown},
+        exception_handlers=handlers,
     )
 
 

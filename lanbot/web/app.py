@@ -71,10 +71,11 @@ def make_app(
         Middleware(Guard, access=access, open=page),
         Middleware(BodyLimit),
     ]
+    handlers: Any = {**HANDLERS, ClientGoneError: _gone}
     app = Starlette(
         routes=[*_routes(page), *agent_routes(agent)],
         middleware=middleware,
-        exception_handlers={**HANDLERS, ClientGoneError: _gone},
+        exception_handlers=handlers,
         lifespan=lifespan,
     )
     app.state.lanbot = State(models, scheduler, seconds)
