@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from made_runs import Made, line
 
+from lanbot.cli.evaluation import keep_core
 from lanbot.cloud import records
 from lanbot.cloud.providers.base import Offer
 from lanbot.cloud.records import Node, Record
@@ -184,8 +185,7 @@ def test_rollouts_by_step_and_a_score_of_core(made: Made) -> None:
     assert found[7][0]["question"] == "q70" and "\x1b" not in found[7][0]["answer"]
     made.lines("one", "base", [line(i) for i in range(1, 4)])
     made.done("one", "base", checkpoint="step_000003")
-    core = {"checkpoint": "step_000003", "core": 0.05, "stderr": 0.01}
-    (folder / "base" / "core.json").write_text(json.dumps(core))
+    keep_core(runs.open("one"), "base", {"core": 0.05, "stderr": 0.01, "limit": None, "tasks": {}})
     assert runs.curves("one", "base", "step", 100)["dots"]["core"] == {"x": [3.0], "mean": [0.05]}
     made.done("one", "base", checkpoint="step_000004")  # trained again since
     assert "core" not in runs.curves("one", "base", "step", 100)["dots"]

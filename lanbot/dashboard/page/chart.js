@@ -5,6 +5,7 @@ import { count, figure, logTicks, percent, ticks } from "./figures.js";
 
 const HEIGHT = { wide: 214, narrow: 184 };
 const LEFT = 50, RIGHT = 10, BOTTOM = 26;
+const NEAR = 0.03; // of the width, within which a value is one at the cursor
 const DRAG = 6; // pixels, from which a press is a choice of a part
 
 const made = (name, attributes, ...children) => {
@@ -103,7 +104,7 @@ export class Chart {
     });
     if (low > high) [low, high, least] = [0, 1, Infinity];
     this.log = log && least < Infinity;
-    if (this.log) this.range = [Math.max(low, least), Math.max(high, least * 1.01)];
+    if (this.log) this.range = [Math.max(low, least) / 1.05, Math.max(high, least) * 1.05];
     else {
       const bottom = this.floor !== undefined ? Math.min(this.floor, low) : low;
       const { step } = ticks(bottom, high, 5);
@@ -133,8 +134,9 @@ export class Chart {
     const { view, width } = this;
     const [low, high] = this.range;
     const { places, step } = this.log ? { places: logTicks(low, high), step: 0 } : ticks(low, high, 6);
-    const digits = Math.max(0, -Math.floor(Math.log10(step * (this.share ? 100 : 1)) + 1e-9));
-    const text = (y) => this.share ? `${(100 * y).toFixed(digits)}%` : this.log || high >= 10000 ? figure(y) : y.toFixed(Math.min(6, digits));
+    const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+    const write = (y) => (high >= 10000 ? count(y) : y.toFixed(Math.min(6, digits)));
+    const text = (y) => (this.share ? `${Number((100 * y).toPrecision(3))}%` : this.log ? count(y) : write(y));
     for (const y of places) {
       svg.append(made("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: this.y(y), y2: this.y(y) }));
       svg.append(made("text", { class: "end", x: LEFT - 7, y: this.y(y) + 4 }, text(y)));
@@ -185,7 +187,8 @@ export class Chart {
     this.pointer.replaceChildren();
     if (within) this.pointer.append(made("line", { class: "cursor", x1: this.x(x), x2: this.x(x), y1: this.top, y2: this.height - BOTTOM }));
     const keys = this.drawn.map((line) => {
-      const found = this.valueAt(line, within ? x : to);
+      const near = this.valueAt(line, within ? x : to);
+      const found = within && near?.far > NEAR * (to - from) ? null : near; // a run that has ended before, or not yet begun
       const spread = found?.low !== undefined && found.low !== found.high ? `${this.write(found.low)} to ${this.write(found.high)}` : "";
       if (within && found) this.pointer.append(made("circle", { class: `at ${line.css}`, cx: this.x(found.x), cy: this.y(found.mean), r: 4 }));
       if (found) said.push(`${line.name} ${this.write(found.mean)}`);

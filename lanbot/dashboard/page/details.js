@@ -66,9 +66,9 @@ export function comparedTable(runs) {
 
 function inline(blocks) {
   const names = { python: ["code", "call", "calls "], call: ["code", "call", "calls "], output: ["samp", "out", "gets back "] };
-  const parts = blocks.flatMap(([kind, text]) => {
+  const parts = blocks.flatMap(([kind, text], i) => {
     const [tag, css, aside] = names[kind] ?? [];
-    const space = kind === "output" ? [] : [" "];
+    const space = i && kind !== "output" ? [" "] : [];
     return [...space, tag ? el(tag, { class: css }, el("span", { class: "aside" }, aside), text) : text];
   });
   return parts.length ? parts : [el("span", { class: "nothing" }, "(nothing)")];

@@ -64,8 +64,9 @@ export function ticks(low, high, most, times = false) {
   return { step, places: found };
 }
 
-// 1, 2 and 5 of each power of ten, or the powers alone where there are many.
+// 1, 2 and 5 of each power of ten, the powers alone where there are many, round numbers where there is none.
 export function logTicks(low, high) {
+  if (high < 8 * low) return ticks(low, high, 5).places;
   const found = [];
   const first = Math.floor(Math.log10(low));
   const last = Math.ceil(Math.log10(high));
