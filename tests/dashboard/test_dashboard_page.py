@@ -231,3 +231,24 @@ def test_a_phone(two: Made, open_page, tmp_path: Path) -> None:
     expect(page.locator(".rollouts li")).to_have_count(10)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     assert serious(page) == []
+
+
+def test_axes_have_a_few_round_numbers(made: Made, open_page) -> None:
+    made.run()
+    page = open_page()
+    found = page.evaluate(
+        """async () => {
+          const figures = document.querySelector("script").src.replace("app.js", "figures.js");
+          const { ticks, logTicks, count, duration, figure } = await import(figures);
+          return [
+            [[0, 1], [1.2, 2.4], [0, 3e-9], [-5, 5], [1.99, 2.01]].map(([low, high]) => ticks(low, high, 7).places.length),
+            ticks(0, 7000, 8, true).places.slice(0, 3),
+            [[1, 1000], [1e-6, 1e6], [2, 2.1]].map(([low, high]) => logTicks(low, high).length),
+            [count(999.6), count(999999), count(2.36e6), count(1.5e15), duration(3725), figure(0.00004), figure(NaN)],
+          ];
+        }"""
+    )
+    assert all(3 <= n <= 8 for n in found[0]), found
+    assert found[1] == [0, 900, 1_800]
+    assert all(2 <= n <= 12 for n in found[2]), found
+    assert found[3] == ["1K", "1M", "2.36M", "1.5e15", "1h02m", "4.0e-5", ""]

@@ -106,6 +106,7 @@ export class Chart {
     this.log = log && least < Infinity;
     if (this.log) this.range = [Math.max(low, least) / 1.05, Math.max(high, least) * 1.05];
     else {
+      if (low === high) [low, high] = low ? [low - Math.abs(low) / 10, high + Math.abs(high) / 10] : [-1, 1];
       const bottom = this.floor !== undefined ? Math.min(this.floor, low) : low;
       const { step } = ticks(bottom, high, 5);
       this.range = [Math.floor(bottom / step + 1e-9) * step, Math.max(Math.ceil(high / step - 1e-9), Math.floor(bottom / step + 1e-9) + 1) * step];
@@ -133,7 +134,7 @@ export class Chart {
   drawAxes(svg, bottom) {
     const { view, width } = this;
     const [low, high] = this.range;
-    const { places, step } = this.log ? { places: logTicks(low, high), step: 0 } : ticks(low, high, 6);
+    const { places, step } = this.log ? { places: logTicks(low, high), step: 0 } : ticks(low, high, 7);
     const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
     const write = (y) => (high >= 10000 ? count(y) : y.toFixed(Math.min(6, digits)));
     const text = (y) => (this.share ? `${Number((100 * y).toPrecision(3))}%` : this.log ? count(y) : write(y));

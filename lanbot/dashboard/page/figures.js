@@ -57,7 +57,7 @@ export function ticks(low, high, most, times = false) {
   if (step === undefined && times) step = 86400 * Math.ceil(spread / 86400 / most);
   if (step === undefined) {
     const power = 10 ** Math.floor(Math.log10(spread / most));
-    step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => spread / one <= most);
+    step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => spread / one <= most + 1e-9);
   }
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
