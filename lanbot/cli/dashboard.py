@@ -12,7 +12,6 @@ def dashboard(
     port: int = 8001,
     api_key_env: str = KEY,
     api_key_file: Path | None = None,
-    quiet: bool = True,
 ) -> None:
     """Show runs in the browser while they train: curves, figures, samples, time left and money.
 
@@ -24,7 +23,6 @@ def dashboard(
         port: 0 takes any that is free.
         api_key_env: The variable that holds the key.
         api_key_file: A file of keys, one a line.
-        quiet: Write no line for each request.
     """
     keys = api_keys(api_key_env, api_key_file)
     from lanbot.web.security import Access, public_without_key
@@ -38,7 +36,7 @@ def dashboard(
     from lanbot.web.server import listen, make_server
 
     watched = Runs(runs, make_options())
-    app = make_app(watched, Access(keys), log=not quiet)
+    app = make_app(watched, Access(keys))
     listener = listen(host, port)
     address = f"[{host}]" if ":" in host else host
     what = ", ".join(runs) or f"the runs of {watched.options.runs}/"

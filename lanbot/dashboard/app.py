@@ -28,8 +28,8 @@ FILES = (Path(report.__file__).parent / "static" / "style.css", PAGE / "dom.js",
 """What the page shares with the report and with the chat page."""
 
 
-def make_app(runs: Runs, access: Access = Access(), *, log: bool = False) -> Starlette:  # noqa: B008  (frozen)
-    """The server of these runs. It only reads. log: write a line for each request."""
+def make_app(runs: Runs, access: Access = Access()) -> Starlette:  # noqa: B008  (frozen)
+    """The server of these runs. It only reads, and writes no log: the page asks every two seconds."""
     page = Files(Path(__file__).parent / "page", FILES)
 
     def answer(make: Callable[[Request], Any]) -> Callable[[Request], Response]:
@@ -70,7 +70,7 @@ def make_app(runs: Runs, access: Access = Access(), *, log: bool = False) -> Sta
             Route("/api/rollouts", answer(rollouts)),
         ],
         middleware=[
-            Middleware(SafeHeaders, log=log),
+            Middleware(SafeHeaders, log=False),
             Middleware(Guard, access=access),
             Middleware(GZipMiddleware, minimum_size=2_000, compresslevel=3),
         ],

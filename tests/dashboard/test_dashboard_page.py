@@ -240,8 +240,9 @@ def test_axes_have_a_few_round_numbers(made: Made, open_page) -> None:
         """async () => {
           const figures = document.querySelector("script").src.replace("app.js", "figures.js");
           const { ticks, logTicks, count, duration, figure } = await import(figures);
+          const ranges = [[0, 1], [1.2, 2.4], [0, 3e-9], [-5, 5], [1.99, 2.01]];
           return [
-            [[0, 1], [1.2, 2.4], [0, 3e-9], [-5, 5], [1.99, 2.01]].map(([low, high]) => ticks(low, high, 7).places.length),
+            ranges.map(([low, high]) => ticks(low, high, 7).places.length),
             ticks(0, 7000, 8, true).places.slice(0, 3),
             [[1, 1000], [1e-6, 1e6], [2, 2.1]].map(([low, high]) => logTicks(low, high).length),
             [count(999.6), count(999999), count(2.36e6), count(1.5e15), duration(3725), figure(0.00004), figure(NaN)],
