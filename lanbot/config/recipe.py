@@ -188,6 +188,7 @@ class FineTuning(Training):
     lora_layers: Natural = key(0, "How many of the last layers get them; 0: all. The backward pass ends there.")
     lora_embeddings: Bool = key(False, "Train embedding and head too, whole: tokens that were added need it.")
     lora_lr: Number | None = key(None, "Learning rate of the adapters.")
+    interpolate: Fraction = key(1.0, "At the end: start + this * (trained - start). Forgets less where under 1.")
 
     def __post_init__(self) -> None:
         unknown = next((name for name in self.lora_targets if name not in LINEAR), "")
