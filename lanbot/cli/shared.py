@@ -45,7 +45,11 @@ def load_recipe(name: str, overrides: tuple[str, ...] = (), options: Options | N
 
     def complete(recipe: "Recipe") -> "Recipe":
         adopted = imported.adopted(recipe, options) if options else recipe
-        fixed = [key for key in pairs if key.startswith(("model.", "base.depth")) and key != "model.init_from"]
+        free = ("model.init_from", "model.context")
+        fixed = [key for key in pairs if key.startswith(("model.", "base.depth")) and key not in free]
+        if "model.context" in pairs and adopted.model.context != recipe.model.context:
+            problem = f"--model.context: {adopted.model.init_from} reads {adopted.model.context:,} tokens at most"
+            raise UsageError(problem, "Ask for no more.")
         if fixed and adopted is not recipe:
             problem = f"--{fixed[0]}: the model begins from {adopted.model.init_from}, whose shape is fixed"
             raise UsageError(problem, "Leave it out, or begin a run without model.init_from under another --name.")
