@@ -80,7 +80,10 @@ class Runs:
                     tails[phase] = self._cached(path, read_tail)
             return row | state(run, tails, held, lambda path: self._cached(path, read_json))
         except UserError as error:
-            return row | {"status": "damaged", "problem": error.problem, "phases": {}}
+            problem = error.problem
+        except (LookupError, TypeError, ValueError, AttributeError) as error:  # hides no other run
+            problem = f"{folder}: its files are not as LanBot writes them ({type(error).__name__}: {error})"
+        return row | {"status": "damaged", "problem": problem, "phases": {}}
 
     def curves(self, name: str, phase: str, clock: str, points: int, *between: float | None) -> dict[str, Any]:
         """Course.curves of a phase. Raises Unknown and UserError."""

@@ -147,6 +147,8 @@ def test_named_runs_alone_and_a_damaged_one_among_them(made: Made, tmp_path: Pat
     (made.root / "two" / "recipe.toml").write_text("[base]\nno_such_key = 1\n")
     found = row(runs, "two")
     assert found["status"] == "damaged" and "no_such_key" in found["problem"]
+    made.done("one", "tokenizer", training=3)
+    assert "not as LanBot writes them" in row(runs, "runs/one")["problem"]
     assert row(runs, "elsewhere/one")["status"] == "waiting"
 
 
