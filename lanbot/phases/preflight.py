@@ -8,7 +8,7 @@ from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.distributed.runtime import Runtime
-from lanbot.phases.base import model_config
+from lanbot.models.config import ModelConfig
 from lanbot.phases.evaluation import check_questions, checked, contaminated, known_contamination
 from lanbot.phases.phase import Phase, model_before, phases_of
 from lanbot.phases.pipeline import create, execute
@@ -33,7 +33,7 @@ def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
         if "model" in phase.needs:
             model_before(recipe, phase.name)
         settings = phase.settings(recipe)
-        config, sequence = model_config(recipe), getattr(settings, "sequence", None) or recipe.model.longest
+        config, sequence = ModelConfig.of_recipe(recipe), getattr(settings, "sequence", None) or recipe.model.longest
         fit.check(config, sequence, phase.name, settings, runtime)
         if getattr(settings, "batch_tokens", None) and settings.batch_tokens // sequence % runtime.size:
             raise UserError(
