@@ -16,7 +16,6 @@ from lanbot.config.recipe import ModelSettings, Recipe, TokenizerSettings
 from lanbot.core.console import table
 from lanbot.models.config import ModelConfig
 from lanbot.models.transformer import Transformer
-from lanbot.phases.base import model_config
 from lanbot.training.memory import cuda_activation_bytes
 from lanbot.training.optim import MuonAdamW, Rates
 
@@ -171,7 +170,7 @@ def main() -> None:
         recipe = Recipe(
             model=ModelSettings(depth=depth, context=2_048), tokenizer=TokenizerSettings(vocab_size=65_536)
         ).resolve()
-        config, batch = model_config(recipe), recipe.base.batch_tokens or 0
+        config, batch = ModelConfig.of_recipe(recipe), recipe.base.batch_tokens or 0
         flops = config.flops_per_token(2_048)
         muon = sum(count * newton_schulz_flops(r, c, t) for count, r, c, t in groups(config))
         print(

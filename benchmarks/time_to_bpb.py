@@ -30,9 +30,10 @@ from lanbot.data.corpus import open_corpus
 from lanbot.data.loader import TextLoader
 from lanbot.distributed.runtime import Runtime
 from lanbot.evals.bpb import Validation, text_rows
+from lanbot.models.config import ModelConfig
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
-from lanbot.phases.base import model_config, sampled_softmax, start_from_pairs
+from lanbot.phases.base import sampled_softmax, start_from_pairs
 from lanbot.tokenizers.bpe_training import train
 from lanbot.training import memory
 from lanbot.training.optim import MuonAdamW, Rates
@@ -62,7 +63,7 @@ def measure(run: Run, chat_format: ChatFormat, minutes: float, tokens: int | Non
     recipe, settings, place = run.recipe, run.recipe.base, RUNTIME
     assert settings.batch_tokens and settings.sequence, "the recipe is resolved"
     assert settings.muon_lr and settings.embedding_lr and settings.head_lr and settings.norm_lr
-    config = model_config(recipe)
+    config = ModelConfig.of_recipe(recipe)
     model = Transformer(config, place.dtype)
     init_weights(model, torch.Generator().manual_seed(recipe.seed))
     model.to(place.device)

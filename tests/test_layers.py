@@ -7,8 +7,9 @@ import lanbot
 
 PACKAGE = Path(lanbot.__file__).parent
 ORDER = [
-    *("cli", "export", "cloud", "web", "report", "phases", "evals", "agent", "inference", "tasks", "training"),
-    *("distributed", "data", "synthetic", "chat", "models", "tools", "sandbox", "tokenizers", "config", "core"),
+    *("cli", "export", "dashboard", "cloud", "web", "report", "phases", "evals", "agent", "inference", "tasks"),
+    *("training", "distributed", "data", "synthetic", "chat", "models", "tools", "sandbox", "tokenizers", "config"),
+    "core",
 ]
 """From the top down: a package imports only from packages below it."""
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

@@ -23,12 +23,13 @@ from lanbot.agent.events import (
     reading,
     turns,
 )
-from lanbot.agent.limits import BoundedCalls, Limits, Spent
+from lanbot.agent.limits import Limits, Spent
 from lanbot.agent.model import ModelClient, Reply
 from lanbot.chat.display import blocks, transcript
 from lanbot.chat.messages import Message, Part, spoken, text
 from lanbot.core.errors import Stopped
 from lanbot.inference.sampling import Sampling
+from lanbot.tools.bounded import BoundedCalls
 from lanbot.tools.python_call import PythonCalls
 from lanbot.tools.waiting import Interrupted
 

@@ -82,11 +82,9 @@ class Skills:
 
 
 def read_skill_file(file: Path) -> Skill:
-    """The skill of a SKILL.md. Raises ValueError if it is not as the specification wants it, UserError without YAML."""
-    try:
-        import yaml
-    except ImportError:
-        raise UserError(f"{file}: skills need the package pyyaml", "Install it: pip install 'lanbot[agent]'.") from None
+    """The skill of a SKILL.md. Raises ValueError if it is not as the specification wants it."""
+    import yaml
+
     try:
         found = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", file.read_text("utf-8"), re.S)
         head: Any = yaml.safe_load(found[1]) if found else None

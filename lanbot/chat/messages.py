@@ -24,6 +24,7 @@ class Part(TypedDict):
     arguments: NotRequired[dict[str, Any]]
     open: NotRequired[bool]  # True of a call that was never closed
     invented: NotRequired[bool]  # True of an output that the model wrote itself: no tool returned it
+    train: NotRequired[bool]  # False of a call: no loss on it, since it is a mistake that later ones make good
 
 
 class Message(TypedDict):
@@ -132,7 +133,9 @@ def _problem(message: object, previous: str, first: bool) -> str | None:
 
 
 def _is_part(part: object) -> bool:
-    if not isinstance(part, dict):
+    if not isinstance(part, dict) or not isinstance(part.get("train", True), bool):
+        return False
+    if "train" in part and part.get("type") not in ("python", "call"):
         return False
     if part.get("type") == "call":
         name, arguments, id = part.get("name"), part.get("arguments"), part.get("id", "")
@@ -147,7 +150,7 @@ def _is_tool(declared: object) -> bool:
 
 def _normal(part: Part) -> Part:
     if part["type"] == "call":
-        return call(part["name"], part["arguments"], part.get("id", ""))
+        return {**part, **call(part["name"], part["arguments"], part.get("id", ""))}
     return {**part, "type": OTHER_NAMES.get(part["type"], part["type"])}
 
 

@@ -19,7 +19,7 @@ class Turn:
     parts: list[Part] = field(default_factory=list)
     calls: list[Part] = field(default_factory=list)
     own: bool = False
-    """Whether the loss counts it."""
+    """Whether the loss counts it: not if one of its calls is not to be trained on."""
 
     @property
     def text(self) -> str:
@@ -46,6 +46,7 @@ def unfolded(messages: Iterable[Message], inline: bool) -> list[Turn]:
             turn = turns[-1]
             if kind == "call" or (kind == "python" and not inline):
                 turn.calls.append(part)
+                turn.own = turn.own and part.get("train", True)
             elif kind == "text" and turn.parts and turn.parts[-1]["type"] == "text":
                 turn.parts[-1] = text(turn.parts[-1]["text"] + part["text"])
             else:

@@ -14,6 +14,7 @@ from lanbot import __version__
 from lanbot.cli import (
     chat,
     cloud,
+    dashboard,
     data,
     doctor,
     evaluation,
@@ -52,6 +53,7 @@ commands = (
     memory.memory,
     sessions.sessions,
     report.report,
+    dashboard.dashboard,
     doctor.doctor,
 )
 for command in commands:

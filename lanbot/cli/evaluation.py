@@ -3,14 +3,17 @@
 import json as json_library
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lanbot.cli.shared import Mirror, UnsafeExec, chosen_phase, make_options, open_run
-from lanbot.core.errors import UsageError
+from lanbot.core.errors import UsageError, UserError
+from lanbot.core.files import write_atomic
 from lanbot.core.options import Options
 
 if TYPE_CHECKING:
+    from lanbot.config.run import Run
     from lanbot.evals.lm_eval import Harness
 
 
@@ -66,8 +69,17 @@ def evaluate(
         asked = eval_command.PassAtK(_numbers(pass_k), samples, temperature) if pass_k else None
         result = eval_command.evaluate(made, chosen, names or made.recipe.evals.tasks, limit or None, runtime, asked)
         if runtime.main:
+            if result.json.get("core", {}).get("core") is not None:
+                keep_core(made, chosen, result.json["core"])
             whole = {"run": str(made.folder), "phase": chosen, **result.json}
             print(json_library.dumps(whole) if json else result.text)
+
+
+def keep_core(run: "Run", phase: str, core: dict[str, Any]) -> None:
+    """CORE of a phase's model, for the dashboard. Not worth an error where the folder cannot be written."""
+    kept = {"checkpoint": run.checkpoint(phase), **{name: core[name] for name in ("core", "stderr", "limit")}}
+    with suppress(UserError):
+        write_atomic(run.phase(phase) / "core.json", json_library.dumps(kept) + "\n")
 
 
 def _score_model(name: str, limit: int | None, json: bool, options: Options) -> None:

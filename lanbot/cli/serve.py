@@ -1,19 +1,16 @@
 """lanbot serve."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from lanbot.cli.shared import open_run
-from lanbot.core.errors import UsageError, UserError
+from lanbot.cli.shared import KEY, api_keys, open_run
+from lanbot.core.errors import UsageError
 
 if TYPE_CHECKING:
     from lanbot.web.agent_host import AgentHost
     from lanbot.web.served import Models
-
-KEY = "LANBOT_API_KEY"
 
 
 def serve(
@@ -45,7 +42,7 @@ def serve(
         quiet: Write no line for each request.
         agent: Let the chat page give tasks to the run's agent, with its files, memory and permissions.
     """
-    keys = _keys(api_key_env, api_key_file)
+    keys = api_keys(api_key_env, api_key_file)
     from lanbot.web.security import Access, public_without_key
 
     if public_without_key(host, keys):
@@ -84,22 +81,3 @@ def _models(name: str) -> "Models":
     if (Path(name) / "config.json").is_file():
         return served.of_folder(Path(name))
     return served.of_run(open_run(name))
-
-
-def _keys(variable: str, file: Path | None) -> tuple[str, ...]:
-    """Of the file, or the variable, which programs that this one starts do not inherit. Raises UserError."""
-    held = os.environ.pop(variable, "").strip()
-    if file is None:
-        found = [held] if held else []
-        where = variable
-    else:
-        where = str(file)
-        try:
-            found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError):
-            raise UserError(f"--api-key-file {file}: cannot be read", "Name a text file with a key a line.") from None
-        if not found:
-            raise UserError(f"--api-key-file {file}: no key in it", "Write a key into it.")
-    if any(not key.isascii() or not key.isprintable() or " " in key for key in found):
-        raise UserError(f"{where}: a key is printable ASCII without spaces", "Make one: openssl rand -hex 24")
-    return tuple(found)

@@ -1,5 +1,6 @@
 """Options and lookups that several commands share."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,9 @@ Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, help="Recipe key
 Mirror = Annotated[Path | None, Parameter(help="A folder to read instead of the hub (or LANBOT_MIRROR).")]
 
 UnsafeExec = Annotated[bool, Parameter(negative="", help="Run a model's code even where no sandbox works.")]
+
+KEY = "LANBOT_API_KEY"
+"""The variable that holds a server's key, unless another is named."""
 
 
 def make_options(mirror: Path | None = None, unsafe_exec: bool = False) -> Options:
@@ -41,7 +45,11 @@ def load_recipe(name: str, overrides: tuple[str, ...] = (), options: Options | N
 
     def complete(recipe: "Recipe") -> "Recipe":
         adopted = imported.adopted(recipe, options) if options else recipe
-        fixed = [key for key in pairs if key.startswith(("model.", "base.depth")) and key != "model.init_from"]
+        free = ("model.init_from", "model.context")
+        fixed = [key for key in pairs if key.startswith(("model.", "base.depth")) and key not in free]
+        if "model.context" in pairs and adopted.model.context != recipe.model.context:
+            problem = f"--model.context: {adopted.model.init_from} reads {adopted.model.context:,} tokens at most"
+            raise UsageError(problem, "Ask for no more.")
         if fixed and adopted is not recipe:
             problem = f"--{fixed[0]}: the model begins from {adopted.model.init_from}, whose shape is fixed"
             raise UsageError(problem, "Leave it out, or begin a run without model.init_from under another --name.")
@@ -83,3 +91,25 @@ def chosen_phase(made: "Run", phase: str | None) -> str:
     if not made.checkpoint(chosen):
         raise UserError(f"{made.folder}: {chosen} makes no model", "Name a phase that does.")
     return chosen
+
+
+def api_keys(variable: str, file: Path | None) -> tuple[str, ...]:
+    """A server's keys: of the file, or the variable, which programs that this one starts do not inherit.
+
+    Raises UserError.
+    """
+    held = os.environ.pop(variable, "").strip()
+    if file is None:
+        found = [held] if held else []
+        where = variable
+    else:
+        where = str(file)
+        try:
+            found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError):
+            raise UserError(f"--api-key-file {file}: cannot be read", "Name a text file with a key a line.") from None
+        if not found:
+            raise UserError(f"--api-key-file {file}: no key in it", "Write a key into it.")
+    if any(not key.isascii() or not key.isprintable() or " " in key for key in found):
+        raise UserError(f"{where}: a key is printable ASCII without spaces", "Make one: openssl rand -hex 24")
+    return tuple(found)

@@ -41,6 +41,7 @@ TASKS = {
     "spelling_bee": Average(275_430, 53, 39_238, 15),
     "spelling_bee:builtin": Average(9_028, 50, 391, 14),
     "sums": Average(1_000_000, 24, 2_000, 10),
+    "tool_use": Average(1_000_000, 73, 2_000, 16),
     "word_problems": Average(1_000_000, 51, 2_000, 28),
     "word_problems:practice": Average(1_000_000, 36, 2_000, 28),
     "world_chat": Average(1_000_000, 28, 0, 18),

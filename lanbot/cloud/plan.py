@@ -151,12 +151,11 @@ def plan(recipe: Recipe, options: Options, phases: str, gpus: GPUs, price: float
     Mixtures are counted if the run has its tokenizer and a mirror answers for the hub; otherwise their sizes are
     averages (averages.py).
     """
-    from lanbot.phases.base import model_config
     from lanbot.phases.pipeline import choose
     from lanbot.tasks import contamination
 
     chosen = choose(recipe, phases)
-    counter = Counter(recipe, model_config(recipe), options, _format_at_hand(recipe, options))
+    counter = Counter(recipe, ModelConfig.of_recipe(recipe), options, _format_at_hand(recipe, options))
     works = [counter.phase(phase) for phase in chosen]
     first = next((i for i, phase in enumerate(chosen) if phase.makes == "model"), None)
     if first is not None and not (options.runs / recipe.name / contamination.FILE).is_file():

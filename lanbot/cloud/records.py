@@ -59,12 +59,18 @@ class Node:
         self.detail = "preempted" if instance.preempted else instance.detail
         self.spent = max(self.spent, instance.spent)
 
+    @property
+    def spent_by_now(self) -> float:
+        """What it cost after it was last seen is not known: the most it can be is counted."""
+        if self.state in ("deleting", "deleted", "requested", GONE):
+            return self.spent
+        unseen = (now() - datetime.fromisoformat(self.seen or self.requested)).total_seconds()
+        most = self.spent + max(0.0, unseen) / 3_600 * self.offer.dollars_per_hour
+        return max(self.spent, min(most, self.spend_cap))
+
     def close(self, detail: str = "") -> None:
-        """It is no longer there. What it cost after it was last seen is not known: the most it can be is counted."""
-        if self.state not in ("deleting", "deleted", "requested"):
-            unseen = (now() - datetime.fromisoformat(self.seen or self.requested)).total_seconds()
-            most = self.spent + max(0.0, unseen) / 3_600 * self.offer.dollars_per_hour
-            self.spent = max(self.spent, min(most, self.spend_cap))
+        """It is no longer there."""
+        self.spent = self.spent_by_now
         self.state, self.detail = GONE, detail or self.detail
 
 
@@ -99,6 +105,10 @@ class Record:
     @property
     def spent(self) -> float:
         return sum(node.spent for node in self.nodes)
+
+    @property
+    def spent_by_now(self) -> float:
+        return sum(node.spent_by_now for node in self.nodes)
 
     @property
     def left(self) -> float:

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from lanbot.config.agent import Agent
 from lanbot.config.keys import CONFIG, Bool, Count, Fraction, Int, Natural, Number, Positive, key, require
+from lanbot.config.log import Log
 from lanbot.config.scaling import PAIRS_VOCABULARY, Shape, pair_tokens, refining, scale, softmax_tokens
 from lanbot.core.errors import UserError, did_you_mean
 from lanbot.core.plugins import load_object
@@ -188,6 +189,7 @@ class FineTuning(Training):
     lora_layers: Natural = key(0, "How many of the last layers get them; 0: all. The backward pass ends there.")
     lora_embeddings: Bool = key(False, "Train embedding and head too, whole: tokens that were added need it.")
     lora_lr: Number | None = key(None, "Learning rate of the adapters.")
+    interpolate: Fraction = key(1.0, "At the end: start + this * (trained - start). Forgets less where under 1.")
 
     def __post_init__(self) -> None:
         unknown = next((name for name in self.lora_targets if name not in LINEAR), "")
@@ -283,6 +285,7 @@ class Recipe:
     rl: RL = key(RL(), "The rl phase.")
     evals: Evals = key(Evals(), "Evaluation after each phase.")
     agent: Agent = key(Agent(), "Limits of the agent.")
+    log: Log = key(Log(), "Other software that shows the run.")
 
     def __post_init__(self) -> None:
         safe = self.name.replace("-", "").replace("_", "").replace(".", "")

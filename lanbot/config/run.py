@@ -26,6 +26,9 @@ OPERATIONAL = (
 DONE = ("evals.json", "imported.json")
 """A phase is done when one of these is in its folder; imported.json has a `note`, such as "imported from NAME"."""
 
+FAILED = "failed.json"
+"""The problem and the remedy, in the folder of a run whose last attempt failed."""
+
 LOCK = ".lock"
 """Held by the process that trains in a run's folder; the file stays, the kernel's lock ends with the process."""
 

@@ -38,7 +38,9 @@ from lanbot.synthetic import world
 
 HUB_CORPORA = {
     # 100B tokens of it, shuffled, in 1,823 shards: shard_00000.parquet to shard_01822.parquet, which is validation
-    "HuggingFaceFW/fineweb-edu": Source("karpathy/fineweb-edu-100b-shuffle", "shard_*.parquet", "pretrain/mix_edu"),
+    "HuggingFaceFW/fineweb-edu": Source(
+        "karpathy/fineweb-edu-100b-shuffle", "shard_*.parquet", "pretrain/mix_edu", "odc-by"
+    ),
     # unverified: written without access to the hub
     "karpathy/climbmix-400b-shuffle": Source(
         "karpathy/climbmix-400b-shuffle", "shard_*.parquet", "karpathy/climbmix-400b-shuffle"

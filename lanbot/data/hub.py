@@ -26,6 +26,8 @@ class Source(NamedTuple):
     """A file or glob inside it: main/train-*.parquet."""
     mirror: str
     """The file or folder of a mirror with the same data: gsm8k/train.jsonl.gz."""
+    licence: str = ""
+    """As its card names it: mit."""
 
 
 def files(source: Source, options: Options) -> list[Path]:

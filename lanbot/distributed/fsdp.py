@@ -6,8 +6,9 @@ loss can read all of `lm_head.weight`.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -126,15 +127,31 @@ def load(model: Transformer, folder: Path) -> None:
     weights.fill(model, stored, _put_rows)
 
 
-def _put_rows(parameter: Tensor, stored: "Rows") -> None:
+@torch.no_grad()
+def interpolate(model: Transformer, folder: Path, share: float) -> None:
+    """Moves a model's weights back towards a folder's, where its training began: to start + share * (now - start).
+
+    Averages of the weights before and after fine-tuning keep most of what was learned and forget less (Wortsman et al.
+    2022). Adapters, which began as nothing, are multiplied.
+    """
+    from lanbot.models import weights
+
+    _, stored = weights.skeleton(folder, model.dtype)
+    weights.fill(model, stored, partial(_put_rows, put=lambda now, start: now.lerp_(start.to(now), 1 - share)))
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_B"):
+            parameter.mul_(share)
+
+
+def _put_rows(parameter: Tensor, stored: "Rows", put: Callable[[Tensor, Tensor], Any] = Tensor.copy_) -> None:
     """What this rank holds of a parameter: of a sharded one a part of equal size, the last ones shorter or empty."""
     if not isinstance(parameter, DTensor):
-        parameter.copy_(stored.read())
+        put(parameter, stored.read())
         return
     local, mesh = parameter.to_local(), parameter.device_mesh
     start = mesh.get_rank() * -(-len(parameter) // mesh.size())
     if len(local):
-        local.copy_(stored.read(slice(start, start + len(local))))
+        put(local, stored.read(slice(start, start + len(local))))
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from lanbot.agent.limits import BoundedCalls, shortened
+from lanbot.agent.limits import shortened
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import Message
 from lanbot.inference.engine import Completion, Engine
@@ -10,6 +10,7 @@ from lanbot.inference.request import Handler
 from lanbot.inference.sampling import Sampling
 from lanbot.tasks.agent_tasks import EnvTask
 from lanbot.tasks.task import Task
+from lanbot.tools.bounded import BoundedCalls
 
 CALLS = 8
 """Tool calls that one request of an errand may make."""

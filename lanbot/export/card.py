@@ -6,13 +6,26 @@ from typing import Any
 
 from lanbot.core.console import table
 from lanbot.core.errors import UserError
+from lanbot.export import gguf
+from lanbot.export.datasets import GENERATED, Data, of_phase, public
+from lanbot.export.front import front
 from lanbot.export.source import Source
 from lanbot.models.licences import Licence
-from lanbot.report import collect, evaluation_table
-from lanbot.report.collect import trained
-from lanbot.report.tables import bpb_note, count, greedy
+from lanbot.report import collect, evaluation_table, trained
+from lanbot.report.tables import (
+    CONTAMINATION,
+    TRAINING,
+    bpb_note,
+    contamination_note,
+    contamination_rows,
+    count,
+    greedy,
+    pass_table,
+    training_rows,
+)
 
 FORMATS = {"hf": "transformers", "gguf": "llama.cpp", "ollama": "Ollama"}
+MEASURED = "Measured on the checkpoint in LanBot, before it was written in this form."
 
 
 def write(source: Source, out: Path, to: str, kind: str) -> None:
@@ -27,21 +40,29 @@ def write(source: Source, out: Path, to: str, kind: str) -> None:
 
 def text(source: Source, to: str, kind: str) -> str:
     report = _up_to(collect(source.run), source.phase) if source.run else None
-    sections = [_front(source, to), f"# {source.name}", _introduction(source, report, to, kind), _use(source, to)]
+    sections = [
+        front(source, report, to),
+        f"# {source.name}",
+        _introduction(source, report, to, kind),
+        _use(source, to, kind),
+    ]
     if report:
         sections += [_training(report), _scores(report, source.phase)]
-    return "\n\n".join(section for section in [*sections, _terms(source)] if section) + "\n"
+    sections += [_limits(source, report), _terms(source), _licences(report) if report else ""]
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _up_to(report: dict[str, Any], phase: str) -> dict[str, Any]:
     """The report without the phases after this one."""
-    known = list(report["phases"])
+    known, last = list(report["phases"]), trained(report)[-1:] == [phase]
     kept = known[: known.index(phase) + 1]
     evals = {task: {p: one for p, one in of.items() if p in kept} for task, of in report["evals"].items()}
     return {
         **report,
         "phases": {name: report["phases"][name] for name in kept},
         "evals": {task: of for task, of in evals.items() if of},
+        "pass": report["pass"] if last else {},
+        "tokens": sum(report["phases"][name]["tokens"] or 0 for name in kept if name in trained(report)),
     }
 
 
@@ -53,18 +74,6 @@ def check_name(source: Source, repository: str) -> None:
         asked = f"the {source.licence.name} asks for a name that begins with {prefix}" if source.licence else ""
         owner = repository.partition("/")[0]
         raise UserError(f"{repository}: {asked}", f"Write --push hf:{owner}/{prefix.replace(' ', '-')}-{name}.")
-
-
-def _front(source: Source, to: str) -> str:
-    """What the hub reads."""
-    lines = ["---", "pipeline_tag: text-generation", f"library_name: {'transformers' if to == 'hf' else 'gguf'}"]
-    licence, origin = source.licence, source.open_weights.get("source", "")
-    if licence:
-        own = [f"license_name: {licence.id}", f"license_link: {licence.link}"]
-        lines += [f"license: {'other' if licence.own else licence.id}", *(own if licence.own else [])]
-    if origin.startswith("hf:"):
-        lines.append(f"base_model: {origin.removeprefix('hf:').partition('@')[0]}")
-    return "\n".join([*lines, "tags:", "- lanbot", "---"])
 
 
 def _introduction(source: Source, report: dict[str, Any] | None, to: str, kind: str) -> str:
@@ -80,15 +89,27 @@ def _introduction(source: Source, report: dict[str, Any] | None, to: str, kind: 
     return f"{what} This is the model{last} in {kind}, for {FORMATS[to]}.{built}"
 
 
-def _use(source: Source, to: str) -> str:
+def _use(source: Source, to: str, kind: str) -> str:
+    phase = source.phase or "sft"
+    ours = f"lanbot import {{}} --run mine --phase {phase}\nlanbot chat mine"
+    shell = "```bash\n{}\n```"
     if to == "ollama":
-        return f"```\nollama create {source.name} -f Modelfile\nollama run {source.name}\n```"
+        run = f"ollama create {source.name} -f Modelfile\nollama run {source.name}"
+        return f"## Use\n\n{shell.format(run)}"
     if to == "gguf":
-        return f"```\nllama-server -m {source.name}-*.gguf --jinja\n```"
+        file = gguf.file_name(source, kind)
+        return "\n\n".join([
+            "## Use",
+            shell.format(f"llama-server -m {file} --jinja"),
+            "With LanBot, which also runs its calls of tools:",
+            shell.format(ours.format(file)),
+        ])  # fmt: skip
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        'tokenizer = AutoTokenizer.from_pretrained(".")',
-        'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto")',
+        "",
+        'where = "."  # this folder, or OWNER/NAME on the hub',
+        "tokenizer = AutoTokenizer.from_pretrained(where)",
+        'model = AutoModelForCausalLM.from_pretrained(where, dtype="auto")',
         'messages = [{"role": "user", "content": "Who are you?"}]',
         "inputs = tokenizer.apply_chat_template(",
         '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
@@ -96,50 +117,65 @@ def _use(source: Source, to: str) -> str:
         "answer = model.generate(**inputs, max_new_tokens=200)",
         'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :]))',
     ]
-    return "```python\n" + "\n".join(lines) + "\n```"
+    return "\n\n".join([
+        "## Use",
+        "```python\n" + "\n".join(lines) + "\n```",
+        "With LanBot, which also runs its calls of tools; the last command writes a file for llama.cpp:",
+        shell.format(f"{ours.format('hf:OWNER/NAME')}\nlanbot export mine --to gguf"),
+    ])  # fmt: skip
 
 
 def _training(report: dict[str, Any]) -> str:
-    """What it was trained on, phase by phase."""
+    """What each phase was trained on, and how much."""
     rows = []
     for phase, figures in report["phases"].items():
         origin = figures.get("imported") or {}
         if "source" in origin:  # not of the phases before it, which count as done
-            rows.append((f"up to {phase}", f"begun from {_public(origin['source'])}", ""))
+            rows.append((f"up to {phase}", f"begun from {public(origin['source'])}", *[""] * 4))
         elif "checkpoint" in figures:
-            tokens = f"{figures['tokens']:,}" if figures["tokens"] is not None else ""
-            rows.append((phase, _data(report["recipe"].get(phase, {})), tokens))
-    shown = table([(p, d.replace("|", "\\|"), t) for p, d, t in rows], ("phase", "data", "tokens"), True, left=2)
-    return f"## Training\n\n{shown}"
+            data = ", ".join(_part(one, n) for one, n in of_phase(report["recipe"].get(phase, {})))
+            row = dict(zip(TRAINING, next(row for row in training_rows(report) if row[0] == phase), strict=True))
+            rows.append((phase, data, *(row[name] for name in ("steps", "tokens", "training", "loss"))))
+    header = ("phase", "data", "steps", "tokens", "time", "loss")
+    cells = [(phase, data.replace("|", "\\|"), *rest) for phase, data, *rest in rows]
+    return f"## Training\n\n{table(cells, header, True, left=2)}"
 
 
-def _data(settings: dict[str, Any]) -> str:
-    if "mixture" not in settings:
-        return _public(str(settings.get("data", "")))
-    return ", ".join(_part(part) for part in settings["mixture"])
-
-
-def _public(where: str) -> str:
-    """A source without the folders of this machine."""
-    return Path(where).name if where.startswith(("/", "~", ".")) else where
-
-
-def _part(part: dict[str, Any]) -> str:
-    rows = f" ({part['rows']:,} rows)" if part.get("rows") else ""
-    return f"{part['task']}{rows}"
+def _part(data: Data, rows: int | None) -> str:
+    return f"{data.name} ({rows:,} rows)" if rows else data.name
 
 
 def _scores(report: dict[str, Any], phase: str) -> str:
     if not report["evals"] or phase not in trained(report):
         return ""
-    notes = " ".join([greedy(report), "n in brackets; ± is the standard error.", *bpb_note(report)])
-    return f"## Scores\n\n{evaluation_table(report, md=True)}\n\n{notes}"
+    notes = [greedy(report), "n in brackets (* a sample of the items); ± is the standard error.", *bpb_note(report)]
+    sections = ["## Scores", evaluation_table(report, md=True), " ".join([*notes, MEASURED])]
+    if report["pass"]:
+        header, rows = pass_table(report)
+        sections += [table(rows, header, True), f"Before and after {phase}, sampled at temperature 1."]
+    if found := [row for row in contamination_rows(report) if row[3] != "0"]:
+        sections += [table(found, CONTAMINATION, True, left=2), contamination_note(report)]
+    return "\n\n".join(sections)
+
+
+def _limits(source: Source, report: dict[str, Any] | None) -> str:
+    said = [
+        "It answers with what its training makes likely, which can be wrong: check what matters.",
+        f"It reads {source.config.context:,} tokens at most, question and answer together.",
+        "No phase of LanBot teaches a model to refuse what does harm, and nothing of that kind was measured.",
+    ]
+    if report and report["tokens"]:
+        knows = "besides what it brought" if source.open_weights else "what is not among them it does not know"
+        said.insert(1, f"LanBot trained it on {count(report['tokens'])} tokens; {knows}.")
+    own = report["recipe"]["identity"].get("limitations", []) if report else []
+    said += [f"It cannot {limitation.strip().rstrip('.')}." for limitation in own]
+    return "## Limits\n\n" + "\n".join(f"- {one}" for one in said)
 
 
 def _terms(source: Source) -> str:
     if not source.open_weights:
         return "## Licence\n\nTrained with LanBot from nothing: its licence is its maker's to choose."
-    origin = _public(source.open_weights["source"])
+    origin = public(source.open_weights["source"])
     licence: Licence | None = source.licence
     if licence is None:
         return f"## Licence\n\nDerived from {origin}, whose licence is not stated: look there before you pass it on."
@@ -148,3 +184,19 @@ def _terms(source: Source) -> str:
     said = f", although its card says {stated}" if stated and stated != licence.id else ""
     notice = f"\n\n{licence.notice}" if licence.notice else ""
     return f"## Licence\n\nDerived from {origin}, which is under the {licence.name}{link}{said}.{notice}"
+
+
+def _licences(report: dict[str, Any]) -> str:
+    """Of the training data."""
+    used: dict[tuple[str, str], list[str]] = {}
+    for phase in trained(report):
+        for one, _ in of_phase(report["recipe"].get(phase, {})):
+            phases = used.setdefault((one.hub or one.name, one.licence), [])
+            phases += [phase] if phase not in phases else []
+    rows = [(name.replace("|", "\\|"), ", ".join(phases), licence) for (name, licence), phases in used.items()]
+    others = [row for row in rows if row[2] != GENERATED]
+    if not others:
+        return "The training data are generated by LanBot." if rows else ""
+    shown = table(others, ("training data", "phases", "licence"), True, left=3)
+    rest = " The other training data are generated by LanBot." if len(others) < len(rows) else ""
+    return f"{shown}\n\nThe licences of data sets are those that their cards named when LanBot was written.{rest}"

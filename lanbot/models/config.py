@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lanbot.config.recipe import RopeScaling
+from lanbot.config.recipe import Recipe, RopeScaling
+from lanbot.core.errors import UserError
 from lanbot.models import hf_config
 from lanbot.models.families import FAMILIES, Family
 
@@ -52,6 +53,29 @@ class ModelConfig:
         softmax: over how many tokens, if not all."""
         left_out = 0 if softmax is None else (self.vocab_size - softmax) * self.dim
         return 6 * (self.matmul_params() - left_out) + 6 * self.n_layers * self.n_heads * self.head_dim * sequence
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe) -> "ModelConfig":
+        """The model of a resolved recipe. Raises UserError for a family that is not there."""
+        m = recipe.model
+        if m.family not in FAMILIES:
+            raise UserError(f"model.family = {m.family!r} is not supported", f"Choose one of {', '.join(FAMILIES)}.")
+        assert m.dim and m.n_heads and m.n_kv_heads and m.head_dim and m.mlp_dim, "the recipe is resolved"
+        return cls(
+            vocab_size=recipe.tokenizer.vocab_size,
+            dim=m.dim,
+            n_layers=m.depth,
+            n_heads=m.n_heads,
+            n_kv_heads=m.n_kv_heads,
+            head_dim=m.head_dim,
+            mlp_dim=m.mlp_dim,
+            context=m.longest,
+            rope_theta=m.rope_theta,
+            rope_scaling=m.rope_scaling,
+            norm_eps=m.norm_eps,
+            tie_embeddings=m.tie_embeddings,
+            family=m.family,
+        )
 
     # -- Hugging Face's config.json ------------------------------------------------------------------------
 

@@ -11,12 +11,10 @@ from lanbot.chat.formats.base import ChatFormat
 from lanbot.config.recipe import Base, Recipe
 from lanbot.config.run import Run
 from lanbot.core.console import track
-from lanbot.core.errors import UserError
 from lanbot.data.prefetch import prefetched
 from lanbot.distributed.runtime import Runtime
 from lanbot.models import saved
 from lanbot.models.config import ModelConfig
-from lanbot.models.families import FAMILIES
 from lanbot.models.init import init_weights
 from lanbot.models.transformer import Transformer
 from lanbot.phases.evaluation import validation
@@ -29,29 +27,6 @@ from lanbot.training.trainer import Trainer
 
 FREQUENCY_TOKENS = 1 << 21
 """Tokens to estimate frequencies from; encoding them takes some seconds."""
-
-
-def model_config(recipe: Recipe) -> ModelConfig:
-    """The model of a resolved recipe."""
-    m = recipe.model
-    if m.family not in FAMILIES:
-        raise UserError(f"model.family = {m.family!r} is not supported", f"Choose one of {', '.join(FAMILIES)}.")
-    assert m.dim and m.n_heads and m.n_kv_heads and m.head_dim and m.mlp_dim, "the recipe is resolved"
-    return ModelConfig(
-        vocab_size=recipe.tokenizer.vocab_size,
-        dim=m.dim,
-        n_layers=m.depth,
-        n_heads=m.n_heads,
-        n_kv_heads=m.n_kv_heads,
-        head_dim=m.head_dim,
-        mlp_dim=m.mlp_dim,
-        context=m.longest,
-        rope_theta=m.rope_theta,
-        rope_scaling=m.rope_scaling,
-        norm_eps=m.norm_eps,
-        tie_embeddings=m.tie_embeddings,
-        family=m.family,
-    )
 
 
 class BasePhase(Phase):
@@ -75,7 +50,7 @@ def train_base(run: Run, runtime: Runtime) -> None:
     recipe, settings = run.recipe, run.recipe.base
     assert settings.tokens and settings.batch_tokens and settings.sequence, "the recipe is resolved"
     chat_format = load_format(run.phase("tokenizer"))
-    model = Transformer(model_config(recipe), runtime.dtype)
+    model = Transformer(ModelConfig.of_recipe(recipe), runtime.dtype)
     init_weights(model, torch.Generator().manual_seed(recipe.seed))
     model.to(runtime.device)
     if settings.pair_tokens and runtime.on_main(saved.latest, run.phase("base")) is None:

@@ -60,7 +60,7 @@ def start_from(run: Run, phase: str, runtime: Runtime, sequence: int | None = No
     if lora:
         fsdp.put(model, initial(model, run.recipe.seed))
     chat_format, longest = run_format(run), sequence or run.recipe.model.longest
-    return Trainer(model, chat_format, settings, run.phase(phase), runtime, longest)
+    return Trainer(model, chat_format, settings, run.phase(phase), runtime, longest, folder)
 
 
 def train_chat(run: Run, runtime: Runtime, phase: str) -> None:

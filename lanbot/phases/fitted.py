@@ -9,7 +9,7 @@ from lanbot.config.recipe import FineTuning, Recipe, Training
 from lanbot.config.run import Run
 from lanbot.core.console import say, size
 from lanbot.distributed.runtime import Runtime
-from lanbot.phases.base import model_config
+from lanbot.models.config import ModelConfig
 from lanbot.phases.phase import Phase
 from lanbot.training.fit import fit, have, plan
 
@@ -19,7 +19,7 @@ KEYS = ("lora_rank", "lora_alpha", "lora_targets", "lora_layers", "lora_embeddin
 def fitted(run: Run, phases: Sequence[Phase], runtime: Runtime) -> Recipe:
     """The run's recipe, where each phase to do trains in a way that fits; prints the sums. A phase that has begun keeps
     its adapters. Raises UserError if a phase fits in no way."""
-    recipe, config, saved = run.recipe, model_config(run.recipe), run.folder / "recipe.toml"
+    recipe, config, saved = run.recipe, ModelConfig.of_recipe(run.recipe), run.folder / "recipe.toml"
     before = recipe_file.load(saved) if saved.is_file() else None
     for phase in phases:
         settings = phase.settings(recipe)

@@ -8,7 +8,7 @@ from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.distributed.runtime import Runtime
-from lanbot.phases.base import model_config
+from lanbot.models.config import ModelConfig
 from lanbot.phases.evaluation import check_questions, checked, contaminated, known_contamination
 from lanbot.phases.phase import Phase, model_before, phases_of
 from lanbot.phases.pipeline import create, execute
@@ -17,13 +17,14 @@ from lanbot.sandbox import sandbox
 from lanbot.tasks import contamination
 from lanbot.tasks.registry import find_task, make_task
 from lanbot.tasks.task import TaskContext
-from lanbot.training import fit
+from lanbot.training import fit, sinks
 
 
 def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
-    """Raises UserError for problems of phases that are not done: memory, batch shapes, corpus, tasks, files."""
+    """Raises UserError for problems of phases that are not done: memory, batch shapes, corpus, tasks, files, sinks."""
     recipe = run.recipe
     get_format(recipe.tokenizer.chat_format)
+    sinks.check(recipe.log.sinks)
     to_do = [phase for phase in phases if not phase.is_done(run)]
     if any("corpus" in phase.needs for phase in to_do):
         corpora(run)
@@ -32,7 +33,7 @@ def preflight(run: Run, phases: Sequence[Phase], runtime: Runtime) -> None:
         if "model" in phase.needs:
             model_before(recipe, phase.name)
         settings = phase.settings(recipe)
-        config, sequence = model_config(recipe), getattr(settings, "sequence", None) or recipe.model.longest
+        config, sequence = ModelConfig.of_recipe(recipe), getattr(settings, "sequence", None) or recipe.model.longest
         fit.check(config, sequence, phase.name, settings, runtime)
         if getattr(settings, "batch_tokens", None) and settings.batch_tokens // sequence % runtime.size:
             raise UserError(

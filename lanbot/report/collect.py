@@ -37,15 +37,8 @@ def collect(run: Run) -> dict[str, Any]:
     """
     order = run.recipe.phase_names
     done = [phase for phase in order if run.done(phase)]
-    results = {phase: result for phase in done if "tasks" in (result := run.read(phase, "evals.json"))}
-    evals: dict[str, dict[str, Any]] = {}
-    changed: dict[str, dict[str, Any]] = {}
-    for phase, result in results.items():
-        for task, score in result["tasks"].items():
-            evals.setdefault(task, {})[phase] = score
-        for sample in result["samples"]:
-            entry = changed.setdefault(json.dumps(sample["prompt"]), {"prompt": sample["prompt"], "answers": {}})
-            entry["answers"][phase] = sample["answer"]
+    results = evaluated(run)
+    evals = scores(results)
     phases = {phase: _figures(results[phase]) if phase in results else _untrained(run, phase) for phase in done}
     of_trained = [phases[phase] for phase in results]
     last: dict[str, Any] = next(reversed(results.values()), {})
@@ -67,12 +60,37 @@ def collect(run: Run) -> dict[str, Any]:
         "contamination": _contamination(run, evals),
         "pass": last.get("pass", {}),
         "rl": {phase: rows for phase in results if (rows := rl_steps(run, phase))},
-        "what_changed": list(changed.values()),
+        "what_changed": what_changed(results),
         "transcripts": last.get("transcripts", []),
         "curves": curves(run, {phase: phases[phase] for phase in results}),
         "settings": last.get("settings", {}),
         "recipe": tomllib.loads(recipe_file.dump(run.recipe)),
     }
+
+
+def evaluated(run: Run) -> dict[str, dict[str, Any]]:
+    """evals.json of the phases that trained a model and were evaluated. Raises UserError if one is damaged."""
+    done = [phase for phase in run.recipe.phase_names if run.done(phase)]
+    return {phase: result for phase in done if "tasks" in (result := run.read(phase, "evals.json"))}
+
+
+def scores(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """[task][phase] of `evaluated`."""
+    evals: dict[str, dict[str, Any]] = {}
+    for phase, result in results.items():
+        for task, score in result["tasks"].items():
+            evals.setdefault(task, {})[phase] = score
+    return evals
+
+
+def what_changed(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The prompts that were answered after every phase of `evaluated`, each with its answers by phase."""
+    changed: dict[str, dict[str, Any]] = {}
+    for phase, result in results.items():
+        for sample in result["samples"]:
+            entry = changed.setdefault(json.dumps(sample["prompt"]), {"prompt": sample["prompt"], "answers": {}})
+            entry["answers"][phase] = sample["answer"]
+    return list(changed.values())
 
 
 def _planned(run: Run) -> dict[str, Any]:

@@ -13,7 +13,7 @@ SPLITS = ("train", "validation", "test")
 
 def files(name: str) -> dict[str, Source]:
     return {
-        split: Source("allenai/ai2_arc", f"{name}/{split}-*.parquet", f"arc/{name}/{split}.jsonl.gz")
+        split: Source("allenai/ai2_arc", f"{name}/{split}-*.parquet", f"arc/{name}/{split}.jsonl.gz", "cc-by-sa-4.0")
         for split in SPLITS
     }
 

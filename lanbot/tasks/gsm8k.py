@@ -17,7 +17,7 @@ class GSM8K(HubTask):
     """Grade-school math in words, solved with the calculator."""
 
     sources = {  # noqa: RUF012
-        split: Source("openai/gsm8k", f"main/{split}-*.parquet", f"gsm8k/{split}.jsonl.gz")
+        split: Source("openai/gsm8k", f"main/{split}-*.parquet", f"gsm8k/{split}.jsonl.gz", "mit")
         for split in ("train", "test")
     }
     columns = {"question": str, "answer": str}  # noqa: RUF012

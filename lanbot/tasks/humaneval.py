@@ -17,7 +17,9 @@ class HumanEval(Graded, HubTask):
     splits = ("test",)
     answer_tokens = 512
     sources = {  # noqa: RUF012
-        "test": Source("openai/openai_humaneval", "openai_humaneval/test-*.parquet", "humaneval/HumanEval.jsonl.gz")
+        "test": Source(
+            "openai/openai_humaneval", "openai_humaneval/test-*.parquet", "humaneval/HumanEval.jsonl.gz", "mit"
+        )
     }
     columns = dict.fromkeys(("task_id", "prompt", "entry_point", "canonical_solution", "test"), str)
 

@@ -17,7 +17,7 @@ class MMLU(HubTask):
     chance = 0.25
     splits = ("train", "validation", "test")
     sources = {  # noqa: RUF012
-        split: Source("cais/mmlu", f"all/{name}-*.parquet", f"mmlu/{file}.jsonl.gz")
+        split: Source("cais/mmlu", f"all/{name}-*.parquet", f"mmlu/{file}.jsonl.gz", "mit")
         for split, name, file in (
             ("train", "auxiliary_train", "auxiliary_train_partial"),
             ("validation", "validation", "validation"),

@@ -14,7 +14,9 @@ class SmolTalk(HubTask):
 
     kind = "chat"
     sources = {  # noqa: RUF012
-        split: Source("HuggingFaceTB/smol-smoltalk", f"data/{split}-*.parquet", f"smoltalk_like/{split}.jsonl.gz")
+        split: Source(
+            "HuggingFaceTB/smol-smoltalk", f"data/{split}-*.parquet", f"smoltalk_like/{split}.jsonl.gz", "apache-2.0"
+        )
         for split in ("train", "test")
     }
     columns = {"messages": list}  # noqa: RUF012

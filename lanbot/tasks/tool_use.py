@@ -1,19 +1,24 @@
 """Conversations with every tool of the agent: files, memory, programs, a search, pages, an API, and their mistakes.
 
-Each call is one of the agent's own tools and is really executed: files and memory in memory, programs in the sandbox,
-pages from a folder in memory, and the API behind a stand-in for the network. No network is used.
+Each call is one of the agent's own tools and is really executed: files, memory and pages in memory, programs in this
+process (they are ours, so no sandbox is needed), and the API behind a stand-in for the network. No network is used.
+Calls are bound as the agent's are. A call that is a mistake is read, not learned; how it is made good is.
 """
 
 import json
+import traceback
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
+from io import StringIO
 from tempfile import NamedTemporaryFile
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.messages import Conversation, Part, call, chat, output, python, text
-from lanbot.sandbox.sandbox import Sandbox, shared
+from lanbot.config.agent import Agent
+from lanbot.sandbox.protocol import Functions
+from lanbot.sandbox.worker import Result
 from lanbot.synthetic import world
 from lanbot.synthetic.world.chats import fact
 from lanbot.synthetic.world.grammar import Rng, rows
@@ -21,10 +26,11 @@ from lanbot.synthetic.world.scene import GOODS, PRICES, Scene
 from lanbot.tasks.builtin import WorldTask, as_typed
 from lanbot.tasks.registry import register
 from lanbot.tools.api import Api, Apis, open_api
+from lanbot.tools.bounded import REPEATS, BoundedCalls
 from lanbot.tools.fetch import Pages
 from lanbot.tools.memory import Memory
 from lanbot.tools.python_call import PythonCalls
-from lanbot.tools.python_tool import Python
+from lanbot.tools.python_tool import Box, Python
 from lanbot.tools.search import FolderSearch, Search
 from lanbot.tools.tool import Tool, Toolset
 from lanbot.tools.web import Response, Web
@@ -96,10 +102,29 @@ def _shop() -> Api:
         return open_api(file.name)
 
 
+class Trusted:
+    """Runs the programs of this file as the sandbox would, in one session."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, Any] = {}
+
+    def run(self, code: str, *, functions: Functions, session: str, timeout: float) -> Result:
+        printed, raised = StringIO(), ""
+        self.names.update(functions, print=partial(print, file=printed))
+        try:
+            exec(compile(code, "run1.py", "exec", dont_inherit=True), self.names)
+        except Exception:
+            raised = traceback.format_exc()
+        return Result(printed.getvalue(), raised, {}, int(bool(raised)), False, 0)
+
+    def close_session(self, name: str) -> None:
+        self.names.clear()
+
+
 class Work:
     """Tools, and the parts of one answer."""
 
-    def __init__(self, rng: Rng, split: str, box: Sandbox) -> None:
+    def __init__(self, rng: Rng, split: str, box: Box) -> None:
         self.rng, self.split, self.scene = rng, split, Scene(rng, split)
         self.files: dict[str, str] = {}
         self.pages: dict[str, str] = {}
@@ -110,18 +135,26 @@ class Work:
         tools += [Search(FolderSearch(pages)).web_search, Pages(web, pages).fetch, *Apis(web, [_shop()]).tools]
         self.calls = PythonCalls(Toolset(tools))
         self.python.toolset = self.calls.toolset
+        self.bounded = BoundedCalls(self.calls, Agent().max_steps)
         self.parts: list[Part] = []
 
-    def run(self, code: str) -> str:
+    def run(self, code: str, mistake: bool = False) -> str:
         """A program, or a calculation."""
-        got = self.calls(code)
-        self.parts += [python(code), output(got)]
-        return got
+        return self._made(python(code), mistake)
 
-    def use(self, name: str, **arguments: Any) -> str:
-        made = call(name, arguments)
-        got = self.calls(made["text"])
-        self.parts += [made, output(got)]
+    def use(self, name: str, mistake: bool = False, **arguments: Any) -> str:
+        return self._made(call(name, arguments), mistake)
+
+    def again(self, name: str, **arguments: Any) -> None:
+        """A mistake until the call is refused."""
+        for _ in range(REPEATS + 1):
+            self.use(name, mistake=True, **arguments)
+
+    def _made(self, part: Part, mistake: bool) -> str:
+        got = self.bounded(part["text"])
+        if got is None:
+            raise RuntimeError(f"{part['text']} ended the turn")
+        self.parts += [{**part, "train": False} if mistake else part, output(got)]
         return got
 
     def say(self, words: str) -> None:
@@ -141,7 +174,7 @@ def _read(w: Work) -> str:
     name = w.scene["file"]
     w.files[name] = statement
     if w.rng.random() < 0.4:  # a wrong name: the files are listed
-        w.use("read_file", path=f"the-{name}")
+        w.use("read_file", mistake=True, path=f"the-{name}")
         w.use("list_files")
     w.use("read_file", path=name)
     w.say(statement)
@@ -152,7 +185,7 @@ def _edit(w: Work) -> str:
     name, old, new = w.scene["file"], str(w.scene["p"]), str(w.scene["q"])
     w.files[name] = f"{old} comes on {w.scene['day']}."
     if w.rng.random() < 0.4:  # a text that is not there: the file is read first
-        w.use("edit_file", path=name, old=old.upper(), new=new)
+        w.use("edit_file", mistake=True, path=name, old=old.upper(), new=new)
         w.use("read_file", path=name)
     w.use("edit_file", path=name, old=old, new=new)
     w.say(f"I changed {old} to {new} in {name}.")
@@ -162,7 +195,7 @@ def _edit(w: Work) -> str:
 def _result(w: Work) -> str:
     code, name = w.scene["e"], w.scene["file"]
     if "*" in code and w.rng.random() < 0.3:  # not Python
-        w.run(code.replace("*", "x"))
+        w.run(code.replace("*", "x"), mistake=True)
     got = w.run(code)
     w.use("write_file", path=name, text=got)
     w.say(f"{name} has the result, {got}.")
@@ -188,8 +221,11 @@ def _remember(w: Work) -> str:
 def _recall(w: Work) -> str:
     statement, question, key, _ = w.fact()
     w.memory.remember(statement)
-    if w.rng.random() < 0.3:
-        w.use("recall", query="that")
+    chance = w.rng.random()
+    if chance < 0.15:
+        w.again("recall", query="that")
+    elif chance < 0.3:
+        w.use("recall", mistake=True, query="that")
     w.use("recall", query=key)
     w.say(statement)
     return f"{question} I told you once."
@@ -218,7 +254,7 @@ def _program(w: Work) -> str:
         )
     )
     if w.rng.random() < 0.3:  # a name that was not defined
-        w.run(f"print(values)\n{code}")
+        w.run(f"print(values)\n{code}", mistake=True)
     w.say(f"It is {w.run(code)}.")
     return asked
 
@@ -246,7 +282,7 @@ def _web(w: Work) -> str:
     page = f"{w.scene.made_up()}.txt"
     w.pages[page] = f"# {key.title()}\nAbout {key}: more below.\n{w.scene['words']}\n{statement}"
     if w.rng.random() < 0.25:
-        w.use("fetch", url="about.txt")
+        w.use("fetch", mistake=True, url="about.txt")
     found = w.use("web_search", query=key)
     address = page if page in found else found.partition("(")[2].partition(")")[0]
     w.use("fetch", url=address)
@@ -257,7 +293,7 @@ def _web(w: Work) -> str:
 def _api(w: Work) -> str:
     thing = w.rng.choice(GOODS)
     if w.rng.random() < 0.3:  # the API knows the singular only
-        w.use("http_request", method="GET", url=f"{SHOP}/things/{thing}s")
+        w.use("http_request", mistake=True, method="GET", url=f"{SHOP}/things/{thing}s")
     got = json.loads(w.use("http_request", method="GET", url=f"{SHOP}/things/{thing}"))
     w.say(f"One {thing} costs {got['price']} coins; there are {got['stock']}.")
     return f"What does one {thing} cost in the shop, and how many are there?"
@@ -266,7 +302,7 @@ def _api(w: Work) -> str:
 def _api_cost(w: Work) -> str:
     thing, count = w.rng.choice(GOODS), w.scene.number(2, 40)
     if w.rng.random() < 0.3:  # a parameter is missing
-        w.use("http_request", method="GET", url=f"{SHOP}/cost?thing={thing}")
+        w.use("http_request", mistake=True, method="GET", url=f"{SHOP}/cost?thing={thing}")
     got = json.loads(w.use("http_request", method="GET", url=f"{SHOP}/cost?thing={thing}&count={count}"))
     w.say(f"{count} of them cost {got['cost']} coins.")
     return f"Ask the shop what {count} of the {thing} cost."
@@ -306,11 +342,12 @@ class ToolUse(WorldTask):
 
     kind = "chat"
 
+    box: Callable[[], Box] = Trusted
+
     def conversation(self, i: int) -> Conversation:
-        """Raises UserError where no sandbox holds, or a package of the extra `agent` is missing."""
         number = self.number(i)
         rng = world.rng_of("tool use", self.split, number)
-        work = Work(rng, self.split, shared())
+        work = Work(rng, self.split, self.box())
         try:
             asked = HOWS[self.part(i)](work)
         finally:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 from lanbot.core.errors import UserError
@@ -33,8 +32,6 @@ class Api:
 
 def open_api(file: str, key: str = "") -> Api:
     """The API of an OpenAPI description. key: the environment variable that holds its key. Raises UserError."""
-    if not find_spec("jsonschema"):
-        raise UserError(f"{file}: needs the package jsonschema", "Install the extra: pip install 'lanbot[agent]'.")
     operations = tuple(read_description(file))
     if not key:
         return Api(operations)

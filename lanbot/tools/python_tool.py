@@ -6,12 +6,11 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from lanbot.core.console import visible
-from lanbot.sandbox.protocol import FLOOD, MOST_CALLS
-from lanbot.sandbox.sandbox import Sandbox
+from lanbot.sandbox.protocol import FLOOD, MOST_CALLS, Functions
 from lanbot.sandbox.worker import Result
 from lanbot.tools.calculator import MAX_ANSWER
 from lanbot.tools.tool import ToolError, Toolset, tool
@@ -32,6 +31,14 @@ _PLACE = re.compile(r'File "run\d+\.py", line (\d+)')
 _UNKNOWN = re.compile(r"NameError: name '(\w+)' is not defined")
 
 
+class Box(Protocol):
+    """Where programs run: a Sandbox."""
+
+    def run(self, code: str, *, functions: Functions, session: str, timeout: float) -> Result: ...
+
+    def close_session(self, name: str) -> None: ...
+
+
 class Python:
     """The tool `python`, with one session of the sandbox.
 
@@ -39,7 +46,7 @@ class Python:
     limits and permissions of its wrappers hold for code too.
     """
 
-    def __init__(self, box: Sandbox, toolset: Toolset | None = None) -> None:
+    def __init__(self, box: Box, toolset: Toolset | None = None) -> None:
         self.box, self.toolset = box, toolset or Toolset()
         self.session = f"python-{uuid4().hex}"
 

@@ -57,11 +57,13 @@ class Trainer:
         phase: Path,
         runtime: Runtime,
         sequence: int | None = None,
+        start: Path | None = None,
     ) -> None:
-        """sequence: tokens of a row; None: the model's context."""
+        """sequence: tokens of a row; None: the model's context. start: the model folder with which the phase began."""
         self.model, self.chat_format, self.settings, self.phase = model, chat_format, settings, phase
         self.sequence = sequence or model.config.context
-        self.runtime = runtime
+        self.runtime, self.start = runtime, start
+        self.interpolated = False
         adapter = getattr(settings, "lora_lr", None) or 0.0
         whole = (
             adapter if model.lora else None
@@ -199,6 +201,7 @@ class Trainer:
             self.skipped, self.skipped_in_a_row = progress["skipped"], progress["skipped_in_a_row"]
             if self.settings.micro_batch is None:
                 self.micro_tokens = progress["micro_tokens"]
+            self.interpolated = progress["interpolated"]
             self.saved_step = self.step
             loader_state = progress["loader"]
             if self.runtime.main:
@@ -275,7 +278,11 @@ class Trainer:
 
     def save(self, loader_state: dict[str, Any], last: bool = False) -> None:
         """Saves this step unless it is saved. The write may be in progress when this returns: see Saver. last: whether
-        the phase ends with it, where adapters are merged into a model."""
+        the phase ends with it, where weights are interpolated and adapters merged into a model."""
+        share = getattr(self.settings, "interpolate", 1.0)
+        if last and share < 1 and self.start and not self.interpolated:
+            fsdp.interpolate(self.model, self.start, share)
+            self.interpolated, self.saved_step = True, -1
         if self.saved_step == self.step and not (last and self.model.lora):
             return
         self.metrics.sync()
@@ -286,6 +293,7 @@ class Trainer:
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "micro_tokens": self.micro_tokens,
+            "interpolated": self.interpolated,
             "loader": loader_state,
         }
         self.saver.save(self.phase, self.step, self.model, self.chat_format, self.optimizer, progress, last)

@@ -6,20 +6,18 @@ from typing import Any
 
 from anyio import to_thread
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from lanbot.core.errors import UserError
 from lanbot.web.agent_host import AgentHost
 from lanbot.web.agent_routes import agent_routes
 from lanbot.web.anthropic_messages import messages
 from lanbot.web.asking import ClientGoneError, State, as_json
 from lanbot.web.description import describe
-from lanbot.web.errors import ApiError
+from lanbot.web.errors import HANDLERS
 from lanbot.web.metrics import Metrics
 from lanbot.web.openai_chat import chat
 from lanbot.web.openai_completions import complete
@@ -73,13 +71,7 @@ def make_app(
         Middleware(Guard, access=access, open=page),
         Middleware(BodyLimit),
     ]
-    handlers: Any = {
-        ApiError: _refused,
-        UserError: _misused,
-        HTTPException: _http,
-        ClientGoneError: _gone,
-        Exception: _broken,
-    }
+    handlers: Any = {**HANDLERS, ClientGoneError: _gone}
     app = Starlette(
         routes=[*_routes(page), *agent_routes(agent)],
         middleware=middleware,
@@ -142,25 +134,5 @@ def _model(name: str, served: Served) -> dict[str, Any]:
     }
 
 
-# -- what goes wrong
-
-
-async def _refused(request: Request, error: ApiError) -> Response:
-    return JSONResponse(error.body(request.url.path), error.status, error.headers)
-
-
-async def _misused(request: Request, error: UserError) -> Response:
-    return await _refused(request, ApiError(400, f"{error.problem}. {error.remedy}"))
-
-
-async def _http(request: Request, error: HTTPException) -> Response:
-    message = {404: "no such route", 405: "this route has no such method"}.get(error.status_code, str(error.detail))
-    return await _refused(request, ApiError(error.status_code, message, headers=error.headers))
-
-
 async def _gone(request: Request, error: ClientGoneError) -> Response:
     return Response(status_code=499)
-
-
-async def _broken(request: Request, error: Exception) -> Response:
-    return await _refused(request, ApiError(500, f"a fault of the server's: {type(error).__name__}"))

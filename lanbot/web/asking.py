@@ -26,12 +26,11 @@ from lanbot.web.form import Form, constraint_of
 from lanbot.web.job import Items, Job, Wanted
 from lanbot.web.scheduler import Scheduler
 from lanbot.web.served import Models, Served
+from lanbot.web.server import DRAIN_SECONDS
 
 B = TypeVar("B", bound=Body)
 SEND_SECONDS = 60.0
 """A client that reads nothing for so long is let go."""
-DRAIN_SECONDS = 30.0
-"""How long answers may go on after the server was asked to stop."""
 
 
 @dataclass

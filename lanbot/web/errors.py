@@ -4,6 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from lanbot.core.errors import UserError
 
 ANTHROPIC_PATH = "/v1/messages"
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -55,3 +60,24 @@ def invalid(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(step) for step in first["loc"])
     return ApiError(400, f"{where}: {first['msg']}" if where else first["msg"], where or None)
+
+
+async def _refused(request: Request, error: ApiError) -> Response:
+    return JSONResponse(error.body(request.url.path), error.status, error.headers)
+
+
+async def _misused(request: Request, error: UserError) -> Response:
+    return await _refused(request, ApiError(400, f"{error.problem}. {error.remedy}"))
+
+
+async def _http(request: Request, error: HTTPException) -> Response:
+    message = {404: "no such route", 405: "this route has no such method"}.get(error.status_code, str(error.detail))
+    return await _refused(request, ApiError(error.status_code, message, headers=error.headers))
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return await _refused(request, ApiError(500, f"a fault of the server's: {type(error).__name__}"))
+
+
+HANDLERS: dict[Any, Any] = {ApiError: _refused, UserError: _misused, HTTPException: _http, Exception: _broken}
+"""What a server answers to errors of its routes."""

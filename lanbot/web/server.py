@@ -6,11 +6,12 @@ import uvicorn
 from starlette.applications import Starlette
 
 from lanbot.core.errors import UserError
-from lanbot.web.asking import DRAIN_SECONDS
 from lanbot.web.connection import Connection
 
 BACKLOG = 2_048
 KEEP_ALIVE_SECONDS = 10
+DRAIN_SECONDS = 30.0
+"""How long answers may go on after the server was asked to stop."""
 
 
 def make_server(app: Starlette) -> uvicorn.Server:

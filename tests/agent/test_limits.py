@@ -1,52 +1,8 @@
 import pytest
 
 from lanbot.agent import limits as ends
-from lanbot.agent.limits import BoundedCalls, Limits, problem_of, shortened
+from lanbot.agent.limits import Limits, problem_of, shortened
 from lanbot.config.agent import Agent as Settings
-
-
-def answers(calls: str, max_steps: int = 100) -> list[str | None]:
-    run = BoundedCalls(str.upper, max_steps)
-    return [run(code) for code in calls]
-
-
-def test_calls_are_counted_that_the_tool_never_saw() -> None:
-    first, second, third, fourth = answers("abcd", 2)
-    assert (first, second, fourth) == ("A", "B", None)
-    assert third == "error: no more than 2 calls; answer now"
-
-
-@pytest.mark.parametrize(
-    ("calls", "run"),
-    [
-        ("aaaa", "AA"),
-        ("ababab", "ABAB"),
-        ("abcabcab", "ABCABC"),
-        ("xyababab", "XYABAB"),
-        ("aabaab", "AABAAB"),
-        ("aabbaabb", "AABBAABB"),
-        ("abacadae", "ABACADAE"),
-        ("aabaacaa", "AABAACAA"),
-    ],
-)
-def test_cycles_are_run_twice(calls: str, run: str) -> None:
-    made = answers(calls)
-    assert "".join(answer for answer in made if answer and not answer.startswith("error")) == run
-    if len(run) < len(calls):
-        assert str(made[len(run)]).startswith("error: the same call") and made[len(run) + 1 :][:1] in ([None], [])
-
-
-def test_after_a_refused_call_another_one_is_run_and_the_refusal_is_told_again() -> None:
-    made = answers("aaabaaa")
-    assert [str(answer)[:19] for answer in made] == ["A", "A", "error: the same cal", "B", "A", "A", made[2][:19]]
-
-
-def test_an_output_is_shortened() -> None:
-    run = BoundedCalls(lambda code: "x" * 100, 3, lambda text: text[:7])
-    assert run("?") == "x" * 7
-
-
-# -- texts -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("room", [*range(0, 120, 7), 300])
@@ -81,7 +37,7 @@ def test_a_text_of_a_hundred_million_characters_is_never_counted_as_a_whole() ->
 
 def test_every_reason_has_a_line_and_a_remedy() -> None:
     reasons = {value for name, value in vars(ends).items() if name.isupper() and isinstance(value, str)}
-    reasons -= {ends.SAME_CALL, ends.SAME_CYCLE, ends.NOT_RUN, ends.CUT}
+    reasons -= {ends.NOT_RUN, ends.CUT}
     assert problem_of(ends.ANSWERED, Limits(), 100) is None
     for reason in reasons - {ends.ANSWERED}:
         problem = problem_of(reason, Limits(), 100)

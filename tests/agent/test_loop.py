@@ -17,7 +17,7 @@ from lanbot.agent.events import (
     from_json,
     to_json,
 )
-from lanbot.agent.limits import REPEATS, Limits
+from lanbot.agent.limits import Limits
 from lanbot.agent.loop import Agent
 from lanbot.agent.model import Reply
 from lanbot.chat.formats.lanbot import LanBotFormat
@@ -25,6 +25,7 @@ from lanbot.chat.messages import Message, Part, output, parts, python, spoken, t
 from lanbot.core.errors import UserError
 from lanbot.inference.sampling import Sampling
 from lanbot.tokenizers.bpe import BPETokenizer
+from lanbot.tools.bounded import REPEATS
 from lanbot.tools.memory import Memory
 from lanbot.tools.python_call import PythonCalls
 from lanbot.tools.tool import Toolset

@@ -95,7 +95,6 @@ def test_a_conversation_without_a_request_is_not_kept(play: Play) -> None:
 
 
 def test_notes_and_skills_are_in_the_system_message(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("yaml")
     model = play(calling('read_skill("brew")'), said("Hot water."))
     with open_agent("my-bot", "notes") as agent:
         assert agent.agent.system == "" and "read_skill" not in agent.tools.toolset

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("yaml", reason="the extra `agent` is not installed")
-
 from lanbot.agent.skills import FOLDER, Skills, find_note, note_text
 from lanbot.tools.python_call import PythonCalls
 from lanbot.tools.tool import Toolset

@@ -24,7 +24,6 @@ from lanbot.tools.search import open_search
 from lanbot.tools.tool import Tool, Toolset
 from lanbot.tools.workspace import Workspace
 
-pytest.importorskip("jsonschema", reason="the extra `agent` is not installed")
 CASES = cases()
 SYSTEM = "You do what is asked."
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.formats.lanbot import LanBotFormat
-from lanbot.chat.messages import chat, output, python, spoken, text
+from lanbot.chat.messages import Part, chat, output, python, spoken, text
 from lanbot.core.errors import UserError
 from lanbot.tokenizers.bpe import QWEN2_PATTERN, BPETokenizer
 
@@ -191,6 +191,16 @@ def test_a_message_that_is_not_to_be_trained_on_has_no_loss() -> None:
     assert ids == BYTES.render({"messages": [{**message, "train": True} for message in messages]}).ids
     first = len(BYTES.render({"messages": messages[:2]}).ids)
     assert sum(mask[:first]) == 0 < sum(mask[first:])
+
+
+def test_a_call_that_is_a_mistake_has_no_loss() -> None:
+    answer: list[Part] = [python("1/0"), output("error"), python("1/1"), output("1"), text("1")]
+    everything = BYTES.render(chat("?", answer))
+    marked = BYTES.render(chat("?", [{**answer[0], "train": False}, *answer[1:]]))
+    without = BYTES.render(chat("?", answer[2:]))
+    assert marked.ids == everything.ids
+    counted, wanted = ([t for t, own in zip(*one, strict=True) if own] for one in (marked, without))
+    assert counted == wanted
 
 
 def test_an_output_that_the_model_wrote_itself_is_marked() -> None:

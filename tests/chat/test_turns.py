@@ -95,6 +95,17 @@ def test_the_loss_counts_what_the_assistant_writes(name: str) -> None:
     assert not any(chat_format.render({"messages": [USER, left_out]}).mask)
 
 
+@pytest.mark.parametrize("name", CALLED)
+def test_a_call_that_is_a_mistake_has_no_loss(name: str) -> None:
+    chat_format = format_of(name)
+    wrong: Part = {**call("read_file", {"path": "b"}), "train": False}
+    answer = [wrong, output("error"), call("read_file", {"path": "a"}), output("secret"), text("Done.")]
+    ids, mask = chat_format.render({"messages": [USER, {"role": "assistant", "content": answer}]})
+    counted = chat_format.tokenizer.decode([token for token, own in zip(ids, mask, strict=True) if own])
+    assert '{"path": "a"}' in counted and "Done." in counted and '{"path": "b"}' not in counted
+    assert sum(token == chat_format.end_of_turn and own for token, own in zip(ids, mask, strict=True)) == 2
+
+
 @pytest.mark.parametrize("name", ["qwen2.5", "qwen3", "smollm2"])
 def test_several_calls_of_one_answer_are_run_in_order_and_answered_together(name: str) -> None:
     chat_format = format_of(name)

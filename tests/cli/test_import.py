@@ -175,6 +175,16 @@ def test_the_data_of_imported_phases_is_neither_planned_nor_prepared(
     assert [part["phase"] for part in plan] == ["sft", "rl"]
 
 
+def test_the_context_may_be_shorter_than_the_model_reads_but_nothing_else_of_its_shape_changes(
+    tree: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ("run", "tiny.toml", "--name", "mine", "--model.init_from", f"{tree}#mid", "--phase", "mid")
+    assert "whose shape is fixed" in refused(capsys, *start, "--model.depth", "3", code=2)[0]
+    assert "tokens at most" in refused(capsys, *start, "--model.context", "1000000", code=2)[0]
+    shown(capsys, *start, "--model.context", "64")
+    assert Run.open("mine").recipe.model.context == 64
+
+
 # -- the chain ---------------------------------------------------------------------------------------------
 
 

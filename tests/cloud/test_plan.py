@@ -17,7 +17,7 @@ from lanbot.config.recipe_file import load
 from lanbot.core.console import dollars, hours
 from lanbot.core.errors import UsageError
 from lanbot.core.options import Options
-from lanbot.phases.base import model_config
+from lanbot.models.config import ModelConfig
 from lanbot.tasks.registry import make_task
 from lanbot.tokenizers.bpe import BPETokenizer
 
@@ -139,7 +139,7 @@ def test_what_settings_of_rl_add() -> None:
     assert refilled.memory == usual.memory and refilled.micro_batch == usual.micro_batch
     more = [one.parts["evaluation"].expected for one in (usual, measured)]  # at 100, 200, 300, 400
     assert more[1] > 1.5 * more[0] and measured.parts["rollouts"] == usual.parts["rollouts"]
-    assert kl.memory - usual.memory == 2 * model_config(load("d20")).params()
+    assert kl.memory - usual.memory == 2 * ModelConfig.of_recipe(load("d20")).params()
     assert not usual.parts["grading"] and programs.parts["grading"].expected > 60
     agent = phase(planned(phases="agent_rl"), "agent_rl")
     assert agent.parts["grading"].expected == pytest.approx(0.3 * programs.parts["grading"].expected)

@@ -427,17 +427,17 @@ def test_an_empty_list_survives_being_written(tmp_path: Path) -> None:
     assert load(write(tmp_path, dump(recipe))) == recipe
 
 
-def test_d20_has_the_mixtures_of_the_design() -> None:
+def test_d20_has_the_mixtures_of_the_design_and_the_tools_of_the_agent() -> None:
     recipe = load("d20")
     mid = {part.task: (part.rows, part.epochs) for part in recipe.mid.mixture}
     assert mid == {
         "smoltalk": (460_000, 1), "mmlu": (100_000, 1), "gsm8k": (8_000, 1), "identity": (2_000, 2),
-        "simple_spelling": (200_000, 1), "spelling_bee": (80_000, 1),
+        "simple_spelling": (200_000, 1), "spelling_bee": (80_000, 1), "tool_use": (8_000, 1),
     }  # fmt: skip
     sft = {part.task: part.rows for part in recipe.sft.mixture}
     assert sft == {
         "arc_easy": None, "arc_challenge": None, "gsm8k": 8_000, "smoltalk": 10_000, "identity": 1_000,
-        "simple_spelling": 300, "spelling_bee": 300,
+        "simple_spelling": 300, "spelling_bee": 300, "tool_use": 1_000,
     }  # fmt: skip
     assert (recipe.tokenizer.vocab_size, recipe.tokenizer.max_chars) == (65_536, 2_000_000_000)
     assert [part.task for part in recipe.rl.mixture] == ["gsm8k"]

@@ -19,10 +19,10 @@ from lanbot.config.run import Run
 from lanbot.core.errors import UserError
 from lanbot.core.options import Options
 from lanbot.distributed.runtime import Runtime
+from lanbot.models.config import ModelConfig
 from lanbot.models.transformer import Transformer
 from lanbot.models.weights import load_model, save_model
 from lanbot.phases import imported
-from lanbot.phases.base import model_config
 from lanbot.phases.chat import start_from
 
 MakeModel = Callable[..., Transformer]
@@ -97,7 +97,7 @@ def test_the_recipe_records_the_shape(folder: Path, model: Transformer, options:
     run = begin(folder, options, context=64)
     stored = recipe_file.load(run.folder / "recipe.toml")
     assert stored == run.recipe
-    assert model_config(stored) == replace(model.config, context=64)
+    assert ModelConfig.of_recipe(stored) == replace(model.config, context=64)
     assert (stored.model.rope_scaling, stored.model.norm_eps, stored.model.family) == (SCALING, 1e-5, "llama")
 
 

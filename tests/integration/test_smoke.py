@@ -136,9 +136,9 @@ def test_a_flipped_byte_is_found_and_the_checkpoint_before_taken(smoke: Path, tm
     assert last.read_bytes() == good
 
 
-def started(root: Path) -> subprocess.Popen[str]:
+def started(root: Path, *more: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "LANBOT_RUNS": str(root)}
-    return subprocess.Popen([*LANBOT, "run", "smoke"], env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([*LANBOT, "run", "smoke", *more], env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def stop_when(process: subprocess.Popen[str], reached: Callable[[], bool], number: signal.Signals) -> int:
@@ -249,6 +249,28 @@ def test_killed_thirty_times_it_ends_in_the_same_weights(smoke: Path, tmp_path: 
         last = max(path.name for path in (smoke / phase).glob("step_*"))
         weights = [folder / phase / last / "model.safetensors" for folder in (smoke, run)]
         assert weights[0].read_bytes() == weights[1].read_bytes(), phase
+
+
+@pytest.mark.slow
+def test_a_sink_has_what_the_metrics_have_after_a_kill(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sent, more = tmp_path / "smoke" / "base" / "tensorboard" / "sent.json", ("--log.sinks", "tensorboard")
+
+    def some_are_sent() -> bool:
+        return sent.is_file() and json.loads(sent.read_text())["step"] > 0
+
+    assert stop_when(started(tmp_path, *more), some_are_sent, signal.SIGKILL) == -signal.SIGKILL
+    assert lanbot(tmp_path, "run", "smoke", *more).returncode == 0
+    for phase in ("base", "mid", "sft", "rl"):
+        events = EventAccumulator(str(tmp_path / "smoke" / phase / "tensorboard"), size_guidance={"scalars": 0})
+        events.Reload()
+        lines = metrics(tmp_path / "smoke", phase)
+        for name in ("progress", "val_bpb", "loss", "reward"):
+            expected = [(line["step"], pytest.approx(line[name])) for line in lines if name in line]
+            shown = [(one.step, one.value) for one in events.Scalars(name)] if expected else []
+            assert shown == expected, (phase, name)
 
 
 def test_a_second_process_on_a_run_is_refused(smoke: Path, tmp_path: Path) -> None:

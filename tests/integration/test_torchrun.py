@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 TWO = [*TORCHRUN, "--standalone", "--nproc-per-node", "2"]
 SMALLER = ["--base.tokens", "40960", "--base.eval_every", "40", "--rl.steps", "2", "--evals.limit", "4"]
+SMALLER += ["--sft.interpolate", "0.5"]
 PHASES = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
 
 

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from lanbot.chat.messages import parts, spoken, validate
+from lanbot.sandbox.sandbox import shared
 from lanbot.tasks.registry import make_task
-from lanbot.tasks.tool_use import HOWS
+from lanbot.tasks.tool_use import HOWS, ToolUse
+from lanbot.tools.bounded import REPEATS, SAME_CALL
 
 TASK = make_task("tool_use", "train")
 ROWS = range(6 * len(HOWS))
@@ -46,12 +48,32 @@ def test_mistakes_are_made_good(made: list[Any]) -> None:
     assert not [one for one in made if called(one) and called(one)[-1][1].startswith("error")]
 
 
+def test_mistakes_are_not_learned(made: list[Any]) -> None:
+    said = [parts(one["messages"][-1]) for one in made]
+    failed = [one[i] for one in said for i in range(len(one) - 1) if one[i + 1]["text"].startswith("error")]
+    assert failed and not any(part.get("train", True) for part in failed)
+
+
+def test_calls_made_again_and_again_are_refused_as_the_agent_does() -> None:
+    recalls = [i for i in range(40 * len(HOWS)) if TASK.part(i) == "recall"]
+    outputs = [[output for _, output in called(TASK.conversation(i))] for i in recalls]
+    refused = [one for one in outputs if SAME_CALL in one]
+    assert refused and all(one.index(SAME_CALL) == REPEATS and len(one) == REPEATS + 2 for one in refused)
+
+
 def test_answers_say_what_the_tools_returned(made: list[Any]) -> None:
     for i, one in enumerate(made):
         if TASK.part(i) in ("result", "program", "program_with_files", "api_cost"):
             numbers = re.findall(r"\d+", spoken(one["messages"][-1]))
             outputs = " ".join(output for _, output in called(one))
             assert all(number in outputs + str(one["messages"][0]["content"]) for number in numbers)
+
+
+def test_programs_print_what_they_print_in_the_sandbox(made: list[Any]) -> None:
+    class Sandboxed(ToolUse):
+        box = staticmethod(shared)
+
+    assert [Sandboxed("train").conversation(i) for i in ROWS] == made
 
 
 def test_a_row_is_the_same_again(made: list[Any]) -> None:

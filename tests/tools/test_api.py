@@ -14,7 +14,6 @@ from lanbot.tools.api import Apis, open_api
 from lanbot.tools.python_call import PythonCalls
 from lanbot.tools.tool import Logged, Toolset
 
-pytest.importorskip("jsonschema", reason="the extra `agent` is not installed")
 KEY = "s3cr3t-k3y/+="
 JSON = {"Content-Type": "application/json"}
 SHOP: dict[str, Any] = {

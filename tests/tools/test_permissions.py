@@ -318,7 +318,6 @@ def test_a_redirect_to_a_host_that_is_allowed_too_is_followed(two: tuple[Site, S
 
 
 def test_an_api_is_held_to_method_and_path(two: tuple[Site, Site], tmp_path: Path) -> None:
-    pytest.importorskip("jsonschema")
     good, _ = two
     base = f"http://good.example:{good.port}"
     (tmp_path / "api.yaml").write_text(

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from pages import CHROMIUM, FLAGS, SCRIPT
+from browser import browser  # noqa: F401  (a fixture)
+from pages import SCRIPT
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.formats.chatml import Qwen3Format, Qwen25Format
@@ -133,18 +134,8 @@ def lanbot(tmp_path: Path) -> Callable[..., Any]:
 # -- the chat page
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium")
-    with pytest.importorskip("playwright.sync_api").sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def open_page(browser, make_engine, serve) -> Iterator[OpenPage]:
+def open_page(browser, make_engine, serve) -> Iterator[OpenPage]:  # noqa: F811
     """open_page(access, seconds, width, **of the context) -> the page over a server of four models; fails at the end if
     the page asked another host for anything, or raised an error."""
     contexts, troubles = [], []

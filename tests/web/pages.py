@@ -1,18 +1,7 @@
-"""What the tests of the chat page share: a browser, what its models say, and what a person does."""
+"""What the tests of the chat page share: what its models say, and what a person does."""
 
-import shutil
 from typing import Any
 
-import pytest
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    f"--{flag}"
-    for flag in (
-        *("no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
-        *("disable-background-networking", "disable-component-update", "disable-sync"),
-    )
-]
 EVIL = (
     '<img src=x onerror="window.hacked=1"> <script>window.hacked=2</script> [one](javascript:window.hacked=3) '
     '![two](http://evil.invalid/x.png) <a href="javascript:window.hacked=4">three</a> <svg onload="window.hacked=5">'
@@ -44,14 +33,6 @@ def say(page: Any, text: str, wait: bool = True) -> None:
 
 def bubbles(page: Any) -> list[str]:
     return page.locator("#thread .bubble").all_inner_texts()
-
-
-def serious(page: Any) -> list[Any]:
-    """What axe-core finds to be in the way of people who do not see the page, or see it badly."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    found = axe.run(page).response["violations"]
-    bad = [(one["id"], one["impact"], [node["html"][:200] for node in one["nodes"]]) for one in found]
-    return [one for one in bad if one[1] in ("serious", "critical")]
 
 
 def saved(page: Any) -> list[dict[str, Any]]:

@@ -84,7 +84,7 @@ def test_no_event_is_lost_wherever_a_read_ends(open_page) -> None:
     page = open_page()
     heard = page.evaluate(
         """async () => {
-          const { frames } = await import(new URL("sse.js", document.querySelector("script").src));
+          const { frames } = await import(new URL("sse.js", document.querySelector("link").href));
           const text = ': ping\\r\\n\\r\\ndata: {"a":"é😀"}\\n\\nevent: x\\r\\ndata: one\\r\\ndata: two' +
             "\\r\\n\\r\\ndata:[DONE]\\n\\ndata: no end";
           const bytes = new TextEncoder().encode(text);

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import SCRIPT, say, serious
+from browser import serious
+from pages import SCRIPT, say
 from scripted_client import Scripted as PlayedBack
 from scripted_client import calling, said
 

@@ -3,7 +3,8 @@
 import time
 
 import pytest
-from pages import say, serious
+from browser import serious
+from pages import say
 
 expect = pytest.importorskip("playwright.sync_api").expect
 

@@ -90,11 +90,11 @@ class TurnFormat(ChatFormat):
     def body(self, script: Script, parts: Sequence[Part], own: int) -> None:
         """An answer's text, with the calls and outputs within it."""
         for part in parts:
-            kind = part["type"]
+            kind, counted = part["type"], int(own and part.get("train", True))
             if kind == "text":
-                script.text(part["text"], own)
+                script.text(part["text"], counted)
                 continue
-            counted = own if kind == "python" else 0
+            counted = counted if kind == "python" else 0
             script.markup(f"<|{kind}_start|>", counted)
             script.text(part["text"], counted)
             script.markup(f"<|{kind}_end|>", counted)

@@ -9,14 +9,14 @@ from lanbot.synthetic.everyday.desk import Desk
 from lanbot.synthetic.world.grammar import rng_of
 
 KINDS: dict[str, tuple[int, Callable[[Desk], None]]] = {
-    "small talk": (9, talk.small_talk),
+    "small talk": (11, talk.small_talk),
     "identity": (8, talk.identity),
     "story": (4, talk.story),
     "unknown": (7, talk.unknown),
     "world": (24, talk.world),
     "before": (13, before.said_before),
     "sums": (7, letters.sums),
-    "letters": (9, letters.letters),
+    "letters": (11, letters.letters),
     "problems": (9, letters.problems),
     "files": (23, files.errand),
     "memory": (12, remembering.memory),

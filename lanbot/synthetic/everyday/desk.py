@@ -7,7 +7,7 @@ from typing import Any
 from lanbot.chat.messages import Conversation, Message, Part, output, python, text
 from lanbot.synthetic.everyday.typed import typed, wish
 from lanbot.synthetic.world.grammar import Cell, Rng, Row, fill, sections
-from lanbot.synthetic.world.scene import HELLOS, JOBS, PLACES, Person, Scene, an
+from lanbot.synthetic.world.scene import FOODS, GOODS, HELLOS, JOBS, PLACES, Person, Scene, an, held_out
 from lanbot.tools.memory import Memory
 from lanbot.tools.python_call import PythonCalls
 from lanbot.tools.tool import Toolset
@@ -44,6 +44,9 @@ COUNTRIES = _words(
 )
 CITIES = _words("Paris Rome London Berlin Madrid Tokyo Vienna Oslo Cairo Boston Chicago Sydney Lima Moscow Dublin")
 CODES = _words("code number word pin password")
+_COMMON = (*PET_KINDS, *GROCERIES, *FOODS, *GOODS, *PLACES, *USUAL[-41:])
+COMMON = tuple(dict.fromkeys(word for word in _COMMON if not held_out(word)))
+"""Words that many know. The tokenizer has most of them whole: their letters must have been seen."""
 ATTRIBUTES = _words("name age city address nickname job password code number team street hobby")
 
 
@@ -76,6 +79,11 @@ def _file(s: Scene) -> str:
     return stem + (str(s.rng.randint(1, 9)) if s.rng.random() < 0.08 else "") + ending
 
 
+def _word(s: Scene) -> str:
+    kind = s.rng.random()
+    return s.of("words") if kind < 0.45 else s.rng.choice(COMMON) if kind < 0.85 else s.made_up()
+
+
 def _one_of(values: tuple[str, ...]) -> Any:
     return lambda s: s.rng.choice(values)
 
@@ -98,7 +106,7 @@ _DRAW: dict[str, Any] = {
     "n_old": lambda s: s.number(5, 95),
     "ride": _one_of(("car", "bike", "coat", "house", "bag", "boat", "room", "jacket", "phone")),
     "made": Scene.made_up,
-    "word": lambda s: s.of("words") if s.rng.random() < 0.8 else s.made_up(),
+    "word": lambda s: _word(s),
     "x": lambda s: an(s.of("things") if s.rng.random() < 0.5 else s.rng.choice(PET_KINDS)),
     "animal_music": _one_of(("a song", "the piano", "a cat", "a house")),
     "p2": Scene.stranger,

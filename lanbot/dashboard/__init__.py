@@ -1,0 +1,1 @@
+"""A page on which runs are followed while they train, and compared."""
