@@ -17,17 +17,14 @@ from lanbot.tools import python_call
 
 
 class Constraint(ABC):
-    """What one request may write. Raises UserError without the package llguidance."""
+    """What one request may write."""
 
     problem = ""
     """Why the answer could not be completed."""
 
     def __init__(self, chat_format: ChatFormat) -> None:
-        try:
-            import llguidance
-        except ImportError:
-            remedy = "pip install 'lanbot[agent]'"
-            raise UserError("an answer of a given form needs the package llguidance", remedy) from None
+        import llguidance
+
         self.package: Any = llguidance
         self.format = chat_format
         self._consumed = 0

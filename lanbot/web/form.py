@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -112,7 +111,7 @@ def constraint_of(
 
     tools: all that are declared; with a schema, a call of one of them is an answer too.
     """
-    if form.schema is None and not form.calls and not (form.strict and tools and find_spec("llguidance")):
+    if form.schema is None and not form.calls and not (form.strict and tools):
         return None
     called = [tool for tool in tools if not form.calls or tool["function"]["name"] in form.calls]
     schema, calls = (None if form.calls else form.schema), chat_format.call_form

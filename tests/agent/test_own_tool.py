@@ -120,7 +120,6 @@ def test_the_recipe_gives_the_tool_to_the_agent(asks: Asks) -> None:
 
 
 def test_with_constrained_in_the_recipe_no_tool_is_called_that_is_not_there(asks: Asks) -> None:
-    pytest.importorskip("llguidance", reason="the extra `agent` is not installed")
     free, constrained = asks({}), asks({"agent.constrained": "true"})
     assert '>>> price("milk")\n    error: unknown name' in free
     assert ">>> " in constrained and "price" not in constrained and "unknown name" not in constrained

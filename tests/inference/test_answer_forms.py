@@ -20,7 +20,6 @@ from lanbot.models.transformer import Transformer
 from lanbot.tokenizers.bpe import BPETokenizer
 from lanbot.web.calls import ClientTools
 
-pytest.importorskip("llguidance")
 jsonschema = pytest.importorskip("jsonschema")
 
 MakeModel = Callable[..., Transformer]

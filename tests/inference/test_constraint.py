@@ -9,7 +9,6 @@ import torch
 from lanbot.chat.formats import get_format
 from lanbot.chat.formats.base import TOOL_TOKENS, ChatFormat
 from lanbot.chat.messages import parts
-from lanbot.core.errors import UserError
 from lanbot.inference.constraint import CallConstraint
 from lanbot.inference.engine import Engine
 from lanbot.inference.request import Completion
@@ -21,8 +20,6 @@ from lanbot.tools.memory import Memory
 from lanbot.tools.python_call import PythonCalls
 from lanbot.tools.tool import Toolset
 from lanbot.tools.workspace import Workspace
-
-pytest.importorskip("llguidance")
 
 
 def read_rows(path: str, start: int = 1, rows: int = 20) -> str:
@@ -162,9 +159,3 @@ def test_programs_are_not_constrained_where_the_python_tool_runs_them(chat_forma
     assert made.allowed(parser, [start]) is None
     bound = CallConstraint(chat_format, TOOLS.declarations).allowed(parser, [start])
     assert bound is not None and 0 < bound.sum() < len(bound)
-
-
-def test_without_the_package_it_says_how_to_get_it(chat_format: ChatFormat, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
-    with pytest.raises(UserError, match="llguidance"):
-        CallConstraint(chat_format, ())

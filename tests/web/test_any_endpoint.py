@@ -76,7 +76,6 @@ def test_a_text_is_continued(api: OpenAI, ask: dict[str, Any]) -> None:
 
 
 def test_an_answer_in_json_is_json(api: OpenAI, ask: dict[str, Any]) -> None:
-    pytest.importorskip("llguidance")  # of ours; others have their own
     schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
     form: Any = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema, "strict": True}}
     found = api.chat.completions.create(**ask, response_format=form).choices[0]

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -14,8 +13,6 @@ from openai import BadRequestError, LengthFinishReasonError, OpenAI
 from pydantic import BaseModel, Field
 
 from lanbot.web.calls import ClientTools
-
-pytest.importorskip("llguidance")
 
 
 class Place(BaseModel):
@@ -297,15 +294,6 @@ def test_a_form_that_becomes_too_complex_ends_its_own_request_only(make_engine, 
         done.set()
         thread.join()
     assert set(said) == {"Hello."}
-
-
-def test_without_the_package_it_says_how_to_get_it(make_engine, serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "llguidance", None)
-    made = client(serve(make_engine({"Say": ["Hello."]})))
-    for more in ({"response_format": {"type": "json_object"}}, {"tools": TOOLS, "tool_choice": "required"}):
-        assert "pip install 'lanbot[agent]'" in refusal(made, **more).message
-    plain = made.chat.completions.create(**asked("Say", tools=TOOLS, response_format={"type": "text"}))
-    assert plain.choices[0].message.content == "Hello."
 
 
 def test_the_description_says_it(make_engine, serve) -> None:
