@@ -117,3 +117,15 @@ def test_what_is_no_line_of_metrics_is_counted() -> None:
     assert columns["step"].tolist() == [1.0, 2.0]
     assert columns["loss"][0] == 2.0 and math.isnan(columns["loss"][1])
     assert bad == 4
+
+
+@pytest.mark.parametrize("lines", [b"null\n", b'{"step": 1} null\n{"step": 2}\n', b'{"step": 2}\nnull\n'])
+def test_a_line_of_null_does_not_end_the_process(lines: bytes) -> None:
+    columns, bad = parse(lines)  # Arrow's reader would
+    assert bad == 1 and columns["step"].tolist() in ([], [2.0])
+
+
+def test_a_clock_without_numbers_is_still_json() -> None:
+    rows = [line(1), {"step": 1, "val_bpb": 2.0}, {**line(2), "seconds": 1e400, "tokens": 1e308}]
+    for clock in ("seconds", "tokens", "flops"):
+        json.dumps(course(rows).curves(clock, 1e6, 10), allow_nan=False)
