@@ -88,7 +88,7 @@ class Course:
         """Every value against a clock (of CLOCKS, or flops) from `start` to `end`, in at most `points` pieces.
 
         flops: those of a token; None: not known, then nothing is drawn against them. end: of the whole course.
-        skipped, spikes: the places of updates that were skipped as they were not finite, and of leaps of the loss.
+        skipped, spikes: the places of updates that were skipped as they were not finite, and of spikes of the loss.
         """
         clocks = {id(rows): _clock(rows, clock, flops) for rows in (self.steps, self.measured)}
         ends = [float(x[-1]) for x in clocks.values() if x is not None and len(x) and np.isfinite(x[-1])]

@@ -80,7 +80,7 @@ def test_steps_end_in_order_however_the_lines_come_in(steps: list[int], piece: i
     assert dict(pairs) == kept
 
 
-def test_skipped_updates_and_leaps_are_marked() -> None:
+def test_skipped_updates_and_spikes_are_marked() -> None:
     rows = [line(i) for i in range(1, 101)]
     del rows[41]["loss"]  # a loss that is not finite is not written
     for row in rows[41:]:
