@@ -2,22 +2,17 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from lanbot.cli.shared import open_run
+from lanbot.cli.shared import Uses, open_run
 from lanbot.core.console import table, visible
-from lanbot.core.errors import UsageError, UserError
+from lanbot.core.errors import UserError
 
 if TYPE_CHECKING:
     from lanbot.tools.memory import Entry, Memory
 
 Action = Literal["list", "show", "add", "edit", "forget", "search"]
-USES = {
-    "list": "lanbot memory RUN list",
-    "show": "lanbot memory RUN show NUMBER",
-    "add": "lanbot memory RUN add TEXT",
-    "edit": "lanbot memory RUN edit NUMBER TEXT",
-    "forget": "lanbot memory RUN forget NUMBER ...",
-    "search": "lanbot memory RUN search WORDS",
-}
+USES = Uses(
+    "lanbot memory RUN", list="", show="NUMBER", add="TEXT", edit="NUMBER TEXT", forget="NUMBER ...", search="WORDS"
+)
 SHOWN = 80  # characters of a text in a list
 
 
@@ -43,37 +38,37 @@ def memory(run: str, action: Action = "list", *given: str) -> None:
 
 
 def _list(kept: "Memory", given: list[str]) -> None:
-    _needs("list", not given)
+    USES.check("list", not given)
     _print(kept.entries())
 
 
 def _show(kept: "Memory", given: list[str]) -> None:
-    _needs("show", len(given) == 1)
+    USES.check("show", len(given) == 1)
     entry = _entry(kept, _number("show", given[0]))
     print(visible(entry.text))
     print(f"remembered {entry.time or 'at an unknown time'} in {visible(entry.source) or 'an unknown conversation'}")
 
 
 def _add(kept: "Memory", given: list[str]) -> None:
-    _needs("add", bool(given))
+    USES.check("add", bool(given))
     print(kept.remember(" ".join(given)))
 
 
 def _edit(kept: "Memory", given: list[str]) -> None:
-    _needs("edit", len(given) > 1)
+    USES.check("edit", len(given) > 1)
     number = _number("edit", given[0])
     kept.edit(number, " ".join(given[1:]))
     print(f"edited {number}")
 
 
 def _forget(kept: "Memory", given: list[str]) -> None:
-    _needs("forget", bool(given))
+    USES.check("forget", bool(given))
     for entry in [_entry(kept, _number("forget", one)) for one in given]:  # all of them, or none
         print(kept.forget(entry.number))
 
 
 def _search(kept: "Memory", given: list[str]) -> None:
-    _needs("search", bool(given))
+    USES.check("search", bool(given))
     _print(kept.search(" ".join(given)))
 
 
@@ -99,10 +94,5 @@ def _entry(kept: "Memory", number: int) -> "Entry":
 
 
 def _number(action: str, text: str) -> int:
-    _needs(action, text.isdecimal() and len(text) < 19)
+    USES.check(action, text.isdecimal() and len(text) < 19)
     return int(text)
-
-
-def _needs(action: str, met: bool) -> None:
-    if not met:
-        raise UsageError(f"{action}: that is not what it needs", f"Write {USES[action]}.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lanbot.cli.shared import open_run
+from lanbot.cli.shared import Uses, open_run
 from lanbot.core.console import say, table, visible
 from lanbot.core.errors import UsageError, UserError
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from lanbot.chat.messages import Conversation
 
 Action = Literal["list", "show", "trace", "fork", "export", "delete"]
-USES = {
-    "list": "lanbot sessions RUN list",
-    "show": "lanbot sessions RUN show ID",
-    "trace": "lanbot sessions RUN trace ID --html FILE",
-    "fork": "lanbot sessions RUN fork ID [--at TURN]",
-    "export": "lanbot sessions RUN export ID ... [--out FILE], or all",
-    "delete": "lanbot sessions RUN delete ID ...",
-}
+USES = Uses(
+    "lanbot sessions RUN",
+    list="",
+    show="ID",
+    trace="ID --html FILE",
+    fork="ID [--at TURN]",
+    export="ID ... [--out FILE], or all",
+    delete="ID ...",
+)
 SHOWN = 60  # characters of a title in a list
 
 
@@ -57,22 +58,22 @@ def sessions(
         return
     with kept:
         if action == "list":
-            _needs("list", not given)
+            USES.check("list", not given)
             _list(kept)
         elif action == "show":
-            _needs("show", len(given) == 1)
+            USES.check("show", len(given) == 1)
             _show(kept, given[0])
         elif action == "trace":
-            _needs("trace", len(given) == 1 and html is not None)
+            USES.check("trace", len(given) == 1 and html is not None)
             _trace(kept, given[0], html)
         elif action == "fork":
-            _needs("fork", len(given) == 1)
+            USES.check("fork", len(given) == 1)
             print(f"session {kept.fork(given[0], at)}")
         elif action == "export":
-            _needs("export", bool(given))
+            USES.check("export", bool(given))
             _export(kept, given, out)
         else:
-            _needs("delete", bool(given))
+            USES.check("delete", bool(given))
             for id in [kept.find(which) for which in given]:  # all of them, or none
                 print(f"deleted {kept.delete(id)}")
 
@@ -156,8 +157,3 @@ def _rows(kept: "Sessions", ids: list[int], skip: bool) -> "Iterator[Conversatio
 def _short(text: str) -> str:
     line = " ".join(visible(text).split())
     return line if len(line) <= SHOWN else line[: SHOWN - 4] + " ..."
-
-
-def _needs(action: str, met: bool) -> None:
-    if not met:
-        raise UsageError(f"{action}: that is not what it needs", f"Write {USES[action]}.")

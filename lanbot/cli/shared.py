@@ -22,6 +22,22 @@ KEY = "LANBOT_API_KEY"
 """The variable that holds a server's key, unless another is named."""
 
 
+class Uses:
+    """The actions of a command, each with what it takes."""
+
+    def __init__(self, command: str, **takes: str) -> None:
+        self.command, self.takes = command, takes
+
+    def __getitem__(self, action: str) -> str:
+        """How it is written."""
+        return f"{self.command} {action} {self.takes[action]}".rstrip()
+
+    def check(self, action: str, met: bool) -> None:
+        """Raises UsageError, unless the action was given what it takes."""
+        if not met:
+            raise UsageError(f"{action}: that is not what it takes", f"Write {self[action]}.")
+
+
 def make_options(mirror: Path | None = None, unsafe_exec: bool = False) -> Options:
     """Options from the environment and these flags. Raises UserError if --mirror is not a folder."""
     if mirror is not None and not mirror.is_dir():

@@ -88,11 +88,11 @@ class Course:
         """Every value against a clock (of CLOCKS, or flops) from `start` to `end`, in at most `points` pieces.
 
         flops: those of a token; None: not known, then nothing is drawn against them. end: of the whole course.
-        skipped, spikes: the places of updates that were skipped as they were not finite, and of leaps of the loss.
+        skipped, spikes: the places of updates that were skipped as they were not finite, and of spikes of the loss.
         """
         clocks = {id(rows): _clock(rows, clock, flops) for rows in (self.steps, self.measured)}
-        known = [x for x in clocks.values() if x is not None and len(x)]
-        found: dict[str, Any] = {"end": max((float(x[-1]) for x in known), default=0.0), "curves": {}, "dots": {}}
+        ends = [float(x[-1]) for x in clocks.values() if x is not None and len(x) and np.isfinite(x[-1])]
+        found: dict[str, Any] = {"end": max(ends, default=0.0), "curves": {}, "dots": {}}
         first, last = 0.0 if start is None else start, found["end"] if end is None else end
         for rows, names, kind in ((self.steps, VALUES, "curves"), (self.measured, MEASURED, "dots")):
             x = clocks[id(rows)]
@@ -143,8 +143,9 @@ def _clock(rows: Rows, clock: str, flops: float | None) -> np.ndarray | None:
     name = "tokens" if clock == "flops" else clock
     if name not in rows or (clock == "flops" and flops is None):
         return None
-    x = np.fmax.accumulate(rows[name])
-    return x * flops if clock == "flops" and flops is not None else x
+    with np.errstate(over="ignore"):
+        x = rows[name] * (flops if clock == "flops" and flops is not None else 1)
+    return np.fmax.accumulate(np.where(np.isfinite(x), x, np.nan))
 
 
 def _places(x: np.ndarray, start: float, end: float, points: int) -> list[float]:

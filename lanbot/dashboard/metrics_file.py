@@ -3,6 +3,7 @@
 import os
 import queue
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,11 @@ class Background:
     def _run(self) -> None:
         while True:
             file = self._waiting.get()
-            if file.read():
-                self._known.discard(file)
-            else:
+            more = False
+            with suppress(Exception):  # of one file, which is tried again when it is asked for: the others go on
+                more = not file.read()
+            if more:
                 self._waiting.put(file)
+            else:
+                with self._lock:
+                    self._known.discard(file)

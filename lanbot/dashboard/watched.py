@@ -1,5 +1,6 @@
 """The runs that a dashboard shows, read again where their files changed."""
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -78,10 +79,12 @@ class Runs:
                 if version := _version(path):
                     row["versions"][phase] = ".".join(map(str, version))
                     tails[phase] = self._cached(path, read_tail)
-            return row | state(run, tails, held, lambda path: self._cached(path, read_json))
+            found = state(run, tails, held, lambda path: self._cached(path, read_json))
+            json.dumps(found, allow_nan=False)  # raises what would otherwise spoil the answer for all runs
+            return row | found
         except UserError as error:
             problem = error.problem
-        except (LookupError, TypeError, ValueError, AttributeError) as error:  # hides no other run
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # hides no other run
             problem = f"{folder}: its files are not as LanBot writes them ({type(error).__name__}: {error})"
         return row | {"status": "damaged", "problem": problem, "phases": {}}
 

@@ -122,7 +122,7 @@ class AnswerConstraint(Constraint):
         special = chat_format.tokenizer.special
         self._thought = [special[tag] for tag in TAGS] if thinks and all(tag in special for tag in TAGS) else None
         self._place = "before" if self._thought else "answer"
-        self._written = b""  # of a thought
+        self._written = b""  # the end of a thought, in which its tag is looked for
 
     def stream(self) -> StreamParser:
         return super().stream() if self.calls else TextParser(self.format.tokenizer)
@@ -158,9 +158,11 @@ class AnswerConstraint(Constraint):
             if self._place == "thought":
                 return
         if self._thought and self._place == "thought":
-            self._written += self.format.tokenizer.token_bytes(token)
-            if token == self._thought[1] or TAGS[1].encode() in self._written:
+            end = TAGS[1].encode()
+            written = self._written + self.format.tokenizer.token_bytes(token)
+            if token == self._thought[1] or end in written:
                 self._place = "answer"
+            self._written = written[-len(end) :]
             return
         self._matcher.consume_tokens([token])
         if forced:

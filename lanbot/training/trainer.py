@@ -116,13 +116,13 @@ class Trainer:
         log = StepLog(self, loader)
         with self.running(log.line) as stop:
             while True:
-                if evaluate and (self.step % eval_every == 0 if eval_every else self.step == 0):
-                    self.validate(evaluate, log)
                 progress = loader.progress()
                 scale = wsd(progress, settings.warmup, settings.decay)
                 batch = log.next_batch()
                 if batch is None:
                     break
+                if evaluate and (self.step % eval_every == 0 if eval_every else self.step == 0):
+                    self.validate(evaluate, log)
                 tokens_under_loss = max(1, int((batch.weights != 0).sum()))
                 mine = batch.rows(slice(runtime.rank, None, runtime.size))
                 candidates = sampled.candidates(batch.targets, self.step, progress) if sampled else None

@@ -7,7 +7,7 @@ A client may send them back in place of `content`, so that the model reads exact
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -196,25 +196,45 @@ def _token(data: bytes) -> dict[str, Any]:
     return {"token": data.decode(errors="replace"), "bytes": list(data)}
 
 
-async def _events(request: Request, job: Job, first: Items, head: dict[str, Any], usage: bool) -> AsyncIterator[bytes]:
-    head = {**head, "object": "chat.completion.chunk"}
-    extra = {"usage": None} if usage else {}
+def _events(request: Request, job: Job, first: Items, head: dict[str, Any], usage: bool) -> AsyncIterator[bytes]:
     begun = [0] * job.wanted.n  # the calls of each answer
-    for i in range(job.wanted.n):
-        yield event({**head, "choices": [_delta(i, {"role": "assistant", "content": ""})], **extra})
+
+    def choice(i: int, piece: Piece) -> dict[str, Any]:
+        delta: dict[str, Any] = {}
+        if piece.kind in ("text", "reasoning"):
+            delta = {"content" if piece.kind == "text" else "reasoning": piece.text}
+        elif piece.kind == "part":
+            delta = {"parts": [piece.part]}
+        elif piece.kind == "call":
+            delta = {"tool_calls": [{"index": begun[i], **_call(piece)}]}
+            begun[i] += 1
+        return _delta(i, delta, piece.text if piece.kind == "end" else None, piece.tokens)
+
+    opening = [_delta(i, {"role": "assistant", "content": ""}) for i in range(job.wanted.n)]
+    return events(request, job, first, {**head, "object": "chat.completion.chunk"}, usage, choice, opening)
+
+
+async def events(
+    request: Request,
+    job: Job,
+    first: Items,
+    head: dict[str, Any],
+    usage: bool,
+    choice: Callable[[int, Piece], dict[str, Any] | None],
+    opening: Sequence[dict[str, Any]] = (),
+) -> AsyncIterator[bytes]:
+    """A job's answers as OpenAI streams them, to usage (if asked for) and [DONE], or an error.
+
+    choice(i, piece): what is sent of a piece of answer i; None: nothing. opening: choices that are sent first.
+    """
+    extra = {"usage": None} if usage else {}
+    for one in opening:
+        yield event({**head, "choices": [one], **extra})
     try:
         async for items in pieces(request, job, first):
             for i, piece in items:
-                delta: dict[str, Any] = {}
-                if piece.kind in ("text", "reasoning"):
-                    delta = {"content" if piece.kind == "text" else "reasoning": piece.text}
-                elif piece.kind == "part":
-                    delta = {"parts": [piece.part]}
-                elif piece.kind == "call":
-                    delta = {"tool_calls": [{"index": begun[i], **_call(piece)}]}
-                    begun[i] += 1
-                made = _delta(i, delta, piece.text if piece.kind == "end" else None, piece.tokens)
-                yield event({**head, "choices": [made], **extra})
+                if made := choice(i, piece):
+                    yield event({**head, "choices": [made], **extra})
     except ApiError as error:
         yield event(error.body(""))
         return

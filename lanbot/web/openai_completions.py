@@ -9,12 +9,12 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lanbot.web.answer import Token
-from lanbot.web.asking import Question, as_events, as_json, ask, pieces, read, said, wait_for, whole
-from lanbot.web.errors import ApiError, unsupported
+from lanbot.web.answer import Piece, Token
+from lanbot.web.asking import Question, as_events, as_json, ask, read, said, wait_for, whole
+from lanbot.web.errors import unsupported
 from lanbot.web.fields import MOST_ANSWERS, Name, SamplingFields, Stops, StopText
 from lanbot.web.job import Items, Job
-from lanbot.web.openai_chat import StreamOptions, event, usage_of
+from lanbot.web.openai_chat import StreamOptions, events, usage_of
 
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
@@ -93,20 +93,14 @@ def _choice(
     return {"index": i, "text": text, "logprobs": chances, "finish_reason": reason}
 
 
-async def _events(request: Request, job: Job, first: Items, head: dict[str, Any], usage: bool) -> AsyncIterator[bytes]:
-    extra = {"usage": None} if usage else {}
+def _events(request: Request, job: Job, first: Items, head: dict[str, Any], usage: bool) -> AsyncIterator[bytes]:
     offsets = [0] * job.wanted.n
-    try:
-        async for items in pieces(request, job, first):
-            for i, piece in items:
-                if piece.kind in ("text", "end"):
-                    text, reason = (piece.text, None) if piece.kind == "text" else ("", _reason(piece.text))
-                    choice = _choice(i, text, reason, piece.tokens or None, offsets[i])
-                    offsets[i] += len(text)
-                    yield event({**head, "choices": [choice], **extra})
-    except ApiError as error:
-        yield event(error.body(""))
-        return
-    if usage:
-        yield event({**head, "choices": [], "usage": usage_of(job)})
-    yield b"data: [DONE]\n\n"
+
+    def choice(i: int, piece: Piece) -> dict[str, Any] | None:
+        if piece.kind not in ("text", "end"):
+            return None
+        text, reason = (piece.text, None) if piece.kind == "text" else ("", _reason(piece.text))
+        offset, offsets[i] = offsets[i], offsets[i] + len(text)
+        return _choice(i, text, reason, piece.tokens or None, offset)
+
+    return events(request, job, first, head, usage, choice)

@@ -1,7 +1,5 @@
 """Dashboards over made runs."""
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,11 @@ from typing import Any
 import pytest
 from browser import browser  # noqa: F401  (a fixture)
 from made_runs import Made
+from servers import servers
 
 from lanbot.dashboard.app import make_app
 from lanbot.dashboard.watched import Runs
 from lanbot.web.security import Access
-from lanbot.web.server import listen, make_server
 
 Open = Callable[..., Any]
 
@@ -26,23 +24,8 @@ def made(tmp_path: Path) -> Made:
 @pytest.fixture
 def serve(made: Made) -> Iterator[Callable[..., str]]:
     """serve(*names, access) -> the address of a dashboard over the made runs."""
-    servers: list[tuple[Any, threading.Thread]] = []
-
-    def start(*names: str, access: Access = Access()) -> str:  # noqa: B008  (frozen)
-        server = make_server(make_app(Runs(names, made.options), access))
-        listener = listen("127.0.0.1", 0)
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-    yield start
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join(timeout=20)
+    with servers() as start:
+        yield lambda *names, access=Access(): start(make_app(Runs(names, made.options), access))  # noqa: B008  (frozen)
 
 
 @pytest.fixture

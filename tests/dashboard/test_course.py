@@ -80,7 +80,7 @@ def test_steps_end_in_order_however_the_lines_come_in(steps: list[int], piece: i
     assert dict(pairs) == kept
 
 
-def test_skipped_updates_and_leaps_are_marked() -> None:
+def test_skipped_updates_and_spikes_are_marked() -> None:
     rows = [line(i) for i in range(1, 101)]
     del rows[41]["loss"]  # a loss that is not finite is not written
     for row in rows[41:]:
@@ -117,3 +117,15 @@ def test_what_is_no_line_of_metrics_is_counted() -> None:
     assert columns["step"].tolist() == [1.0, 2.0]
     assert columns["loss"][0] == 2.0 and math.isnan(columns["loss"][1])
     assert bad == 4
+
+
+@pytest.mark.parametrize("lines", [b"null\n", b'{"step": 1} null\n{"step": 2}\n', b'{"step": 2}\nnull\n'])
+def test_a_line_of_null_does_not_end_the_process(lines: bytes) -> None:
+    columns, bad = parse(lines)  # Arrow's reader would
+    assert bad == 1 and columns["step"].tolist() in ([], [2.0])
+
+
+def test_a_clock_without_numbers_is_still_json() -> None:
+    rows = [line(1), {"step": 1, "val_bpb": 2.0}, {**line(2), "seconds": 1e400, "tokens": 1e308}]
+    for clock in ("seconds", "tokens", "flops"):
+        json.dumps(course(rows).curves(clock, 1e6, 10), allow_nan=False)

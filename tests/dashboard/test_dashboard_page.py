@@ -114,8 +114,11 @@ def test_names_and_texts_of_runs_never_become_html(made: Made, open_page) -> Non
     made.done(name, "tokenizer")
     made.lines(name, "base", [line(n) for n in range(1, 50)])
     made.done(name, "base", **evaluated(0.5))
+    kept = {"checkpoint": "step_000100", "core": 0.0512, "stderr": 0.01, "limit": 50}
+    (made.root / name / "base" / "core.json").write_text(json.dumps(kept))
     page = open_page()
     expect(page.locator("#rows .name")).to_have_text(name)
+    expect(page.locator("#details")).to_contain_text("0.0512 ± 0.0100 at most 50 items a task")
     expect(page.locator("#details dd").first).to_contain_text(EVIL)
     expect(page.locator("#details")).to_contain_text("calls 1+1")
     assert page.locator("main img").count() == 0
@@ -137,7 +140,7 @@ def test_a_closer_look_and_back(made: Made, open_page) -> None:
         page.mouse.down()
         page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 100, steps=4)
         page.mouse.up()
-    expect(page.get_by_role("button", name="Whole course")).to_be_visible()
+    expect(page.get_by_role("button", name="Zoom out")).to_be_visible()
     low, high = (float(plot.get_attribute(f"aria-value{end}")) for end in ("min", "max"))
     assert 3_500 < low < 5_000 < high < 6_500
     expect(plot.locator("path.spread")).to_have_count(0)  # every step has a pixel

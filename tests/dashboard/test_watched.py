@@ -149,6 +149,11 @@ def test_named_runs_alone_and_a_damaged_one_among_them(made: Made, tmp_path: Pat
     assert found["status"] == "damaged" and "no_such_key" in found["problem"]
     made.done("one", "tokenizer", training=3)
     assert "not as LanBot writes them" in row(runs, "runs/one")["problem"]
+    (made.root / "one" / "tokenizer" / "evals.json").unlink()
+    for figures in ({"step": 5, "progress": 1e-320}, {"step": 5, "progress": 0.5, "seconds": 1e400}):
+        (made.root / "one" / "base").mkdir(exist_ok=True)
+        (made.root / "one" / "base" / "metrics.jsonl").write_text(json.dumps(figures) + "\n")
+        json.dumps(runs.rows(), allow_nan=False)
     assert row(runs, "elsewhere/one")["status"] == "waiting"
 
 

@@ -1,5 +1,6 @@
 """A phase's last weights are between those it began with and those it trained, however often it stops."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -53,7 +54,7 @@ def run(make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_pat
     start.mkdir()
     save_model(make_model(dtype=RUNTIME.dtype), start)
 
-    def run(name: str, share: float = 1.0, n: int = 0) -> Trainer:
+    def run(name: str, share: float = 1.0, n: int = 0, evaluate: Any = None) -> Trainer:
         model = make_model(dtype=RUNTIME.dtype)
         if lora := Method.of(settings).lora:
             attach(model.to(RUNTIME.dtype), lora)
@@ -61,7 +62,7 @@ def run(make_model: Callable[..., Transformer], chat_format: ChatFormat, tmp_pat
         trainer = Trainer(model, chat_format, replace(settings, interpolate=share), tmp_path / name, RUNTIME, T, start)
         loader = Stopping([chat_format.render(world.talk("train", i)) for i in range(24)], chat_format.bos, ROWS, T)
         loader.n = n
-        trainer.train(loader)
+        trainer.train(loader, evaluate, eval_every=1)
         return trainer
 
     return run
@@ -98,3 +99,16 @@ def test_stopped_after_every_step_and_run_again_at_its_end_it_is_the_same(run: A
     for _ in range(2):
         run("stopped", SHARE)
         assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+
+
+def test_the_last_validation_is_of_the_last_weights(run: Any, tmp_path: Path) -> None:
+    def mark(model: Transformer) -> float:
+        with torch.no_grad():
+            return float(model(torch.arange(40).view(2, 20)).float().square().mean())
+
+    run("whole", evaluate=mark)
+    run("share", SHARE, evaluate=mark)
+    lines = map(json.loads, (tmp_path / "share" / "metrics.jsonl").read_text().splitlines())
+    measured = [line["val_bpb"] for line in lines if "val_bpb" in line][-1]
+    whole, share = (mark(model_of(tmp_path / name)) for name in ("whole", "share"))
+    assert abs(measured - share) < abs(measured - whole) / 10

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 from browser import browser  # noqa: F401  (a fixture)
 from pages import SCRIPT
+from servers import servers
 
 from lanbot.chat.formats.base import ChatFormat
 from lanbot.chat.formats.chatml import Qwen3Format, Qwen25Format
@@ -26,7 +26,6 @@ from lanbot.tokenizers.bpe import BPETokenizer
 from lanbot.web.app import make_app
 from lanbot.web.security import Access
 from lanbot.web.served import Models, Served
-from lanbot.web.server import listen, make_server
 
 KINDS: tuple[type[ChatFormat], ...] = (LanBotFormat, Qwen25Format, Qwen3Format, Llama3Format)
 FORMATS = {kind.name: kind for kind in KINDS}
@@ -99,24 +98,13 @@ def make_engine(make_model: Callable[..., Transformer]) -> MakeEngine:
 def serve() -> Iterator[Serve]:
     """serve(engine, access, **options of make_app) -> the server's address; the model is called `tiny`, if there are no
     other `models`."""
-    servers: list[tuple[Any, threading.Thread]] = []
+    with servers() as start_app:
 
-    def start(engine: Engine, access: Access = Access(), models: Models | None = None, **options: Any) -> str:  # noqa: B008
-        models = models or Models([Served("tiny", lambda: engine, engine.model.config.context)], {"other": "tiny"})
-        server = make_server(make_app(models, access, **options))
-        listener = listen("127.0.0.1", 0)
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+        def start(engine: Engine, access: Access = Access(), models: Models | None = None, **options: Any) -> str:  # noqa: B008
+            models = models or Models([Served("tiny", lambda: engine, engine.model.config.context)], {"other": "tiny"})
+            return start_app(make_app(models, access, **options))
 
-    yield start
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join(timeout=20)
+        yield start
 
 
 @pytest.fixture

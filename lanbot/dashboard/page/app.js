@@ -28,7 +28,7 @@ const courses = new Courses(state, {
   whole: () => {
     if (!state.range) return;
     state.range = null;
-    announce("The whole course");
+    announce("Zoomed out");
     changed();
   },
 });

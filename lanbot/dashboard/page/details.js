@@ -23,6 +23,13 @@ function score(one, digits = 3) {
   return el("span", { class: "value" }, value.toFixed(digits), error && el("small", {}, error));
 }
 
+// Of a sample of its items it says so.
+function core(one) {
+  const shown = score(one, 4);
+  if (shown && one.limit) shown.append(el("small", {}, ` at most ${one.limit.toLocaleString("en")} items a task`));
+  return shown;
+}
+
 const asked = (one) => (one ? `${one.n.toLocaleString("en")}${one.items > one.n ? ` of ${one.items.toLocaleString("en")}` : ""}` : "");
 
 // The scores of a run's phases; one that measured nothing is left out.
@@ -36,7 +43,7 @@ export function scoresTable(found) {
       rows.push(row(name, [...phases.map((phase) => (by[phase] === last ? score(part) : null)), part.n.toLocaleString("en"), part.chance?.toFixed(2)], "part"));
     }
   }
-  const more = { "held-out bits per byte": (of) => score(of.bpb) ?? figure(of.val_bpb), CORE: (of) => score(of.core, 4) };
+  const more = { "held-out bits per byte": (of) => score(of.bpb) ?? figure(of.val_bpb), CORE: (of) => core(of.core) };
   for (const [name, read] of Object.entries(more)) {
     const cells = phases.map((phase) => read(found.phases[phase]));
     if (cells.some(Boolean)) rows.push(row(name, [...cells, "", ""], "total"));

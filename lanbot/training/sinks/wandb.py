@@ -11,9 +11,9 @@ from lanbot.core.console import say
 from lanbot.core.errors import UserError
 from lanbot.training.sinks.sink import PROJECT, Place, Sink
 
-ANSWERS, UPLOADS = 15.0, 30.0
-"""Seconds in which its server must answer in the beginning, and in which what is left may be uploaded at the end; the
-rest stays in the phase's folder, for `wandb sync`."""
+ANSWERS, UPLOADS = 15.0, 8.0
+"""Seconds in which its server must answer in the beginning, and in which what is left may be uploaded at the end, less
+than a phase waits for; the rest stays in the phase's folder, for `wandb sync`."""
 
 WRITES = 0.5
 """Seconds between its writes to its file, but for the last step, which it holds open for further figures."""
