@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def ours(folder: Path) -> Iterator[int]:
     assert process.stderr
     line = process.stderr.readline()
     try:
-        yield int(line.split("/v1")[0].rpartition(":")[2])
+        yield int(re.findall(r":(\d+)", line)[0])
     finally:
         process.kill()
         process.wait()

@@ -140,7 +140,7 @@ def test_the_shape_of_an_imported_model_is_not_set_on_the_command_line(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown(capsys, "import", str(tree), "--run", "mine", "--phase", "mid")
-    for key in ("model.context", "base.depth"):
+    for key in ("model.depth", "base.depth"):
         lines = refused(capsys, "run", "tiny.toml", "--name", "mine", f"--{key}", "64", code=2)
         assert f"--{key}" in lines[0] and str(tree) in lines[0]
 

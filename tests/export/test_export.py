@@ -117,7 +117,7 @@ def test_the_card_says_what_it_was_trained_on_and_how_good_it_is(run: Run) -> No
     assert "| builtin:world " in card
     assert "identity (1,000 rows)" in card
     assert "0.750 ± 0.100 (20)" in card
-    assert "from nothing" in card
+    assert "from scratch" in card
 
 
 def test_the_card_stops_at_the_phase_that_is_exported(run: Run) -> None:
