@@ -38,7 +38,7 @@ def serve(
         api_key_file: A file of keys, one a line; each is a client of its own to the queue.
         cors: The origin of a page that may ask from a browser, https://chat.example; may be given several times.
         timeout: Seconds that a request may take.
-        queue: Requests that may wait; beyond them a client is told to come again.
+        queue: Requests that may wait; more are refused with 429.
         quiet: Write no line for each request.
         agent: Let the chat page give tasks to the run's agent, with its files, memory and permissions.
     """

@@ -81,13 +81,13 @@ class LanBotFormat(ChatFormat):
         ids, mask = [start], [0]
         for part in parts(message):
             body = encode(part["text"])
-            kind, written = part["type"], int(own and part.get("train", True))
+            kind, written = part["type"], own
             if kind == "call":
                 kind = "python"  # the same call in Python
             if kind != "text":
                 opening, closing = self._around(kind)
                 body = [opening, *body, closing]
-                written = int(written and kind == "python")
+                written = int(own and kind == "python" and part.get("train", True))
             ids += body
             mask += [written] * len(body)
         return Rendered([*ids, end], [*mask, own])

@@ -90,11 +90,11 @@ class TurnFormat(ChatFormat):
     def body(self, script: Script, parts: Sequence[Part], own: int) -> None:
         """An answer's text, with the calls and outputs within it."""
         for part in parts:
-            kind, counted = part["type"], int(own and part.get("train", True))
+            kind = part["type"]
             if kind == "text":
-                script.text(part["text"], counted)
+                script.text(part["text"], own)
                 continue
-            counted = counted if kind == "python" else 0
+            counted = int(own and part.get("train", True)) if kind == "python" else 0
             script.markup(f"<|{kind}_start|>", counted)
             script.text(part["text"], counted)
             script.markup(f"<|{kind}_end|>", counted)

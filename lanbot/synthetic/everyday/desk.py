@@ -106,7 +106,7 @@ _DRAW: dict[str, Any] = {
     "n_old": lambda s: s.number(5, 95),
     "ride": _one_of(("car", "bike", "coat", "house", "bag", "boat", "room", "jacket", "phone")),
     "made": Scene.made_up,
-    "word": lambda s: _word(s),
+    "word": _word,
     "x": lambda s: an(s.of("things") if s.rng.random() < 0.5 else s.rng.choice(PET_KINDS)),
     "animal_music": _one_of(("a song", "the piano", "a cat", "a house")),
     "p2": Scene.stranger,
@@ -114,8 +114,8 @@ _DRAW: dict[str, Any] = {
     "less": lambda s: s.number(1, max(1, int(s["r"]) - 1)) if str(s["r"]).isdecimal() else 1,
     **{f"grocery{n}": _one_of(GROCERIES) for n in ("", "2", "3")},
     "where": _one_of(PLACES),
-    "file": lambda s: _file(s),
-    "other": lambda s: _file(s),
+    "file": _file,
+    "other": _file,
 }
 
 

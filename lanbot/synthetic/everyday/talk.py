@@ -47,7 +47,7 @@ def story(desk: Desk) -> None:
         desk.say(_capital(desk.line("stories", "about")))
         return
     desk.ask(desk.line("stories", "ask"))
-    low, desk.scene.low = desk.scene.low, False  # a story is told in good order
+    low, desk.scene.low = desk.scene.low, False  # a story is written in good order
     for slot in ("p", "q"):
         desk.scene[slot] = Person(str(desk.scene[slot]).title())
     told = [desk.line("stories", "first")]

@@ -16,7 +16,7 @@ PROJECT = "lanbot"
 
 @dataclass(frozen=True)
 class Place:
-    """What a sink is told about the phase whose figures it gets."""
+    """What a sink knows of the phase whose figures it gets."""
 
     phase: str
     id: str
